@@ -1,0 +1,107 @@
+"""Cross-validation folds: by patient, stratified by centre, the same for every method."""
+
+import dataclasses
+from collections import defaultdict
+
+import numpy as np
+
+from isanet_jax.errors import ConfigError, DataError
+
+SELECTIONS = ("paper", "nested")
+
+
+def make_folds(cases, *, folds: int, seed: int) -> dict[str, int]:
+    """Deals patients into folds, centre by centre.
+
+    Args:
+        cases: dicts with `case`, `patient`, `centre` and `fold` (None, or prescribed for all).
+        folds: how many.
+        seed: of the shuffle.
+
+    Returns:
+        Case ID -> fold.
+
+    Raises:
+        ConfigError: fewer than two folds.
+        DataError: fewer patients than folds, folds prescribed for some cases only, or one patient
+            in two prescribed folds.
+    """
+    if folds < 2:
+        raise ConfigError(f"folds is {folds}; cross-validation needs at least 2")
+    prescribed = {c["case"]: c["fold"] for c in cases if c["fold"] is not None}
+    if prescribed:
+        _check_prescribed(cases, prescribed)
+        return prescribed
+    centre_of = {c["patient"]: c["centre"] for c in cases}
+    if len(centre_of) < folds:
+        raise DataError(
+            f"{len(centre_of)} patients for {folds} folds",
+            wanted="at least one patient per fold",
+            action=f"Prepare more patients, or use --folds {max(2, len(centre_of))}",
+        )
+    by_centre = defaultdict(list)
+    for patient in sorted(centre_of):
+        by_centre[centre_of[patient]].append(patient)
+    generator = np.random.default_rng(seed)
+    shuffled = [p for centre in sorted(by_centre) for p in generator.permutation(by_centre[centre])]
+    # Dealt one by one over all centres, every fold gets its share of each, and sizes differ by 1.
+    fold_of = {patient: index % folds for index, patient in enumerate(shuffled)}
+    return {c["case"]: fold_of[c["patient"]] for c in cases}
+
+
+def _check_prescribed(cases, prescribed):
+    without = [c["case"] for c in cases if c["fold"] is None]
+    if without:
+        raise DataError(
+            f"{len(prescribed)} cases have a fold and {len(without)} have none "
+            f"({', '.join(without[:5])}, ...)",
+            wanted="a fold for every case, or for none",
+        )
+    fold_of_patient = {}
+    for case in cases:
+        first = fold_of_patient.setdefault(case["patient"], case)
+        if first["fold"] != case["fold"]:
+            raise DataError(
+                f"patient {case['patient']} is in fold {first['fold']} (case {first['case']}) and "
+                f"in fold {case['fold']}",
+                case=case["case"],
+                wanted="all cases of a patient in one fold",
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Case IDs by role. `selection` chooses the checkpoint, `test` is reported."""
+
+    train: tuple[str, ...]
+    selection: tuple[str, ...]
+    test: tuple[str, ...]
+
+
+def split(fold_of: dict[str, int], *, fold: int, selection: str) -> Split:
+    """Roles of the cases when `fold` is the test fold.
+
+    `paper`: the checkpoint is chosen on the test fold itself, as in the paper (optimistic).
+    `nested`: it is chosen on the next fold, which is then not trained on.
+
+    Raises:
+        ConfigError: no such fold, an unknown protocol, or nothing left to train on.
+    """
+    numbers = sorted(set(fold_of.values()))
+    if fold not in numbers:
+        raise ConfigError(f"fold is {fold}; these cases have the folds {numbers}")
+    if selection not in SELECTIONS:
+        raise ConfigError(f"selection is {selection!r}; choose one of {', '.join(SELECTIONS)}")
+    following = numbers[(numbers.index(fold) + 1) % len(numbers)]
+    chosen_on = fold if selection == "paper" else following
+
+    def members(*folds):
+        return tuple(sorted(case for case, number in fold_of.items() if number in folds))
+
+    train = members(*(n for n in numbers if n not in (fold, chosen_on)))
+    if not train:
+        raise ConfigError(
+            f"selection {selection!r} leaves no case to train on with the folds {numbers}; prepare "
+            "the cases with more folds, or use selection 'paper'"
+        )
+    return Split(train, members(chosen_on), members(fold))

@@ -1,0 +1,99 @@
+"""The grid of a case, and resampling between grids in world coordinates.
+
+Arrays of a case are (D, H, W): D runs from the feet to the head, H from front to back, W from the
+patient's right to left, so that `case[d]` is an axial slice as radiologists view it.
+"""
+
+import numpy as np
+from scipy import ndimage
+
+from isanet_jax.errors import ConfigError
+from isanet_jax.scans.volume import Volume, bounds_mm
+
+FITS = ("crop", "resize")
+AIR_HU = -1024.0
+
+
+def case_grid(
+    ct: Volume, *, size: int, fit: str, spacing_mm: float, box_mm: np.ndarray | None
+) -> np.ndarray:
+    """Places the `size`^3 grid of a case and returns its affine.
+
+    `crop`: voxels of `spacing_mm`, centred on the box, or on the CT's field where there is no
+    box. `resize`: the box, or the CT's whole field, is kept and the spacing follows, per axis.
+
+    Args:
+        ct: the scan that the grid covers.
+        size: voxels per axis.
+        fit: `crop` or `resize`.
+        spacing_mm: used by `crop` only.
+        box_mm: (2, 3) lower and upper corner, RAS+ mm, or None.
+
+    Returns:
+        (4, 4) affine, (d, h, w) index to RAS+ mm.
+
+    Raises:
+        ConfigError: an unknown fit, or a size or spacing that is not positive.
+    """
+    if fit not in FITS:
+        raise ConfigError(f"fit is {fit!r}; choose one of {', '.join(FITS)}")
+    if size < 1 or not spacing_mm > 0:
+        raise ConfigError(f"size is {size} and spacing_mm is {spacing_mm}; both must be > 0")
+    low, high = bounds_mm(ct.data.shape, ct.affine) if box_mm is None else box_mm
+    if fit == "crop":
+        centre = (low + high) / 2
+        low, high = centre - size * spacing_mm / 2, centre + size * spacing_mm / 2
+    x, y, z = (high - low) / size
+    affine = np.zeros((4, 4))
+    affine[2, 0], affine[1, 1], affine[0, 2], affine[3, 3] = z, -y, -x, 1.0
+    affine[:3, 3] = high[0] - x / 2, high[1] - y / 2, low[2] + z / 2
+    return affine
+
+
+def resample(volume: Volume, shape, affine, *, order: int, fill: float) -> np.ndarray:
+    """The volume's values at the voxel centres of another grid.
+
+    A voxel reaches to its edges: between its centre and the outer edge of the field the value
+    is the voxel's, beyond it `fill` (as SimpleITK does).
+
+    Args:
+        volume: the source.
+        shape, affine: the target grid, (3,) and (4, 4) index to RAS+ mm.
+        order: 1 trilinear, 0 nearest.
+        fill: value outside the source's field.
+
+    Returns:
+        `shape`, float32 for order 1, the source's dtype for order 0.
+    """
+    shape = tuple(int(n) for n in shape)
+    to_source = np.linalg.inv(volume.affine) @ affine
+    # Snapped to exact numbers, equal grids give equal voxels and edges fall on the same side.
+    to_source = np.where(abs(to_source - to_source.round()) < 1e-9, to_source.round(), to_source)
+    data = volume.data.astype(np.float32, copy=False) if order else volume.data
+    out = ndimage.affine_transform(
+        data, to_source[:3, :3], to_source[:3, 3], shape, order=order, mode="nearest"
+    )
+    inside = np.ones(shape, bool)
+    axes = np.ogrid[tuple(slice(n) for n in shape)]
+    for source_axis, length in enumerate(volume.data.shape):
+        terms = [to_source[source_axis, i] * axes[i] for i in range(3) if to_source[source_axis, i]]
+        position = sum(terms, to_source[source_axis, 3])
+        inside &= (position >= -0.5 - 1e-6) & (position <= length - 0.5 + 1e-6)
+    out[~inside] = fill
+    return out
+
+
+def same_grid(a: Volume, b: Volume) -> bool:
+    """Whether two volumes have equal shapes and affines (to 0.001 mm over the whole field)."""
+    if a.data.shape != b.data.shape:
+        return False
+    corners = np.array(a.data.shape)[:, None] * np.eye(3)
+    corners = np.concatenate([corners, np.zeros((1, 3))])
+    shift = corners @ (a.affine - b.affine)[:3, :3].T + (a.affine - b.affine)[:3, 3]
+    return bool(np.abs(shift).max() < 1e-3)
+
+
+def overlap_fraction(inner: np.ndarray, outer: np.ndarray) -> float:
+    """Share of the box `inner` that lies in the box `outer`; both (2, 3) corners in mm."""
+    edges = np.minimum(inner[1], outer[1]) - np.maximum(inner[0], outer[0])
+    return float(np.prod(np.clip(edges, 0, None)) / np.prod(inner[1] - inner[0]))

@@ -1,0 +1,314 @@
+"""From scans to cases: check, resample, store; in parallel, restartable."""
+
+import dataclasses
+import hashlib
+import multiprocessing
+import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+import isanet_jax
+from isanet_jax.cases.folds import make_folds
+from isanet_jax.cases.grid import AIR_HU, case_grid, overlap_fraction, resample, same_grid
+from isanet_jax.cases.store import FORMAT, Case, read_meta, write_case, write_json
+from isanet_jax.errors import DataError
+from isanet_jax.scans.sources import Scan
+from isanet_jax.scans.volume import Volume, bounds_mm, read_volume
+
+# SUV of the hottest organ (bladder) stays in the hundreds; activity in Bq/ml is in the thousands.
+MAX_SUV = 1000.0
+_MANIFEST_KEYS = (
+    *("case", "patient", "centre", "fold", "spacing_mm", "volume_ml", "volume_case_ml"),
+    *("ct_shape", "ct_affine", "sources", "warnings"),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How cases are made.
+
+    Attributes:
+        size: voxels per axis.
+        fit: `crop` or `resize`, see `isanet_jax.cases.grid.case_grid`.
+        spacing_mm: voxel size of `crop`.
+        label_values: values of the label that are tumour.
+    """
+
+    size: int = 144
+    fit: str = "crop"
+    spacing_mm: float = 1.0
+    label_values: tuple[int, ...] = (1,)
+
+
+def image_channels(scan: Scan, settings: Settings):
+    """Reads, checks and resamples one scan's images: the part that training and prediction share.
+
+    Returns:
+        ct: (D, H, W) int16, HU; pet: (D, H, W) float32, SUV; affine: (4, 4) of their grid;
+        volume: the original CT; warnings: list of str.
+
+    Raises:
+        DataError: unreadable files, no overlap, or units that are not HU and SUV.
+    """
+    ct = read_volume(scan.ct, case=scan.case)
+    pet = read_volume(scan.pet, case=scan.case)
+    warnings = _check_images(scan, ct, pet)
+    affine = case_grid(
+        ct, size=settings.size, fit=settings.fit, spacing_mm=settings.spacing_mm,
+        box_mm=scan.box_mm,
+    )
+    shape = (settings.size,) * 3
+    field = bounds_mm(shape, affine)
+    if overlap_fraction(field, bounds_mm(ct.data.shape, ct.affine)) == 0:
+        raise DataError("the box lies outside the CT", case=scan.case, file=scan.ct)
+    covered = overlap_fraction(field, bounds_mm(pet.data.shape, pet.affine))
+    if covered < 0.5:
+        warnings.append(f"PET covers only {covered:.0%} of the case's field")
+    ct_case = resample(ct, shape, affine, order=1, fill=AIR_HU)
+    # CT is whole HU; storing it so costs at most 0.5 HU of the interpolated value.
+    ct_case = np.clip(np.rint(ct_case), -32768, 32767).astype(np.int16)
+    pet_case = resample(pet, shape, affine, order=1, fill=0.0)
+    return ct_case, pet_case, affine, ct, warnings
+
+
+def _check_images(scan, ct, pet):
+    """Raises on images that cannot be HU and SUV of one patient; returns warnings."""
+    ct_box = bounds_mm(ct.data.shape, ct.affine)
+    pet_box = bounds_mm(pet.data.shape, pet.affine)
+    if overlap_fraction(ct_box, pet_box) == 0:
+        raise DataError(
+            f"CT ({_span(ct_box)}) and PET {scan.pet} ({_span(pet_box)}) do not overlap",
+            case=scan.case,
+            file=scan.ct,
+            wanted="CT and PET of one patient in one frame of reference",
+        )
+    low, high = float(ct.data.min()), float(ct.data.max())
+    if low >= 0 or high <= AIR_HU:
+        raise DataError(
+            f"CT values from {low:g} to {high:g}",
+            case=scan.case,
+            file=scan.ct,
+            wanted="HU, where air is near -1000 and water 0",
+            action="Export the CT with its rescale slope and intercept applied, not as a picture "
+            "of grey values",
+        )
+    low, high = float(pet.data.min()), float(pet.data.max())
+    if high > MAX_SUV or high <= 0:
+        raise DataError(
+            f"PET values from {low:g} to {high:g}",
+            case=scan.case,
+            file=scan.pet,
+            wanted=f"body-weight SUV, above 0 and below {MAX_SUV:g}",
+            action="This looks like Bq/ml: multiply by weight in g over decay-corrected dose in Bq"
+            if high > 0
+            else "The image is empty",
+        )
+    return [f"PET has negative SUV (down to {low:.3g})"] if low < -0.1 else []
+
+
+def _span(box):
+    return ", ".join(
+        f"{name} {a:.0f} to {b:.0f} mm" for name, a, b in zip("xyz", *box, strict=True)
+    )
+
+
+def read_label(scan: Scan, values) -> Volume:
+    """Reads a label as bool, on its own grid.
+
+    Raises:
+        DataError: unreadable, or with a value that is neither 0 nor in `values`.
+    """
+    label = read_volume(scan.label, case=scan.case)
+    found = np.unique(label.data)
+    unexpected = [v for v in found if v != 0 and v not in values]
+    if unexpected:
+        listed = ", ".join(f"{v:g}" for v in found[:10])
+        raise DataError(
+            f"label values {listed}{', ...' if len(found) > 10 else ''}",
+            case=scan.case,
+            file=scan.label,
+            wanted=f"0 and {', '.join(map(str, values))}",
+            action="Name the values that are tumour with --label-values",
+        )
+    return Volume(label.data > 0, label.affine, label.header)
+
+
+def prepare_case(scan: Scan, settings: Settings, output: Path) -> tuple[dict, bool]:
+    """Makes one case file, or keeps it where it was made from the same files and settings.
+
+    Returns:
+        The case's meta, and whether it was made now.
+
+    Raises:
+        DataError: on bad input (see `image_channels`, `read_label`) or a failed write.
+    """
+    path = output / f"{scan.case}.npz"
+    identity = {
+        "format": FORMAT,
+        "case": scan.case,
+        "patient": scan.patient,
+        "centre": scan.centre,
+        "fold": scan.fold,
+        "box_mm": None if scan.box_mm is None else scan.box_mm.tolist(),
+        "settings": {**dataclasses.asdict(settings), "label_values": list(settings.label_values)},
+        "sources": {k: _sha256(getattr(scan, k), scan.case) for k in ("ct", "pet", "label")},
+    }
+    if path.exists():
+        try:
+            meta = read_meta(path)
+        except DataError:
+            meta = {}  # damaged or of another version: made anew
+        if identity.items() <= meta.items():
+            return meta, False
+    ct, pet, affine, original, warnings = image_channels(scan, settings)
+    label = read_label(scan, settings.label_values)
+    label_case = resample(label, ct.shape, affine, order=0, fill=0)
+    label_ct = (
+        label.data
+        if same_grid(label, original)
+        else resample(label, original.data.shape, original.affine, order=0, fill=0)
+    )
+    spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
+    volume_ml = label_ct.sum() * abs(np.linalg.det(original.affine[:3, :3])) / 1000
+    volume_case_ml = label_case.sum() * np.prod(spacing_mm) / 1000
+    warnings += _label_warnings(label, label_case, volume_ml, affine)
+    meta = {
+        **identity,
+        "spacing_mm": spacing_mm.tolist(),
+        "affine": affine.tolist(),
+        "ct_shape": list(original.data.shape),
+        "ct_affine": original.affine.tolist(),
+        "ct_header": original.header.hex() if original.header else "",
+        "volume_ml": float(volume_ml),
+        "volume_case_ml": float(volume_case_ml),
+        "warnings": warnings,
+    }
+    write_case(path, Case(ct, pet, label_case.astype(np.uint8), meta), label_ct)
+    return meta, True
+
+
+def _label_warnings(label, label_case, volume_ml, affine):
+    if not label.data.any():
+        return ["the label is empty"]
+    points = np.argwhere(label.data) @ label.affine[:3, :3].T + label.affine[:3, 3]
+    low, high = bounds_mm(label_case.shape, affine)
+    outside = 1 - ((points >= low) & (points <= high)).all(1).mean()
+    if not label_case.any():
+        return [f"the tumour ({volume_ml:.2f} ml) has no voxel on the case's grid"]
+    return [f"{outside:.0%} of the tumour lies outside the case's grid"] if outside > 0.01 else []
+
+
+def _sha256(path, case):
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})", case=case, file=path) from error
+
+
+def prepare(
+    scans: list[Scan], settings: Settings, output, *, kind, folds, seed, workers, skip_bad=False
+) -> list[dict]:
+    """Makes every case, then the manifest and the folds.
+
+    All cases are tried before an error ends the run, and finished cases are kept for the next.
+
+    Args:
+        scans: what to prepare.
+        settings: how.
+        output: folder of the cases.
+        kind: name of the source's layout, for the manifest.
+        folds, seed: see `isanet_jax.cases.folds.make_folds`.
+        workers: processes; 1 runs in this one.
+        skip_bad: write the manifest without the cases that failed, which are listed in it.
+
+    Returns:
+        The manifest's entries.
+
+    Raises:
+        DataError: cases that failed, with every reason, or an output folder of other cases.
+    """
+    output = Path(output)
+    _check_folder(output, scans)
+    metas, failures = _make_all(scans, settings, output, workers)
+    if failures and not (skip_bad and metas):
+        raise DataError(
+            "\n  ".join([f"{len(failures)} of {len(scans)} cases failed:", *failures.values()]),
+            action="\nFinished cases are kept: mend these and run the same command again, or leave "
+            "them out with --skip-bad",
+        )
+    metas.sort(key=lambda meta: meta["case"])
+    fold_of = make_folds(metas, folds=folds, seed=seed)
+    entries = [{key: meta[key] for key in _MANIFEST_KEYS} for meta in metas]
+    packages = ("numpy", "scipy", "nibabel")
+    manifest = {
+        "format": FORMAT,
+        "layout": kind,
+        "versions": {
+            "isanet_jax": isanet_jax.__version__,
+            **{name: metadata.version(name) for name in packages},
+        },
+        "settings": metas[0]["settings"],
+        "failed": failures,
+        "cases": entries,
+    }
+    write_json(output / "folds.json", {"folds": folds, "seed": seed, "fold_of": fold_of})
+    write_json(output / "manifest.json", manifest)
+    return entries
+
+
+def _check_folder(output, scans):
+    """Refuses a folder with cases of another source; removes what a killed run left half done."""
+    for partial in output.glob(".*.part*"):
+        partial.unlink(missing_ok=True)
+    others = sorted({p.stem for p in output.glob("*.npz")} - {scan.case for scan in scans})
+    if others:
+        raise DataError(
+            f"holds cases that are not in the source: {', '.join(others[:5])}",
+            file=output,
+            action="Choose another --output, or delete these files",
+        )
+
+
+def _make_all(scans, settings, output, workers):
+    """(metas, failures by case); prints a progress bar and each warning."""
+    from tqdm import tqdm  # here: workers need not import it
+
+    metas, failures = [], {}
+    with tqdm(total=len(scans), unit="case", disable=None, file=sys.stderr) as bar:
+
+        def collect(scan, outcome):
+            try:
+                meta, _ = outcome()
+                metas.append(meta)
+                for warning in meta["warnings"]:
+                    bar.write(f"warning: case {scan.case}: {warning}", file=sys.stderr)
+            except DataError as error:
+                failures[scan.case] = str(error)
+                bar.write(f"error: {error}", file=sys.stderr)
+            bar.update()
+
+        if workers <= 1:
+            for scan in scans:
+                collect(scan, lambda scan=scan: prepare_case(scan, settings, output))
+            return metas, failures
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(min(workers, len(scans)), mp_context=context) as pool:
+            jobs = {pool.submit(prepare_case, s, settings, output): s for s in scans}
+            try:
+                for job in as_completed(jobs):
+                    collect(jobs[job], job.result)
+            except BrokenProcessPool as error:
+                raise DataError(
+                    "a worker process was killed, most likely for lack of memory",
+                    action="Run the same command again with fewer --workers: finished cases are "
+                    "kept",
+                ) from error
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    return metas, failures

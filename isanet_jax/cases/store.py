@@ -1,0 +1,185 @@
+"""How cases are stored: one uncompressed .npz per case, a manifest, and the folds.
+
+The format was chosen by measurement (docs/case-format.md). Everything in it is plain arrays and
+JSON: nothing is unpickled.
+"""
+
+import dataclasses
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from isanet_jax.errors import DataError
+from isanet_jax.scans.volume import Volume, replace_when_done
+
+FORMAT = 1
+_ARRAYS = ("ct", "pet", "label", "label_ct", "meta")
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One prepared study.
+
+    Attributes:
+        ct: (D, H, W) int16, HU.
+        pet: (D, H, W) float32, SUV.
+        label: (D, H, W) uint8, 1 = tumour.
+        meta: `case`, `patient`, `centre`, `fold`, `spacing_mm` (D, H, W), `affine` of the grid,
+            `ct_shape`, `ct_affine` and `ct_header` of the original CT, `volume_ml`, `warnings`,
+            `settings`, `sources` (SHA-256 of the files).
+    """
+
+    ct: np.ndarray
+    pet: np.ndarray
+    label: np.ndarray
+    meta: dict
+
+
+def write_case(path, case: Case, label_ct: np.ndarray) -> None:
+    """Writes a case, whole or not at all.
+
+    Args:
+        path: `ID.npz`.
+        case: the case.
+        label_ct: (I, J, K) bool, the label on the CT's own grid; kept so that predictions can be
+            scored there without the raw scans.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    meta = np.frombuffer(json.dumps(case.meta).encode(), np.uint8)
+    with replace_when_done(path) as partial, open(partial, "wb") as file:
+        np.savez(
+            file,
+            ct=case.ct,
+            pet=case.pet,
+            label=case.label,
+            label_ct=np.packbits(label_ct),
+            meta=meta,
+        )
+
+
+def read_case(path) -> Case:
+    """Reads a case.
+
+    Raises:
+        DataError: missing, damaged (checksums are verified), or of another format.
+    """
+    arrays = _read(path, ("ct", "pet", "label", "meta"))
+    return Case(arrays["ct"], arrays["pet"], arrays["label"], _meta(arrays, path))
+
+
+def read_meta(path) -> dict:
+    """Reads a case's `meta` alone. Raises like `read_case`."""
+    return _meta(_read(path, ("meta",)), path)
+
+
+def read_label_on_ct(path) -> Volume:
+    """Reads a case's label on the original CT grid: bool (I, J, K) with the CT's geometry.
+
+    Raises like `read_case`.
+    """
+    arrays = _read(path, ("label_ct", "meta"))
+    meta = _meta(arrays, path)
+    shape = tuple(meta["ct_shape"])
+    label = np.unpackbits(arrays["label_ct"], count=int(np.prod(shape))).reshape(shape)
+    header = bytes.fromhex(meta["ct_header"]) if meta["ct_header"] else None
+    return Volume(label.astype(bool), np.array(meta["ct_affine"]), header)
+
+
+def _read(path, names):
+    path = Path(path)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in names}
+    except FileNotFoundError as error:
+        raise DataError(
+            "no such file", file=path, wanted="a prepared case", action="Run prepare.py again"
+        ) from error
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"the prepared case is damaged ({error})",
+            case=path.stem,
+            file=path,
+            action="Delete the file and run the same prepare.py command again: it makes this case "
+            "anew and keeps the others",
+        ) from error
+
+
+def _meta(arrays, path):
+    meta = json.loads(arrays["meta"].tobytes())
+    if meta.get("format") != FORMAT:
+        raise DataError(
+            f"format {meta.get('format')}",
+            file=path,
+            wanted=f"format {FORMAT}",
+            action="Prepare the cases again with this version",
+        )
+    return meta
+
+
+@dataclasses.dataclass(frozen=True)
+class Cohort:
+    """A folder of prepared cases.
+
+    Attributes:
+        folder: where `manifest.json`, `folds.json` and the cases are.
+        settings: how they were prepared: `size`, `fit`, `spacing_mm`, `label_values`.
+        cases: case ID -> its manifest entry.
+        fold_of: case ID -> fold.
+    """
+
+    folder: Path
+    settings: dict
+    cases: dict[str, dict]
+    fold_of: dict[str, int]
+
+    def path(self, case: str) -> Path:
+        """The file of a case."""
+        return self.folder / f"{case}.npz"
+
+
+def write_json(path, content) -> None:
+    """Writes JSON (indented, keys as given), whole or not at all."""
+    with replace_when_done(path) as partial:
+        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def read_cohort(folder) -> Cohort:
+    """Reads a folder's manifest and folds.
+
+    Raises:
+        DataError: no such folder, no manifest, or one that is damaged or of another format.
+    """
+    folder = Path(folder)
+    how = (
+        f"Prepare your scans first, for example: python prepare.py hecktor --source DIR --output "
+        f"{folder} (also sts, table; see README.md). Without data: make demo"
+    )
+    if not folder.is_dir():
+        raise DataError("no such folder", file=folder, wanted="prepared cases", action=how)
+    contents = []
+    for name in ("manifest.json", "folds.json"):
+        try:
+            contents.append(json.loads((folder / name).read_text(encoding="utf-8")))
+        except (OSError, json.JSONDecodeError) as error:
+            raise DataError(
+                f"no readable {name} ({error})", file=folder, wanted="prepared cases", action=how
+            ) from error
+    manifest, folds = contents
+    if manifest.get("format") != FORMAT:
+        raise DataError(
+            f"format {manifest.get('format')}", file=folder / "manifest.json",
+            wanted=f"format {FORMAT}", action="Prepare the cases again with this version",
+        )
+    cases = {entry["case"]: entry for entry in manifest["cases"]}
+    missing = sorted(cases.keys() ^ folds["fold_of"].keys())
+    missing += [c for c in cases if not (folder / f"{c}.npz").is_file() and c not in missing]
+    if missing:
+        raise DataError(
+            f"manifest, folds and files disagree on {', '.join(missing[:5])}", file=folder,
+            action="Run the same prepare.py command again: it makes what is missing",
+        )
+    return Cohort(folder, manifest["settings"], cases, folds["fold_of"])

@@ -1,0 +1,36 @@
+"""Errors that a user can act on; the programs print them without a traceback."""
+
+
+class IsaNetError(ValueError):
+    """Base of every error that the user, not the code, has to resolve."""
+
+
+class ConfigError(IsaNetError):
+    """A setting that cannot work: says the setting, its value, and the values that would."""
+
+
+class DataError(IsaNetError):
+    """A scan, case or folder that cannot be used.
+
+    Args:
+        found: what is there.
+        wanted: what was expected in its place.
+        case: the case's ID, where known.
+        file: the file or folder concerned, where there is one.
+        action: what the user can do.
+    """
+
+    def __init__(self, found, *, wanted=None, case=None, file=None, action=None):
+        self.case = case
+        place = [f"case {case}"] if case is not None else []
+        place += [f"file {file}"] if file is not None else []
+        text = (": ".join([", ".join(place), found])) if place else found
+        if wanted:
+            text += f"; expected {wanted}"
+        if action:
+            text += f". {action}"
+        super().__init__(text)
+
+
+class CheckpointError(IsaNetError):
+    """A checkpoint or run folder that does not fit what was asked of it."""

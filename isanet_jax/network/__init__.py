@@ -1,0 +1,1 @@
+"""Stage 4: the network, as pure functions and Flax NNX modules."""

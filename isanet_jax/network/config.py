@@ -1,0 +1,89 @@
+"""The network's settings, checked when they are made."""
+
+import dataclasses
+
+from isanet_jax.errors import ConfigError
+from isanet_jax.network.convolution import FORMS
+
+# Every name that the config accepts, in one place.
+CHOICES = {
+    "attention": ("isa", "none"),
+    "fusion": ("matmul", "matmul_scaled", "product"),
+    "weight_scale": ("sum", "mean"),
+    "decoder": ("dual", "shared"),
+    "dtype": ("float32", "bfloat16"),
+    "convolution": FORMS,
+}
+MODALITIES = ("ct", "pet")  # also the order of the input's channels
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Settings of ISA-Net; the defaults are the paper's network.
+
+    Attributes:
+        size: voxels per axis of the cubic input, a multiple of 2^(levels - 1).
+        width: channels of level 1; doubled at every further level (paper: 16).
+        levels: number of resolutions (paper: 5).
+        attention: `isa` at every site, or `none` (Table 2's U-Net).
+        encoder_attention: False keeps ISA at the bottleneck and in the decoders only.
+        fusion: how ISA joins query and key (Eq. 5): per-slice matrix product as printed, the
+            same over sqrt(W), or element-wise.
+        weight_scale: `sum`: ISA's weights sum to 1 over the volume as printed; `mean`: their mean
+            is 1.
+        modalities: the branches that are built.
+        fusion_weights: (CT, PET) factors of the parts that the decoder concatenates (Fig. 6).
+        decoder: `dual` as in the paper, or one `shared` by both modalities.
+        dtype: of the computation; parameters, normalisation statistics and softmax stay float32.
+        convolution: form of the convolutions, see `isanet_jax.network.convolution`.
+
+    Raises:
+        ConfigError: on a value that the network cannot take.
+    """
+
+    size: int = 144
+    width: int = 16
+    levels: int = 5
+    attention: str = "isa"
+    encoder_attention: bool = True
+    fusion: str = "matmul"
+    weight_scale: str = "sum"
+    modalities: tuple[str, ...] = MODALITIES
+    fusion_weights: tuple[float, float] = (1.0, 1.0)
+    decoder: str = "dual"
+    dtype: str = "float32"
+    convolution: str = "auto"
+
+    def __post_init__(self):
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ConfigError(
+                    f"model.{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}"
+                )
+        if self.levels < 1 or self.width < 1:
+            raise ConfigError(
+                f"model.levels is {self.levels} and model.width is {self.width}; both must be >= 1"
+            )
+        step = 2 ** (self.levels - 1)
+        if self.size < step or self.size % step:
+            below = max(step, self.size // step * step)
+            raise ConfigError(
+                f"the network halves its input {self.levels - 1} times: a size of {self.size} is "
+                f"not a multiple of {step}. Use {below} or {below + step}, or fewer model.levels"
+            )
+        if self.modalities not in (("ct",), ("pet",), MODALITIES):
+            raise ConfigError(
+                f"model.modalities is {self.modalities!r}; choose ('ct',), ('pet',) or "
+                "('ct', 'pet')"
+            )
+        if self.decoder == "shared" and len(self.modalities) == 1:
+            raise ConfigError("model.decoder 'shared' needs both modalities; use 'dual' for one")
+        if len(self.fusion_weights) != 2 or min(self.fusion_weights) < 0:
+            raise ConfigError(
+                f"model.fusion_weights is {self.fusion_weights!r}; give two factors >= 0 (CT, PET)"
+            )
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each level, finest first."""
+        return tuple(self.width * 2**level for level in range(self.levels))

@@ -1,0 +1,1 @@
+"""Stage 3: from stored cases to the batches and images that a step consumes."""

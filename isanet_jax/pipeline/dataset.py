@@ -1,0 +1,122 @@
+"""Grain pipelines over prepared cases: what the host does for a training step."""
+
+import grain
+import numpy as np
+
+from isanet_jax.cases.store import Cohort, read_case
+from isanet_jax.errors import ConfigError
+
+# Bounds the memory: at 144^3 an element of the pipeline holds up to 42 MB.
+_READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
+
+
+def rotation_matrix(angles_deg, spacing_mm) -> np.ndarray:
+    """Maps voxel offsets of a rotated image to those of its source.
+
+    The rotation is rigid in mm, also where the spacing differs between the axes.
+
+    Args:
+        angles_deg: (3,) about the D, H and W axis, applied in this order.
+        spacing_mm: (3,) voxel size along D, H and W.
+
+    Returns:
+        (3, 3) float32: offset from the centre in the output -> offset in the source, voxels.
+    """
+    rotation = np.eye(3)
+    for axis, angle in enumerate(np.deg2rad(angles_deg)):
+        one = np.eye(3)
+        i, j = (axis + 1) % 3, (axis + 2) % 3
+        one[i, i], one[i, j] = np.cos(angle), -np.sin(angle)
+        one[j, i], one[j, j] = np.sin(angle), np.cos(angle)
+        rotation = one @ rotation
+    spacing_mm = np.asarray(spacing_mm)
+    return (rotation * spacing_mm / spacing_mm[:, None]).astype(np.float32)
+
+
+def draw_augmentation(generator: np.random.Generator, augment: dict, spacing_mm) -> dict:
+    """Random parameters of one element's augmentation (paper section 3.2).
+
+    Args:
+        generator: source of randomness.
+        augment: `rotation_probability`, `rotation_degrees` (largest angle), `mirror_probability`,
+            `mixup_probability`.
+        spacing_mm: (3,) voxel size of the case.
+
+    Returns:
+        rotation (3, 3) float32, mirror (3,) bool, and mixup, a bool.
+    """
+    angles = np.zeros(3)
+    if generator.random() < augment["rotation_probability"]:
+        axes = generator.permutation(3)[: generator.integers(1, 4)]
+        largest = augment["rotation_degrees"]
+        angles[axes] = generator.uniform(-largest, largest, len(axes))
+    mirror = np.zeros(3, bool)
+    if generator.random() < augment["mirror_probability"]:
+        mirror = generator.random(3) < 0.5
+    return {
+        "rotation": rotation_matrix(angles, spacing_mm),
+        "mirror": mirror,
+        "mixup": generator.random() < augment["mixup_probability"],
+    }
+
+
+def training_data(cohort: Cohort, cases, *, batch: int, seed: int, augment: dict):
+    """Endless, seeded batches of raw cases with their augmentation's parameters.
+
+    Args:
+        cohort: the prepared cases.
+        cases: IDs to train on.
+        batch: elements per batch.
+        seed: of shuffle, mixup partners and augmentation.
+        augment: see `draw_augmentation`.
+
+    Returns:
+        `grain.IterDataset` of dicts: ct (B, D, H, W) int16 HU, pet float32 SUV, label uint8; the
+        mixup partner's partner_ct, partner_pet, partner_label and its weight (B,) float32 (0: no
+        mixup); rotation (B, 3, 3), mirror (B, 3); case and partner (B,) indices into `cases`.
+
+    Raises:
+        ConfigError: no cases, or a batch that is not positive.
+    """
+    if not cases or batch < 1:
+        raise ConfigError(f"{len(cases)} cases to train on in batches of {batch}")
+
+    def load(index, generator):
+        index = int(index)
+        case = read_case(cohort.path(cases[index]))
+        drawn = draw_augmentation(generator, augment, case.meta["spacing_mm"])
+        # Drawn for every element, so that the probabilities do not shift the later draws.
+        other = int(generator.integers(len(cases)))
+        partner_index = other if drawn["mixup"] else index
+        partner = case if partner_index == index else read_case(cohort.path(cases[partner_index]))
+        return {
+            "ct": case.ct,
+            "pet": case.pet,
+            "label": case.label,
+            "partner_ct": partner.ct,
+            "partner_pet": partner.pet,
+            "partner_label": partner.label,
+            "partner_weight": np.float32(0.5 if drawn["mixup"] else 0.0),
+            "rotation": drawn["rotation"],
+            "mirror": drawn["mirror"],
+            "case": np.int32(index),
+            "partner": np.int32(partner_index),
+        }
+
+    # repeat gives every pass its own shuffle and its own draws. A whole number of passes, since
+    # grain cannot batch an endless dataset; 2^31 passes do not end.
+    dataset = grain.MapDataset.range(len(cases)).seed(seed).shuffle().random_map(load)
+    dataset = dataset.repeat(2**31).batch(batch, drop_remainder=True)
+    return dataset.to_iter_dataset(_READ)
+
+
+def evaluation_data(cohort: Cohort, cases):
+    """Each case once, in order.
+
+    Returns:
+        `grain.IterDataset` of (ID, `isanet_jax.cases.store.Case`).
+    """
+    dataset = grain.MapDataset.source(list(cases)).map(
+        lambda case: (case, read_case(cohort.path(case)))
+    )
+    return dataset.to_iter_dataset(_READ)

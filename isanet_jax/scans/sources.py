@@ -1,0 +1,246 @@
+"""The layouts in which raw scans are found: each reader turns a folder or file into `Scan`s."""
+
+import csv
+import dataclasses
+import re
+from pathlib import Path
+
+import numpy as np
+
+from isanet_jax.errors import DataError
+
+_BOX_COLUMNS = ("x1", "x2", "y1", "y2", "z1", "z2")
+_TABLE_COLUMNS = ("case", "ct", "pet", "label")
+HECKTOR_HOW = (
+    "HECKTOR is gated: sign the end-user agreement at https://hecktor.grand-challenge.org, download "
+    "the training data and unpack it there. To see the program at work without data, run: make demo"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scan:
+    """One PET/CT study on disk.
+
+    Attributes:
+        case: unique ID, letters, digits, `_`, `-` and `.` only: it names files.
+        ct, pet: NIfTI files, HU and SUV.
+        label: NIfTI mask on any grid, or None for prediction.
+        patient: ID that folds are grouped by.
+        centre: hospital, or "" where unknown.
+        box_mm: (2, 3) lower and upper corner of the region of interest, RAS+ mm, or None.
+        fold: fold prescribed by the source, or None.
+    """
+
+    case: str
+    ct: Path
+    pet: Path
+    label: Path | None
+    patient: str
+    centre: str = ""
+    box_mm: np.ndarray | None = None
+    fold: int | None = None
+
+
+def read_sts(source) -> list[Scan]:
+    """Soft-tissue sarcoma, NIfTI copy of the IBSI: `STS_001/{CT_image,PET_image,CT_mask}.nii.gz`.
+
+    The mask on the CT's grid is the label.
+
+    Raises:
+        DataError: no such folder, none of its layout, or a case that lacks a file.
+    """
+    source = _existing_folder(source, "the IBSI copy of the STS cohort (doi 10.7937/K9/TCIA.2015."
+                              "7GO2GSKS; github.com/theibsi/data_sets, ibsi_validation/nifti)")
+    folders = sorted(p for p in source.iterdir() if p.is_dir() and p.name.startswith("STS_"))
+    if not folders:
+        raise DataError(
+            "no folders named STS_*", file=source, wanted="STS_001/CT_image.nii.gz and so on"
+        )
+    scans = [
+        Scan(f.name, f / "CT_image.nii.gz", f / "PET_image.nii.gz", f / "CT_mask.nii.gz", f.name)
+        for f in folders
+    ]
+    return _complete(scans)
+
+
+def read_hecktor(source) -> list[Scan]:
+    """HECKTOR 2020 (a folder per case) and 2021 (flat), with the boxes of the organisers' CSV.
+
+    Raises:
+        DataError: no such folder, neither layout, a case that lacks a file or a box.
+    """
+    source = _existing_folder(source, "the HECKTOR training data", HECKTOR_HOW)
+    nifti = next(
+        (p for p in sorted(source.rglob("hecktor_nii")) if p.is_dir()), source
+    )
+    label_names = {"_ct_gtvt.nii.gz": "2020", "_gtvt.nii.gz": "2021"}
+    cts = sorted({*nifti.glob("*_ct.nii.gz"), *nifti.glob("*/*_ct.nii.gz")})
+    if not cts:
+        raise DataError(
+            "no CT files named ID_ct.nii.gz",
+            file=nifti,
+            wanted="hecktor_nii/ID/ID_ct.nii.gz (2020) or hecktor_nii/ID_ct.nii.gz (2021)",
+            action=HECKTOR_HOW,
+        )
+    boxes = _read_boxes(source)
+    scans = []
+    for ct in cts:
+        case = ct.name.removesuffix("_ct.nii.gz")
+        candidates = [ct.with_name(case + name) for name in label_names]
+        label = next((path for path in candidates if path.is_file()), candidates[-1])
+        if case not in boxes:
+            raise DataError(
+                f"no box for it in {boxes.path}" if boxes else "no bounding-box CSV",
+                case=case,
+                file=source,
+                wanted="bbox.csv (2020) or hecktor2021_bbox_training.csv (2021) with its PatientID",
+                action="Put the organisers' CSV into the folder",
+            )
+        pet = ct.with_name(f"{case}_pt.nii.gz")
+        centre = re.match(r"[A-Za-z]*", case).group()
+        scans.append(Scan(case, ct, pet, label, case, centre, boxes[case]))
+    return _complete(scans)
+
+
+class _Boxes(dict):
+    """Boxes by case, with the file they came from."""
+
+    path: Path | None = None
+
+
+def _read_boxes(source):
+    boxes = _Boxes()
+    names = ("*bbox*.csv",)
+    files = sorted(p for name in names for p in source.rglob(name) if "testing" not in p.name)
+    for path in files:
+        boxes.path = path
+        for number, row in enumerate(_read_csv(path, ("PatientID", *_BOX_COLUMNS)), start=2):
+            case = row["PatientID"].strip()
+            box = _box_mm(row, case, path, number)
+            if case in boxes and not np.array_equal(boxes[case], box):
+                raise DataError("two different boxes for it", case=case, file=path)
+            boxes[case] = box
+    return boxes
+
+
+def _box_mm(row, case, path, number):
+    """(2, 3) RAS+ mm from a row's x1 .. z2, which are LPS (ITK's frame)."""
+    try:
+        values = [float(row[name]) for name in _BOX_COLUMNS]
+    except ValueError as error:
+        raise DataError(
+            f"line {number} has a box that is not numbers ({error})", case=case, file=path
+        ) from error
+    lps = np.array(values).reshape(3, 2).T
+    ras = lps * [-1.0, -1.0, 1.0]
+    box = np.stack([ras.min(0), ras.max(0)])
+    if not (np.isfinite(box).all() and (box[1] > box[0]).all()):
+        raise DataError(f"line {number} has an empty box {values}", case=case, file=path)
+    return box
+
+
+def read_table(source, *, with_label=True) -> list[Scan]:
+    """The user's own files: a CSV with `case, ct, pet, label[, patient, centre, fold]`.
+
+    Paths are relative to the table. A box (`x1, x2, y1, y2, z1, z2`, LPS mm as in HECKTOR) may be
+    given in further columns.
+
+    Args:
+        source: the CSV file.
+        with_label: False for prediction: the label column may be missing and is ignored.
+
+    Raises:
+        DataError: no such file, a missing column or value, two cases with one ID, missing files.
+    """
+    source = Path(source)
+    wanted = _TABLE_COLUMNS if with_label else _TABLE_COLUMNS[:-1]
+    if not source.is_file():
+        raise DataError(
+            "no such table", file=source, wanted=f"a CSV with the columns {', '.join(wanted)}"
+        )
+    scans = []
+    for number, row in enumerate(_read_csv(source, wanted), start=2):
+        empty = [name for name in wanted if not (row[name] or "").strip()]
+        if empty:
+            raise DataError(
+                f"line {number} has no {' and no '.join(empty)}", case=row["case"], file=source
+            )
+        case = row["case"].strip()
+        value = {k: (v or "").strip() for k, v in row.items() if k}
+        fold = value.get("fold") or None
+        if fold is not None and not fold.isdigit():
+            raise DataError(f"line {number} has fold {fold!r}", case=case, file=source,
+                            wanted="a whole number from 0")
+        has_box = all(value.get(name) for name in _BOX_COLUMNS)
+        scans.append(
+            Scan(
+                case,
+                source.parent / value["ct"],
+                source.parent / value["pet"],
+                source.parent / value["label"] if with_label else None,
+                value.get("patient") or case,
+                value.get("centre", ""),
+                _box_mm(value, case, source, number) if has_box else None,
+                None if fold is None else int(fold),
+            )
+        )
+    if not scans:
+        raise DataError("no cases", file=source, wanted="one line per case below the header")
+    return _complete(scans)
+
+
+def _read_csv(path, columns):
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            missing = [name for name in columns if name not in (reader.fieldnames or [])]
+            if missing:
+                raise DataError(
+                    f"no column {', '.join(missing)} (found {', '.join(reader.fieldnames or [])})",
+                    file=path,
+                    wanted=f"the columns {', '.join(columns)}",
+                )
+            return list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"cannot be read as CSV ({error})", file=path) from error
+
+
+def _existing_folder(source, what, how=""):
+    source = Path(source)
+    if not source.is_dir():
+        raise DataError("no such folder", file=source, wanted=f"the folder of {what}", action=how)
+    if not any(source.iterdir()):
+        raise DataError("the folder is empty", file=source, wanted=what, action=how)
+    return source
+
+
+def _complete(scans):
+    """The scans, if their IDs can name files, are unique, and every file of every scan is there."""
+    seen = {}
+    for scan in scans:
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", scan.case):
+            raise DataError(
+                f"the ID {scan.case!r} cannot name a file",
+                file=scan.ct,
+                wanted="letters, digits, '_', '-' and '.'",
+            )
+        if scan.case in seen:
+            raise DataError(
+                f"two cases with this ID (the other one is {seen[scan.case]})",
+                case=scan.case,
+                file=scan.ct,
+                action="Give each case its own ID",
+            )
+        seen[scan.case] = scan.ct
+    missing = [
+        f"case {scan.case}: no {what}: {path}"
+        for scan in scans
+        for what, path in (("CT", scan.ct), ("PET", scan.pet), ("label", scan.label))
+        if path is not None and not path.is_file()
+    ]
+    if missing:
+        more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
+        raise DataError(
+            "; ".join(missing[:10]) + more, wanted="CT, PET and label of every case"
+        )
+    return scans

@@ -1,0 +1,216 @@
+"""Volumes in world coordinates, and NIfTI files as the way in and out."""
+
+import dataclasses
+import os
+import zlib
+from pathlib import Path
+
+import nibabel
+import numpy as np
+
+from isanet_jax.errors import DataError
+
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
+_GEOMETRY_FIELDS = (
+    *("dim", "pixdim", "xyzt_units", "qform_code", "sform_code"),
+    *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
+    *("srow_x", "srow_y", "srow_z"),
+)
+# What nibabel and gzip raise on files that are not what their name says.
+_UNREADABLE = (
+    nibabel.filebasedimages.ImageFileError,
+    nibabel.spatialimages.HeaderDataError,
+    EOFError,
+    OSError,
+    ValueError,
+    OverflowError,
+    MemoryError,
+    zlib.error,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Volume:
+    """An array with its place in the patient.
+
+    Attributes:
+        data: (I, J, K) voxels, in the file's own order.
+        affine: (4, 4) float64, voxel index to world, RAS+ mm.
+        header: NIfTI header (348 bytes) with the file's geometry and nothing else, or None.
+    """
+
+    data: np.ndarray
+    affine: np.ndarray
+    header: bytes | None = None
+
+    @property
+    def spacing_mm(self) -> np.ndarray:
+        """(3,) distance of neighbouring voxels along each array axis, mm."""
+        return np.linalg.norm(self.affine[:3, :3], axis=0)
+
+
+def bounds_mm(shape, affine) -> np.ndarray:
+    """World box that encloses the voxels' outer edges: (2, 3), lower and upper corner, mm.
+
+    Args:
+        shape: (3,) voxels per axis.
+        affine: (4, 4) voxel index to world.
+    """
+    corners = np.stack(np.meshgrid(*[(-0.5, n - 0.5) for n in shape], indexing="ij"), -1)
+    world = corners.reshape(-1, 3) @ affine[:3, :3].T + affine[:3, 3]
+    return np.stack([world.min(0), world.max(0)])
+
+
+def read_volume(path, *, case=None, dtype=np.float32) -> Volume:
+    """Reads a NIfTI file, slope and intercept applied.
+
+    Args:
+        path: `.nii` or `.nii.gz`.
+        case: ID to name in errors.
+        dtype: of the returned data.
+
+    Raises:
+        DataError: missing, truncated, not NIfTI, not 3D, without geometry, or with NaN or
+            infinite voxels.
+    """
+    path = Path(path)
+    where = {"case": case, "file": path}
+    if not path.is_file():
+        raise DataError("no such file", wanted="a NIfTI file", **where)
+    try:
+        image = nibabel.Nifti1Image.from_filename(path)
+        shape = image.shape
+        if len(shape) == 4 and shape[3] == 1:
+            # Some converters write a trailing axis of one; it changes nothing.
+            data = np.asarray(image.dataobj, dtype=dtype)[..., 0]
+        elif len(shape) == 3:
+            data = np.asarray(image.dataobj, dtype=dtype)
+        else:
+            data = None
+    except _UNREADABLE as error:
+        raise DataError(
+            f"cannot be read as NIfTI ({' '.join(str(error).split())[:200]})",
+            wanted="a complete .nii or .nii.gz file",
+            action="Copy or convert it again",
+            **where,
+        ) from error
+    if data is None:
+        raise DataError(
+            f"a {len(shape)}D image of shape {shape}",
+            wanted="one 3D volume",
+            action="Extract the volume that you want (one frame, one channel)",
+            **where,
+        )
+    affine = np.asarray(image.affine, np.float64)
+    determinant = np.linalg.det(affine[:3, :3]) if np.isfinite(affine).all() else 0.0
+    if min(shape) < 1 or not np.isfinite(affine).all() or abs(determinant) < 1e-9:
+        raise DataError(
+            f"shape {shape} with an affine that is singular or not finite",
+            wanted="a qform or sform that places the volume in space",
+            **where,
+        )
+    bad = data.size - np.count_nonzero(np.isfinite(data)) if data.dtype.kind == "f" else 0
+    if bad:
+        raise DataError(
+            f"{bad} of {data.size} voxels are NaN or infinite",
+            wanted="finite values",
+            action="Replace them (air is -1024 HU, no uptake is 0 SUV) or export the scan again",
+            **where,
+        )
+    return Volume(data, affine, _geometry_header(image.header))
+
+
+def _geometry_header(header):
+    """The header's place in space alone, as bytes: its text fields may hold a patient's name."""
+    geometry = nibabel.Nifti1Header(endianness="<")
+    for field in _GEOMETRY_FIELDS:
+        geometry[field] = header[field]
+    return geometry.binaryblock
+
+
+def write_volume(path, volume: Volume, *, overwrite=False) -> None:
+    """Writes a volume as NIfTI, whole or not at all.
+
+    The geometry (qform, sform, their codes, voxel sizes and units) is the header's bit for bit
+    where the volume carries one, else the affine as sform and qform with code 1.
+
+    Args:
+        path: ends in `.nii` or `.nii.gz`; its folder is made.
+        volume: data of any integer or float type that NIfTI knows.
+        overwrite: replace an existing file.
+
+    Raises:
+        DataError: wrong suffix, an existing file, or one that cannot be written (disk full, ...).
+    """
+    path = Path(path)
+    suffix = check_output(path, overwrite=overwrite)
+    if volume.header is None:
+        image = nibabel.Nifti1Image(volume.data, volume.affine)
+        image.set_qform(volume.affine, 1)
+        image.set_sform(volume.affine, 1)
+        image.header.set_xyzt_units("mm")
+    else:
+        header = nibabel.Nifti1Header(volume.header, endianness="<", check=False)
+        header.set_data_shape(volume.data.shape)
+        header.set_data_dtype(volume.data.dtype)
+        # affine=None leaves the header's qform and sform untouched.
+        image = nibabel.Nifti1Image(volume.data, None, header)
+    with replace_when_done(path, suffix) as partial:
+        nibabel.save(image, partial)
+
+
+def check_output(path, *, overwrite=False) -> str:
+    """Checks that a NIfTI file may be written at `path` and returns its suffix.
+
+    Raises:
+        DataError: not a NIfTI name, or the file exists and `overwrite` is False.
+    """
+    path = Path(path)
+    suffix = next((s for s in NIFTI_SUFFIXES if path.name.endswith(s)), None)
+    if suffix is None:
+        raise DataError("cannot tell the format", file=path, wanted="a name in .nii.gz or .nii")
+    if path.exists() and not overwrite:
+        raise DataError(
+            "exists already", file=path, action="Choose another name or add --overwrite"
+        )
+    return suffix
+
+
+class replace_when_done:  # noqa: N801 - used as a function
+    """Context: gives a name beside `path` to write to, and moves it to `path` on success.
+
+    A failed or killed write so never leaves half a file under the final name.
+
+    Raises:
+        DataError: the operating system refused (disk full, no permission).
+    """
+
+    def __init__(self, path, suffix=""):
+        self.path = Path(path)
+        self.partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.part{suffix}")
+
+    def __enter__(self):
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._refused(error) from error
+        return self.partial
+
+    def __exit__(self, kind, error, traceback):
+        if error is None:
+            try:
+                os.replace(self.partial, self.path)
+            except OSError as failure:
+                raise self._refused(failure) from failure
+            return
+        self.partial.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise self._refused(error) from error
+
+    def _refused(self, error):
+        return DataError(
+            f"cannot be written ({error.strerror or error})",
+            file=self.path,
+            action="Free space on the disk or choose another output folder, then run the same "
+            "command again: what is finished is kept",
+        )

@@ -1,0 +1,1 @@
+"""Stage 5: loss, schedule, step, checkpoints and the training loop."""

@@ -1,0 +1,142 @@
+"""From the command line to a plain, checked dict of settings, and its use."""
+
+import json
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from isanet_jax.cases.folds import SELECTIONS
+from isanet_jax.cases.grid import FITS
+from isanet_jax.cases.store import Cohort, write_json
+from isanet_jax.errors import ConfigError
+from isanet_jax.network.config import ModelConfig
+
+
+def parse_command_line(argv) -> tuple[dict, Path]:
+    """Reads `--config FILE --workdir DIR [--config.name=value ...]`.
+
+    Returns:
+        The config as a plain dict, and the run's folder.
+
+    Raises:
+        ConfigError: an unknown flag or setting, a value of the wrong type, no config or workdir.
+    """
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file(
+        "config", None, "configuration file", lock_config=True, flag_values=values
+    )
+    flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
+    try:
+        rest = values(argv)
+        config = values.config
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        raise ConfigError(" ".join(str(error).split()).strip("'\"")) from error
+    if len(rest) > 1:
+        raise ConfigError(f"unexpected arguments {' '.join(rest[1:])}; settings are --config.name=value")
+    if config is None or values.workdir is None:
+        raise ConfigError(
+            "give --config FILE and --workdir DIR, as in: python train.py --config "
+            "configs/hecktor.py --workdir runs/h0"
+        )
+    # Through JSON, so that a config read back from a run compares equal to a fresh one.
+    return json.loads(json.dumps(config.to_dict())), Path(values.workdir)
+
+
+def check_config(config: dict) -> None:
+    """Checks what can be checked before any data is read.
+
+    Raises:
+        ConfigError: names the setting, its value and what would work.
+    """
+    model_config(config)
+    positive = {
+        "train.epochs": config["train"]["epochs"],
+        "train.batch": config["train"]["batch"],
+        "train.validate_every": config["train"]["validate_every"],
+        "optimizer.restart_epochs": config["optimizer"]["restart_epochs"],
+        "optimizer.peak_learning_rate": config["optimizer"]["peak_learning_rate"],
+    }
+    for name, value in positive.items():
+        if not value > 0:
+            raise ConfigError(f"{name} is {value}; it must be above 0")
+    for name, value in config["augment"].items():
+        if name.endswith("probability") and not 0 <= value <= 1:
+            raise ConfigError(f"augment.{name} is {value}; a probability is between 0 and 1")
+    if config["selection"] not in SELECTIONS:
+        raise ConfigError(
+            f"selection is {config['selection']!r}; choose one of {', '.join(SELECTIONS)}"
+        )
+    if config["data"]["fit"] not in FITS:
+        raise ConfigError(f"data.fit is {config['data']['fit']!r}; choose one of {', '.join(FITS)}")
+    batch, data = config["train"]["batch"], config["mesh"]["data"]
+    if batch % data:
+        raise ConfigError(
+            f"train.batch is {batch} and mesh.data is {data}: the batch must be a multiple of the "
+            "devices it is split over"
+        )
+
+
+def model_config(config: dict) -> ModelConfig:
+    """The network's settings, with its size from the data's.
+
+    Raises:
+        ConfigError: see `ModelConfig`.
+    """
+    values = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in config["model"].items()
+    }
+    return ModelConfig(size=config["data"]["size"], **values)
+
+
+def check_cohort(config: dict, cohort: Cohort) -> None:
+    """Refuses cases that were prepared otherwise than the config says.
+
+    Raises:
+        ConfigError: the difference, and the overrides that would accept the cases.
+    """
+    compared = ["size", "fit"] + (["spacing_mm"] if config["data"]["fit"] == "crop" else [])
+    differing = [n for n in compared if cohort.settings[n] != config["data"][n]]
+    if differing:
+        found = ", ".join(f"{n} {cohort.settings[n]}" for n in differing)
+        wanted = ", ".join(f"{n} {config['data'][n]}" for n in differing)
+        accept = " ".join(f"--config.data.{n}={cohort.settings[n]}" for n in differing)
+        raise ConfigError(
+            f"the cases in {cohort.folder} were prepared with {found}; the config says {wanted}. "
+            f"Prepare them again, or train on them as they are with {accept}"
+        )
+
+
+def claim_workdir(workdir: Path, config: dict) -> None:
+    """Writes the config into a new run folder, or checks it against the one that is there.
+
+    Raises:
+        ConfigError: the folder belongs to a run of another config; every difference is listed.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(path, config)
+        return
+    try:
+        existing = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}); use another --workdir") from error
+    differences = _differences(existing, config)
+    if differences:
+        raise ConfigError(
+            f"{workdir} belongs to a run with another config:\n  "
+            + "\n  ".join(differences)
+            + "\nUse another --workdir, or the settings of that run to go on with it"
+        )
+
+
+def _differences(a, b, prefix=""):
+    if isinstance(a, dict) and isinstance(b, dict):
+        return [
+            line
+            for name in sorted(a.keys() | b.keys())
+            for line in _differences(a.get(name), b.get(name), f"{prefix}{name}.")
+        ]
+    return [] if a == b else [f"{prefix[:-1]}: {a!r} there, {b!r} now"]

@@ -1,0 +1,112 @@
+"""A run's record: metrics.jsonl, TensorBoard, and the progress line."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+
+class RunLog:
+    """Context that records steps and validations of a run.
+
+    metrics.jsonl has a line per step (`step`, `epoch`, `loss`, ..., `learning_rate`, `seconds`,
+    `waiting_seconds`) and per validation (`step`, `epoch`, `validation_dsc`, `cases`). On a
+    resumed run, lines later than the checkpoint are dropped: their steps come again.
+    """
+
+    def __init__(self, workdir, first_step: int, total_steps: int, steps_per_epoch: int):
+        self._path = Path(workdir) / "metrics.jsonl"
+        self._steps_per_epoch = steps_per_epoch
+        self._first_step, self._total_steps = first_step, total_steps
+        self._shown = {}
+
+    def __enter__(self):
+        kept = [line for line in read_log(self._path) if line["step"] <= self._first_step]
+        partial = self._path.with_suffix(".part")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        os.replace(partial, self._path)
+        self._file = open(self._path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115
+        self._board = SummaryWriter(
+            str(self._path.with_name("tensorboard")), purge_step=self._first_step + 1
+        )
+        self._bar = tqdm(
+            total=self._total_steps, initial=self._first_step, unit="step", file=sys.stdout,
+            mininterval=1.0, dynamic_ncols=True, disable=None,
+        )  # fmt: skip
+        self._started = time.perf_counter()
+        for line in kept:
+            if "validation_dsc" in line:
+                self._shown["dsc"] = f"{line['validation_dsc']:.3f}"
+        return self
+
+    def __exit__(self, *exception):
+        self._bar.close()
+        self._board.close()
+        self._file.close()
+
+    def step(self, step, metrics, learning_rate, *, cases, seconds, waited):
+        """Records one step: `cases` of it, `seconds` it took, `waited` of them for data."""
+        line = {
+            "step": step,
+            "epoch": (step - 1) // self._steps_per_epoch + 1,
+            **metrics,
+            "learning_rate": float(learning_rate),
+            "seconds": round(seconds, 4),
+            "waiting_seconds": round(waited, 4),
+        }
+        self._write(line)
+        self._shown |= {
+            "loss": f"{metrics['loss']:.4f}",
+            "lr": f"{float(learning_rate):.1e}",
+            "cases/s": f"{cases / seconds:.2f}",
+        }
+        self._bar.set_postfix(self._shown, refresh=False)
+        self._bar.update()
+
+    def validation(self, step, dsc, progress):
+        """Records a validation: `dsc` of `isanet_jax.training.loop.validate`."""
+        epoch = step // self._steps_per_epoch
+        self._write(
+            {"step": step, "epoch": epoch, "validation_dsc": dsc["mean"], "cases": dsc["cases"]}
+        )
+        self._shown["dsc"] = f"{dsc['mean']:.3f}"
+        losses = [
+            line["loss"] for line in read_log(self._path) if line["epoch"] == epoch and "loss" in line
+        ]
+        elapsed = time.perf_counter() - self._started
+        per_step = elapsed / max(step - self._first_step, 1)
+        remaining = tqdm.format_interval((self._total_steps - step) * per_step)
+        self.message(
+            f"epoch {epoch}: loss {sum(losses) / max(len(losses), 1):.4f}, validation DSC "
+            f"{dsc['mean']:.4f} (best {progress['best_dsc']:.4f} in epoch "
+            f"{progress['best_epoch']}), {remaining} left"
+        )
+
+    def message(self, text):
+        """Prints a line without breaking the progress line."""
+        self._bar.write(text, file=sys.stdout)
+        sys.stdout.flush()
+
+    def _write(self, line):
+        self._file.write(json.dumps(line) + "\n")
+        for name, value in line.items():
+            if isinstance(value, float):
+                self._board.add_scalar(name, value, line["step"])
+
+
+def read_log(path) -> list[dict]:
+    """The lines of a metrics.jsonl; a last line cut short by a kill is left out."""
+    path = Path(path)
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines

@@ -1,0 +1,214 @@
+"""The training run: data, steps, validation, checkpoints and logs, put together."""
+
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from isanet_jax.cases.command import prepare_phantoms
+from isanet_jax.cases.folds import split
+from isanet_jax.cases.store import Cohort, read_cohort
+from isanet_jax.errors import IsaNetError
+from isanet_jax.network.isanet import count_parameters
+from isanet_jax.pipeline.dataset import evaluation_data, training_data
+from isanet_jax.scans.volume import replace_when_done
+from isanet_jax.training.checkpoint import Checkpoints
+from isanet_jax.training.config import (
+    check_cohort,
+    check_config,
+    claim_workdir,
+    model_config,
+)
+from isanet_jax.training.log import RunLog
+from isanet_jax.training.schedule import restart_schedule
+from isanet_jax.training.step import (
+    init_state,
+    make_mesh,
+    make_optimizer,
+    make_predict,
+    make_train_step,
+)
+
+
+class StopRequest:
+    """Context that turns SIGTERM and SIGINT into a request: `signal_name` is then set.
+
+    A second signal ends the program at once.
+    """
+
+    signal_name: str | None = None
+
+    def __enter__(self):
+        self._previous = {s: signal.signal(s, self._receive) for s in self._signals()}
+        return self
+
+    def __exit__(self, *exception):
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    @staticmethod
+    def _signals():
+        return signal.SIGTERM, signal.SIGINT
+
+    def _receive(self, number, frame):
+        if self.signal_name:
+            raise KeyboardInterrupt
+        self.signal_name = signal.Signals(number).name
+        print(f"\n{self.signal_name}: saving after this step ...", file=sys.stderr)
+
+
+def load_cohort(config: dict) -> Cohort:
+    """The config's cases; makes the phantoms where the config asks for them and they are missing.
+
+    Raises:
+        DataError: no prepared cases.
+        ConfigError: cases that were prepared otherwise.
+    """
+    data = config["data"]
+    if data["phantoms"] and not (Path(data["cases"]) / "manifest.json").exists():
+        print(f"making {data['phantoms']} phantoms in {data['cases']}")
+        prepare_phantoms(data["cases"], cases=data["phantoms"], size=data["size"], seed=0)
+    cohort = read_cohort(data["cases"])
+    check_cohort(config, cohort)
+    return cohort
+
+
+def train(config: dict, workdir: Path) -> None:
+    """Trains until the last epoch, or goes on where an earlier call was stopped.
+
+    Args:
+        config: see configs/hecktor.py.
+        workdir: gets config.json, checkpoints/, metrics.jsonl and tensorboard/.
+
+    Raises:
+        ConfigError, DataError, CheckpointError: see the functions called.
+        IsaNetError: the loss is not finite.
+    """
+    check_config(config)
+    mesh = make_mesh(config["mesh"]["data"], config["mesh"]["space"])
+    cohort = load_cohort(config)
+    parts = split(cohort.fold_of, fold=config["fold"], selection=config["selection"])
+    claim_workdir(workdir, config)
+
+    batch, epochs = config["train"]["batch"], config["train"]["epochs"]
+    steps_per_epoch = -(-len(parts.train) // batch)
+    schedule = _schedule(config["optimizer"], steps_per_epoch)
+    optimizer = make_optimizer(
+        schedule, b1=config["optimizer"]["b1"], b2=config["optimizer"]["b2"]
+    )
+    graphdef, state = init_state(model_config(config), optimizer, config["seed"])
+    replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    state = jax.device_put(state, replicated)
+    train_step = make_train_step(graphdef, optimizer, mesh, **config["loss"])
+    predict = make_predict(graphdef)
+    data = iter(
+        training_data(
+            cohort, parts.train, batch=batch, seed=config["seed"], augment=config["augment"]
+        )
+    )
+    info = {
+        "config": config,
+        "preparation": cohort.settings,
+        "split": {"train": parts.train, "selection": parts.selection, "test": parts.test},
+    }
+    print(
+        f"{count_parameters(state.params):,} parameters, {len(parts.train)} cases to train on, "
+        f"{len(parts.selection)} to validate ({config['selection']} protocol, fold "
+        f"{config['fold']}), on {mesh.size} {jax.devices()[0].platform} device(s)"
+    )
+    with Checkpoints(workdir, info=info) as checkpoints, StopRequest() as stop:
+        progress = {"best_dsc": -1.0, "best_epoch": 0}
+        restored = checkpoints.load_latest(state)
+        if restored:
+            state, progress = restored
+            data.set_state(progress["data"])
+        step = int(state.step)
+        total_steps = epochs * steps_per_epoch
+        if step >= total_steps:
+            print(f"{workdir} is trained already ({epochs} epochs); next: python eval.py")
+            return
+        if step:
+            print(f"going on from step {step} (epoch {step // steps_per_epoch + 1})")
+        with RunLog(workdir, step, total_steps, steps_per_epoch) as log:
+            while step < total_steps:
+                started = time.perf_counter()
+                raw = next(data)
+                waited = time.perf_counter() - started
+                state, metrics = train_step(state, raw)
+                metrics = {name: float(value) for name, value in metrics.items()}
+                if not np.isfinite(metrics["loss"]):
+                    raise _not_finite(workdir, step, raw, parts.train, metrics)
+                step += 1
+                log.step(
+                    step, metrics, schedule(step - 1), cases=batch,
+                    seconds=time.perf_counter() - started, waited=waited,
+                )  # fmt: skip
+                epoch, within = divmod(step, steps_per_epoch)
+                is_due = epoch % config["train"]["validate_every"] == 0 or step == total_steps
+                if within == 0 and is_due:
+                    dsc = validate(predict, state.params, cohort, parts.selection)
+                    is_best = dsc["mean"] > progress["best_dsc"]
+                    progress = {**progress, "data": data.get_state()}
+                    if is_best:
+                        progress |= {"best_dsc": dsc["mean"], "best_epoch": epoch}
+                        checkpoints.save_best(step, state, progress)
+                    checkpoints.save_latest(step, state, progress)
+                    log.validation(step, dsc, progress)
+                if stop.signal_name:
+                    if within or not is_due:
+                        progress = {**progress, "data": data.get_state()}
+                        checkpoints.save_latest(step, state, progress)
+                    checkpoints.close()
+                    log.message(
+                        f"stopped on {stop.signal_name} after step {step}, saved; the same "
+                        "command goes on from here"
+                    )
+                    return
+            log.message(
+                f"done: best validation DSC {progress['best_dsc']:.4f} in epoch "
+                f"{progress['best_epoch']}; next: python eval.py --workdir {workdir}"
+            )
+
+
+def _schedule(optimizer, steps_per_epoch):
+    return restart_schedule(
+        peak=optimizer["peak_learning_rate"],
+        floor=optimizer["floor_learning_rate"],
+        restart_epochs=optimizer["restart_epochs"],
+        steps_per_epoch=steps_per_epoch,
+    )
+
+
+def validate(predict, params, cohort: Cohort, cases) -> dict:
+    """DSC at threshold 0.5 on the case grid.
+
+    Returns:
+        `mean` over the cases, and `cases`: ID -> DSC; two empty masks count 1.
+    """
+    scores = {}
+    for case, stored in evaluation_data(cohort, cases):
+        mask = np.asarray(predict(params, stored.ct[None], stored.pet[None]))[0] >= 0.5
+        label = stored.label > 0
+        total = int(mask.sum()) + int(label.sum())
+        scores[case] = 2 * int((mask & label).sum()) / total if total else 1.0
+    return {"mean": float(np.mean(list(scores.values()))), "cases": scores}
+
+
+def _not_finite(workdir, step, batch, cases, metrics):
+    """Writes the batch and returns the error that names its cases."""
+    path = workdir / "nonfinite_batch.npz"
+    with replace_when_done(path) as partial, open(partial, "wb") as file:
+        np.savez(file, **batch)
+    names = sorted({cases[i] for key in ("case", "partner") for i in batch[key]})
+    return IsaNetError(
+        f"the loss is not finite at step {step + 1} ({json.dumps(metrics)}) on the cases "
+        f"{', '.join(names)}. The batch is in {path}; the last checkpoint is from before it. "
+        "Look at these cases; if they are sound, lower --config.optimizer.peak_learning_rate or "
+        "use --config.model.dtype=float32 in a new --workdir"
+    )
+
+
