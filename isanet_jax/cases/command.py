@@ -4,7 +4,6 @@ import argparse
 import os
 from pathlib import Path
 
-from isanet_jax import console
 from isanet_jax.cases.grid import FITS
 from isanet_jax.cases.prepare import Settings, prepare
 from isanet_jax.errors import ConfigError
@@ -63,25 +62,22 @@ def prepare_phantoms(output, *, cases, size, seed, folds=5, workers=1) -> list[d
 
 def main(arguments=None) -> None:
     """Runs prepare.py."""
-
-    def program():
-        args = parser().parse_args(arguments)
-        if args.layout == "phantom":
-            entries = prepare_phantoms(args.output, cases=args.cases, size=args.size,
-                                       seed=args.seed, folds=args.folds, workers=args.workers)
-        else:
-            values = _label_values(args.label_values)
-            settings = Settings(size=args.size, fit=args.fit, spacing_mm=args.spacing_mm,
-                                label_values=values)
-            scans = _READERS[args.layout][0](args.source)
-            entries = prepare(scans, settings, args.output, kind=args.layout, folds=args.folds,
-                              seed=args.seed, workers=args.workers, skip_bad=args.skip_bad)
-        _summarise(entries, args.output)
-
-    console.run(program)
+    args = parser().parse_args(arguments)
+    if args.layout == "phantom":
+        entries = prepare_phantoms(args.output, cases=args.cases, size=args.size,
+                                   seed=args.seed, folds=args.folds, workers=args.workers)
+    else:
+        values = parse_label_values(args.label_values)
+        settings = Settings(size=args.size, fit=args.fit, spacing_mm=args.spacing_mm,
+                            label_values=values)
+        scans = _READERS[args.layout][0](args.source)
+        entries = prepare(scans, settings, args.output, kind=args.layout, folds=args.folds,
+                          seed=args.seed, workers=args.workers, skip_bad=args.skip_bad)
+    _summarise(entries, args.output)
 
 
-def _label_values(text):
+def parse_label_values(text: str) -> tuple[int, ...]:
+    """Reads "1" or "1,2". Raises ConfigError on anything else."""
     try:
         return tuple(int(value) for value in text.split(","))
     except ValueError as error:

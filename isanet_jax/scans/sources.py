@@ -124,19 +124,23 @@ def _read_boxes(source):
 
 
 def _box_mm(row, case, path, number):
-    """(2, 3) RAS+ mm from a row's x1 .. z2, which are LPS (ITK's frame)."""
+    """A row's box, see `box_from_lps`."""
     try:
         values = [float(row[name]) for name in _BOX_COLUMNS]
     except ValueError as error:
         raise DataError(
             f"line {number} has a box that is not numbers ({error})", case=case, file=path
         ) from error
-    lps = np.array(values).reshape(3, 2).T
-    ras = lps * [-1.0, -1.0, 1.0]
-    box = np.stack([ras.min(0), ras.max(0)])
+    box = box_from_lps(values)
     if not (np.isfinite(box).all() and (box[1] > box[0]).all()):
         raise DataError(f"line {number} has an empty box {values}", case=case, file=path)
     return box
+
+
+def box_from_lps(values) -> np.ndarray:
+    """(2, 3) lower and upper corner, RAS+ mm, of (x1, x2, y1, y2, z1, z2), LPS mm (ITK's frame)."""
+    corners = np.array(values, float).reshape(3, 2).T * [-1.0, -1.0, 1.0]
+    return np.stack([corners.min(0), corners.max(0)])
 
 
 def read_table(source, *, with_label=True) -> list[Scan]:

@@ -1,0 +1,1 @@
+"""Stage 7: metrics, baselines, pictures and reports."""

@@ -1,0 +1,137 @@
+"""The command line of eval.py."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from isanet_jax.cases.command import parse_label_values
+from isanet_jax.errors import ConfigError, DataError
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of eval.py."""
+    root = argparse.ArgumentParser(description="Scores a trained run, or anyone's masks.")
+    root.add_argument("--workdir", help="run whose best checkpoint is scored on its test fold")
+    root.add_argument("--cases", help="prepared cases, where they have moved since the training")
+    root.add_argument("--predictions", help="folder of masks to score")
+    root.add_argument("--references", help="folder of true masks with the same names")
+    root.add_argument("--label-values", default="1", metavar="V[,V]",
+                      help="values that are tumour in these masks (default: 1)")
+    root.add_argument("--output", help="folder for the results (default: WORKDIR/eval)")
+    root.add_argument("--overwrite", action="store_true", help="replace earlier results there")
+    return root
+
+
+def main(arguments=None) -> None:
+    """Runs eval.py."""
+    args = parser().parse_args(arguments)
+    if bool(args.workdir) == bool(args.predictions or args.references):
+        raise ConfigError("give either --workdir, or --predictions and --references")
+    if not args.workdir and not (args.predictions and args.references and args.output):
+        raise ConfigError("give --predictions, --references and --output together")
+    output = Path(args.output) if args.output else Path(args.workdir) / "eval"
+    if (output / "metrics.json").exists() and not args.overwrite:
+        raise DataError("exists already", file=output / "metrics.json",
+                        action="Choose another --output or add --overwrite")
+    if args.workdir:
+        evaluate_run(Path(args.workdir), output, cases=args.cases)
+    else:
+        evaluate_masks(args.predictions, args.references, output,
+                       parse_label_values(args.label_values))
+
+
+def evaluate_run(workdir: Path, output: Path, *, cases=None) -> None:
+    """Scores a run's test fold and writes metrics, pictures and a report.
+
+    Raises:
+        CheckpointError, DataError: see the functions called.
+    """
+    # Here: these import JAX and matplotlib, which --help does not need.
+    from isanet_jax.cases.store import read_cohort
+    from isanet_jax.evaluation import pictures, report
+    from isanet_jax.evaluation.evaluate import NETWORK, score_run
+    from isanet_jax.prediction.predictor import Predictor
+    from isanet_jax.training.config import check_cohort
+    from isanet_jax.training.log import read_log
+
+    predictor = Predictor(workdir)
+    description = predictor.description
+    cohort = read_cohort(cases or description["config"]["data"]["cases"])
+    check_cohort(description["config"], cohort)
+    ids = description["split"]["test"]
+    unknown = sorted(set(ids) - cohort.cases.keys())
+    if unknown:
+        raise DataError(f"lacks the test cases {', '.join(unknown[:5])}", file=cohort.folder,
+                        action="Name the folder that the run was trained on with --cases")
+    (output / "overlays").mkdir(parents=True, exist_ok=True)
+    shown = {}
+
+    with tqdm(total=len(ids), unit="case", disable=None) as bar:
+
+        def on_case(case, stored, mask, metrics):
+            shown[case] = f"overlays/{case}.png"
+            pictures.overlay(
+                output / shown[case],
+                title=f"{case}: DSC {metrics['dsc']:.3f}, HD95 {metrics['hd95']:.1f} mm",
+                ct_hu=stored.ct, pet_suv=stored.pet, reference=stored.label > 0,
+                prediction=mask, spacing_mm=stored.meta["spacing_mm"],
+            )
+            bar.update()
+
+        scores = score_run(predictor, cohort, ids, on_case)
+    pictures.learning_curves(output / "learning_curves.png", read_log(workdir / "metrics.jsonl"))
+    methods = {
+        grid: {method: {"cases": of, "summary": report.summarise(of)} for method, of in all_.items()}
+        for grid, all_ in scores.items()
+    }
+    summary = report.write_metrics(
+        output,
+        scores["ct"][NETWORK],
+        {
+            "grid": "original CT grid",
+            "protocol": description["config"]["selection"],
+            "fold": description["config"]["fold"],
+            "grids": methods,
+        },
+    )
+    report.write_csv(output / "metrics.csv", [
+        {"case": case, "grid": grid, "method": method, **metrics}
+        for grid, all_ in scores.items()
+        for method, of in all_.items()
+        for case, metrics in of.items()
+    ])  # fmt: skip
+    report.write_run_report(
+        output / "report.md", description=description, scores=scores, pictures=shown,
+        curves="learning_curves.png",
+    )
+    print(report.summary_table(scores["ct"]))
+    print(f"\nmean DSC {summary['dsc']['mean']:.4f} on {len(ids)} cases, on the CT's own grid "
+          f"({description['config']['selection']} protocol). Report: {output / 'report.md'}")
+
+
+def evaluate_masks(predictions, references, output: Path, label_values) -> None:
+    """Scores two folders of masks; every pair is tried before an error ends the run.
+
+    Raises:
+        DataError: pairs that cannot be scored, with the reason of each.
+    """
+    from isanet_jax.evaluation import report
+    from isanet_jax.evaluation.evaluate import pair_masks, score_masks
+
+    scores, failures = {}, []
+    pairs = pair_masks(predictions, references)
+    for name, (prediction, reference) in tqdm(pairs.items(), unit="case", disable=None):
+        try:
+            scores[name] = score_masks(name, prediction, reference, label_values)
+        except DataError as error:
+            failures.append(str(error))
+            print(f"error: {error}", file=sys.stderr)
+    if failures:
+        raise DataError("\n  ".join([f"{len(failures)} of {len(pairs)} pairs failed:", *failures]))
+    report.write_metrics(output, scores, {})
+    rows = [{"case": name, **metrics} for name, metrics in scores.items()]
+    report.write_csv(output / "metrics.csv", rows)
+    print(report.summary_table({"predictions": scores}))
+    print(f"\nwritten to {output}")

@@ -1,0 +1,124 @@
+"""Scores of a trained run on its test cases, or of anyone's masks."""
+
+from pathlib import Path
+
+import numpy as np
+
+from isanet_jax.cases.grid import same_grid
+from isanet_jax.cases.prepare import read_label
+from isanet_jax.cases.store import read_label_on_ct
+from isanet_jax.errors import DataError
+from isanet_jax.evaluation.metrics import case_metrics
+from isanet_jax.evaluation.thresholds import threshold_masks
+from isanet_jax.pipeline.dataset import evaluation_data
+from isanet_jax.prediction.predictor import THRESHOLD, to_ct_grid
+from isanet_jax.scans.sources import Scan
+from isanet_jax.scans.volume import NIFTI_SUFFIXES, Volume
+
+NETWORK = "network"
+GRIDS = ("ct", "case")
+
+
+def score_run(predictor, cohort, cases, on_case) -> dict[str, dict[str, dict]]:
+    """Scores the network and the thresholds on the original CT grid and on the case grid.
+
+    The thresholds see what the network sees (the case's PET), and both are taken to the CT grid
+    by the same trilinear interpolation before they become masks.
+
+    Args:
+        predictor: `isanet_jax.prediction.predictor.Predictor`.
+        cohort: the prepared cases.
+        cases: IDs to score.
+        on_case: called with (ID, stored case, mask on the case grid, its metrics) after each.
+
+    Returns:
+        grid (`ct`, `case`) -> method -> ID -> metrics.
+    """
+    scores = {grid: {} for grid in GRIDS}
+    for case, stored in evaluation_data(cohort, cases):
+        probability = predictor.probability(stored.ct, stored.pet)
+        label_ct = read_label_on_ct(cohort.path(case))
+        affine, suv_max = np.array(stored.meta["affine"]), float(stored.pet.max())
+        on_grid = {
+            "case": (probability, stored.pet, stored.label > 0, stored.meta["spacing_mm"]),
+            "ct": (
+                to_ct_grid(probability, affine, label_ct).data,
+                to_ct_grid(stored.pet, affine, label_ct).data,
+                label_ct.data,
+                label_ct.spacing_mm,
+            ),
+        }
+        for grid, (p, suv, reference, spacing_mm) in on_grid.items():
+            masks = {NETWORK: p >= THRESHOLD, **threshold_masks(suv, suv_max)}
+            for method, mask in masks.items():
+                of_method = scores[grid].setdefault(method, {})
+                of_method[case] = case_metrics(mask, reference, spacing_mm)
+        on_case(case, stored, probability >= THRESHOLD, scores["ct"][NETWORK][case])
+    return scores
+
+
+def pair_masks(predictions, references) -> dict[str, tuple[Path, Path]]:
+    """NIfTI files of two folders, paired by their path below them.
+
+    Returns:
+        name without suffix -> (prediction, reference).
+
+    Raises:
+        DataError: no such folder, no masks, or a mask without its counterpart.
+    """
+    found = [_masks(folder) for folder in (predictions, references)]
+    alone = [
+        f"{name} only in {folder}"
+        for folder, here, there in ((predictions, *found), (references, *reversed(found)))
+        for name in sorted(here.keys() - there.keys())
+    ]
+    if alone:
+        more = f" and {len(alone) - 5} more" if len(alone) > 5 else ""
+        raise DataError(
+            f"masks without a counterpart: {', '.join(alone[:5])}{more}",
+            wanted="the same names in both folders",
+        )
+    return {name: (found[0][name], found[1][name]) for name in sorted(found[0])}
+
+
+def _masks(folder):
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError("no such folder", file=folder, wanted="a folder of NIfTI masks")
+    masks = {}
+    for path in sorted(folder.rglob("*")):
+        suffix = next((s for s in NIFTI_SUFFIXES if path.name.endswith(s)), None)
+        if suffix and path.is_file():
+            name = path.relative_to(folder).as_posix().removesuffix(suffix)
+            if name in masks:
+                raise DataError(f"two masks named {name}", file=path)
+            masks[name] = path
+    if not masks:
+        raise DataError("no NIfTI files", file=folder, wanted="masks as .nii.gz or .nii")
+    return masks
+
+
+def score_masks(name, prediction, reference, label_values) -> dict[str, float]:
+    """Metrics of one pair of mask files.
+
+    Raises:
+        DataError: unreadable, unexpected values, or grids that differ.
+    """
+    masks: list[Volume] = [
+        read_label(Scan(name, path, path, path, name), label_values)
+        for path in (prediction, reference)
+    ]
+    if not same_grid(*masks):
+        described = [
+            f"{m.data.shape} voxels of {np.round(m.spacing_mm, 3).tolist()} mm at "
+            f"{np.round(m.affine[:3, 3], 2).tolist()}"
+            for m in masks
+        ]
+        raise DataError(
+            f"its grid is {described[0]}, the reference's {described[1]} ({reference})",
+            case=name,
+            file=prediction,
+            wanted="equal grids",
+            action="Resample the prediction onto the reference's grid first",
+        )
+    return case_metrics(masks[0].data, masks[1].data, masks[0].spacing_mm)

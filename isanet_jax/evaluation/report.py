@@ -1,0 +1,128 @@
+"""What an evaluation leaves behind: metrics.json, metrics.csv and report.md."""
+
+import csv
+import math
+from pathlib import Path
+
+from isanet_jax.cases.store import write_json
+from isanet_jax.evaluation.metrics import summarise
+from isanet_jax.scans.volume import replace_when_done
+
+PROTOCOLS = {
+    "paper": "the checkpoint was chosen on the very cases that are reported here, as in the paper: "
+    "optimistic",
+    "nested": "the checkpoint was chosen on another fold, which was not trained on either",
+}
+_COLUMNS = {
+    "dsc": "DSC", "hd": "HD mm", "hd95": "HD95 mm", "assd": "ASSD mm", "rvd_abs": "RVD",
+    "voe": "VOE", "recall": "recall", "precision": "precision", "lesion_f1": "lesion F1",
+}  # fmt: skip
+_CASE_COLUMNS = ("dsc", "hd95", "assd", "recall", "precision", "volume_ml", "reference_volume_ml")
+
+
+def jsonable(value):
+    """The value with infinities as the strings "inf" and "-inf": JSON has none."""
+    if isinstance(value, dict):
+        return {key: jsonable(item) for key, item in value.items()}
+    if isinstance(value, float) and math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    return value
+
+
+def write_metrics(output, cases, extra: dict) -> dict:
+    """Writes metrics.json: `cases`, `summary`, and whatever `extra` holds. Returns the summary."""
+    summary = summarise(cases)
+    content = {"cases": cases, "summary": summary, **extra}
+    write_json(Path(output) / "metrics.json", jsonable(content))
+    return summary
+
+
+def write_csv(path, rows: list[dict]) -> None:
+    """Writes rows of equal keys."""
+    with replace_when_done(path) as partial, open(partial, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def number(value: float) -> str:
+    """Four significant digits, as the tables show them."""
+    return str(value) if isinstance(value, str) else f"{value:.4g}"
+
+
+def summary_table(methods: dict[str, dict]) -> str:
+    """A Markdown table of mean +- sd over cases.
+
+    Args:
+        methods: name -> ID -> metrics.
+    """
+    names = list(_COLUMNS.values())
+    lines = [
+        "| method | cases | " + " | ".join(names) + " | aggregated DSC | infinite distances |",
+        "|---" * (len(names) + 4) + "|",
+    ]
+    for method, cases in methods.items():
+        summary = summarise(cases)
+        cells = [f"{summary[m]['mean']:.4f} ± {summary[m]['sd']:.4f}" for m in _COLUMNS]
+        lines.append(
+            f"| {method} | {summary['n_cases']} | {' | '.join(cells)} | {summary['dsc_agg']:.4f} "
+            f"| {summary['hd']['n_infinite']} |"
+        )
+    lines += ["", "Mean ± sd over the cases; distances over the cases where they are finite."]
+    return "\n".join(lines)
+
+
+def case_table(cases: dict[str, dict], pictures: dict[str, str]) -> str:
+    """A Markdown table of each case, hardest first."""
+    lines = [
+        "| case | " + " | ".join(_CASE_COLUMNS) + " | picture |",
+        "|---" * (len(_CASE_COLUMNS) + 2) + "|",
+    ]
+    for case, metrics in sorted(cases.items(), key=lambda item: item[1]["dsc"]):
+        cells = " | ".join(number(metrics[m]) for m in _CASE_COLUMNS)
+        picture = f"[overlay]({pictures[case]})" if case in pictures else ""
+        lines.append(f"| {case} | {cells} | {picture} |")
+    return "\n".join(lines)
+
+
+def write_run_report(path, *, description, scores, pictures, curves) -> None:
+    """Writes report.md of a run.
+
+    Args:
+        path: the file.
+        description: see `isanet_jax.prediction.predictor.Predictor`.
+        scores: see `isanet_jax.evaluation.evaluate.score_run`.
+        pictures: ID -> PNG beside the report.
+        curves: PNG of the learning curves beside the report.
+    """
+    config, progress = description["config"], description["progress"]
+    selection = config["selection"]
+    preparation = ", ".join(f"{k} {v}" for k, v in description["preparation"].items())
+    hardest = sorted(pictures, key=lambda case: scores["ct"]["network"][case]["dsc"])
+    text = f"""# Evaluation of fold {config["fold"]}
+
+Protocol "{selection}": {PROTOCOLS[selection]}. Checkpoint of epoch {progress["best_epoch"]}
+(validation DSC {progress["best_dsc"]:.4f}). {len(description["split"]["train"])} training cases.
+Preparation: {preparation}.
+
+## On the original CT grid
+
+{summary_table(scores["ct"])}
+
+## On the case grid
+
+{summary_table(scores["case"])}
+
+## Cases, on the original CT grid, hardest first
+
+{case_table(scores["ct"]["network"], pictures)}
+
+## Learning curves
+
+![learning curves]({curves})
+
+## Pictures (reference green, prediction blue)
+
+""" + "\n".join(f"![{case}]({pictures[case]})" for case in hardest)
+    with replace_when_done(path) as partial:
+        partial.write_text(text + "\n", encoding="utf-8")

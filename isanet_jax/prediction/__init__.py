@@ -1,0 +1,1 @@
+"""Stage 6: masks from a trained run."""

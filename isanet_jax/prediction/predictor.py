@@ -1,0 +1,76 @@
+"""A trained network, restored once and applied to many cases."""
+
+import jax
+import numpy as np
+
+from isanet_jax.cases.grid import resample
+from isanet_jax.cases.prepare import Settings, image_channels
+from isanet_jax.network import isanet
+from isanet_jax.scans.sources import Scan
+from isanet_jax.scans.volume import Volume
+from isanet_jax.training.checkpoint import load_best
+from isanet_jax.training.config import model_config
+from isanet_jax.training.step import make_predict
+
+THRESHOLD = 0.5
+
+
+class Predictor:
+    """The best checkpoint of a run.
+
+    Attributes:
+        description: what the checkpoint says of its run: `config`, `preparation`, `split`,
+            `progress`.
+
+    Raises:
+        CheckpointError: on construction, where the run holds none that fits.
+    """
+
+    def __init__(self, workdir):
+        structure = {}
+
+        def make_params(description):
+            structure["graphdef"], params = isanet.create(
+                model_config(description["config"]), jax.random.key(0)
+            )
+            return params
+
+        self._params, self.description = load_best(workdir, make_params)
+        self._predict = make_predict(structure["graphdef"])
+        preparation = dict(self.description["preparation"])
+        preparation["label_values"] = tuple(preparation["label_values"])
+        self.settings = Settings(**preparation)
+
+    def probability(self, ct_hu: np.ndarray, pet_suv: np.ndarray) -> np.ndarray:
+        """Tumour probability on the case grid: (D, H, W) images -> (D, H, W) float32."""
+        return np.asarray(self._predict(self._params, ct_hu[None], pet_suv[None]))[0]
+
+    def probability_of_scan(self, scan: Scan) -> tuple[Volume, list[str]]:
+        """Tumour probability on the CT's own grid, and warnings about the scan.
+
+        Raises:
+            DataError: see `isanet_jax.cases.prepare.image_channels`.
+        """
+        ct_case, pet_case, affine, ct, warnings = image_channels(scan, self.settings)
+        if scan.box_mm is None and self.settings.fit == "crop":
+            warnings.append(
+                "no box: predicted in the middle of the CT's field only "
+                f"({self.settings.size * self.settings.spacing_mm:.0f} mm)"
+            )
+        probability = self.probability(ct_case, pet_case)
+        return to_ct_grid(probability, affine, ct), warnings
+
+
+def to_ct_grid(values: np.ndarray, affine: np.ndarray, ct: Volume) -> Volume:
+    """Values of a case grid, trilinear, on the CT's own grid; 0 outside the case's field.
+
+    Args:
+        values: (D, H, W), a probability or an SUV.
+        affine: (4, 4) of the case grid.
+        ct: gives the grid; its data's shape counts only.
+
+    Returns:
+        (I, J, K) float32 with the CT's geometry.
+    """
+    data = resample(Volume(values, affine), ct.data.shape, ct.affine, order=1, fill=0.0)
+    return Volume(data, ct.affine, ct.header)
