@@ -2,12 +2,11 @@
 
 import argparse
 import os
-from pathlib import Path
 
 from isanet_jax.cases.grid import FITS
-from isanet_jax.cases.prepare import Settings, prepare
+from isanet_jax.cases.prepare import Settings, prepare, prepare_phantoms
 from isanet_jax.errors import ConfigError
-from isanet_jax.scans import phantom, sources
+from isanet_jax.scans import sources
 
 _READERS = {
     "hecktor": (sources.read_hecktor, "HECKTOR 2020 or 2021: CT, PET, GTVt and the boxes' CSV"),
@@ -48,16 +47,6 @@ def _add_common(command, *, size):
     command.add_argument("--seed", type=int, default=0, help="of folds and phantoms (default: 0)")
     command.add_argument("--workers", type=int, default=os.cpu_count(),
                          help="processes (default: one per core)")
-
-
-def prepare_phantoms(output, *, cases, size, seed, folds=5, workers=1) -> list[dict]:
-    """Makes phantoms in `output`/scans and prepares them into `output`; see `prepare`."""
-    table = phantom.write_phantoms(Path(output) / "scans", cases=cases, seed=seed)
-    settings = Settings(size=size, fit="crop", spacing_mm=phantom.FIELD_MM / size)
-    scans = sources.read_table(table)
-    return prepare(
-        scans, settings, output, kind="phantom", folds=folds, seed=seed, workers=workers
-    )
 
 
 def main(arguments=None) -> None:

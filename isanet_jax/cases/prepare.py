@@ -16,7 +16,8 @@ from isanet_jax.cases.folds import make_folds
 from isanet_jax.cases.grid import AIR_HU, case_grid, overlap_fraction, resample, same_grid
 from isanet_jax.cases.store import FORMAT, Case, read_meta, write_case, write_json
 from isanet_jax.errors import DataError
-from isanet_jax.scans.sources import Scan
+from isanet_jax.scans.phantom import FIELD_MM, write_phantoms
+from isanet_jax.scans.sources import Scan, read_table
 from isanet_jax.scans.volume import Volume, bounds_mm, read_volume
 
 # SUV of the hottest organ (bladder) stays in the hundreds; activity in Bq/ml is in the thousands.
@@ -259,6 +260,16 @@ def prepare(
     write_json(output / "folds.json", {"folds": folds, "seed": seed, "fold_of": fold_of})
     write_json(output / "manifest.json", manifest)
     return entries
+
+
+def prepare_phantoms(output, *, cases, size, seed, folds=5, workers=1) -> list[dict]:
+    """Makes phantoms in `output`/scans and prepares them into `output`; see `prepare`."""
+    table = write_phantoms(Path(output) / "scans", cases=cases, seed=seed)
+    settings = Settings(size=size, fit="crop", spacing_mm=FIELD_MM / size)
+    scans = read_table(table)
+    return prepare(
+        scans, settings, output, kind="phantom", folds=folds, seed=seed, workers=workers
+    )
 
 
 def _check_folder(output, scans):

@@ -92,7 +92,8 @@ def read_label_on_ct(path) -> Volume:
 def _read(path, names):
     path = Path(path)
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here: NumPy leaves the file open where it is no zip archive.
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in names}
     except FileNotFoundError as error:
         raise DataError(

@@ -9,8 +9,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from isanet_jax.cases.command import prepare_phantoms
 from isanet_jax.cases.folds import split
+from isanet_jax.cases.prepare import prepare_phantoms
 from isanet_jax.cases.store import Cohort, read_cohort
 from isanet_jax.errors import IsaNetError
 from isanet_jax.network.isanet import count_parameters

@@ -1,0 +1,61 @@
+from collections import Counter
+
+import pytest
+
+from isanet_jax.cases.folds import make_folds, split
+from isanet_jax.errors import ConfigError, DataError
+
+
+def cohort(patients, centres=("A", "B"), scans=2):
+    return [
+        {"case": f"P{p}_{s}", "patient": f"P{p}", "centre": centres[p % len(centres)], "fold": None}
+        for p in range(patients)
+        for s in range(scans)
+    ]
+
+
+def test_folds_keep_patients_together_and_centres_balanced():
+    cases = cohort(23)
+    fold_of = make_folds(cases, folds=5, seed=3)
+    assert fold_of == make_folds(cases[::-1], folds=5, seed=3)
+    assert fold_of != make_folds(cases, folds=5, seed=4)
+    for patient in {c["patient"] for c in cases}:
+        assert len({fold_of[c["case"]] for c in cases if c["patient"] == patient}) == 1
+    sizes = Counter(fold_of.values())
+    assert max(sizes.values()) - min(sizes.values()) <= 2
+    for centre in "AB":
+        shares = Counter(fold_of[c["case"]] for c in cases if c["centre"] == centre)
+        assert len(shares) == 5
+        assert max(shares.values()) - min(shares.values()) <= 2
+
+
+def test_prescribed_folds_are_used_and_checked():
+    cases = [{**c, "fold": int(c["patient"][1:]) % 2} for c in cohort(4)]
+    assert make_folds(cases, folds=5, seed=0) == {c["case"]: c["fold"] for c in cases}
+    with pytest.raises(DataError, match="a fold for every case"):
+        make_folds([{**cases[0], "fold": None}, *cases[1:]], folds=5, seed=0)
+    with pytest.raises(DataError, match="patient P0 is in fold"):
+        make_folds([{**cases[0], "fold": 1}, *cases[1:]], folds=5, seed=0)
+
+
+def test_too_few_patients():
+    with pytest.raises(DataError, match="3 patients for 5 folds"):
+        make_folds(cohort(3), folds=5, seed=0)
+    with pytest.raises(ConfigError, match="at least 2"):
+        make_folds(cohort(3), folds=1, seed=0)
+
+
+def test_nested_selection_is_neither_trained_on_nor_reported():
+    fold_of = make_folds(cohort(20), folds=5, seed=0)
+    paper = split(fold_of, fold=4, selection="paper")
+    assert paper.selection == paper.test
+    nested = split(fold_of, fold=4, selection="nested")
+    assert {fold_of[c] for c in nested.selection} == {0}
+    assert {fold_of[c] for c in nested.test} == {4}
+    for parts in (paper, nested):
+        assert not set(parts.train) & (set(parts.test) | set(parts.selection))
+        assert set(parts.train) | set(parts.test) | set(parts.selection) == set(fold_of)
+    with pytest.raises(ConfigError, match=r"fold is 9.*\[0, 1, 2, 3, 4\]"):
+        split(fold_of, fold=9, selection="paper")
+    with pytest.raises(ConfigError, match="no case to train on"):
+        split({"a": 0, "b": 1}, fold=0, selection="nested")

@@ -1,0 +1,176 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from isanet_jax.cases import command, prepare
+from isanet_jax.cases.store import read_case, read_cohort, read_label_on_ct
+from isanet_jax.errors import DataError
+from isanet_jax.scans.phantom import make_phantom
+from isanet_jax.scans.sources import Scan
+from isanet_jax.scans.volume import Volume, read_volume, write_volume
+from tests.conftest import real_data
+
+SETTINGS = prepare.Settings(size=16, fit="crop", spacing_mm=12.0)
+
+
+@pytest.fixture(scope="module")
+def patient():
+    return make_phantom(np.random.default_rng(5))
+
+
+def write_scan(folder, patient, case="A", **changes):
+    names = dict(zip(("ct", "pet", "label"), patient, strict=True)) | changes
+    for kind, volume in names.items():
+        write_volume(folder / case / f"{kind}.nii.gz", volume, overwrite=True)
+    at = folder / case
+    return Scan(case, at / "ct.nii.gz", at / "pet.nii.gz", at / "label.nii.gz", case)
+
+
+def run(scans, output, **options):
+    options = {"kind": "table", "folds": 2, "seed": 0, "workers": 1} | options
+    return prepare.prepare(scans, SETTINGS, output, **options)
+
+
+def changed(volume, data):
+    return Volume(data, volume.affine)
+
+
+def test_a_case_holds_the_scan_on_its_grid(tmp_path, patient):
+    ct, pet, label = patient
+    scan = write_scan(tmp_path, patient)
+    meta, made = prepare.prepare_case(scan, SETTINGS, tmp_path)
+    assert made
+    case = read_case(tmp_path / "A.npz")
+    assert (case.ct.shape, case.ct.dtype) == ((16, 16, 16), np.int16)
+    assert (case.pet.dtype, case.label.dtype) == (np.float32, np.uint8)
+    # One voxel by hand: the grid's voxel centres, through the affines, onto the nearest CT voxel.
+    d, h, w = np.argwhere(case.label)[0]
+    world = np.array(meta["affine"]) @ [d, h, w, 1]
+    i, j, k = np.rint(np.linalg.inv(ct.affine) @ world)[:3].astype(int)
+    assert label.data[i, j, k] == 1
+    stored = read_label_on_ct(tmp_path / "A.npz")
+    np.testing.assert_array_equal(stored.data, label.data > 0)
+    expected_ml = label.data.sum() * abs(np.linalg.det(label.affine[:3, :3])) / 1000
+    assert meta["volume_ml"] == pytest.approx(expected_ml)
+
+
+def test_finished_cases_are_kept_and_changed_ones_made_anew(tmp_path, patient):
+    output = tmp_path / "out"
+    scans = [write_scan(tmp_path, patient, case) for case in "AB"]
+    run(scans, output)
+    first = {p.name: p.stat().st_mtime_ns for p in output.glob("*.npz")}
+    (output / ".A.npz.1.part").write_bytes(b"left by a killed run")
+    run(scans, output)
+    assert {p.name: p.stat().st_mtime_ns for p in output.glob("*.npz")} == first
+    assert not list(output.glob(".*"))
+    write_scan(tmp_path, patient, "A", ct=changed(patient[0], patient[0].data + 1))
+    (output / "B.npz").write_bytes((output / "B.npz").read_bytes()[:1000])
+    run(scans, output)
+    again = {p.name: p.stat().st_mtime_ns for p in output.glob("*.npz")}
+    assert all(again[name] != first[name] for name in first)
+
+
+def test_parallel_and_serial_preparation_agree(tmp_path, patient):
+    scans = [write_scan(tmp_path, patient, case) for case in "ABC"]
+    run(scans, tmp_path / "one")
+    run(scans, tmp_path / "two", workers=2)
+    for case in "ABC":
+        a, b = (read_case(tmp_path / n / f"{case}.npz") for n in ("one", "two"))
+        np.testing.assert_array_equal(a.pet, b.pet)
+        assert a.meta == b.meta
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda ct, pet, label: {"pet": changed(pet, pet.data * 1e4)}, "looks like Bq/ml"),
+        (lambda ct, pet, label: {"pet": changed(pet, pet.data * 0)}, "image is empty"),
+        (
+            lambda ct, pet, label: {"ct": changed(ct, np.clip(ct.data // 8 + 125, 0, 255))},
+            "expected HU",
+        ),
+        (
+            lambda ct, pet, label: {"pet": Volume(pet.data, pet.affine + np.eye(4, k=3) * 5000)},
+            "do not overlap",
+        ),
+        (lambda ct, pet, label: {"label": changed(label, label.data * 255)}, "label values 0, 255"),
+    ],
+)
+def test_bad_scans_are_refused_and_the_others_kept(tmp_path, patient, change, message):
+    good, other = (write_scan(tmp_path, patient, case) for case in ("good", "other"))
+    bad = write_scan(tmp_path, patient, "bad", **change(*patient))
+    output = tmp_path / "out"
+    with pytest.raises(DataError) as error:
+        run([bad, good, other], output)
+    assert message in str(error.value)
+    assert "case bad" in str(error.value)
+    assert {p.name for p in output.iterdir()} == {"good.npz", "other.npz"}
+
+    entries = run([bad, good, other], output, skip_bad=True)
+    assert [e["case"] for e in entries] == ["good", "other"]
+    assert message in json.loads((output / "manifest.json").read_text())["failed"]["bad"]
+
+
+def test_an_empty_label_is_a_warning(tmp_path, patient, capsys):
+    empty = changed(patient[2], patient[2].data * 0)
+    scans = [write_scan(tmp_path, patient, "A", label=empty), write_scan(tmp_path, patient, "B")]
+    entries = run(scans, tmp_path / "out")
+    assert entries[0]["warnings"] == ["the label is empty"]
+    assert "case A: the label is empty" in capsys.readouterr().err
+    command._summarise(entries, "out")
+    assert "1 with an empty label" in capsys.readouterr().out
+
+
+def test_a_label_cut_by_the_crop_is_a_warning(tmp_path, patient):
+    settings = dataclasses.replace(SETTINGS, spacing_mm=2.0)
+    meta, _ = prepare.prepare_case(write_scan(tmp_path, patient), settings, tmp_path)
+    assert any("of the tumour" in warning for warning in meta["warnings"])
+
+
+def test_label_on_another_grid_goes_through_the_affines(tmp_path, patient):
+    ct, pet, label = patient
+    flipped = Volume(label.data[::-1], label.affine @ [[-1, 0, 0, 79], [0, 1, 0, 0], [0, 0, 1, 0],
+                                                       [0, 0, 0, 1]])
+    prepare.prepare_case(write_scan(tmp_path, patient, "A"), SETTINGS, tmp_path)
+    prepare.prepare_case(write_scan(tmp_path, patient, "B", label=flipped), SETTINGS, tmp_path)
+    a, b = (read_case(tmp_path / f"{case}.npz") for case in "AB")
+    np.testing.assert_array_equal(a.label, b.label)
+
+
+def test_other_cases_in_the_folder_are_refused(tmp_path, patient):
+    scans = [write_scan(tmp_path, patient, case) for case in "AB"]
+    run(scans, tmp_path / "out")
+    with pytest.raises(DataError, match="not in the source: B"):
+        run(scans[:1], tmp_path / "out")
+
+
+def test_damaged_cohorts_are_refused(tmp_path, cohort_folder):
+    with pytest.raises(DataError, match="no such folder.*python prepare.py.*make demo"):
+        read_cohort(tmp_path / "absent")
+    with pytest.raises(DataError, match="manifest.json"):
+        read_cohort(tmp_path)
+    content = (cohort_folder / "phantom_000.npz").read_bytes()
+    (tmp_path / "bad.npz").write_bytes(content[:5000] + b"x" * 100 + content[5100:])
+    with pytest.raises(DataError, match="case bad.*damaged"):
+        read_case(tmp_path / "bad.npz")
+
+
+def test_command_line_prepares_a_table(tmp_path, cohort_folder, capsys):
+    command.main(["table", "--source", str(cohort_folder / "scans" / "cases.csv"), "--output",
+                  str(tmp_path), "--size", "8", "--folds", "3", "--workers", "1"])
+    assert "6 cases of 6 patients" in capsys.readouterr().out
+    assert read_cohort(tmp_path).settings["fit"] == "resize"
+
+
+def test_real_patient_keeps_its_tumour(tmp_path):
+    source = real_data("sts")
+    at = source / "STS_001"
+    scan = Scan("STS_001", at / "CT_image.nii.gz", at / "PET_image.nii.gz",
+                at / "CT_mask.nii.gz", "STS_001")
+    settings = prepare.Settings(size=96, fit="resize")
+    meta, _ = prepare.prepare_case(scan, settings, tmp_path)
+    assert meta["volume_case_ml"] == pytest.approx(meta["volume_ml"], rel=0.01)
+    case, pet = read_case(tmp_path / "STS_001.npz"), read_volume(scan.pet)
+    assert case.pet.max() == pytest.approx(pet.data.max(), rel=0.1)

@@ -1,0 +1,72 @@
+"""Shared fixtures. Small networks, and every compiled function is cached between runs."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from configs import phantom as phantom_config
+from isanet_jax.cases.prepare import prepare_phantoms
+from isanet_jax.cases.store import read_cohort
+from isanet_jax.training.loop import train
+
+# Compiles dominate the suite; a second run finds them here.
+CACHE = Path(tempfile.gettempdir()) / f"isanet_jax_test_cache_{os.getuid()}"
+jax.config.update("jax_compilation_cache_dir", str(CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+DATA = Path(os.environ.get("ISANET_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+def real_data(name):
+    """A folder of real patients, or a skip that says what is missing."""
+    if not (DATA / name).is_dir():
+        pytest.skip(f"no {name} in {DATA}; set ISANET_TEST_DATA to the folder that holds it")
+    return DATA / name
+
+
+@pytest.fixture(scope="session")
+def cohort_folder(tmp_path_factory):
+    """Six phantoms prepared at 16^3, in three folds."""
+    folder = tmp_path_factory.mktemp("cohort")
+    prepare_phantoms(folder, cases=6, size=16, seed=1, folds=3)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cohort(cohort_folder):
+    return read_cohort(cohort_folder)
+
+
+@pytest.fixture
+def config(cohort_folder):
+    """A config that trains in seconds: 16^3, three levels, two channels."""
+    return small_config(cohort_folder)
+
+
+def small_config(cohort_folder):
+    config = phantom_config.get_config()
+    config.data.cases = str(cohort_folder)
+    config.data.size, config.data.spacing_mm, config.data.phantoms = 16, 12.0, 0
+    config.model.width, config.model.levels = 2, 3
+    config.train.epochs, config.train.validate_every = 3, 1
+    config = config.to_dict()
+    config["model"]["modalities"] = list(config["model"]["modalities"])
+    config["model"]["fusion_weights"] = list(config["model"]["fusion_weights"])
+    return config
+
+
+@pytest.fixture(scope="session")
+def trained(cohort_folder, tmp_path_factory):
+    """The folder of a finished run of the small config."""
+    workdir = tmp_path_factory.mktemp("runs") / "trained"
+    train(small_config(cohort_folder), workdir)
+    return workdir
+
+
+@pytest.fixture
+def generator():
+    return np.random.default_rng(0)

@@ -1,0 +1,121 @@
+"""ISA-Net's forward pass in plain NumPy, float64, written from the specification alone.
+
+It shares no code with the package: parameters come in by their names, convolutions are sums over
+taps, everything else is spelled out.
+"""
+
+import numpy as np
+
+
+def conv(x, kernel):
+    """(D, H, W, C), (k, k, k, C, O): sum over taps of shifted inputs."""
+    k = kernel.shape[0]
+    padded = np.pad(x, [(k // 2, k // 2)] * 3 + [(0, 0)])
+    d, h, w, _ = x.shape
+    out = np.zeros((d, h, w, kernel.shape[-1]))
+    for a in range(k):
+        for b in range(k):
+            for c in range(k):
+                out += padded[a : a + d, b : b + h, c : c + w] @ kernel[a, b, c]
+    return out
+
+
+def transposed(x, kernel, bias):
+    """PyTorch's definition: out[2i - 1 + k] += x[i] @ flipped kernel[k]; output exactly twice."""
+    d, h, w, _ = x.shape
+    flipped = kernel[::-1, ::-1, ::-1]
+    full = np.zeros((2 * d + 2, 2 * h + 2, 2 * w + 2, kernel.shape[-1]))
+    for a in range(3):
+        for b in range(3):
+            for c in range(3):
+                full[a : a + 2 * d : 2, b : b + 2 * h : 2, c : c + 2 * w : 2] += x @ flipped[a, b, c]
+    return full[1 : 2 * d + 1, 1 : 2 * h + 1, 1 : 2 * w + 1] + bias
+
+
+def norm(x, p):
+    mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    return (x - mean) / np.sqrt(variance + 1e-5) * p["scale"] + p["bias"]
+
+
+def conv_block(x, p):
+    return np.maximum(norm(conv(x, p["conv"]["kernel"]), p["norm"]), 0)
+
+
+def residual(x, p):
+    return conv_block(x, p["body"]) + (conv_block(x, p["shortcut"]) if "shortcut" in p else x)
+
+
+def isa(x, p, fusion, scale):
+    pooled = x.mean((0, 1, 2))
+    gate = p["channel_attention"]
+    hidden = np.maximum(pooled @ gate["expand"]["kernel"] + gate["expand"]["bias"], 0)
+    gate = 1 / (1 + np.exp(-(hidden @ gate["squeeze"]["kernel"] + gate["squeeze"]["bias"])))
+    attended = x * gate
+    q, k, v = (conv_block(attended, p[name]) for name in ("query", "key", "value"))
+    if fusion == "product":
+        u = q * k
+    else:
+        u = np.empty_like(q)
+        for d in range(x.shape[0]):
+            for c in range(x.shape[3]):
+                u[d, :, :, c] = q[d, :, :, c] @ k[d, :, :, c]
+        if fusion == "matmul_scaled":
+            u /= np.sqrt(x.shape[2])
+    weight = np.exp(u - u.max((0, 1, 2)))
+    weight /= weight.sum((0, 1, 2))
+    if scale == "mean":
+        weight *= x.shape[0] * x.shape[1] * x.shape[2]
+    joined = np.concatenate([weight * v, x], -1)
+    return joined @ p["output"]["kernel"][0, 0, 0] + p["output"]["bias"]
+
+
+def attend(x, p, config):
+    return isa(x, p["attention"], config.fusion, config.weight_scale) if "attention" in p else x
+
+
+def encode(x, p, config):
+    features = []
+    for level in range(config.levels):
+        if level:
+            d, h, w, c = x.shape
+            x = x.reshape(d // 2, 2, h // 2, 2, w // 2, 2, c).max((1, 3, 5))
+        weights = p["levels"][level]
+        x = attend(residual(residual(x, weights["first"]), weights["second"]), weights, config)
+        features.append(x)
+    return features
+
+
+def decode(x, p, config, up_weight, parts):
+    outputs = {}
+    for level in reversed(range(config.levels - 1)):
+        weights = p["levels"][level]
+        up = transposed(x, weights["up"]["kernel"], weights["up"]["bias"])
+        x = np.concatenate([up_weight * up, *parts[level]], -1)
+        x = outputs[level] = attend(residual(x, weights["residual"]), weights, config)
+    return outputs
+
+
+def forward(params, config, image):
+    """Logits (D, H, W) of an image (D, H, W, 2)."""
+    maps = {
+        name: encode(image[..., i : i + 1], params["encoders"][name], config)
+        for i, name in enumerate(("ct", "pet"))
+        if name in config.modalities
+    }
+    levels, decoders = range(config.levels - 1), params["decoders"]
+    if len(maps) == 1:
+        ((name, features),) = maps.items()
+        parts = [[features[i]] for i in levels]
+        out = decode(features[-1], decoders[name], config, 1, parts)
+    else:
+        w_ct, w_pet = config.fusion_weights
+        ct, pet = maps["ct"], maps["pet"]
+        if config.decoder == "shared":
+            parts = [[w_ct * ct[i], w_pet * pet[i]] for i in levels]
+            bottom = np.concatenate([w_ct * ct[-1], w_pet * pet[-1]], -1)
+            out = decode(bottom, decoders["shared"], config, 1, parts)
+        else:
+            of_pet = decode(pet[-1], decoders["pet"], config, 1, [[pet[i]] for i in levels])
+            parts = [[w_ct * ct[i], w_pet * of_pet[i]] for i in levels]
+            out = decode(ct[-1], decoders["ct"], config, w_ct, parts)
+    return (out[0] @ params["head"]["kernel"][0, 0, 0] + params["head"]["bias"])[..., 0]

@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+
+from isanet_jax.cases.store import read_case
+from isanet_jax.errors import ConfigError
+from isanet_jax.pipeline.dataset import draw_augmentation, evaluation_data, training_data
+
+AUGMENT = {
+    "rotation_probability": 0.5,
+    "rotation_degrees": 45.0,
+    "mirror_probability": 0.5,
+    "mixup_probability": 0.2,
+}
+
+
+def data(cohort, seed=0, batch=2):
+    return iter(training_data(cohort, sorted(cohort.cases), batch=batch, seed=seed, augment=AUGMENT))
+
+
+def take(iterator, count):
+    return [next(iterator) for _ in range(count)]
+
+
+def equal(a, b):
+    return all(np.array_equal(x[k], y[k]) for x, y in zip(a, b, strict=True) for k in x)
+
+
+def test_draws_have_the_papers_probabilities(generator):
+    draws = [draw_augmentation(generator, AUGMENT, np.ones(3)) for _ in range(4000)]
+    rotated = [not np.array_equal(d["rotation"], np.eye(3)) for d in draws]
+    assert np.mean(rotated) == pytest.approx(0.5, abs=0.04)
+    assert np.mean([d["mixup"] for d in draws]) == pytest.approx(0.2, abs=0.03)
+    # Mirroring is over zero to three axes: 1/8 of the mirrored half has none.
+    assert np.mean([d["mirror"].any() for d in draws]) == pytest.approx(0.5 * 7 / 8, abs=0.04)
+    angles = [
+        np.rad2deg(np.arccos(np.clip((np.trace(d["rotation"]) - 1) / 2, -1, 1))) for d in draws
+    ]
+    assert 45 < max(angles) < 80  # up to three axes together
+
+
+def test_batches_hold_the_stored_cases_and_are_reproducible(cohort):
+    cases = sorted(cohort.cases)
+    first, same, other = (take(data(cohort, seed), 12) for seed in (0, 0, 1))
+    assert equal(first, same)
+    assert not equal(first, other)
+    for batch in first:
+        for i in range(2):
+            stored = read_case(cohort.path(cases[batch["case"][i]]))
+            np.testing.assert_array_equal(batch["ct"][i], stored.ct)
+            partner = read_case(cohort.path(cases[batch["partner"][i]]))
+            np.testing.assert_array_equal(batch["partner_pet"][i], partner.pet)
+    mixed = [w for batch in first for w in batch["partner_weight"]]
+    assert set(mixed) == {0.0, 0.5}
+
+
+def test_every_epoch_has_every_case_in_another_order(cohort):
+    order = [int(b["case"][0]) for b in take(data(cohort, batch=1), 18)]
+    epochs = [order[i : i + 6] for i in (0, 6, 12)]
+    assert all(sorted(epoch) == list(range(6)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+
+
+def test_the_iterators_state_brings_back_its_place(cohort):
+    iterator = data(cohort)
+    take(iterator, 5)
+    state = iterator.get_state()
+    expected = take(iterator, 4)
+    fresh = data(cohort)
+    fresh.set_state(state)
+    assert equal(take(fresh, 4), expected)
+
+
+def test_evaluation_goes_through_the_cases_in_order(cohort):
+    cases = sorted(cohort.cases)[::-1]
+    assert [case for case, _ in evaluation_data(cohort, cases)] == cases
+
+
+def test_no_cases_is_an_error(cohort):
+    with pytest.raises(ConfigError, match="0 cases"):
+        training_data(cohort, [], batch=1, seed=0, augment=AUGMENT)

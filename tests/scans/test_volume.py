@@ -1,0 +1,115 @@
+import resource
+
+import nibabel
+import numpy as np
+import pytest
+
+from isanet_jax.errors import DataError
+from isanet_jax.scans.volume import Volume, bounds_mm, read_volume, write_volume
+
+OBLIQUE = np.array(
+    [[-0.9, 0.1, 0.2, 10.0], [0.1, -1.1, 0.3, 20.0], [0.1, 0.2, 3.0, -30.0], [0, 0, 0, 1]]
+)
+
+
+def save(path, data, affine=OBLIQUE, *, sform=0, qform=1, **header):
+    image = nibabel.Nifti1Image(data, None)
+    image.set_qform(affine, qform, strip_shears=True)
+    image.set_sform(affine, sform)
+    for name, value in header.items():
+        image.header[name] = value
+    nibabel.save(image, path)
+    return path
+
+
+def test_writing_keeps_the_geometry_bit_for_bit(tmp_path, generator):
+    source = save(tmp_path / "ct.nii.gz", generator.normal(size=(5, 6, 7)).astype(np.float32),
+                  descrip=b"DOE^JANE", db_name=b"JANE")
+    volume = read_volume(source)
+    mask = Volume((volume.data > 0).astype(np.uint8), volume.affine, volume.header)
+    write_volume(tmp_path / "mask.nii.gz", mask)
+
+    before, after = (nibabel.load(tmp_path / n).header for n in ("ct.nii.gz", "mask.nii.gz"))
+    for name in ("dim", "pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d",
+                 "qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z", "xyzt_units"):
+        assert before[name].tobytes() == after[name].tobytes(), name
+    written = nibabel.load(tmp_path / "mask.nii.gz")
+    np.testing.assert_array_equal(np.asarray(written.dataobj), mask.data)
+    assert b"JANE" not in after.binaryblock
+
+
+def test_geometry_is_read_from_qform_where_sform_is_unset(tmp_path):
+    path = save(tmp_path / "q.nii.gz", np.zeros((3, 4, 5), np.int16), sform=0, qform=1)
+    expected = nibabel.load(path).get_qform()
+    np.testing.assert_allclose(read_volume(path).affine, expected)
+
+
+def test_slope_and_intercept_are_applied(tmp_path):
+    image = nibabel.Nifti1Image(np.full((2, 2, 2), 100, np.int16), np.eye(4))
+    image.header.set_slope_inter(2.0, -1024.0)
+    nibabel.save(image, tmp_path / "ct.nii.gz")
+    stored = np.asarray(nibabel.load(tmp_path / "ct.nii.gz").dataobj)
+    np.testing.assert_allclose(read_volume(tmp_path / "ct.nii.gz").data, stored)
+
+
+def test_bounds_enclose_the_outer_edges():
+    affine = np.diag([-2.0, 1.0, 3.0, 1.0])
+    np.testing.assert_allclose(bounds_mm((4, 5, 6), affine), [[-7, -0.5, -1.5], [1, 4.5, 16.5]])
+
+
+def bad_files(folder):
+    good = save(folder / "good.nii.gz", np.zeros((20, 20, 20), np.float32))
+    content = good.read_bytes()
+    (folder / "truncated.nii.gz").write_bytes(content[: len(content) // 2])
+    (folder / "text.nii.gz").write_text("not an image")
+    (folder / "empty.nii").write_bytes(b"")
+    save(folder / "four.nii.gz", np.zeros((4, 4, 4, 3), np.float32))
+    save(folder / "nan.nii.gz", np.full((4, 4, 4), np.nan, np.float32))
+    save(folder / "inf.nii.gz", np.full((4, 4, 4), np.inf, np.float32))
+    flat = bytearray(nibabel.Nifti1Image(np.zeros((4, 4, 4), np.uint8), np.eye(4)).to_bytes())
+    flat[280:328] = bytes(48)  # sform rows of zero
+    (folder / "singular.nii").write_bytes(flat)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("truncated.nii.gz", "cannot be read as NIfTI"),
+        ("text.nii.gz", "cannot be read as NIfTI"),
+        ("empty.nii", "cannot be read as NIfTI"),
+        ("absent.nii.gz", "no such file"),
+        ("four.nii.gz", "4D image of shape (4, 4, 4, 3)"),
+        ("nan.nii.gz", "64 of 64 voxels are NaN or infinite"),
+        ("inf.nii.gz", "64 of 64 voxels are NaN or infinite"),
+        ("singular.nii", "singular"),
+    ],
+)
+def test_bad_files_are_refused_by_case_and_file(tmp_path, name, message):
+    bad_files(tmp_path)
+    with pytest.raises(DataError) as error:
+        read_volume(tmp_path / name, case="P7")
+    assert message in str(error.value)
+    assert "case P7" in str(error.value)
+    assert name in str(error.value)
+
+
+def test_existing_file_is_refused_without_overwrite(tmp_path):
+    volume = Volume(np.zeros((2, 2, 2), np.uint8), np.eye(4))
+    write_volume(tmp_path / "m.nii.gz", volume)
+    with pytest.raises(DataError, match="exists already.*--overwrite"):
+        write_volume(tmp_path / "m.nii.gz", volume)
+    write_volume(tmp_path / "m.nii.gz", volume, overwrite=True)
+    with pytest.raises(DataError, match="cannot tell the format"):
+        write_volume(tmp_path / "m.png", volume)
+
+
+def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path, generator):
+    volume = Volume(generator.normal(size=(30, 30, 30)), np.eye(4))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(DataError, match="cannot be written"):
+            write_volume(tmp_path / "big.nii.gz", volume)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
