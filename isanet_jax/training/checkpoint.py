@@ -39,7 +39,7 @@ class Checkpoints:
 
     def _save(self, which, step, items, progress):
         # overwrite: a run killed between the two saves repeats the epoch, and its results.
-        metadata = {**self.info, "progress": progress}
+        metadata = {**self.info, "progress": dict(progress)}
         with _disk_errors(self._series[which].directory):
             self._series[which].save_checkpointables_async(
                 step, items, force=True, overwrite=True, custom_metadata=metadata
@@ -68,8 +68,12 @@ class Checkpoints:
     def __enter__(self):
         return self
 
-    def __exit__(self, *exception):
-        self.close()
+    def __exit__(self, kind, error, traceback):
+        try:
+            self.close()
+        except Exception:
+            if error is None:  # else the first error is the one to show
+                raise
 
 
 def load_best(workdir, make_params) -> tuple[object, dict]:
@@ -107,30 +111,29 @@ def _open(workdir, which):
 
 
 def _load(series, items):
-    wanted = jax.tree.map(
+    """Loads the items of the latest checkpoint, once their parameters are known to fit."""
+    metadata = series.checkpointables_metadata(series.latest.step).metadata
+    found, wanted = _shapes(metadata[_PARAMS]), _shapes(items[_PARAMS])
+    different = sorted(n for n in found.keys() | wanted.keys() if found.get(n) != wanted.get(n))
+    if different:
+        name = different[0]
+        raise CheckpointError(
+            f"the checkpoint in {series.directory} is of another network than this config's: "
+            f"{name} is {found.get(name, 'absent')} there and {wanted.get(name, 'absent')} here. "
+            "Use the config it was trained with, or another --workdir"
+        )
+    abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), items
     )
-    try:
-        loaded = series.load_checkpointables(None, wanted)
-    except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
-        raise CheckpointError(
-            f"the checkpoint in {series.directory} does not fit the network of this config "
-            f"({' '.join(str(error).split())[:300]}). Use the config it was trained with, or "
-            "another --workdir"
-        ) from error
-    # Orbax can restore an array in another shape than asked for: never predict with that.
-    different = [
-        f"{jax.tree_util.keystr(path)} is {found.shape}, not {leaf.shape}"
-        for (path, leaf), found in zip(
-            jax.tree_util.tree_leaves_with_path(wanted), jax.tree.leaves(loaded), strict=True
-        )
-        if found.shape != leaf.shape
-    ]
-    if different:
-        raise CheckpointError(
-            f"the checkpoint in {series.directory} is of another network: {different[0]}"
-        )
-    return loaded
+    return series.load_checkpointables(None, abstract)
+
+
+def _shapes(tree):
+    """Name -> shape of every array, the same for a network's state and for Orbax's metadata."""
+    return {
+        ".".join(str(getattr(k, "key", getattr(k, "name", None))) for k in path): tuple(leaf.shape)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
 
 @contextlib.contextmanager

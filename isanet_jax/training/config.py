@@ -24,12 +24,13 @@ def parse_command_line(argv) -> tuple[dict, Path]:
     """
     values = flags.FlagValues()
     config_flags.DEFINE_config_file(
-        "config", None, "configuration file", lock_config=True, flag_values=values
+        "config", None, "configuration file", lock_config=True, flag_values=values, sys_argv=argv
     )
     flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
     try:
         rest = values(argv)
-        config = values.config
+        # Through JSON, so that a config read back from a run compares equal to a fresh one.
+        config = values.config and json.loads(json.dumps(values.config.to_dict()))
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         raise ConfigError(" ".join(str(error).split()).strip("'\"")) from error
     if len(rest) > 1:
@@ -39,8 +40,7 @@ def parse_command_line(argv) -> tuple[dict, Path]:
             "give --config FILE and --workdir DIR, as in: python train.py --config "
             "configs/hecktor.py --workdir runs/h0"
         )
-    # Through JSON, so that a config read back from a run compares equal to a fresh one.
-    return json.loads(json.dumps(config.to_dict())), Path(values.workdir)
+    return config, Path(values.workdir)
 
 
 def check_config(config: dict) -> None:

@@ -120,6 +120,9 @@ def train(config: dict, workdir: Path) -> None:
         f"{len(parts.selection)} to validate ({config['selection']} protocol, fold "
         f"{config['fold']}), on {mesh.size} {jax.devices()[0].platform} device(s)"
     )
+    empty = [case for case in parts.train if cohort.cases[case]["volume_case_ml"] == 0]
+    if empty:
+        print(f"warning: {len(empty)} training cases have an empty label: {', '.join(empty)}")
     with Checkpoints(workdir, info=info) as checkpoints, StopRequest() as stop:
         progress = {"best_dsc": -1.0, "best_epoch": 0}
         restored = checkpoints.load_latest(state)
@@ -134,40 +137,43 @@ def train(config: dict, workdir: Path) -> None:
         if step:
             print(f"going on from step {step} (epoch {step // steps_per_epoch + 1})")
         with RunLog(workdir, step, total_steps, steps_per_epoch) as log:
+            batch_now = next(data)
             while step < total_steps:
                 started = time.perf_counter()
-                raw = next(data)
+                position = data.get_state()  # of the iterator, after this step's batch
+                state, metrics = train_step(state, batch_now)
+                # The step runs on its own; the next batch is fetched meanwhile.
+                upcoming = next(data)
                 waited = time.perf_counter() - started
-                state, metrics = train_step(state, raw)
                 metrics = {name: float(value) for name, value in metrics.items()}
                 if not np.isfinite(metrics["loss"]):
-                    raise _not_finite(workdir, step, raw, parts.train, metrics)
+                    raise _not_finite(workdir, step, batch_now, parts.train, metrics)
+                batch_now = upcoming
                 step += 1
                 log.step(
                     step, metrics, schedule(step - 1), cases=batch,
                     seconds=time.perf_counter() - started, waited=waited,
                 )  # fmt: skip
+                progress["data"] = position
                 epoch, within = divmod(step, steps_per_epoch)
-                is_due = epoch % config["train"]["validate_every"] == 0 or step == total_steps
-                if within == 0 and is_due:
+                is_due = within == 0 and epoch % config["train"]["validate_every"] == 0
+                if is_due or step == total_steps:
                     dsc = validate(predict, state.params, cohort, parts.selection)
-                    is_best = dsc["mean"] > progress["best_dsc"]
-                    progress = {**progress, "data": data.get_state()}
-                    if is_best:
+                    if dsc["mean"] > progress["best_dsc"]:
                         progress |= {"best_dsc": dsc["mean"], "best_epoch": epoch}
                         checkpoints.save_best(step, state, progress)
                     checkpoints.save_latest(step, state, progress)
                     log.validation(step, dsc, progress)
+                elif stop.signal_name:
+                    checkpoints.save_latest(step, state, progress)
                 if stop.signal_name:
-                    if within or not is_due:
-                        progress = {**progress, "data": data.get_state()}
-                        checkpoints.save_latest(step, state, progress)
                     checkpoints.close()
                     log.message(
                         f"stopped on {stop.signal_name} after step {step}, saved; the same "
                         "command goes on from here"
                     )
                     return
+            checkpoints.close()
             log.message(
                 f"done: best validation DSC {progress['best_dsc']:.4f} in epoch "
                 f"{progress['best_epoch']}; next: python eval.py --workdir {workdir}"

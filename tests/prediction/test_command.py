@@ -1,0 +1,103 @@
+import nibabel
+import numpy as np
+import pytest
+
+from isanet_jax.errors import ConfigError, DataError
+from isanet_jax.prediction.command import main
+from tests.conftest import real_data
+
+
+def predict(trained, folder, output, *more):
+    main(["--workdir", str(trained), "--ct", str(folder / "ct.nii.gz"),
+          "--pet", str(folder / "pet.nii.gz"), "--output", str(output), *map(str, more)])
+
+
+@pytest.fixture
+def patient(cohort_folder):
+    return cohort_folder / "scans" / "phantom_000"
+
+
+def test_the_mask_is_on_the_cts_own_grid(trained, patient, tmp_path, capsys):
+    predict(trained, patient, tmp_path / "m.nii.gz", "--probability", tmp_path / "p.nii.gz")
+    ct, mask, probability = (
+        nibabel.load(path)
+        for path in (patient / "ct.nii.gz", tmp_path / "m.nii.gz", tmp_path / "p.nii.gz")
+    )
+    for image in (mask, probability):
+        assert image.shape == ct.shape
+        for name in ("pixdim", "srow_x", "srow_y", "srow_z", "qform_code", "sform_code"):
+            assert image.header[name].tobytes() == ct.header[name].tobytes()
+    values = np.asarray(probability.dataobj)
+    assert 0 <= values.min() < values.max() <= 1
+    np.testing.assert_array_equal(np.asarray(mask.dataobj), values >= 0.5)
+    volume = np.asarray(mask.dataobj).sum() * np.prod(ct.header.get_zooms()) / 1000
+    assert f"{volume:.2f} ml" in capsys.readouterr().out
+
+
+def test_a_ct_stored_in_another_order_gets_the_same_mask(trained, patient, tmp_path):
+    """Geometry is the affine: flipping and permuting the stored array changes nothing."""
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("ct.nii.gz", "pet.nii.gz"):
+        image = nibabel.load(patient / name)
+        orientation = nibabel.orientations.axcodes2ornt(("I", "R", "A"))
+        start = nibabel.io_orientation(image.affine)
+        change = nibabel.orientations.ornt_transform(start, orientation)
+        nibabel.save(image.as_reoriented(change), other / name)
+    predict(trained, patient, tmp_path / "a.nii.gz")
+    predict(trained, other, tmp_path / "b.nii.gz")
+    a, b = (nibabel.load(tmp_path / f"{n}.nii.gz") for n in "ab")
+    assert a.shape != b.shape
+    back = b.as_reoriented(
+        nibabel.orientations.ornt_transform(
+            nibabel.io_orientation(b.affine), nibabel.io_orientation(a.affine)
+        )
+    )
+    np.testing.assert_allclose(back.affine, a.affine, atol=1e-4)
+    differing = np.asarray(a.dataobj) != np.asarray(back.dataobj)
+    assert differing.mean() < 1e-3
+
+
+def test_existing_outputs_are_refused_before_any_work(trained, patient, tmp_path):
+    (tmp_path / "m.nii.gz").write_bytes(b"precious")
+    with pytest.raises(DataError, match="exists already"):
+        predict(trained, patient, tmp_path / "m.nii.gz")
+    assert (tmp_path / "m.nii.gz").read_bytes() == b"precious"
+    predict(trained, patient, tmp_path / "m.nii.gz", "--overwrite")
+    assert nibabel.load(tmp_path / "m.nii.gz").shape
+
+
+def test_a_bad_case_in_a_table_does_not_stop_the_others(trained, cohort_folder, tmp_path, capsys):
+    scans = cohort_folder / "scans"
+    (tmp_path / "bad.nii.gz").write_text("no image")
+    rows = [f"A,{scans}/phantom_000/ct.nii.gz,{tmp_path}/bad.nii.gz",
+            f"B,{scans}/phantom_001/ct.nii.gz,{scans}/phantom_001/pet.nii.gz"]
+    table = tmp_path / "cases.csv"
+    table.write_text("case,ct,pet\n" + "\n".join(rows) + "\n")
+    arguments = ["--workdir", str(trained), "--table", str(table), "--output", str(tmp_path / "o")]
+    with pytest.raises(DataError, match="1 of 2 cases failed"):
+        main(arguments)
+    assert "case A, file" in capsys.readouterr().err
+    assert [p.name for p in (tmp_path / "o").iterdir()] == ["B.nii.gz"]
+    with pytest.raises(DataError, match="exists already"):
+        main(arguments)
+    table.write_text("case,ct,pet\n" + rows[1] + "\n")
+    main([*arguments, "--skip-existing"])
+    assert "every mask is there" in capsys.readouterr().out
+
+
+def test_arguments_that_do_not_fit_together(tmp_path):
+    with pytest.raises(ConfigError, match="--ct and --pet, or --table"):
+        main(["--workdir", "w", "--ct", "c", "--output", "o"])
+    with pytest.raises(ConfigError, match="either --table"):
+        main(["--workdir", "w", "--ct", "c", "--table", "t", "--output", "o"])
+
+
+def test_a_real_patient(trained, tmp_path):
+    at = real_data("sts") / "STS_002"
+    main(["--workdir", str(trained), "--ct", str(at / "CT_image.nii.gz"), "--pet",
+          str(at / "PET_image.nii.gz"), "--output", str(tmp_path / "m.nii.gz")])
+    ct, mask = nibabel.load(at / "CT_image.nii.gz"), nibabel.load(tmp_path / "m.nii.gz")
+    assert mask.shape == ct.shape
+    np.testing.assert_array_equal(mask.affine, ct.affine)
+    assert mask.header["sform_code"] == ct.header["sform_code"] == 0

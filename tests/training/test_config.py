@@ -1,0 +1,64 @@
+import pytest
+
+from isanet_jax.errors import ConfigError
+from isanet_jax.training.config import check_config, model_config, parse_command_line
+
+BASE = ["train.py", "--config", "configs/hecktor.py", "--workdir", "w"]
+
+
+@pytest.fixture(autouse=True)
+def in_the_repository(monkeypatch, request):
+    monkeypatch.chdir(request.config.rootpath)
+
+
+@pytest.mark.parametrize("name", ["hecktor", "sts", "phantom"])
+def test_every_config_is_sound(name):
+    config, workdir = parse_command_line(["t", "--config", f"configs/{name}.py", "--workdir", "w"])
+    check_config(config)
+    assert str(workdir) == "w"
+
+
+def test_overrides_are_typed_and_reach_the_network():
+    config, _ = parse_command_line(
+        [*BASE, "--config.fold=3", "--config.model.modalities=('pet',)",
+         "--config.model.fusion_weights=(1.0, 2.0)", "--config.model.dtype=bfloat16"]
+    )  # fmt: skip
+    assert config["fold"] == 3
+    made = model_config(config)
+    assert (made.modalities, made.fusion_weights) == (("pet",), (1.0, 2.0))
+    assert (made.dtype, made.size) == ("bfloat16", 144)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([*BASE, "--config.optimiser.b1=0.5"], "optimiser"),
+        ([*BASE, "--config.train.epoch=5"], "epoch"),
+        ([*BASE, "--config.train.epochs=many"], "many"),
+        ([*BASE, "--workdri=w"], "workdri"),
+        ([*BASE, "train.epochs=5"], "--config.name=value"),
+        (BASE[:3], "--workdir DIR"),
+        (["t", "--config", "configs/absent.py", "--workdir", "w"], "absent.py"),
+    ],
+)
+def test_typos_are_refused_by_name(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_command_line(arguments)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.size=100", "size of 100 is not a multiple of 16"),
+        ("train.epochs=0", "train.epochs is 0"),
+        ("augment.mixup_probability=1.5", "between 0 and 1"),
+        ("selection=best", "paper, nested"),
+        ("data.fit=stretch", "crop, resize"),
+        ("mesh.data=3", "multiple of the devices"),
+        ("model.fusion=dot", "matmul, matmul_scaled, product"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(override, message):
+    config, _ = parse_command_line([*BASE, f"--config.{override}"])
+    with pytest.raises(ConfigError, match=message):
+        check_config(config)

@@ -1,0 +1,198 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from isanet_jax.errors import CheckpointError, ConfigError, DataError, IsaNetError
+from isanet_jax.training import loop
+from isanet_jax.training.checkpoint import Checkpoints, load_best
+from isanet_jax.training.config import model_config
+from isanet_jax.training.log import RunLog, read_log
+from isanet_jax.training.step import init_state, make_mesh, make_optimizer, make_train_step
+from tests.conftest import CACHE
+
+ROOT = Path(__file__).parents[2]
+
+
+def latest_params(workdir, config):
+    optimizer = make_optimizer(lambda step: 0.0, b1=0.9, b2=0.99)
+    _, state = init_state(model_config(config), optimizer, seed=99)
+    with Checkpoints(workdir, info={}) as checkpoints:
+        return checkpoints.load_latest(state)[0]
+
+
+def losses(workdir):
+    return {line["step"]: line["loss"] for line in read_log(workdir / "metrics.jsonl") if "loss" in line}
+
+
+def assert_same_run(workdir, trained, config):
+    assert losses(workdir) == losses(trained)
+    states = [latest_params(folder, config) for folder in (workdir, trained)]
+    for a, b in zip(*map(jax.tree.leaves, states), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_training_learns_and_leaves_its_record(trained, config):
+    of_step = losses(trained)
+    assert list(of_step) == list(range(1, 13))  # 4 cases, 3 epochs
+    assert np.mean([of_step[s] for s in (10, 11, 12)]) < np.mean([of_step[s] for s in (1, 2, 3)])
+    checks = [c for c in read_log(trained / "metrics.jsonl") if "validation_dsc" in c]
+    assert [c["epoch"] for c in checks] == [1, 2, 3]
+    assert all(len(c["cases"]) == 2 for c in checks)
+    assert json.loads((trained / "config.json").read_text()) == config
+    assert list((trained / "tensorboard").glob("events*"))
+    _, description = load_best(
+        trained, lambda d: init_state(model_config(d["config"]), make_optimizer(
+            lambda step: 0.0, b1=0.9, b2=0.99), 0)[1].params)  # fmt: skip
+    best = max(checks, key=lambda c: c["validation_dsc"])
+    assert description["progress"]["best_dsc"] == best["validation_dsc"]
+    assert description["progress"]["best_epoch"] == best["epoch"]
+    assert description["config"] == config
+
+
+@pytest.mark.parametrize("stop_at", [4, 6])  # at the end of an epoch, and within one
+def test_interrupted_and_resumed_is_the_same_as_uninterrupted(
+    trained, config, tmp_path, monkeypatch, capsys, stop_at
+):
+    record = RunLog.step
+
+    def record_and_stop(self, step, *args, **kwargs):
+        record(self, step, *args, **kwargs)
+        if step == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(RunLog, "step", record_and_stop)
+    loop.train(config, tmp_path)
+    assert max(losses(tmp_path)) == stop_at
+    assert "stopped on SIGTERM" in capsys.readouterr().out
+    monkeypatch.undo()
+    loop.train(config, tmp_path)
+    assert f"going on from step {stop_at}" in capsys.readouterr().out
+    assert_same_run(tmp_path, trained, config)
+    loop.train(config, tmp_path)
+    assert "trained already" in capsys.readouterr().out
+
+
+def program(*arguments, file_size_kb=None):
+    """Starts a program of the repository, if asked for with a limit on the size of its files."""
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(CACHE),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+    }
+    limit = [] if file_size_kb is None else ["bash", "-c", f'ulimit -f {file_size_kb}; exec "$@"', ""]
+    return subprocess.Popen(
+        [*limit, sys.executable, *map(str, arguments)], cwd=ROOT, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def train_command(workdir, cohort_folder):
+    """The small config of conftest.py, from the command line."""
+    return [
+        "train.py", "--config", "configs/phantom.py", "--workdir", workdir,
+        f"--config.data.cases={cohort_folder}", "--config.data.size=16",
+        "--config.data.spacing_mm=12.0", "--config.data.phantoms=0", "--config.model.width=2",
+        "--config.model.levels=3", "--config.train.epochs=3", "--config.train.validate_every=1",
+    ]  # fmt: skip
+
+
+def test_killed_and_resumed_is_the_same_as_uninterrupted(trained, config, cohort_folder, tmp_path):
+    """The program itself, killed without warning, and ended by SIGINT with exit code 0."""
+    workdir = tmp_path / "run"
+    command = train_command(workdir, cohort_folder)
+
+    def run_until(steps, number):
+        process = program(*command)
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None:
+            lines = read_log(workdir / "metrics.jsonl")
+            if lines and lines[-1]["step"] >= steps:
+                process.send_signal(number)
+                break
+            time.sleep(0.002)
+        return process.wait(120), *process.communicate()
+
+    code, _, stderr = run_until(5, signal.SIGKILL)
+    assert code == -signal.SIGKILL, stderr
+    code, stdout, stderr = run_until(7, signal.SIGINT)
+    assert code == 0, stderr
+    loop.train(config, workdir)
+    assert_same_run(workdir, trained, config)
+
+
+def test_a_workdir_of_another_config_is_refused(trained, config):
+    config["optimizer"]["peak_learning_rate"] = 0.5
+    with pytest.raises(ConfigError, match="optimizer.peak_learning_rate: 0.001 there, 0.5 now"):
+        loop.train(config, trained)
+
+
+def test_a_checkpoint_of_another_network_is_refused(trained, config, tmp_path):
+    (tmp_path / "checkpoints").symlink_to(trained / "checkpoints")
+    config["model"]["width"] = 4
+    with pytest.raises(CheckpointError, match="checkpoint"):
+        loop.train(config, tmp_path)
+    config["model"] |= {"width": 2, "attention": "none"}
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(CheckpointError, match="checkpoint"):
+        loop.train(config, tmp_path)
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_cases(config, tmp_path, cohort):
+    config["optimizer"] |= {"peak_learning_rate": 1e38, "floor_learning_rate": 1e37}
+    with pytest.raises(IsaNetError, match="loss is not finite at step .*phantom_00") as error:
+        loop.train(config, tmp_path)
+    with np.load(tmp_path / "nonfinite_batch.npz") as batch:
+        assert batch["ct"].shape == (1, 16, 16, 16)
+        named = [c for c in cohort.cases if c in str(error.value)]
+        assert len(named) == len({int(batch["case"][0]), int(batch["partner"][0])})
+
+
+def test_cases_prepared_otherwise_are_refused(config, tmp_path):
+    config["data"]["size"] = 32
+    with pytest.raises(ConfigError, match=r"size 16; the config says size 32.*--config.data.size=16"):
+        loop.train(config, tmp_path)
+
+
+def test_one_step_of_two_samples_is_the_mean_of_their_gradients(config, cohort):
+    """The batch's loss is the mean over its samples: a step on [a, a] is a step on [a]."""
+    from isanet_jax.pipeline.dataset import training_data
+
+    optimizer = make_optimizer(lambda step: 1e-3, b1=0.9, b2=0.99)
+    batch = next(iter(training_data(cohort, sorted(cohort.cases), batch=1, seed=0,
+                                    augment=config["augment"])))
+    double = {name: np.concatenate([value, value]) for name, value in batch.items()}
+    results = []
+    for data in (batch, double):
+        graphdef, state = init_state(model_config(config), optimizer, 0)
+        step = make_train_step(graphdef, optimizer, make_mesh(1, 1), **config["loss"])
+        _, metrics = step(state, data)
+        results.append({name: float(value) for name, value in metrics.items()})
+    assert results[0] == pytest.approx(results[1], rel=1e-5)
+
+
+def test_meshes_that_are_not_proven_are_refused():
+    with pytest.raises(ConfigError, match="mesh.space is 2"):
+        make_mesh(1, 2)
+    with pytest.raises(ConfigError, match="mesh.data is 64"):
+        make_mesh(64, 1)
+
+
+def test_a_full_disk_ends_with_a_clear_error_and_loses_nothing(
+    trained, config, cohort_folder, tmp_path
+):
+    """No file may grow beyond 20 kB: the checkpoint's do not fit."""
+    workdir = tmp_path / "run"
+    process = program(*train_command(workdir, cohort_folder), file_size_kb=20)
+    _, stderr = process.communicate(timeout=240)
+    assert process.returncode == 2, stderr
+    assert "error: file" in stderr
+    assert "cannot be written" in stderr
+    loop.train(config, workdir)
+    assert_same_run(workdir, trained, config)

@@ -1,0 +1,14 @@
+import pytest
+
+from isanet_jax.training.schedule import restart_schedule
+
+
+@pytest.mark.parametrize(
+    ("epoch", "rate"),
+    [(0, 3.0), (1, 2.9882), (5, 2.7145), (12, 1.5989), (13, 1.4111), (20, 0.2955), (24, 0.0218),
+     (25, 3.0), (49, 0.0218), (50, 3.0)],
+)  # fmt: skip
+def test_the_papers_learning_rates(epoch, rate):
+    schedule = restart_schedule(peak=3e-4, floor=1e-6, restart_epochs=25, steps_per_epoch=7)
+    for step in (7 * epoch, 7 * epoch + 6):
+        assert float(schedule(step)) == pytest.approx(rate * 1e-4, abs=1e-8)
