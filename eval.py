@@ -1,4 +1,4 @@
-"""Scores a run or masks: python eval.py --workdir runs/h0, or --predictions DIR --references DIR."""
+"""Scores a trained run, or anyone's masks: python eval.py --help."""
 
 from isanet_jax import console
 from isanet_jax.evaluation.command import main

@@ -1,4 +1,4 @@
-"""Predicts masks: python predict.py --workdir runs/h0 --ct ct.nii.gz --pet pet.nii.gz --output m.nii.gz."""
+"""Predicts tumour masks with a trained run: python predict.py --help."""
 
 from isanet_jax import console
 from isanet_jax.prediction.command import main

@@ -1,4 +1,4 @@
-"""ISA-Net on HECKTOR, as in the paper (Huang et al. 2022): 1 mm, 144^3, crop by the organisers' box.
+"""ISA-Net on HECKTOR, as in the paper (Huang et al. 2022): 1 mm, 144^3, cropped by the boxes.
 
 The paper reports a mean DSC of 0.8076 over five folds (Table 2). Not reproduced yet: the data is
 gated, and a run takes a GPU. Prepare the data, then train one of the five folds:

@@ -1,4 +1,4 @@
-"""ISA-Net on the soft-tissue sarcoma cohort: 144^3, the whole field resized (see docs/decisions.md).
+"""ISA-Net on the soft-tissue sarcoma cohort: the whole field resized to 144^3.
 
 The paper reports a mean DSC of 0.8378 over five folds (Table 2). 14 of the 51 tumours are longer
 than 144 mm, so its "1 mm and 144^3" cannot both hold; here the field of view is kept.

@@ -25,15 +25,26 @@ def parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("--source", required=True, help="folder (table: the CSV file)")
         _add_common(command, size=144)
-        command.add_argument("--fit", choices=FITS, default=_DEFAULT_FIT[name],
-                             help="crop keeps --spacing-mm, resize keeps the field of view "
-                             "(default: %(default)s)")
-        command.add_argument("--spacing-mm", type=float, default=1.0,
-                             help="voxel size of crop (default: 1)")
-        command.add_argument("--label-values", default="1", metavar="V[,V]",
-                             help="values of the label that are tumour (default: 1)")
-        command.add_argument("--skip-bad", action="store_true",
-                             help="leave out cases that fail, and list them in the manifest")
+        command.add_argument(
+            "--fit",
+            choices=FITS,
+            default=_DEFAULT_FIT[name],
+            help="crop keeps --spacing-mm, resize keeps the field of view (default: %(default)s)",
+        )
+        command.add_argument(
+            "--spacing-mm", type=float, default=1.0, help="voxel size of crop (default: 1)"
+        )
+        command.add_argument(
+            "--label-values",
+            default="1",
+            metavar="V[,V]",
+            help="values of the label that are tumour (default: 1)",
+        )
+        command.add_argument(
+            "--skip-bad",
+            action="store_true",
+            help="leave out cases that fail, and list them in the manifest",
+        )
     command = commands.add_parser("phantom", help="synthetic patients, no data needed")
     command.add_argument("--cases", type=int, default=24, help="default: %(default)s")
     _add_common(command, size=48)
@@ -42,26 +53,44 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_common(command, *, size):
     command.add_argument("--output", required=True, help="folder of the prepared cases")
-    command.add_argument("--size", type=int, default=size, help="voxels per axis (default: %(default)s)")
+    command.add_argument(
+        "--size", type=int, default=size, help="voxels per axis (default: %(default)s)"
+    )
     command.add_argument("--folds", type=int, default=5, help="default: %(default)s")
     command.add_argument("--seed", type=int, default=0, help="of folds and phantoms (default: 0)")
-    command.add_argument("--workers", type=int, default=os.cpu_count(),
-                         help="processes (default: one per core)")
+    command.add_argument(
+        "--workers", type=int, default=os.cpu_count(), help="processes (default: one per core)"
+    )
 
 
 def main(arguments=None) -> None:
     """Runs prepare.py."""
     args = parser().parse_args(arguments)
     if args.layout == "phantom":
-        entries = prepare_phantoms(args.output, cases=args.cases, size=args.size,
-                                   seed=args.seed, folds=args.folds, workers=args.workers)
+        entries = prepare_phantoms(
+            args.output,
+            cases=args.cases,
+            size=args.size,
+            seed=args.seed,
+            folds=args.folds,
+            workers=args.workers,
+        )
     else:
         values = parse_label_values(args.label_values)
-        settings = Settings(size=args.size, fit=args.fit, spacing_mm=args.spacing_mm,
-                            label_values=values)
+        settings = Settings(
+            size=args.size, fit=args.fit, spacing_mm=args.spacing_mm, label_values=values
+        )
         scans = _READERS[args.layout][0](args.source)
-        entries = prepare(scans, settings, args.output, kind=args.layout, folds=args.folds,
-                          seed=args.seed, workers=args.workers, skip_bad=args.skip_bad)
+        entries = prepare(
+            scans,
+            settings,
+            args.output,
+            kind=args.layout,
+            folds=args.folds,
+            seed=args.seed,
+            workers=args.workers,
+            skip_bad=args.skip_bad,
+        )
     _summarise(entries, args.output)
 
 

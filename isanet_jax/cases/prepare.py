@@ -59,7 +59,10 @@ def image_channels(scan: Scan, settings: Settings):
     pet = read_volume(scan.pet, case=scan.case)
     warnings = _check_images(scan, ct, pet)
     affine = case_grid(
-        ct, size=settings.size, fit=settings.fit, spacing_mm=settings.spacing_mm,
+        ct,
+        size=settings.size,
+        fit=settings.fit,
+        spacing_mm=settings.spacing_mm,
         box_mm=scan.box_mm,
     )
     shape = (settings.size,) * 3
@@ -267,9 +270,7 @@ def prepare_phantoms(output, *, cases, size, seed, folds=5, workers=1) -> list[d
     table = write_phantoms(Path(output) / "scans", cases=cases, seed=seed)
     settings = Settings(size=size, fit="crop", spacing_mm=FIELD_MM / size)
     scans = read_table(table)
-    return prepare(
-        scans, settings, output, kind="phantom", folds=folds, seed=seed, workers=workers
-    )
+    return prepare(scans, settings, output, kind="phantom", folds=folds, seed=seed, workers=workers)
 
 
 def _check_folder(output, scans):

@@ -172,15 +172,18 @@ def read_cohort(folder) -> Cohort:
     manifest, folds = contents
     if manifest.get("format") != FORMAT:
         raise DataError(
-            f"format {manifest.get('format')}", file=folder / "manifest.json",
-            wanted=f"format {FORMAT}", action="Prepare the cases again with this version",
+            f"format {manifest.get('format')}",
+            file=folder / "manifest.json",
+            wanted=f"format {FORMAT}",
+            action="Prepare the cases again with this version",
         )
     cases = {entry["case"]: entry for entry in manifest["cases"]}
     missing = sorted(cases.keys() ^ folds["fold_of"].keys())
     missing += [c for c in cases if not (folder / f"{c}.npz").is_file() and c not in missing]
     if missing:
         raise DataError(
-            f"manifest, folds and files disagree on {', '.join(missing[:5])}", file=folder,
+            f"manifest, folds and files disagree on {', '.join(missing[:5])}",
+            file=folder,
             action="Run the same prepare.py command again: it makes what is missing",
         )
     return Cohort(folder, manifest["settings"], cases, folds["fold_of"])

@@ -17,8 +17,12 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument("--cases", help="prepared cases, where they have moved since the training")
     root.add_argument("--predictions", help="folder of masks to score")
     root.add_argument("--references", help="folder of true masks with the same names")
-    root.add_argument("--label-values", default="1", metavar="V[,V]",
-                      help="values that are tumour in these masks (default: 1)")
+    root.add_argument(
+        "--label-values",
+        default="1",
+        metavar="V[,V]",
+        help="values that are tumour in these masks (default: 1)",
+    )
     root.add_argument("--output", help="folder for the results (default: WORKDIR/eval)")
     root.add_argument("--overwrite", action="store_true", help="replace earlier results there")
     return root
@@ -33,13 +37,17 @@ def main(arguments=None) -> None:
         raise ConfigError("give --predictions, --references and --output together")
     output = Path(args.output) if args.output else Path(args.workdir) / "eval"
     if (output / "metrics.json").exists() and not args.overwrite:
-        raise DataError("exists already", file=output / "metrics.json",
-                        action="Choose another --output or add --overwrite")
+        raise DataError(
+            "exists already",
+            file=output / "metrics.json",
+            action="Choose another --output or add --overwrite",
+        )
     if args.workdir:
         evaluate_run(Path(args.workdir), output, cases=args.cases)
     else:
-        evaluate_masks(args.predictions, args.references, output,
-                       parse_label_values(args.label_values))
+        evaluate_masks(
+            args.predictions, args.references, output, parse_label_values(args.label_values)
+        )
 
 
 def evaluate_run(workdir: Path, output: Path, *, cases=None) -> None:
@@ -63,8 +71,11 @@ def evaluate_run(workdir: Path, output: Path, *, cases=None) -> None:
     ids = description["split"]["test"]
     unknown = sorted(set(ids) - cohort.cases.keys())
     if unknown:
-        raise DataError(f"lacks the test cases {', '.join(unknown[:5])}", file=cohort.folder,
-                        action="Name the folder that the run was trained on with --cases")
+        raise DataError(
+            f"lacks the test cases {', '.join(unknown[:5])}",
+            file=cohort.folder,
+            action="Name the folder that the run was trained on with --cases",
+        )
     (output / "overlays").mkdir(parents=True, exist_ok=True)
     shown = {}
 
@@ -75,15 +86,20 @@ def evaluate_run(workdir: Path, output: Path, *, cases=None) -> None:
             pictures.overlay(
                 output / shown[case],
                 title=f"{case}: DSC {metrics['dsc']:.3f}, HD95 {metrics['hd95']:.1f} mm",
-                ct_hu=stored.ct, pet_suv=stored.pet, reference=stored.label > 0,
-                prediction=mask, spacing_mm=stored.meta["spacing_mm"],
+                ct_hu=stored.ct,
+                pet_suv=stored.pet,
+                reference=stored.label > 0,
+                prediction=mask,
+                spacing_mm=stored.meta["spacing_mm"],
             )
             bar.update()
 
         scores = score_run(predictor, cohort, ids, on_case)
     pictures.learning_curves(output / "learning_curves.png", read_log(workdir / "metrics.jsonl"))
     methods = {
-        grid: {method: {"cases": of, "summary": report.summarise(of)} for method, of in all_.items()}
+        grid: {
+            method: {"cases": of, "summary": report.summarise(of)} for method, of in all_.items()
+        }
         for grid, all_ in scores.items()
     }
     summary = report.write_metrics(
@@ -103,12 +119,17 @@ def evaluate_run(workdir: Path, output: Path, *, cases=None) -> None:
         for case, metrics in of.items()
     ])  # fmt: skip
     report.write_run_report(
-        output / "report.md", description=description, scores=scores, pictures=shown,
+        output / "report.md",
+        description=description,
+        scores=scores,
+        pictures=shown,
         curves="learning_curves.png",
     )
     print(report.summary_table(scores["ct"]))
-    print(f"\nmean DSC {summary['dsc']['mean']:.4f} on {len(ids)} cases, on the CT's own grid "
-          f"({description['config']['selection']} protocol). Report: {output / 'report.md'}")
+    print(
+        f"\nmean DSC {summary['dsc']['mean']:.4f} on {len(ids)} cases, on the CT's own grid "
+        f"({description['config']['selection']} protocol). Report: {output / 'report.md'}"
+    )
 
 
 def evaluate_masks(predictions, references, output: Path, label_values) -> None:

@@ -5,7 +5,7 @@ import numpy as np
 
 matplotlib.use("Agg")  # files only, no window
 
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
 _CT_WINDOW_HU = (-200, 250)
 _REFERENCE, _PREDICTION = "#00c853", "#00b0ff"

@@ -87,9 +87,7 @@ class Residual(nnx.Module):
     def __init__(self, inputs, outputs, *, folded, rngs):
         self.body = ConvBlock(inputs, outputs, 3, folded=folded, rngs=rngs)
         changes = inputs != outputs
-        self.shortcut = (
-            ConvBlock(inputs, outputs, 1, folded=folded, rngs=rngs) if changes else None
-        )
+        self.shortcut = ConvBlock(inputs, outputs, 1, folded=folded, rngs=rngs) if changes else None
 
     def __call__(self, x):
         return self.body(x) + (x if self.shortcut is None else self.shortcut(x))
@@ -165,5 +163,3 @@ class ISA(nnx.Module):
             weight = weight * (x.shape[1] * x.shape[2] * x.shape[3])
         weighted = weight.astype(x.dtype) * self.value(attended)
         return self.output(jnp.concatenate([weighted, x], axis=-1))
-
-

@@ -90,7 +90,7 @@ class Decoder(nnx.Module):
         )
 
     def __call__(self, bottleneck, up_weight, parts):
-        """`parts[level]` holds the maps to concatenate; returns each level's output, finest first."""
+        """`parts[level]`: the maps to concatenate. Returns each level's output, finest first."""
         x, outputs = bottleneck, []
         for level in reversed(range(len(self.levels))):
             x = self.levels[level](x, up_weight, parts[level])

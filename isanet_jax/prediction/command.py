@@ -21,13 +21,23 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument("--pet", help="PET in SUV, NIfTI")
     root.add_argument("--table", help="CSV with case, ct, pet: many cases in one go")
     root.add_argument("--output", required=True, help="mask.nii.gz; a folder with --table")
-    root.add_argument("--probability", help="also write the probability here; a folder with --table")
-    root.add_argument("--box", type=float, nargs=6, metavar=("X1", "X2", "Y1", "Y2", "Z1", "Z2"),
-                      help="region of interest, LPS mm as in HECKTOR's CSV (a table has columns)")
+    root.add_argument(
+        "--probability", help="also write the probability here; a folder with --table"
+    )
+    root.add_argument(
+        "--box",
+        type=float,
+        nargs=6,
+        metavar=("X1", "X2", "Y1", "Y2", "Z1", "Z2"),
+        help="region of interest, LPS mm as in HECKTOR's CSV (a table has columns)",
+    )
     existing = root.add_mutually_exclusive_group()
     existing.add_argument("--overwrite", action="store_true", help="replace existing files")
-    existing.add_argument("--skip-existing", action="store_true",
-                          help="with --table: leave cases alone whose mask is there already")
+    existing.add_argument(
+        "--skip-existing",
+        action="store_true",
+        help="with --table: leave cases alone whose mask is there already",
+    )
     return root
 
 
@@ -56,9 +66,7 @@ def main(arguments=None) -> None:
     if failures:
         raise DataError(
             f"{len(failures)} of {len(jobs)} cases failed (see above)",
-            action="The others are written; go on with --skip-existing"
-            if len(jobs) > 1
-            else None,
+            action="The others are written; go on with --skip-existing" if len(jobs) > 1 else None,
         )
 
 

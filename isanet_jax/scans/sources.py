@@ -12,8 +12,9 @@ from isanet_jax.errors import DataError
 _BOX_COLUMNS = ("x1", "x2", "y1", "y2", "z1", "z2")
 _TABLE_COLUMNS = ("case", "ct", "pet", "label")
 HECKTOR_HOW = (
-    "HECKTOR is gated: sign the end-user agreement at https://hecktor.grand-challenge.org, download "
-    "the training data and unpack it there. To see the program at work without data, run: make demo"
+    "HECKTOR is gated: sign the end-user agreement at https://hecktor.grand-challenge.org, "
+    "download the training data and unpack it there. To see the program at work without data, "
+    "run: make demo"
 )
 
 
@@ -49,8 +50,11 @@ def read_sts(source) -> list[Scan]:
     Raises:
         DataError: no such folder, none of its layout, or a case that lacks a file.
     """
-    source = _existing_folder(source, "the IBSI copy of the STS cohort (doi 10.7937/K9/TCIA.2015."
-                              "7GO2GSKS; github.com/theibsi/data_sets, ibsi_validation/nifti)")
+    source = _existing_folder(
+        source,
+        "the IBSI copy of the STS cohort (doi 10.7937/K9/TCIA.2015."
+        "7GO2GSKS; github.com/theibsi/data_sets, ibsi_validation/nifti)",
+    )
     folders = sorted(p for p in source.iterdir() if p.is_dir() and p.name.startswith("STS_"))
     if not folders:
         raise DataError(
@@ -70,9 +74,7 @@ def read_hecktor(source) -> list[Scan]:
         DataError: no such folder, neither layout, a case that lacks a file or a box.
     """
     source = _existing_folder(source, "the HECKTOR training data", HECKTOR_HOW)
-    nifti = next(
-        (p for p in sorted(source.rglob("hecktor_nii")) if p.is_dir()), source
-    )
+    nifti = next((p for p in sorted(source.rglob("hecktor_nii")) if p.is_dir()), source)
     label_names = {"_ct_gtvt.nii.gz": "2020", "_gtvt.nii.gz": "2021"}
     cts = sorted({*nifti.glob("*_ct.nii.gz"), *nifti.glob("*/*_ct.nii.gz")})
     if not cts:
@@ -173,8 +175,12 @@ def read_table(source, *, with_label=True) -> list[Scan]:
         value = {k: (v or "").strip() for k, v in row.items() if k}
         fold = value.get("fold") or None
         if fold is not None and not fold.isdigit():
-            raise DataError(f"line {number} has fold {fold!r}", case=case, file=source,
-                            wanted="a whole number from 0")
+            raise DataError(
+                f"line {number} has fold {fold!r}",
+                case=case,
+                file=source,
+                wanted="a whole number from 0",
+            )
         has_box = all(value.get(name) for name in _BOX_COLUMNS)
         scans.append(
             Scan(
@@ -244,7 +250,5 @@ def _complete(scans):
     ]
     if missing:
         more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
-        raise DataError(
-            "; ".join(missing[:10]) + more, wanted="CT, PET and label of every case"
-        )
+        raise DataError("; ".join(missing[:10]) + more, wanted="CT, PET and label of every case")
     return scans

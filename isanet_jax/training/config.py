@@ -34,7 +34,9 @@ def parse_command_line(argv) -> tuple[dict, Path]:
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         raise ConfigError(" ".join(str(error).split()).strip("'\"")) from error
     if len(rest) > 1:
-        raise ConfigError(f"unexpected arguments {' '.join(rest[1:])}; settings are --config.name=value")
+        raise ConfigError(
+            f"unexpected arguments {' '.join(rest[1:])}; settings are --config.name=value"
+        )
     if config is None or values.workdir is None:
         raise ConfigError(
             "give --config FILE and --workdir DIR, as in: python train.py --config "

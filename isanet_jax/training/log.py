@@ -29,7 +29,7 @@ class RunLog:
         partial = self._path.with_suffix(".part")
         partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         os.replace(partial, self._path)
-        self._file = open(self._path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115
+        self._file = open(self._path, "a", buffering=1, encoding="utf-8")
         self._board = SummaryWriter(
             str(self._path.with_name("tensorboard")), purge_step=self._first_step + 1
         )
@@ -75,7 +75,9 @@ class RunLog:
         )
         self._shown["dsc"] = f"{dsc['mean']:.3f}"
         losses = [
-            line["loss"] for line in read_log(self._path) if line["epoch"] == epoch and "loss" in line
+            line["loss"]
+            for line in read_log(self._path)
+            if line["epoch"] == epoch and "loss" in line
         ]
         elapsed = time.perf_counter() - self._started
         per_step = elapsed / max(step - self._first_step, 1)

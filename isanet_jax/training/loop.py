@@ -1,15 +1,20 @@
 """The training run: data, steps, validation, checkpoints and logs, put together."""
 
+import contextlib
+import dataclasses
 import json
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
+import optax
+from jax.sharding import NamedSharding, PartitionSpec
 
-from isanet_jax.cases.folds import split
+from isanet_jax.cases.folds import Split, split
 from isanet_jax.cases.prepare import prepare_phantoms
 from isanet_jax.cases.store import Cohort, read_cohort
 from isanet_jax.errors import IsaNetError
@@ -77,6 +82,23 @@ def load_cohort(config: dict) -> Cohort:
     return cohort
 
 
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What a run is made of, besides its state."""
+
+    config: dict
+    cohort: Cohort
+    parts: Split
+    steps_per_epoch: int
+    schedule: optax.Schedule
+    train_step: Callable
+    predict: Callable
+
+    @property
+    def total_steps(self):
+        return self.config["train"]["epochs"] * self.steps_per_epoch
+
+
 def train(config: dict, workdir: Path) -> None:
     """Trains until the last epoch, or goes on where an earlier call was stopped.
 
@@ -91,30 +113,64 @@ def train(config: dict, workdir: Path) -> None:
     check_config(config)
     mesh = make_mesh(config["mesh"]["data"], config["mesh"]["space"])
     cohort = load_cohort(config)
-    parts = split(cohort.fold_of, fold=config["fold"], selection=config["selection"])
     claim_workdir(workdir, config)
-
-    batch, epochs = config["train"]["batch"], config["train"]["epochs"]
-    steps_per_epoch = -(-len(parts.train) // batch)
-    schedule = _schedule(config["optimizer"], steps_per_epoch)
-    optimizer = make_optimizer(
-        schedule, b1=config["optimizer"]["b1"], b2=config["optimizer"]["b2"]
-    )
-    graphdef, state = init_state(model_config(config), optimizer, config["seed"])
-    replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    state = jax.device_put(state, replicated)
-    train_step = make_train_step(graphdef, optimizer, mesh, **config["loss"])
-    predict = make_predict(graphdef)
-    data = iter(
-        training_data(
-            cohort, parts.train, batch=batch, seed=config["seed"], augment=config["augment"]
-        )
-    )
+    run, state = _build(config, cohort, mesh)
+    parts = run.parts
     info = {
         "config": config,
         "preparation": cohort.settings,
         "split": {"train": parts.train, "selection": parts.selection, "test": parts.test},
     }
+    data = training_data(
+        cohort,
+        parts.train,
+        batch=config["train"]["batch"],
+        seed=config["seed"],
+        augment=config["augment"],
+    )
+    with (
+        contextlib.closing(iter(data)) as batches,
+        Checkpoints(workdir, info=info) as checkpoints,
+        StopRequest() as stop,
+    ):
+        progress = {"best_dsc": -1.0, "best_epoch": 0}
+        restored = checkpoints.load_latest(state)
+        if restored:
+            state, progress = restored
+            batches.set_state(progress["data"])
+        step = int(state.step)
+        if step >= run.total_steps:
+            print(f"{workdir} is trained already; next: python eval.py --workdir {workdir}")
+            return
+        if step:
+            print(f"going on from step {step} (epoch {step // run.steps_per_epoch + 1})")
+        with RunLog(workdir, step, run.total_steps, run.steps_per_epoch) as log:
+            _train_steps(
+                run,
+                state,
+                progress,
+                workdir=workdir,
+                batches=batches,
+                checkpoints=checkpoints,
+                stop=stop,
+                log=log,
+            )
+
+
+def _build(config, cohort, mesh):
+    """Compiled functions and the initial state of a run; says what it will do."""
+    parts = split(cohort.fold_of, fold=config["fold"], selection=config["selection"])
+    steps_per_epoch = -(-len(parts.train) // config["train"]["batch"])
+    settings = config["optimizer"]
+    schedule = restart_schedule(
+        peak=settings["peak_learning_rate"],
+        floor=settings["floor_learning_rate"],
+        restart_epochs=settings["restart_epochs"],
+        steps_per_epoch=steps_per_epoch,
+    )
+    optimizer = make_optimizer(schedule, b1=settings["b1"], b2=settings["b2"])
+    graphdef, state = init_state(model_config(config), optimizer, config["seed"])
+    state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
     print(
         f"{count_parameters(state.params):,} parameters, {len(parts.train)} cases to train on, "
         f"{len(parts.selection)} to validate ({config['selection']} protocol, fold "
@@ -123,69 +179,51 @@ def train(config: dict, workdir: Path) -> None:
     empty = [case for case in parts.train if cohort.cases[case]["volume_case_ml"] == 0]
     if empty:
         print(f"warning: {len(empty)} training cases have an empty label: {', '.join(empty)}")
-    with Checkpoints(workdir, info=info) as checkpoints, StopRequest() as stop:
-        progress = {"best_dsc": -1.0, "best_epoch": 0}
-        restored = checkpoints.load_latest(state)
-        if restored:
-            state, progress = restored
-            data.set_state(progress["data"])
-        step = int(state.step)
-        total_steps = epochs * steps_per_epoch
-        if step >= total_steps:
-            print(f"{workdir} is trained already ({epochs} epochs); next: python eval.py")
-            return
-        if step:
-            print(f"going on from step {step} (epoch {step // steps_per_epoch + 1})")
-        with RunLog(workdir, step, total_steps, steps_per_epoch) as log:
-            batch_now = next(data)
-            while step < total_steps:
-                started = time.perf_counter()
-                position = data.get_state()  # of the iterator, after this step's batch
-                state, metrics = train_step(state, batch_now)
-                # The step runs on its own; the next batch is fetched meanwhile.
-                upcoming = next(data)
-                waited = time.perf_counter() - started
-                metrics = {name: float(value) for name, value in metrics.items()}
-                if not np.isfinite(metrics["loss"]):
-                    raise _not_finite(workdir, step, batch_now, parts.train, metrics)
-                batch_now = upcoming
-                step += 1
-                log.step(
-                    step, metrics, schedule(step - 1), cases=batch,
-                    seconds=time.perf_counter() - started, waited=waited,
-                )  # fmt: skip
-                progress["data"] = position
-                epoch, within = divmod(step, steps_per_epoch)
-                is_due = within == 0 and epoch % config["train"]["validate_every"] == 0
-                if is_due or step == total_steps:
-                    dsc = validate(predict, state.params, cohort, parts.selection)
-                    if dsc["mean"] > progress["best_dsc"]:
-                        progress |= {"best_dsc": dsc["mean"], "best_epoch": epoch}
-                        checkpoints.save_best(step, state, progress)
-                    checkpoints.save_latest(step, state, progress)
-                    log.validation(step, dsc, progress)
-                elif stop.signal_name:
-                    checkpoints.save_latest(step, state, progress)
-                if stop.signal_name:
-                    checkpoints.close()
-                    log.message(
-                        f"stopped on {stop.signal_name} after step {step}, saved; the same "
-                        "command goes on from here"
-                    )
-                    return
+    train_step = make_train_step(graphdef, optimizer, mesh, **config["loss"])
+    predict = make_predict(graphdef)
+    return _Run(config, cohort, parts, steps_per_epoch, schedule, train_step, predict), state
+
+
+def _train_steps(run, state, progress, *, workdir, batches, checkpoints, stop, log):
+    """Steps from the state's on, until the last or until a stop is requested."""
+    step, batch_now = int(state.step), next(batches)
+    while step < run.total_steps:
+        started = time.perf_counter()
+        progress["data"] = batches.get_state()  # the iterator's place after this step's batch
+        state, metrics = run.train_step(state, batch_now)
+        # The step runs on its own; the next batch is fetched meanwhile.
+        upcoming = next(batches)
+        waited = time.perf_counter() - started
+        metrics = {name: float(value) for name, value in metrics.items()}
+        if not np.isfinite(metrics["loss"]):
+            raise _not_finite(workdir, step, batch_now, run.parts.train, metrics)
+        step, cases, batch_now = step + 1, len(batch_now["case"]), upcoming
+        seconds = time.perf_counter() - started
+        rate = run.schedule(step - 1)
+        log.step(step, metrics, rate, cases=cases, seconds=seconds, waited=waited)
+
+        epoch, within = divmod(step, run.steps_per_epoch)
+        is_due = within == 0 and epoch % run.config["train"]["validate_every"] == 0
+        if is_due or step == run.total_steps:
+            dsc = validate(run.predict, state.params, run.cohort, run.parts.selection)
+            if dsc["mean"] > progress["best_dsc"]:
+                progress |= {"best_dsc": dsc["mean"], "best_epoch": epoch}
+                checkpoints.save_best(step, state, progress)
+            checkpoints.save_latest(step, state, progress)
+            log.validation(step, dsc, progress)
+        elif stop.signal_name:
+            checkpoints.save_latest(step, state, progress)
+        if stop.signal_name and step < run.total_steps:
             checkpoints.close()
             log.message(
-                f"done: best validation DSC {progress['best_dsc']:.4f} in epoch "
-                f"{progress['best_epoch']}; next: python eval.py --workdir {workdir}"
+                f"stopped on {stop.signal_name} after step {step}, saved; the same command goes on "
+                "from here"
             )
-
-
-def _schedule(optimizer, steps_per_epoch):
-    return restart_schedule(
-        peak=optimizer["peak_learning_rate"],
-        floor=optimizer["floor_learning_rate"],
-        restart_epochs=optimizer["restart_epochs"],
-        steps_per_epoch=steps_per_epoch,
+            return
+    checkpoints.close()
+    log.message(
+        f"done: best validation DSC {progress['best_dsc']:.4f} in epoch {progress['best_epoch']}; "
+        f"next: python eval.py --workdir {workdir}"
     )
 
 
@@ -216,5 +254,3 @@ def _not_finite(workdir, step, batch, cases, metrics):
         "Look at these cases; if they are sound, lower --config.optimizer.peak_learning_rate or "
         "use --config.model.dtype=float32 in a new --workdir"
     )
-
-

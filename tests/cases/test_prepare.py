@@ -38,7 +38,7 @@ def changed(volume, data):
 
 
 def test_a_case_holds_the_scan_on_its_grid(tmp_path, patient):
-    ct, pet, label = patient
+    ct, _, label = patient
     scan = write_scan(tmp_path, patient)
     meta, made = prepare.prepare_case(scan, SETTINGS, tmp_path)
     assert made
@@ -130,9 +130,10 @@ def test_a_label_cut_by_the_crop_is_a_warning(tmp_path, patient):
 
 
 def test_label_on_another_grid_goes_through_the_affines(tmp_path, patient):
-    ct, pet, label = patient
-    flipped = Volume(label.data[::-1], label.affine @ [[-1, 0, 0, 79], [0, 1, 0, 0], [0, 0, 1, 0],
-                                                       [0, 0, 0, 1]])
+    _, _, label = patient
+    flipped = Volume(
+        label.data[::-1], label.affine @ [[-1, 0, 0, 79], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+    )
     prepare.prepare_case(write_scan(tmp_path, patient, "A"), SETTINGS, tmp_path)
     prepare.prepare_case(write_scan(tmp_path, patient, "B", label=flipped), SETTINGS, tmp_path)
     a, b = (read_case(tmp_path / f"{case}.npz") for case in "AB")
@@ -158,8 +159,21 @@ def test_damaged_cohorts_are_refused(tmp_path, cohort_folder):
 
 
 def test_command_line_prepares_a_table(tmp_path, cohort_folder, capsys):
-    command.main(["table", "--source", str(cohort_folder / "scans" / "cases.csv"), "--output",
-                  str(tmp_path), "--size", "8", "--folds", "3", "--workers", "1"])
+    command.main(
+        [
+            "table",
+            "--source",
+            str(cohort_folder / "scans" / "cases.csv"),
+            "--output",
+            str(tmp_path),
+            "--size",
+            "8",
+            "--folds",
+            "3",
+            "--workers",
+            "1",
+        ]
+    )
     assert "6 cases of 6 patients" in capsys.readouterr().out
     assert read_cohort(tmp_path).settings["fit"] == "resize"
 
@@ -167,8 +181,9 @@ def test_command_line_prepares_a_table(tmp_path, cohort_folder, capsys):
 def test_real_patient_keeps_its_tumour(tmp_path):
     source = real_data("sts")
     at = source / "STS_001"
-    scan = Scan("STS_001", at / "CT_image.nii.gz", at / "PET_image.nii.gz",
-                at / "CT_mask.nii.gz", "STS_001")
+    scan = Scan(
+        "STS_001", at / "CT_image.nii.gz", at / "PET_image.nii.gz", at / "CT_mask.nii.gz", "STS_001"
+    )
     settings = prepare.Settings(size=96, fit="resize")
     meta, _ = prepare.prepare_case(scan, settings, tmp_path)
     assert meta["volume_case_ml"] == pytest.approx(meta["volume_ml"], rel=0.01)

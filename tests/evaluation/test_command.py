@@ -35,7 +35,12 @@ def test_a_run_is_scored_on_its_test_fold(evaluated, trained, cohort):
     for case, dsc in best["cases"].items():
         assert on_case[case]["dsc"] == pytest.approx(dsc, abs=1e-6)
     assert "SUV >= 2.5" in result["grids"]["ct"]
-    for name in ("report.md", "metrics.csv", "learning_curves.png", f"overlays/{test_cases[0]}.png"):
+    for name in (
+        "report.md",
+        "metrics.csv",
+        "learning_curves.png",
+        f"overlays/{test_cases[0]}.png",
+    ):
         assert (evaluated / name).stat().st_size > 500
     report = (evaluated / "report.md").read_text()
     assert "optimistic" in report
@@ -45,8 +50,16 @@ def test_a_run_is_scored_on_its_test_fold(evaluated, trained, cohort):
 def test_predicted_files_score_what_the_evaluation_said(evaluated, trained, cohort, tmp_path):
     """raw scans -> predict.py -> files -> eval.py on files, against eval.py on the run."""
     scans = cohort.folder / "scans"
-    predict.main(["--workdir", str(trained), "--table", str(scans / "cases.csv"),
-                  "--output", str(tmp_path / "masks")])
+    predict.main(
+        [
+            "--workdir",
+            str(trained),
+            "--table",
+            str(scans / "cases.csv"),
+            "--output",
+            str(tmp_path / "masks"),
+        ]
+    )
     expected = json.loads((evaluated / "metrics.json").read_text())["cases"]
     for folder in ("p", "r"):
         (tmp_path / folder).mkdir()
@@ -54,8 +67,16 @@ def test_predicted_files_score_what_the_evaluation_said(evaluated, trained, coho
         (tmp_path / "masks" / f"{case}.nii.gz").rename(tmp_path / "p" / f"{case}.nii.gz")
         label = read_volume(scans / case / "label.nii.gz", dtype=np.uint8)
         write_volume(tmp_path / "r" / f"{case}.nii", label)
-    command.main(["--predictions", str(tmp_path / "p"), "--references", str(tmp_path / "r"),
-                  "--output", str(tmp_path / "out")])
+    command.main(
+        [
+            "--predictions",
+            str(tmp_path / "p"),
+            "--references",
+            str(tmp_path / "r"),
+            "--output",
+            str(tmp_path / "out"),
+        ]
+    )
     result = json.loads((tmp_path / "out" / "metrics.json").read_text())
     for case, values in expected.items():
         for name in ("dsc", "hd95", "volume_ml"):
@@ -78,8 +99,16 @@ def test_bad_mask_folders_are_refused_by_name(tmp_path):
     references = masks(tmp_path / "r", A=good, B=good)
 
     def run(predictions, output="out"):
-        command.main(["--predictions", predictions, "--references", references,
-                      "--output", str(tmp_path / output)])
+        command.main(
+            [
+                "--predictions",
+                predictions,
+                "--references",
+                references,
+                "--output",
+                str(tmp_path / output),
+            ]
+        )
 
     with pytest.raises(DataError, match="B only in .*r"):
         run(masks(tmp_path / "missing", A=good))

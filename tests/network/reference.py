@@ -28,7 +28,9 @@ def transposed(x, kernel, bias):
     for a in range(3):
         for b in range(3):
             for c in range(3):
-                full[a : a + 2 * d : 2, b : b + 2 * h : 2, c : c + 2 * w : 2] += x @ flipped[a, b, c]
+                full[a : a + 2 * d : 2, b : b + 2 * h : 2, c : c + 2 * w : 2] += (
+                    x @ flipped[a, b, c]
+                )
     return full[1 : 2 * d + 1, 1 : 2 * h + 1, 1 : 2 * w + 1] + bias
 
 

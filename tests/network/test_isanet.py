@@ -90,16 +90,27 @@ def test_gradients_agree_with_differences_of_the_numpy_reference(generator):
     exact, leaves = plain(params), jax.tree.leaves(plain(grads))
     assert all(np.abs(leaf).max() > 0 for leaf in leaves), "a parameter gets no gradient"
 
-    parts = ["query", "key", "value", "channel_attention", "output", "up", "shortcut", "body", "head"]
+    parts = [
+        "query",
+        "key",
+        "value",
+        "channel_attention",
+        "output",
+        "up",
+        "shortcut",
+        "body",
+        "head",
+    ]
     for part in parts:
         direction = jax.tree_util.tree_map_with_path(
-            lambda path, x, part=part: generator.normal(size=x.shape)
-            * (part in jax.tree_util.keystr(path)),
+            lambda path, x, part=part: (
+                generator.normal(size=x.shape) * (part in jax.tree_util.keystr(path))
+            ),
             exact,
         )
 
         def value(step, direction=direction):
-            moved = jax.tree.map(lambda x, d: x + step * d, exact, direction)
+            moved = jax.tree.map(lambda x, change: x + step * change, exact, direction)
             return np.sum(reference.forward(moved, config, image[0].astype(np.float64)) * target)
 
         difference = (value(1e-6) - value(-1e-6)) / 2e-6
@@ -124,9 +135,7 @@ def test_isa_weights_sum_to_one_or_have_mean_one(generator):
     x = jnp.asarray(generator.normal(size=(1, 4, 4, 4, 3)), jnp.float32)
     outputs = {}
     for scale in ("sum", "mean"):
-        module = blocks.ISA(
-            3, fusion="product", weight_scale=scale, folded=True, rngs=nnx.Rngs(0)
-        )
+        module = blocks.ISA(3, fusion="product", weight_scale=scale, folded=True, rngs=nnx.Rngs(0))
         kernel = np.zeros((1, 1, 1, 6, 3), np.float32)
         kernel[0, 0, 0, :3] = np.eye(3)  # the output is the weighted value alone
         module.output.kernel[...] = jnp.asarray(kernel)

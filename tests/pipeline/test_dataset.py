@@ -14,7 +14,9 @@ AUGMENT = {
 
 
 def data(cohort, seed=0, batch=2):
-    return iter(training_data(cohort, sorted(cohort.cases), batch=batch, seed=seed, augment=AUGMENT))
+    return iter(
+        training_data(cohort, sorted(cohort.cases), batch=batch, seed=seed, augment=AUGMENT)
+    )
 
 
 def take(iterator, count):

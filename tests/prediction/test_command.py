@@ -8,8 +8,19 @@ from tests.conftest import real_data
 
 
 def predict(trained, folder, output, *more):
-    main(["--workdir", str(trained), "--ct", str(folder / "ct.nii.gz"),
-          "--pet", str(folder / "pet.nii.gz"), "--output", str(output), *map(str, more)])
+    main(
+        [
+            "--workdir",
+            str(trained),
+            "--ct",
+            str(folder / "ct.nii.gz"),
+            "--pet",
+            str(folder / "pet.nii.gz"),
+            "--output",
+            str(output),
+            *map(str, more),
+        ]
+    )
 
 
 @pytest.fixture
@@ -70,8 +81,10 @@ def test_existing_outputs_are_refused_before_any_work(trained, patient, tmp_path
 def test_a_bad_case_in_a_table_does_not_stop_the_others(trained, cohort_folder, tmp_path, capsys):
     scans = cohort_folder / "scans"
     (tmp_path / "bad.nii.gz").write_text("no image")
-    rows = [f"A,{scans}/phantom_000/ct.nii.gz,{tmp_path}/bad.nii.gz",
-            f"B,{scans}/phantom_001/ct.nii.gz,{scans}/phantom_001/pet.nii.gz"]
+    rows = [
+        f"A,{scans}/phantom_000/ct.nii.gz,{tmp_path}/bad.nii.gz",
+        f"B,{scans}/phantom_001/ct.nii.gz,{scans}/phantom_001/pet.nii.gz",
+    ]
     table = tmp_path / "cases.csv"
     table.write_text("case,ct,pet\n" + "\n".join(rows) + "\n")
     arguments = ["--workdir", str(trained), "--table", str(table), "--output", str(tmp_path / "o")]
@@ -95,8 +108,18 @@ def test_arguments_that_do_not_fit_together(tmp_path):
 
 def test_a_real_patient(trained, tmp_path):
     at = real_data("sts") / "STS_002"
-    main(["--workdir", str(trained), "--ct", str(at / "CT_image.nii.gz"), "--pet",
-          str(at / "PET_image.nii.gz"), "--output", str(tmp_path / "m.nii.gz")])
+    main(
+        [
+            "--workdir",
+            str(trained),
+            "--ct",
+            str(at / "CT_image.nii.gz"),
+            "--pet",
+            str(at / "PET_image.nii.gz"),
+            "--output",
+            str(tmp_path / "m.nii.gz"),
+        ]
+    )
     ct, mask = nibabel.load(at / "CT_image.nii.gz"), nibabel.load(tmp_path / "m.nii.gz")
     assert mask.shape == ct.shape
     np.testing.assert_array_equal(mask.affine, ct.affine)

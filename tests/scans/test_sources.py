@@ -63,8 +63,11 @@ def table(folder, text):
 
 def test_table_paths_are_relative_to_it(tmp_path):
     touch(*(tmp_path / "a" / n for n in ("ct.nii.gz", "pet.nii.gz", "m.nii.gz")))
-    path = table(tmp_path, "case,ct,pet,label,patient,centre,fold,x1,x2,y1,y2,z1,z2\n"
-                           "A1,a/ct.nii.gz,a/pet.nii.gz,a/m.nii.gz,P1,Basel,3,0,1,2,3,4,5\n")
+    path = table(
+        tmp_path,
+        "case,ct,pet,label,patient,centre,fold,x1,x2,y1,y2,z1,z2\n"
+        "A1,a/ct.nii.gz,a/pet.nii.gz,a/m.nii.gz,P1,Basel,3,0,1,2,3,4,5\n",
+    )
     (scan,) = sources.read_table(path)
     assert (scan.patient, scan.centre, scan.fold) == ("P1", "Basel", 3)
     assert scan.ct == tmp_path / "a" / "ct.nii.gz"

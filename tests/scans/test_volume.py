@@ -23,15 +23,33 @@ def save(path, data, affine=OBLIQUE, *, sform=0, qform=1, **header):
 
 
 def test_writing_keeps_the_geometry_bit_for_bit(tmp_path, generator):
-    source = save(tmp_path / "ct.nii.gz", generator.normal(size=(5, 6, 7)).astype(np.float32),
-                  descrip=b"DOE^JANE", db_name=b"JANE")
+    source = save(
+        tmp_path / "ct.nii.gz",
+        generator.normal(size=(5, 6, 7)).astype(np.float32),
+        descrip=b"DOE^JANE",
+        db_name=b"JANE",
+    )
     volume = read_volume(source)
     mask = Volume((volume.data > 0).astype(np.uint8), volume.affine, volume.header)
     write_volume(tmp_path / "mask.nii.gz", mask)
 
     before, after = (nibabel.load(tmp_path / n).header for n in ("ct.nii.gz", "mask.nii.gz"))
-    for name in ("dim", "pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d",
-                 "qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z", "xyzt_units"):
+    for name in (
+        "dim",
+        "pixdim",
+        "qform_code",
+        "sform_code",
+        "quatern_b",
+        "quatern_c",
+        "quatern_d",
+        "qoffset_x",
+        "qoffset_y",
+        "qoffset_z",
+        "srow_x",
+        "srow_y",
+        "srow_z",
+        "xyzt_units",
+    ):
         assert before[name].tobytes() == after[name].tobytes(), name
     written = nibabel.load(tmp_path / "mask.nii.gz")
     np.testing.assert_array_equal(np.asarray(written.dataobj), mask.data)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from isanet_jax.errors import CheckpointError, ConfigError, DataError, IsaNetError
+from isanet_jax.errors import CheckpointError, ConfigError, IsaNetError
 from isanet_jax.training import loop
 from isanet_jax.training.checkpoint import Checkpoints, load_best
 from isanet_jax.training.config import model_config
@@ -29,7 +29,9 @@ def latest_params(workdir, config):
 
 
 def losses(workdir):
-    return {line["step"]: line["loss"] for line in read_log(workdir / "metrics.jsonl") if "loss" in line}
+    return {
+        line["step"]: line["loss"] for line in read_log(workdir / "metrics.jsonl") if "loss" in line
+    }
 
 
 def assert_same_run(workdir, trained, config):
@@ -86,7 +88,9 @@ def program(*arguments, file_size_kb=None):
         "JAX_COMPILATION_CACHE_DIR": str(CACHE),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
     }
-    limit = [] if file_size_kb is None else ["bash", "-c", f'ulimit -f {file_size_kb}; exec "$@"', ""]
+    limit = (
+        [] if file_size_kb is None else ["bash", "-c", f'ulimit -f {file_size_kb}; exec "$@"', ""]
+    )
     return subprocess.Popen(
         [*limit, sys.executable, *map(str, arguments)], cwd=ROOT, env=environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -121,7 +125,7 @@ def test_killed_and_resumed_is_the_same_as_uninterrupted(trained, config, cohort
 
     code, _, stderr = run_until(5, signal.SIGKILL)
     assert code == -signal.SIGKILL, stderr
-    code, stdout, stderr = run_until(7, signal.SIGINT)
+    code, _, stderr = run_until(7, signal.SIGINT)
     assert code == 0, stderr
     loop.train(config, workdir)
     assert_same_run(workdir, trained, config)
@@ -156,7 +160,9 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_cases(config, tmp_path, c
 
 def test_cases_prepared_otherwise_are_refused(config, tmp_path):
     config["data"]["size"] = 32
-    with pytest.raises(ConfigError, match=r"size 16; the config says size 32.*--config.data.size=16"):
+    with pytest.raises(
+        ConfigError, match=r"size 16; the config says size 32.*--config.data.size=16"
+    ):
         loop.train(config, tmp_path)
 
 
@@ -165,8 +171,11 @@ def test_one_step_of_two_samples_is_the_mean_of_their_gradients(config, cohort):
     from isanet_jax.pipeline.dataset import training_data
 
     optimizer = make_optimizer(lambda step: 1e-3, b1=0.9, b2=0.99)
-    batch = next(iter(training_data(cohort, sorted(cohort.cases), batch=1, seed=0,
-                                    augment=config["augment"])))
+    batch = next(
+        iter(
+            training_data(cohort, sorted(cohort.cases), batch=1, seed=0, augment=config["augment"])
+        )
+    )
     double = {name: np.concatenate([value, value]) for name, value in batch.items()}
     results = []
     for data in (batch, double):

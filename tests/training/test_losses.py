@@ -16,8 +16,7 @@ def naive(logits, y, alpha=0.5, gamma=2):
         for a, b in zip(y, p, strict=True)
     ]
     focal = -np.mean(
-        alpha * y * (1 - p) ** gamma * np.log(p)
-        + (1 - alpha) * (1 - y) * p**gamma * np.log(1 - p)
+        alpha * y * (1 - p) ** gamma * np.log(p) + (1 - alpha) * (1 - y) * p**gamma * np.log(1 - p)
     )
     return np.mean(dice), np.mean(squared), focal
 
