@@ -43,9 +43,7 @@ def main():
     """Prints a Markdown table; rounds alternate between the forms, medians are shown."""
     generator = np.random.default_rng(0)
     device = jax.devices()[0].platform
-    print(
-        f"| operation ({device}, float32) | native fwd / grad ms | folded fwd / grad ms | ratio |"
-    )
+    print(f"| operation ({device}, float32) | native ms (fwd / grad) | folded ms | ratio |")
     print("|---|---|---|---|")
     for operation, size, inputs, outputs, width in CASES:
         x = jnp.asarray(generator.normal(size=(1, size, size, size, inputs)), jnp.float32)

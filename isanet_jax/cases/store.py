@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from isanet_jax.errors import DataError
+from isanet_jax.scans.sources import HECKTOR_HOW
 from isanet_jax.scans.volume import Volume, replace_when_done
 
 FORMAT = 1
@@ -157,7 +158,7 @@ def read_cohort(folder) -> Cohort:
     folder = Path(folder)
     how = (
         f"Prepare your scans first, for example: python prepare.py hecktor --source DIR --output "
-        f"{folder} (also sts, table; see README.md). Without data: make demo"
+        f"{folder} (also sts, table; see README.md). {HECKTOR_HOW}"
     )
     if not folder.is_dir():
         raise DataError("no such folder", file=folder, wanted="prepared cases", action=how)

@@ -14,13 +14,14 @@ from isanet_jax.network.config import ModelConfig
 
 
 def parse_command_line(argv) -> tuple[dict, Path]:
-    """Reads `--config FILE --workdir DIR [--config.name=value ...]`.
+    """Reads `--config FILE [--workdir DIR] [--config.name=value ...]`.
 
     Returns:
-        The config as a plain dict, and the run's folder.
+        The config as a plain dict, and the run's folder (`runs/` and the config's name where none
+        is given).
 
     Raises:
-        ConfigError: an unknown flag or setting, a value of the wrong type, no config or workdir.
+        ConfigError: an unknown flag or setting, a value of the wrong type, no config.
     """
     values = flags.FlagValues()
     config_flags.DEFINE_config_file(
@@ -37,12 +38,13 @@ def parse_command_line(argv) -> tuple[dict, Path]:
         raise ConfigError(
             f"unexpected arguments {' '.join(rest[1:])}; settings are --config.name=value"
         )
-    if config is None or values.workdir is None:
+    if config is None:
         raise ConfigError(
-            "give --config FILE and --workdir DIR, as in: python train.py --config "
-            "configs/hecktor.py --workdir runs/h0"
+            "give --config FILE, as in: python train.py --config configs/hecktor.py --workdir "
+            "runs/h0"
         )
-    return config, Path(values.workdir)
+    name = Path(values["config"].config_filename).stem
+    return config, Path(values.workdir or f"runs/{name}")
 
 
 def check_config(config: dict) -> None:

@@ -189,3 +189,30 @@ def test_real_patient_keeps_its_tumour(tmp_path):
     assert meta["volume_case_ml"] == pytest.approx(meta["volume_ml"], rel=0.01)
     case, pet = read_case(tmp_path / "STS_001.npz"), read_volume(scan.pet)
     assert case.pet.max() == pytest.approx(pet.data.max(), rel=0.1)
+
+
+@pytest.mark.parametrize("year", [2020, 2021])
+def test_hecktor_from_download_to_cases(tmp_path, patient, year, capsys):
+    """Both layouts end to end; the organisers' boxes are LPS, the grid is centred on them."""
+    folder = tmp_path / "download" / "hecktor_nii"
+    rows = ["PatientID,x1,x2,y1,y2,z1,z2"]
+    for number, case in enumerate(("CHGJ007", "CHUS010")):
+        at = folder / case if year == 2020 else folder
+        label = "ct_gtvt" if year == 2020 else "gtvt"
+        for kind, volume in zip(("ct", "pt", label), patient, strict=True):
+            write_volume(at / f"{case}_{kind}.nii.gz", volume)
+        rows.append(f"{case},{-40 + number},{40 + number},-30,50,-45,35.5")
+    name = "bbox.csv" if year == 2020 else "hecktor2021_bbox_training.csv"
+    (tmp_path / "download" / name).write_text("\n".join(rows))
+    command.main(["hecktor", "--source", str(tmp_path / "download"), "--output",
+                  str(tmp_path / "cases"), "--size", "32", "--spacing-mm", "2.5", "--folds", "2",
+                  "--workers", "1"])  # fmt: skip
+    assert "2 cases of 2 patients" in capsys.readouterr().out
+    cohort = read_cohort(tmp_path / "cases")
+    assert cohort.settings == {
+        "size": 32, "fit": "crop", "spacing_mm": 2.5, "label_values": [1]
+    }  # fmt: skip
+    assert [entry["centre"] for entry in cohort.cases.values()] == ["CHGJ", "CHUS"]
+    meta = read_case(cohort.path("CHUS010")).meta
+    centre = np.array(meta["affine"]) @ [15.5, 15.5, 15.5, 1]
+    np.testing.assert_allclose(centre[:3], [-1, -10, -4.75])

@@ -16,6 +16,8 @@ def test_every_config_is_sound(name):
     config, workdir = parse_command_line(["t", "--config", f"configs/{name}.py", "--workdir", "w"])
     check_config(config)
     assert str(workdir) == "w"
+    _, workdir = parse_command_line(["t", "--config", f"configs/{name}.py"])
+    assert str(workdir) == f"runs/{name}"
 
 
 def test_overrides_are_typed_and_reach_the_network():
@@ -37,7 +39,7 @@ def test_overrides_are_typed_and_reach_the_network():
         ([*BASE, "--config.train.epochs=many"], "many"),
         ([*BASE, "--workdri=w"], "workdri"),
         ([*BASE, "train.epochs=5"], "--config.name=value"),
-        (BASE[:3], "--workdir DIR"),
+        (["t", "--workdir", "w"], "give --config FILE"),
         (["t", "--config", "configs/absent.py", "--workdir", "w"], "absent.py"),
     ],
 )
