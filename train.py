@@ -1,4 +1,10 @@
-"""Trains a network: python train.py --config configs/hecktor.py --workdir runs/h0."""
+"""Trains a network, or goes on with a run that was stopped.
+
+usage: python train.py --config configs/hecktor.py [--workdir runs/h0] [--config.NAME=VALUE ...]
+
+Every setting, with its meaning and default, is in configs/hecktor.py; --config.NAME=VALUE changes
+one, as in --config.fold=1 --config.data.cases=cases/mine --config.model.width=8.
+"""
 
 import sys
 
@@ -7,6 +13,9 @@ from isanet_jax import console
 
 def main():
     """Parses the command line and trains; the imports wait until they are needed."""
+    if {"-h", "--help"} & set(sys.argv):
+        print(__doc__)
+        return
     from isanet_jax.training.config import parse_command_line
     from isanet_jax.training.loop import train
 

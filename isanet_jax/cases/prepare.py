@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import multiprocessing
+import signal
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -309,7 +310,9 @@ def _make_all(scans, settings, output, workers):
                 collect(scan, lambda scan=scan: prepare_case(scan, settings, output))
             return metas, failures
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(workers, len(scans)), mp_context=context) as pool:
+        # Ctrl-C is for this process, which then ends the pool.
+        quiet = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
+        with ProcessPoolExecutor(min(workers, len(scans)), context, **quiet) as pool:
             jobs = {pool.submit(prepare_case, s, settings, output): s for s in scans}
             try:
                 for job in as_completed(jobs):

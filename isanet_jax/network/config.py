@@ -60,9 +60,10 @@ class ModelConfig:
                 raise ConfigError(
                     f"model.{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}"
                 )
-        if self.levels < 1 or self.width < 1:
+        if self.levels < 2 or self.width < 1:
             raise ConfigError(
-                f"model.levels is {self.levels} and model.width is {self.width}; both must be >= 1"
+                f"model.levels is {self.levels} and model.width is {self.width}; they must be at "
+                "least 2 and 1"
             )
         step = 2 ** (self.levels - 1)
         if self.size < step or self.size % step:

@@ -95,7 +95,7 @@ class Decoder(nnx.Module):
         for level in reversed(range(len(self.levels))):
             x = self.levels[level](x, up_weight, parts[level])
             outputs.insert(0, x)
-        return outputs or [bottleneck]
+        return outputs
 
 
 class ISANet(nnx.Module):
@@ -136,11 +136,10 @@ class ISANet(nnx.Module):
                 f"the network was built for (B, {size}, {size}, {size}, 2) and got {image.shape}"
             )
         image = image.astype(self.config.dtype)
+        channel = MODALITIES.index
         features = {
-            name: encoder(image[..., channel : channel + 1])
-            for channel, name in enumerate(MODALITIES)
-            for encoder in [self.encoders.get(name)]
-            if encoder is not None
+            name: self.encoders[name](image[..., channel(name), None])
+            for name in self.config.modalities
         }
         decoded = self._decode(features)
         return self.head(decoded)[..., 0].astype(jnp.float32)
@@ -160,7 +159,7 @@ class ISANet(nnx.Module):
         pet = features["pet"]
         pet_maps = self.decoders["pet"](pet[-1], 1.0, [[skip] for skip in pet[:-1]])
         parts = [
-            [skip, weight_pet * pet_map] for skip, pet_map in zip(ct[:-1], pet_maps, strict=False)
+            [skip, weight_pet * pet_map] for skip, pet_map in zip(ct[:-1], pet_maps, strict=True)
         ]
         return self.decoders["ct"](features["ct"][-1], weight_ct, parts)[0]
 

@@ -144,6 +144,7 @@ def train(config: dict, workdir: Path) -> None:
             return
         if step:
             print(f"going on from step {step} (epoch {step // run.steps_per_epoch + 1})")
+        print("the first step compiles the network: this takes a while", flush=True)
         with RunLog(workdir, step, run.total_steps, run.steps_per_epoch) as log:
             _train_steps(
                 run,

@@ -120,13 +120,19 @@ def test_gradients_agree_with_differences_of_the_numpy_reference(generator):
         assert abs(difference - sum(map(np.sum, terms))) < 2e-3 * scale, part
 
 
-def test_bfloat16_computes_close_to_float32_and_keeps_float32_parameters(generator):
+@pytest.mark.parametrize("convolution", ["native", "folded"])
+def test_bfloat16_computes_close_to_float32_and_keeps_float32_parameters(generator, convolution):
     image = generator.normal(size=(1, 8, 8, 8, 2)).astype(np.float32)
     _, graphdef, params = tiny(weight_scale="mean")
-    _, half_graphdef, half_params = tiny(weight_scale="mean", dtype="bfloat16")
+    _, half_graphdef, half_params = tiny(
+        weight_scale="mean", dtype="bfloat16", convolution=convolution
+    )
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(half_params))
     full, half = apply(graphdef, params, image), apply(half_graphdef, half_params, image)
     assert half.dtype == jnp.float32
+    loss = jax.jit(jax.grad(lambda p: jnp.sum(isanet.apply(half_graphdef, p, image) ** 2)))
+    grads = jax.tree.leaves(loss(half_params))
+    assert all(g.dtype == jnp.float32 and jnp.isfinite(g).all() for g in grads)
     error = np.abs(np.asarray(full) - np.asarray(half))
     assert 0 < error.mean() < 0.1 * np.std(full)
 
@@ -163,6 +169,7 @@ def test_alpha_zero_ignores_pet_and_alpha_infinity_ignores_the_ct_skips(generato
         ({"modalities": ("mr",)}, "model.modalities"),
         ({"fusion_weights": (1.0, -1.0)}, "factors >= 0"),
         ({"dtype": "float16"}, "bfloat16"),
+        ({"levels": 1}, "at least 2"),
         ({"decoder": "shared", "modalities": ("ct",)}, "needs both modalities"),
     ],
 )

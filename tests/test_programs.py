@@ -1,0 +1,43 @@
+"""The programs as a user runs them: exit codes and messages, never a traceback."""
+
+import subprocess
+import sys
+
+import pytest
+
+
+def run(root, *arguments, cwd=None):
+    return subprocess.run(
+        [sys.executable, *(str(root / a) if a.endswith(".py") else a for a in arguments)],
+        cwd=cwd or root,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("program", ["prepare.py", "train.py", "eval.py", "predict.py"])
+def test_help(request, program):
+    done = run(request.config.rootpath, program, "--help")
+    assert done.returncode == 0
+    assert "usage" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["prepare.py", "hecktor", "--source", "absent", "--output", "o"], "make demo"),
+        (["train.py", "--config", "configs/hecktor.py"], "hecktor.grand-challenge.org"),
+        (["train.py", "--config", "configs/hecktor.py", "--config.fodl=1"], "fodl"),
+        (["predict.py", "--workdir", "w", "--ct", "c.nii", "--output", "o.nii"], "--pet"),
+        (["eval.py", "--workdir", "absent"], "no trained network"),
+    ],
+)
+def test_errors_are_one_line_and_status_2(request, tmp_path, arguments, message):
+    root = request.config.rootpath
+    done = run(root, *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir()), "a refused command leaves nothing behind"
