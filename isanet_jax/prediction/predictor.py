@@ -7,7 +7,7 @@ from isanet_jax.cases.grid import resample
 from isanet_jax.cases.prepare import Settings, image_channels
 from isanet_jax.network import isanet
 from isanet_jax.scans.sources import Scan
-from isanet_jax.scans.volume import Volume
+from isanet_jax.scans.volume import Volume, bounds_mm
 from isanet_jax.training.checkpoint import load_best
 from isanet_jax.training.config import model_config
 from isanet_jax.training.step import make_predict
@@ -72,5 +72,15 @@ def to_ct_grid(values: np.ndarray, affine: np.ndarray, ct: Volume) -> Volume:
     Returns:
         (I, J, K) float32 with the CT's geometry.
     """
-    data = resample(Volume(values, affine), ct.data.shape, ct.affine, order=1, fill=0.0)
+    # Only the part of the CT that the case's field reaches: a box in a whole-body CT is small.
+    low, high = bounds_mm(values.shape, np.linalg.inv(ct.affine) @ affine)
+    start = np.clip(np.floor(low).astype(int), 0, ct.data.shape)
+    stop = np.clip(np.ceil(high).astype(int) + 1, start, ct.data.shape)
+    shifted = ct.affine.copy()
+    shifted[:3, 3] += ct.affine[:3, :3] @ start
+    data = np.zeros(ct.data.shape, np.float32)
+    if (stop > start).all():
+        box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+        part = resample(Volume(values, affine), stop - start, shifted, order=1, fill=0.0)
+        data[box] = part
     return Volume(data, ct.affine, ct.header)

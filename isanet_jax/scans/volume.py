@@ -38,11 +38,11 @@ class Volume:
 
 
 def bounds_mm(shape, affine) -> np.ndarray:
-    """World box that encloses the voxels' outer edges: (2, 3), lower and upper corner, mm.
+    """Box that encloses the voxels' outer edges: (2, 3), lower and upper corner.
 
     Args:
         shape: (3,) voxels per axis.
-        affine: (4, 4) voxel index to world.
+        affine: (4, 4) voxel index to the box's coordinates: world (mm), or another grid's index.
     """
     corners = np.stack(np.meshgrid(*[(-0.5, n - 0.5) for n in shape], indexing="ij"), -1)
     world = corners.reshape(-1, 3) @ affine[:3, :3].T + affine[:3, 3]
