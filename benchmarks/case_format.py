@@ -1,4 +1,4 @@
-"""How fast prepared cases load in several formats: python benchmarks/case_format.py [--size 144].
+"""How fast prepared cases load in several formats: python -m benchmarks.case_format [--size 144].
 
 Every format holds the same int16 CT, float32 PET and uint8 label of a phantom; the files are in
 the page cache, as they are from the second epoch on. nii.gz is what a user would keep instead.

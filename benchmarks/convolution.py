@@ -1,4 +1,4 @@
-"""Native against folded operations on this machine's CPU: python benchmarks/convolution.py.
+"""Native against folded operations on this machine's CPU: python -m benchmarks.convolution.
 
 Native is what a user gets from XLA's own 3D operations (flax.nnx.Conv and its like).
 """

@@ -52,6 +52,7 @@ def small_config(cohort_folder):
     config.data.cases = str(cohort_folder)
     config.data.size, config.data.spacing_mm, config.data.phantoms = 16, 12.0, 0
     config.model.width, config.model.levels = 2, 3
+    config.selection = "paper"
     config.train.epochs, config.train.validate_every = 3, 1
     config = config.to_dict()
     config["model"]["modalities"] = list(config["model"]["modalities"])

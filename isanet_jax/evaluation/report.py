@@ -97,13 +97,16 @@ def write_run_report(path, *, description, scores, pictures, curves) -> None:
     """
     config, progress = description["config"], description["progress"]
     selection = config["selection"]
-    preparation = ", ".join(f"{k} {v}" for k, v in description["preparation"].items())
+    prepared = description["preparation"]
+    grid = f"{prepared['size']}^3 voxels, " + (
+        f"{prepared['spacing_mm']:g} mm" if prepared["fit"] == "crop" else "the whole field resized"
+    )
     hardest = sorted(pictures, key=lambda case: scores["ct"]["network"][case]["dsc"])
     text = f"""# Evaluation of fold {config["fold"]}
 
 Protocol "{selection}": {PROTOCOLS[selection]}. Checkpoint of epoch {progress["best_epoch"]}
 (validation DSC {progress["best_dsc"]:.4f}). {len(description["split"]["train"])} training cases.
-Preparation: {preparation}.
+Case grid: {grid}.
 
 ## On the original CT grid
 

@@ -104,6 +104,7 @@ def train_command(workdir, cohort_folder):
         f"--config.data.cases={cohort_folder}", "--config.data.size=16",
         "--config.data.spacing_mm=12.0", "--config.data.phantoms=0", "--config.model.width=2",
         "--config.model.levels=3", "--config.train.epochs=3", "--config.train.validate_every=1",
+        "--config.selection=paper",
     ]  # fmt: skip
 
 
