@@ -34,7 +34,7 @@ def _write_nifti(folder, arrays, suffix):
 
 def _read_nifti(folder, suffix):
     for name in ("ct", "pet", "label"):
-        np.array(nibabel.load(folder / f"{name}{suffix}").dataobj)  # a copy, no memory map
+        np.asarray(nibabel.load(folder / f"{name}{suffix}").dataobj).copy()  # no memory map
 
 
 def _read_npz(path):
