@@ -49,7 +49,16 @@ class RunLog:
         self._file.close()
 
     def step(self, step, metrics, learning_rate, *, cases, seconds, waited):
-        """Records one step: `cases` of it, `seconds` it took, `waited` of them for data."""
+        """Records one step.
+
+        Args:
+            step: its number, from 1.
+            metrics: of the step.
+            learning_rate: that it used.
+            cases: that it consumed.
+            seconds: that it took.
+            waited: seconds that the host spent on the next batch while the step ran.
+        """
         line = {
             "step": step,
             "epoch": (step - 1) // self._steps_per_epoch + 1,

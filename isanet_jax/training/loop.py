@@ -193,8 +193,9 @@ def _train_steps(run, state, progress, *, workdir, batches, checkpoints, stop, l
         progress["data"] = batches.get_state()  # the iterator's place after this step's batch
         state, metrics = run.train_step(state, batch_now)
         # The step runs on its own; the next batch is fetched meanwhile.
+        asked = time.perf_counter()
         upcoming = next(batches)
-        waited = time.perf_counter() - started
+        waited = time.perf_counter() - asked
         metrics = {name: float(value) for name, value in metrics.items()}
         if not np.isfinite(metrics["loss"]):
             raise _not_finite(workdir, step, batch_now, run.parts.train, metrics)

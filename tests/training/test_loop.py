@@ -113,14 +113,19 @@ def test_killed_and_resumed_is_the_same_as_uninterrupted(trained, config, cohort
     workdir = tmp_path / "run"
     command = train_command(workdir, cohort_folder)
 
+    record = workdir / "metrics.jsonl"
+
     def run_until(steps, number):
+        # A run starts by replacing the record: until then its lines are the last run's.
+        stale = record.stat().st_ino if record.exists() else None
         process = program(*command)
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and process.poll() is None:
-            lines = read_log(workdir / "metrics.jsonl")
-            if lines and lines[-1]["step"] >= steps:
-                process.send_signal(number)
-                break
+            if record.exists() and record.stat().st_ino != stale:
+                lines = read_log(record)
+                if lines and lines[-1]["step"] >= steps:
+                    process.send_signal(number)
+                    break
             time.sleep(0.002)
         return process.wait(120), *process.communicate()
 
