@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 
-AIR_HU = -1024.0
+from isanet_jax.cases.grid import AIR_HU
 
 
 def mixup(a: jax.Array, b: jax.Array, weight: jax.Array) -> jax.Array:
