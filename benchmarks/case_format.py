@@ -23,7 +23,9 @@ def _arrays(size, folder):
     (scan,) = read_table(write_phantoms(folder, cases=1, seed=0))
     settings = Settings(size=size, spacing_mm=FIELD_MM / size)
     ct, pet, affine, _, _ = image_channels(scan, settings)
-    label = resample(read_label(scan, (1,)), ct.shape, affine, order=0, fill=0)
+    label = resample(
+        read_label(scan.label, (1,), case=scan.case), ct.shape, affine, order=0, fill=0
+    )
     return {"ct": ct, "pet": pet, "label": label.astype(np.uint8)}
 
 

@@ -121,21 +121,26 @@ def _span(box):
     )
 
 
-def read_label(scan: Scan, values) -> Volume:
-    """Reads a label as bool, on its own grid.
+def read_label(path, values, *, case) -> Volume:
+    """Reads a mask file as bool, on its own grid.
+
+    Args:
+        path: NIfTI.
+        values: that are tumour.
+        case: ID to name in errors.
 
     Raises:
         DataError: unreadable, or with a value that is neither 0 nor in `values`.
     """
-    label = read_volume(scan.label, case=scan.case)
+    label = read_volume(path, case=case)
     found = np.unique(label.data)
     unexpected = [v for v in found if v != 0 and v not in values]
     if unexpected:
         listed = ", ".join(f"{v:g}" for v in found[:10])
         raise DataError(
             f"label values {listed}{', ...' if len(found) > 10 else ''}",
-            case=scan.case,
-            file=scan.label,
+            case=case,
+            file=path,
             wanted=f"0 and {', '.join(map(str, values))}",
             action="Name the values that are tumour with --label-values",
         )
@@ -170,7 +175,7 @@ def prepare_case(scan: Scan, settings: Settings, output: Path) -> tuple[dict, bo
         if identity.items() <= meta.items():
             return meta, False
     ct, pet, affine, original, warnings = image_channels(scan, settings)
-    label = read_label(scan, settings.label_values)
+    label = read_label(scan.label, settings.label_values, case=scan.case)
     label_case = resample(label, ct.shape, affine, order=0, fill=0)
     label_ct = (
         label.data

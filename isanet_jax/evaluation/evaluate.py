@@ -12,7 +12,6 @@ from isanet_jax.evaluation.metrics import case_metrics
 from isanet_jax.evaluation.thresholds import threshold_masks
 from isanet_jax.pipeline.dataset import evaluation_data
 from isanet_jax.prediction.predictor import THRESHOLD, to_ct_grid
-from isanet_jax.scans.sources import Scan
 from isanet_jax.scans.volume import NIFTI_SUFFIXES, Volume
 
 NETWORK = "network"
@@ -105,8 +104,7 @@ def score_masks(name, prediction, reference, label_values) -> dict[str, float]:
         DataError: unreadable, unexpected values, or grids that differ.
     """
     masks: list[Volume] = [
-        read_label(Scan(name, path, path, path, name), label_values)
-        for path in (prediction, reference)
+        read_label(path, label_values, case=name) for path in (prediction, reference)
     ]
     if not same_grid(*masks):
         described = [

@@ -10,6 +10,7 @@ import numpy as np
 from isanet_jax.errors import DataError
 
 _BOX_COLUMNS = ("x1", "x2", "y1", "y2", "z1", "z2")
+_HECKTOR_LABELS = ("_ct_gtvt.nii.gz", "_gtvt.nii.gz")  # 2020, 2021
 _TABLE_COLUMNS = ("case", "ct", "pet", "label")
 HECKTOR_HOW = (
     "HECKTOR is gated: sign the end-user agreement at https://hecktor.grand-challenge.org, "
@@ -75,7 +76,6 @@ def read_hecktor(source) -> list[Scan]:
     """
     source = _existing_folder(source, "the HECKTOR training data", HECKTOR_HOW)
     nifti = next((p for p in sorted(source.rglob("hecktor_nii")) if p.is_dir()), source)
-    label_names = {"_ct_gtvt.nii.gz": "2020", "_gtvt.nii.gz": "2021"}
     cts = sorted({*nifti.glob("*_ct.nii.gz"), *nifti.glob("*/*_ct.nii.gz")})
     if not cts:
         raise DataError(
@@ -88,7 +88,7 @@ def read_hecktor(source) -> list[Scan]:
     scans = []
     for ct in cts:
         case = ct.name.removesuffix("_ct.nii.gz")
-        candidates = [ct.with_name(case + name) for name in label_names]
+        candidates = [ct.with_name(case + name) for name in _HECKTOR_LABELS]
         label = next((path for path in candidates if path.is_file()), candidates[-1])
         if case not in boxes:
             raise DataError(
@@ -112,8 +112,7 @@ class _Boxes(dict):
 
 def _read_boxes(source):
     boxes = _Boxes()
-    names = ("*bbox*.csv",)
-    files = sorted(p for name in names for p in source.rglob(name) if "testing" not in p.name)
+    files = sorted(p for p in source.rglob("*bbox*.csv") if "testing" not in p.name)
     for path in files:
         boxes.path = path
         for number, row in enumerate(_read_csv(path, ("PatientID", *_BOX_COLUMNS)), start=2):

@@ -48,16 +48,14 @@ class StopRequest:
     signal_name: str | None = None
 
     def __enter__(self):
-        self._previous = {s: signal.signal(s, self._receive) for s in self._signals()}
+        self._previous = {
+            s: signal.signal(s, self._receive) for s in (signal.SIGTERM, signal.SIGINT)
+        }
         return self
 
     def __exit__(self, *exception):
         for number, handler in self._previous.items():
             signal.signal(number, handler)
-
-    @staticmethod
-    def _signals():
-        return signal.SIGTERM, signal.SIGINT
 
     def _receive(self, number, frame):
         if self.signal_name:
