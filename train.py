@@ -4,6 +4,7 @@ usage: python train.py --config configs/hecktor.py [--workdir runs/h0] [--config
 
 Every setting, with its meaning and default, is in configs/hecktor.py; --config.NAME=VALUE changes
 one, as in --config.fold=1 --config.data.cases=cases/mine --config.model.width=8.
+--config.model.name=help lists the networks.
 """
 
 import sys
@@ -16,10 +17,15 @@ def main():
     if {"-h", "--help"} & set(sys.argv):
         print(__doc__)
         return
+    from isanet_jax.network.systems import describe_systems
     from isanet_jax.training.config import parse_command_line
     from isanet_jax.training.loop import train
 
-    train(*parse_command_line(sys.argv))
+    config, workdir = parse_command_line(sys.argv)
+    if config["model"]["name"] == "help":
+        print(describe_systems())
+        return
+    train(config, workdir)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import numpy as np
 from isanet_jax.errors import ConfigError, DataError
 
 SELECTIONS = ("paper", "nested")
+FOLDS_BY = ("fold", "centre")
 
 
 def make_folds(cases, *, folds: int, seed: int) -> dict[str, int]:
@@ -67,6 +68,24 @@ def _check_prescribed(cases, prescribed):
                 case=case["case"],
                 wanted="all cases of a patient in one fold",
             )
+
+
+def folds_by_centre(centre_of: dict[str, str]) -> dict[str, int]:
+    """A fold for each centre, in alphabetical order: leave-one-centre-out.
+
+    Args:
+        centre_of: case ID -> centre.
+
+    Raises:
+        ConfigError: fewer than two centres.
+    """
+    centres = sorted(set(centre_of.values()))
+    if len(centres) < 2:
+        raise ConfigError(
+            f"fold_by is 'centre', and these cases have one centre ({centres[0]!r}); use 'fold', "
+            "or give the centres when you prepare them"
+        )
+    return {case: centres.index(centre) for case, centre in centre_of.items()}
 
 
 @dataclasses.dataclass(frozen=True)

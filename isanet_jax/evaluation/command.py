@@ -81,7 +81,8 @@ def evaluate_run(workdir: Path, output: Path, *, cases=None) -> None:
 
     with tqdm(total=len(ids), unit="case", disable=None) as bar:
 
-        def on_case(case, stored, mask, metrics):
+        def on_case(case, stored, mask, of_method):
+            metrics = of_method[NETWORK]
             shown[case] = f"overlays/{case}.png"
             pictures.overlay(
                 output / shown[case],

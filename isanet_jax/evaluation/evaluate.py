@@ -18,42 +18,51 @@ NETWORK = "network"
 GRIDS = ("ct", "case")
 
 
-def score_run(predictor, cohort, cases, on_case) -> dict[str, dict[str, dict]]:
+def score_run(
+    predictor, cohort, cases, on_case, *, thresholds=True, grids=GRIDS
+) -> dict[str, dict[str, dict]]:
     """Scores the network and the thresholds on the original CT grid and on the case grid.
 
     The thresholds see what the network sees (the case's PET), and both are taken to the CT grid
     by the same trilinear interpolation before they become masks.
 
     Args:
-        predictor: `isanet_jax.prediction.predictor.Predictor`.
+        predictor: `isanet_jax.prediction.predictor.Predictor`; None: the thresholds alone.
         cohort: the prepared cases.
         cases: IDs to score.
-        on_case: called with (ID, stored case, mask on the case grid, its metrics) after each.
+        on_case: called after each case with its ID, the stored case, the network's mask on the
+            case grid (None without a predictor), and method -> metrics on the first grid.
+        thresholds: whether to score these too.
+        grids: which of `ct` and `case`.
 
     Returns:
-        grid (`ct`, `case`) -> method -> ID -> metrics.
+        grid -> method -> ID -> metrics.
     """
-    scores = {grid: {} for grid in GRIDS}
+    scores = {grid: {} for grid in grids}
     for case, stored in evaluation_data(cohort, cases):
-        probability = predictor.probability(stored.ct, stored.pet)
-        label_ct = read_label_on_ct(cohort.path(case))
-        affine, suv_max = np.array(stored.meta["affine"]), float(stored.pet.max())
-        on_grid = {
-            "case": (probability, stored.pet, stored.label > 0, stored.meta["spacing_mm"]),
-            "ct": (
-                to_ct_grid(probability, affine, label_ct).data,
-                to_ct_grid(stored.pet, affine, label_ct).data,
-                label_ct.data,
-                label_ct.spacing_mm,
-            ),
-        }
-        for grid, (p, suv, reference, spacing_mm) in on_grid.items():
-            masks = {NETWORK: p >= THRESHOLD, **threshold_masks(suv, suv_max)}
+        probability = predictor and predictor.probability(stored.ct, stored.pet)
+        suv_max = float(stored.pet.max())
+        for grid in grids:
+            on_grid, reference, spacing_mm = _grid(grid, stored, cohort.path(case))
+            masks = {}
+            if predictor:
+                masks[NETWORK] = on_grid(probability) >= THRESHOLD
+            if thresholds:
+                masks |= threshold_masks(on_grid(stored.pet), suv_max)
             for method, mask in masks.items():
                 of_method = scores[grid].setdefault(method, {})
                 of_method[case] = case_metrics(mask, reference, spacing_mm)
-        on_case(case, stored, probability >= THRESHOLD, scores["ct"][NETWORK][case])
+        mask = probability >= THRESHOLD if predictor else None
+        on_case(case, stored, mask, {name: of[case] for name, of in scores[grids[0]].items()})
     return scores
+
+
+def _grid(grid, stored, path):
+    """How values of a case are taken to the grid, the true mask on it, and its voxel size."""
+    if grid == "case":
+        return (lambda values: values), stored.label > 0, stored.meta["spacing_mm"]
+    label, affine = read_label_on_ct(path), np.array(stored.meta["affine"])
+    return (lambda values: to_ct_grid(values, affine, label).data), label.data, label.spacing_mm
 
 
 def pair_masks(predictions, references) -> dict[str, tuple[Path, Path]]:

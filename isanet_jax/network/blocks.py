@@ -1,7 +1,9 @@
-"""Building blocks of ISA-Net (paper sections 2.1-2.3) as Flax NNX modules.
+"""Building blocks that the systems share, as Flax NNX modules.
 
 Feature maps are (B, D, H, W, C). Parameters are float32 and are cast to the input's dtype.
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +11,38 @@ import numpy as np
 from flax import nnx
 
 from isanet_jax.errors import ConfigError
-from isanet_jax.network.convolution import conv3d, upsample_conv3d
+from isanet_jax.network.config import MODALITIES, ModelConfig
+from isanet_jax.network.convolution import conv3d, doubling_conv3d, halving_conv3d, upsample_conv3d
 
-_SPACE = (1, 2, 3)
+SPACE = (1, 2, 3)  # the axes of a volume in (B, D, H, W, C)
+
+
+class Output(NamedTuple):
+    """What a system returns: the logits of the tumour, and those that only its loss sees.
+
+    Attributes:
+        logits: (B, D, H, W) float32.
+        auxiliary: (weight, logits) pairs of deep supervision or of a cascade's earlier networks;
+            their volumes may be coarser than the image by a whole factor. `logits` weighs 1.
+    """
+
+    logits: jax.Array
+    auxiliary: tuple[tuple[float, jax.Array], ...] = ()
+
+
+def network_input(image: jax.Array, config: ModelConfig) -> jax.Array:
+    """The config's modalities of `image`, in its dtype: (B, D, H, W, 2) -> (B, D, H, W, 1 or 2).
+
+    Raises:
+        ConfigError: an image of another size than `config.size`.
+    """
+    size = config.size
+    if image.ndim != 5 or image.shape[1:] != (size, size, size, len(MODALITIES)):
+        raise ConfigError(
+            f"the network was built for (B, {size}, {size}, {size}, 2) and got {image.shape}"
+        )
+    first = MODALITIES.index(config.modalities[0])
+    return image[..., first : first + len(config.modalities)].astype(config.dtype)
 
 
 def _normal(rngs: nnx.Rngs, shape, deviation) -> jax.Array:
@@ -30,16 +61,47 @@ def _he_normal(rngs, shape):
 
 
 class Conv(nnx.Module):
-    """Convolution k^3, "same", stride 1; He-normal kernel (fan-in), bias only where asked for."""
+    """Convolution k^3, zero-padded; He-normal kernel (fan-in), bias only where asked for."""
 
-    def __init__(self, inputs, outputs, size, *, folded, bias=False, rngs):
-        self.kernel = nnx.Param(_he_normal(rngs, (size, size, size, inputs, outputs)))
+    def __init__(
+        self, inputs, outputs, size, *, folded, bias=False, stride=1, dilation=1, groups=1, rngs
+    ):
+        self.kernel = nnx.Param(_he_normal(rngs, (size, size, size, inputs // groups, outputs)))
         self.bias = nnx.Param(jnp.zeros(outputs)) if bias else None
         self.folded = folded
+        self.stride, self.dilation, self.groups = stride, dilation, groups
 
     def __call__(self, x):
-        out = conv3d(x, self.kernel[...].astype(x.dtype), self.folded)
+        out = conv3d(
+            x,
+            self.kernel[...].astype(x.dtype),
+            self.folded,
+            stride=self.stride,
+            dilation=self.dilation,
+            groups=self.groups,
+        )
         return out if self.bias is None else out + self.bias[...].astype(x.dtype)
+
+
+class HalvingConv(nnx.Module):
+    """Convolution 2^3 with stride 2, no bias; the output has half the size."""
+
+    def __init__(self, inputs, outputs, *, rngs):
+        self.kernel = nnx.Param(_he_normal(rngs, (2, 2, 2, inputs, outputs)))
+
+    def __call__(self, x):
+        return halving_conv3d(x, self.kernel[...].astype(x.dtype))
+
+
+class DoublingConv(nnx.Module):
+    """Transposed convolution 2^3 with stride 2, no bias; the output has twice the size."""
+
+    def __init__(self, inputs, outputs, *, rngs):
+        # Every output voxel is a sum over one tap: its fan-in is the input channels alone.
+        self.kernel = nnx.Param(_normal(rngs, (2, 2, 2, inputs, outputs), (2.0 / inputs) ** 0.5))
+
+    def __call__(self, x):
+        return doubling_conv3d(x, self.kernel[...].astype(x.dtype))
 
 
 class UpsampleConv(nnx.Module):
@@ -55,26 +117,29 @@ class UpsampleConv(nnx.Module):
         return out + self.bias[...].astype(x.dtype)
 
 
+def normalise_instance(x: jax.Array) -> jax.Array:
+    """Mean 0, variance 1 per sample and channel over the volume (biased, eps 1e-5), in float32."""
+    values = x.astype(jnp.float32)
+    centred = values - values.mean(SPACE, keepdims=True)
+    return centred * jax.lax.rsqrt(jnp.square(centred).mean(SPACE, keepdims=True) + 1e-5)
+
+
 class InstanceNorm(nnx.Module):
-    """Per-sample, per-channel normalisation over the volume: affine, biased variance, eps 1e-5."""
+    """`normalise_instance` with a learned scale and bias per channel."""
 
     def __init__(self, channels):
         self.scale = nnx.Param(jnp.ones(channels))
         self.bias = nnx.Param(jnp.zeros(channels))
 
     def __call__(self, x):
-        values = x.astype(jnp.float32)
-        mean = values.mean(_SPACE, keepdims=True)
-        variance = jnp.square(values - mean).mean(_SPACE, keepdims=True)
-        gain = self.scale[...] * jax.lax.rsqrt(variance + 1e-5)
-        return ((values - mean) * gain + self.bias[...]).astype(x.dtype)
+        return (normalise_instance(x) * self.scale[...] + self.bias[...]).astype(x.dtype)
 
 
 class ConvBlock(nnx.Module):
     """Convolution k^3 without bias -> instance norm -> ReLU."""
 
-    def __init__(self, inputs, outputs, size, *, folded, rngs):
-        self.conv = Conv(inputs, outputs, size, folded=folded, rngs=rngs)
+    def __init__(self, inputs, outputs, size, *, folded, rngs, **convolution):
+        self.conv = Conv(inputs, outputs, size, folded=folded, rngs=rngs, **convolution)
         self.norm = InstanceNorm(outputs)
 
     def __call__(self, x):
@@ -104,62 +169,22 @@ class Dense(nnx.Module):
         return x @ self.kernel[...] + self.bias[...]
 
 
-class ChannelAttention(nnx.Module):
-    """Eqs. 2-3: channels scaled by sigmoid(FC(relu(FC(global mean)))), C -> 2C -> C."""
+class Perceptron(nnx.Module):
+    """Two fully connected layers with a ReLU between: (B, C) -> (B, outputs)."""
 
-    def __init__(self, channels, *, rngs):
-        self.expand = Dense(channels, 2 * channels, rngs=rngs)
-        self.squeeze = Dense(2 * channels, channels, rngs=rngs)
-
-    def __call__(self, x):
-        pooled = x.astype(jnp.float32).mean(_SPACE)
-        gate = jax.nn.sigmoid(self.squeeze(jax.nn.relu(self.expand(pooled))))
-        return x * gate[:, None, None, None, :].astype(x.dtype)
-
-
-def fuse(q: jax.Array, k: jax.Array, fusion: str) -> jax.Array:
-    """Eq. 5, query and key joined into U, all (B, D, H, W, C).
-
-    `matmul` is the H x W matrix product of each channel's depth slices, `matmul_scaled` the same
-    over sqrt(W), `product` element-wise.
-
-    Raises:
-        ConfigError: a matrix product of slices that are not square.
-    """
-    if fusion == "product":
-        return q * k
-    height, width = q.shape[2:4]
-    if height != width:
-        raise ConfigError(
-            f"model.fusion {fusion!r} multiplies square slices, and these are {height} x {width}; "
-            "use model.fusion 'product' or a cubic size"
-        )
-    fused = jnp.einsum("bdhic,bdiwc->bdhwc", q, k)
-    return fused / width**0.5 if fusion == "matmul_scaled" else fused
-
-
-class ISA(nnx.Module):
-    """Improved spatial attention (Eqs. 4-8); the output has the input's shape.
-
-    `weight_scale` "sum" lets the weights of a channel sum to 1 over the volume (as printed),
-    "mean" multiplies them by the number of voxels.
-    """
-
-    def __init__(self, channels, *, fusion, weight_scale, folded, rngs):
-        self.channel_attention = ChannelAttention(channels, rngs=rngs)
-        self.query = ConvBlock(channels, channels, 3, folded=folded, rngs=rngs)
-        self.key = ConvBlock(channels, channels, 5, folded=folded, rngs=rngs)
-        self.value = ConvBlock(channels, channels, 1, folded=folded, rngs=rngs)
-        self.output = Conv(2 * channels, channels, 1, folded=folded, bias=True, rngs=rngs)
-        self.fusion = fusion
-        self.weight_scale = weight_scale
+    def __init__(self, inputs, hidden, outputs, *, rngs):
+        self.first = Dense(inputs, hidden, rngs=rngs)
+        self.second = Dense(hidden, outputs, rngs=rngs)
 
     def __call__(self, x):
-        attended = self.channel_attention(x)
-        fused = fuse(self.query(attended), self.key(attended), self.fusion)
-        # float32 whatever the compute dtype: a sum over millions of voxels.
-        weight = jax.nn.softmax(fused.astype(jnp.float32), axis=_SPACE)
-        if self.weight_scale == "mean":
-            weight = weight * (x.shape[1] * x.shape[2] * x.shape[3])
-        weighted = weight.astype(x.dtype) * self.value(attended)
-        return self.output(jnp.concatenate([weighted, x], axis=-1))
+        return self.second(jax.nn.relu(self.first(x)))
+
+
+def global_mean(x: jax.Array) -> jax.Array:
+    """Mean over the volume in float32: (B, D, H, W, C) -> (B, C)."""
+    return x.astype(jnp.float32).mean(SPACE)
+
+
+def scale_channels(x: jax.Array, factor: jax.Array) -> jax.Array:
+    """X (B, D, H, W, C) times factor (B, C), in x's dtype."""
+    return x * factor[:, None, None, None, :].astype(x.dtype)

@@ -7,7 +7,6 @@ from isanet_jax.network.convolution import FORMS
 
 # Every name that the config accepts, in one place.
 CHOICES = {
-    "attention": ("isa", "none"),
     "fusion": ("matmul", "matmul_scaled", "product"),
     "weight_scale": ("sum", "mean"),
     "decoder": ("dual", "shared"),
@@ -19,19 +18,21 @@ MODALITIES = ("ct", "pet")  # also the order of the input's channels
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Settings of ISA-Net; the defaults are the paper's network.
+    """Settings of a system; the defaults are the paper's network.
 
     Attributes:
+        name: of the system, see `isanet_jax.network.systems`.
         size: voxels per axis of the cubic input, a multiple of 2^(levels - 1).
         width: channels of level 1; doubled at every further level (paper: 16).
         levels: number of resolutions (paper: 5).
-        attention: `isa` at every site, or `none` (Table 2's U-Net).
-        encoder_attention: False keeps ISA at the bottleneck and in the decoders only.
+        deep_supervision: losses on coarser levels too, in the systems that have it (xie2020,
+            xie2021).
+        encoder_attention: False keeps the attention at the bottleneck and in the decoders only.
         fusion: how ISA joins query and key (Eq. 5): per-slice matrix product as printed, the
             same over sqrt(W), or element-wise.
         weight_scale: `sum`: ISA's weights sum to 1 over the volume as printed; `mean`: their mean
             is 1.
-        modalities: the branches that are built.
+        modalities: the images that the network sees.
         fusion_weights: (CT, PET) factors of the parts that the decoder concatenates (Fig. 6).
         decoder: `dual` as in the paper, or one `shared` by both modalities.
         dtype: of the computation; parameters, normalisation statistics and softmax stay float32.
@@ -41,10 +42,11 @@ class ModelConfig:
         ConfigError: on a value that the network cannot take.
     """
 
+    name: str = "isa"
     size: int = 144
     width: int = 16
     levels: int = 5
-    attention: str = "isa"
+    deep_supervision: bool = False
     encoder_attention: bool = True
     fusion: str = "matmul"
     weight_scale: str = "sum"

@@ -1,4 +1,4 @@
-"""3D convolution, max pooling and 2x transposed convolution, each in two equal forms.
+"""3D convolution, max pooling and 2x resampling by convolution, in two equal forms.
 
 `native` uses XLA's own 3D operations and is right on GPU and TPU. `folded` computes the same sums
 through 2D convolutions and matrix products, which XLA's CPU backend runs about ten times faster
@@ -27,38 +27,92 @@ def is_folded(form: str) -> bool:
     return form == "folded" or (form == "auto" and jax.default_backend() == "cpu")
 
 
-def conv3d(x: jax.Array, kernel: jax.Array, folded: bool) -> jax.Array:
-    """Cross-correlation with stride 1 and zero padding that keeps the size ("same").
+def conv3d(
+    x: jax.Array,
+    kernel: jax.Array,
+    folded: bool,
+    *,
+    stride: int = 1,
+    dilation: int = 1,
+    groups: int = 1,
+) -> jax.Array:
+    """Cross-correlation, zero-padded on both sides by (k - 1)/2 x dilation (PyTorch's "same").
 
     Args:
         x: (B, D, H, W, C).
-        kernel: (k, k, k, C, O), k odd.
+        kernel: (k, k, k, C / groups, O), k odd.
         folded: which of the two equal forms.
+        stride, dilation, groups: as in PyTorch's Conv3d, the same on every axis.
 
     Returns:
-        (B, D, H, W, O).
+        (B, D, H, W, O), each axis divided by the stride (rounded up).
     """
     size = kernel.shape[0]
-    if size == 1:
-        return x @ kernel[0, 0, 0]
+    if size == 1 and groups == 1:
+        return x[:, ::stride, ::stride, ::stride] @ kernel[0, 0, 0]
+    before = size // 2 * dilation
+    padding = (before, before)
     if not folded:
         return lax.conv_general_dilated(
-            x, kernel, (1, 1, 1), "SAME", dimension_numbers=_DIMENSIONS_3D
+            x,
+            kernel,
+            (stride,) * 3,
+            (padding,) * 3,
+            rhs_dilation=(dilation,) * 3,
+            dimension_numbers=_DIMENSIONS_3D,
+            feature_group_count=groups,
         )
+    if groups > 1:
+        parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
+        outputs = [conv3d(a, b, True, stride=stride, dilation=dilation) for a, b in parts]
+        return jnp.concatenate(outputs, -1)
     batch, depth, height, width, channels = x.shape
     # The depth taps become input channels of one 2D convolution over all (sample, slice) pairs.
-    before = size // 2
-    padded = jnp.pad(x, ((0, 0), (before, before), (0, 0), (0, 0), (0, 0)))
-    taps = jnp.concatenate([padded[:, t : t + depth] for t in range(size)], axis=-1)
+    padded = jnp.pad(x, ((0, 0), padding, (0, 0), (0, 0), (0, 0)))
+    starts = range(0, size * dilation, dilation)
+    taps = jnp.concatenate([padded[:, t : t + depth : stride] for t in starts], axis=-1)
     flat_kernel = kernel.transpose(1, 2, 0, 3, 4).reshape(size, size, size * channels, -1)
+    slices = taps.shape[1]
     out = lax.conv_general_dilated(
-        taps.reshape(batch * depth, height, width, size * channels),
+        taps.reshape(batch * slices, height, width, size * channels),
         flat_kernel,
-        (1, 1),
-        "SAME",
+        (stride, stride),
+        (padding, padding),
+        rhs_dilation=(dilation, dilation),
         dimension_numbers=_DIMENSIONS_2D,
     )
-    return out.reshape(batch, depth, height, width, -1)
+    return out.reshape(batch, slices, *out.shape[1:])
+
+
+def halving_conv3d(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Convolution 2x2x2 with stride 2, as one matrix product (its windows do not overlap).
+
+    Args:
+        x: (B, D, H, W, C), even sizes.
+        kernel: (2, 2, 2, C, O).
+
+    Returns:
+        (B, D/2, H/2, W/2, O).
+    """
+    b, d, h, w, c = x.shape
+    windows = x.reshape(b, d // 2, 2, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 5, 2, 4, 6, 7)
+    return windows.reshape(b, d // 2, h // 2, w // 2, 8 * c) @ kernel.reshape(8 * c, -1)
+
+
+def doubling_conv3d(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Transposed convolution 2x2x2 with stride 2, as one matrix product.
+
+    Args:
+        x: (B, D, H, W, C).
+        kernel: (2, 2, 2, C, O); voxel (2d + i, 2h + j, 2w + k) is x[d, h, w] @ kernel[i, j, k].
+
+    Returns:
+        (B, 2D, 2H, 2W, O).
+    """
+    b, d, h, w, c = x.shape
+    out = x @ kernel.transpose(3, 0, 1, 2, 4).reshape(c, -1)
+    out = out.reshape(b, d, h, w, 2, 2, 2, -1).transpose(0, 1, 4, 2, 5, 3, 6, 7)
+    return out.reshape(b, 2 * d, 2 * h, 2 * w, -1)
 
 
 def max_pool(x: jax.Array, folded: bool) -> jax.Array:

@@ -79,3 +79,36 @@ def normalise(ct_hu: jax.Array, pet_suv: jax.Array) -> jax.Array:
     centred = pet - pet.mean((1, 2, 3), keepdims=True)
     variance = jnp.square(centred).mean((1, 2, 3), keepdims=True)
     return jnp.stack([ct, centred * jax.lax.rsqrt(variance + 1e-5)], axis=-1)
+
+
+def crop_patch(
+    image: jax.Array, label: jax.Array, patch: int, *, place: jax.Array, pick: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Cuts a patch from each volume, anywhere or around a voxel of the tumour.
+
+    Args:
+        image, label: (B, D, H, W, C) and (B, D, H, W).
+        patch: edge of the patch, voxels.
+        place: (B, 3) in [0, 1), where the patch lies between the volume's ends.
+        pick: (B,), below 0: use `place`; in [0, 1): centre on that share of the tumour's voxels
+            in memory order, as far as the patch stays in the volume. Without tumour: `place`.
+
+    Returns:
+        (B, p, p, p, C) and (B, p, p, p).
+    """
+    shape = jnp.array(label.shape[1:])
+
+    def one(image, label, place, pick):
+        start = jnp.floor(place * (shape - patch + 1)).astype(jnp.int32)
+        counts = jnp.cumsum((label > 0).ravel())
+        chosen = jnp.searchsorted(counts, jnp.floor(pick * counts[-1]) + 1)
+        voxel = jnp.stack(jnp.unravel_index(chosen, label.shape)).astype(jnp.int32)
+        around = jnp.clip(voxel - patch // 2, 0, shape - patch)
+        start = jnp.where((pick >= 0) & (counts[-1] > 0), around, start)
+        size = (patch,) * 3
+        return (
+            jax.lax.dynamic_slice(image, (*start, 0), (*size, image.shape[-1])),
+            jax.lax.dynamic_slice(label, tuple(start), size),
+        )
+
+    return jax.vmap(one)(image, label, place, pick)

@@ -39,11 +39,12 @@ def draw_augmentation(generator: np.random.Generator, augment: dict, spacing_mm)
     Args:
         generator: source of randomness.
         augment: `rotation_probability`, `rotation_degrees` (largest angle), `mirror_probability`,
-            `mixup_probability`.
+            `mixup_probability`, `tumour_patch_probability`.
         spacing_mm: (3,) voxel size of the case.
 
     Returns:
-        rotation (3, 3) float32, mirror (3,) bool, and mixup, a bool.
+        rotation (3, 3) float32, mirror (3,) bool, mixup, a bool; patch_place (3,) and patch_pick ()
+        float32, see `isanet_jax.pipeline.augment.crop_patch`.
     """
     angles = np.zeros(3)
     if generator.random() < augment["rotation_probability"]:
@@ -53,10 +54,13 @@ def draw_augmentation(generator: np.random.Generator, augment: dict, spacing_mm)
     mirror = np.zeros(3, bool)
     if generator.random() < augment["mirror_probability"]:
         mirror = generator.random(3) < 0.5
+    on_tumour = generator.random() < augment["tumour_patch_probability"]
     return {
         "rotation": rotation_matrix(angles, spacing_mm),
         "mirror": mirror,
         "mixup": generator.random() < augment["mixup_probability"],
+        "patch_place": generator.random(3, np.float32),
+        "patch_pick": generator.random(dtype=np.float32) if on_tumour else np.float32(-1),
     }
 
 
@@ -73,7 +77,8 @@ def training_data(cohort: Cohort, cases, *, batch: int, seed: int, augment: dict
     Returns:
         `grain.IterDataset` of dicts: ct (B, D, H, W) int16 HU, pet float32 SUV, label uint8; the
         mixup partner's partner_ct, partner_pet, partner_label and its weight (B,) float32 (0: no
-        mixup); rotation (B, 3, 3), mirror (B, 3); case and partner (B,) indices into `cases`.
+        mixup); rotation (B, 3, 3), mirror (B, 3), patch_place (B, 3) and patch_pick (B,); case
+        and partner (B,) indices into `cases`.
 
     Raises:
         ConfigError: no cases, or a batch that is not positive.
@@ -97,8 +102,7 @@ def training_data(cohort: Cohort, cases, *, batch: int, seed: int, augment: dict
             "partner_pet": partner.pet,
             "partner_label": partner.label,
             "partner_weight": np.float32(0.5 if drawn["mixup"] else 0.0),
-            "rotation": drawn["rotation"],
-            "mirror": drawn["mirror"],
+            **{k: drawn[k] for k in ("rotation", "mirror", "patch_place", "patch_pick")},
             "case": np.int32(index),
             "partner": np.int32(partner_index),
         }

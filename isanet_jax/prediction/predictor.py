@@ -5,7 +5,7 @@ import numpy as np
 
 from isanet_jax.cases.grid import resample
 from isanet_jax.cases.prepare import Settings, image_channels
-from isanet_jax.network import isanet
+from isanet_jax.network import systems
 from isanet_jax.scans.sources import Scan
 from isanet_jax.scans.volume import Volume, bounds_mm
 from isanet_jax.training.checkpoint import load_best
@@ -30,13 +30,18 @@ class Predictor:
         structure = {}
 
         def make_params(description):
-            structure["graphdef"], params = isanet.create(
+            structure["graphdef"], params = systems.create(
                 model_config(description["config"]), jax.random.key(0)
             )
             return params
 
         self._params, self.description = load_best(workdir, make_params)
-        self._predict = make_predict(structure["graphdef"])
+        config = self.description["config"]
+        self._predict = make_predict(
+            structure["graphdef"],
+            patch=config["data"]["patch"],
+            mirror=config["predict"]["mirror"],
+        )
         preparation = dict(self.description["preparation"])
         preparation["label_values"] = tuple(preparation["label_values"])
         self.settings = Settings(**preparation)

@@ -6,11 +6,14 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from isanet_jax.cases.folds import SELECTIONS
+from isanet_jax.cases.folds import FOLDS_BY, SELECTIONS
 from isanet_jax.cases.grid import FITS
 from isanet_jax.cases.store import Cohort, write_json
 from isanet_jax.errors import ConfigError
+from isanet_jax.network import systems
 from isanet_jax.network.config import ModelConfig
+from isanet_jax.training.schedule import SCHEDULES
+from isanet_jax.training.step import OPTIMIZERS
 
 
 def parse_command_line(argv) -> tuple[dict, Path]:
@@ -67,12 +70,21 @@ def check_config(config: dict) -> None:
     for name, value in config["augment"].items():
         if name.endswith("probability") and not 0 <= value <= 1:
             raise ConfigError(f"augment.{name} is {value}; a probability is between 0 and 1")
-    if config["selection"] not in SELECTIONS:
+    choices = {
+        "selection": (config["selection"], SELECTIONS),
+        "fold_by": (config["fold_by"], FOLDS_BY),
+        "data.fit": (config["data"]["fit"], FITS),
+        "optimizer.name": (config["optimizer"]["name"], OPTIMIZERS),
+        "optimizer.schedule": (config["optimizer"]["schedule"], SCHEDULES),
+    }
+    for name, (value, allowed) in choices.items():
+        if value not in allowed:
+            raise ConfigError(f"{name} is {value!r}; choose one of {', '.join(allowed)}")
+    if not 0 <= config["data"]["patch"] <= config["data"]["size"]:
         raise ConfigError(
-            f"selection is {config['selection']!r}; choose one of {', '.join(SELECTIONS)}"
+            f"data.patch is {config['data']['patch']}; it must be 0 (whole volumes) or at most "
+            f"data.size, {config['data']['size']}"
         )
-    if config["data"]["fit"] not in FITS:
-        raise ConfigError(f"data.fit is {config['data']['fit']!r}; choose one of {', '.join(FITS)}")
     batch, data = config["train"]["batch"], config["mesh"]["data"]
     if batch % data:
         raise ConfigError(
@@ -82,16 +94,16 @@ def check_config(config: dict) -> None:
 
 
 def model_config(config: dict) -> ModelConfig:
-    """The network's settings, with its size from the data's.
+    """The network's settings; its size is the patch's, or the volume's where there is none.
 
     Raises:
-        ConfigError: see `ModelConfig`.
+        ConfigError: see `isanet_jax.network.systems.resolve`.
     """
     values = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in config["model"].items()
     }
-    return ModelConfig(size=config["data"]["size"], **values)
+    return systems.resolve(config["data"]["patch"] or config["data"]["size"], values)
 
 
 def check_cohort(config: dict, cohort: Cohort) -> None:

@@ -14,11 +14,11 @@ import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from isanet_jax.cases.folds import Split, split
+from isanet_jax.cases.folds import Split, folds_by_centre, split
 from isanet_jax.cases.prepare import prepare_phantoms
 from isanet_jax.cases.store import Cohort, read_cohort
 from isanet_jax.errors import IsaNetError
-from isanet_jax.network.isanet import count_parameters
+from isanet_jax.network.systems import count_parameters
 from isanet_jax.pipeline.dataset import evaluation_data, training_data
 from isanet_jax.scans.volume import replace_when_done
 from isanet_jax.training.checkpoint import Checkpoints
@@ -29,7 +29,7 @@ from isanet_jax.training.config import (
     model_config,
 )
 from isanet_jax.training.log import RunLog
-from isanet_jax.training.schedule import restart_schedule
+from isanet_jax.training.schedule import poly_schedule, restart_schedule
 from isanet_jax.training.step import (
     init_state,
     make_mesh,
@@ -80,6 +80,18 @@ def load_cohort(config: dict) -> Cohort:
     return cohort
 
 
+def split_cohort(config: dict, cohort: Cohort) -> Split:
+    """The roles of the cases in a run.
+
+    Raises:
+        ConfigError: see `isanet_jax.cases.folds.split` and `folds_by_centre`.
+    """
+    fold_of = cohort.fold_of
+    if config["fold_by"] == "centre":
+        fold_of = folds_by_centre({case: e["centre"] for case, e in cohort.cases.items()})
+    return split(fold_of, fold=config["fold"], selection=config["selection"])
+
+
 @dataclasses.dataclass(frozen=True)
 class _Run:
     """What a run is made of, besides its state."""
@@ -97,12 +109,15 @@ class _Run:
         return self.config["train"]["epochs"] * self.steps_per_epoch
 
 
-def train(config: dict, workdir: Path) -> None:
+def train(config: dict, workdir: Path) -> bool:
     """Trains until the last epoch, or goes on where an earlier call was stopped.
 
     Args:
         config: see configs/hecktor.py.
         workdir: gets config.json, checkpoints/, metrics.jsonl and tensorboard/.
+
+    Returns:
+        Whether the training is complete; False where a signal stopped it.
 
     Raises:
         ConfigError, DataError, CheckpointError: see the functions called.
@@ -139,12 +154,12 @@ def train(config: dict, workdir: Path) -> None:
         step = int(state.step)
         if step >= run.total_steps:
             print(f"{workdir} is trained already; next: python eval.py --workdir {workdir}")
-            return
+            return True
         if step:
             print(f"going on from step {step} (epoch {step // run.steps_per_epoch + 1})")
         print("the first step compiles the network: this takes a while", flush=True)
         with RunLog(workdir, step, run.total_steps, run.steps_per_epoch) as log:
-            _train_steps(
+            return _train_steps(
                 run,
                 state,
                 progress,
@@ -158,16 +173,11 @@ def train(config: dict, workdir: Path) -> None:
 
 def _build(config, cohort, mesh):
     """Compiled functions and the initial state of a run; says what it will do."""
-    parts = split(cohort.fold_of, fold=config["fold"], selection=config["selection"])
-    steps_per_epoch = -(-len(parts.train) // config["train"]["batch"])
-    settings = config["optimizer"]
-    schedule = restart_schedule(
-        peak=settings["peak_learning_rate"],
-        floor=settings["floor_learning_rate"],
-        restart_epochs=settings["restart_epochs"],
-        steps_per_epoch=steps_per_epoch,
-    )
-    optimizer = make_optimizer(schedule, b1=settings["b1"], b2=settings["b2"])
+    parts = split_cohort(config, cohort)
+    train = config["train"]
+    steps_per_epoch = train["steps_per_epoch"] or -(-len(parts.train) // train["batch"])
+    schedule = _schedule(config, steps_per_epoch)
+    optimizer = _optimizer(schedule, config)
     graphdef, state = init_state(model_config(config), optimizer, config["seed"])
     state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
     print(
@@ -178,13 +188,33 @@ def _build(config, cohort, mesh):
     empty = [case for case in parts.train if cohort.cases[case]["volume_case_ml"] == 0]
     if empty:
         print(f"warning: {len(empty)} training cases have an empty label: {', '.join(empty)}")
-    train_step = make_train_step(graphdef, optimizer, mesh, **config["loss"])
-    predict = make_predict(graphdef)
+    patch = config["data"]["patch"]
+    train_step = make_train_step(graphdef, optimizer, mesh, loss=config["loss"], patch=patch)
+    predict = make_predict(graphdef, patch=patch)
     return _Run(config, cohort, parts, steps_per_epoch, schedule, train_step, predict), state
 
 
+def _schedule(config, steps_per_epoch):
+    settings = config["optimizer"]
+    peak = settings["peak_learning_rate"]
+    if settings["schedule"] == "poly":
+        epochs = config["train"]["epochs"]
+        return poly_schedule(peak=peak, epochs=epochs, steps_per_epoch=steps_per_epoch)
+    return restart_schedule(
+        peak=peak,
+        floor=settings["floor_learning_rate"],
+        restart_epochs=settings["restart_epochs"],
+        steps_per_epoch=steps_per_epoch,
+    )
+
+
+def _optimizer(schedule, config):
+    names = ("name", "b1", "b2", "momentum", "weight_decay", "clip_norm")
+    return make_optimizer(schedule, **{name: config["optimizer"][name] for name in names})
+
+
 def _train_steps(run, state, progress, *, workdir, batches, checkpoints, stop, log):
-    """Steps from the state's on, until the last or until a stop is requested."""
+    """Steps from the state's on, until the last (True) or until a stop is requested (False)."""
     step, batch_now = int(state.step), next(batches)
     while step < run.total_steps:
         started = time.perf_counter()
@@ -219,12 +249,13 @@ def _train_steps(run, state, progress, *, workdir, batches, checkpoints, stop, l
                 f"stopped on {stop.signal_name} after step {step}, saved; the same command goes on "
                 "from here"
             )
-            return
+            return False
     checkpoints.close()
     log.message(
         f"done: best validation DSC {progress['best_dsc']:.4f} in epoch {progress['best_epoch']}; "
         f"next: python eval.py --workdir {workdir}"
     )
+    return True
 
 
 def validate(predict, params, cohort: Cohort, cases) -> dict:

@@ -3,16 +3,21 @@
 import jax
 import jax.numpy as jnp
 
+from isanet_jax.network.blocks import Output
+
 _VOLUME = (1, 2, 3)
 
 
-def dice_loss(logits: jax.Array, label: jax.Array, *, squared: bool = False) -> jax.Array:
+def dice_loss(
+    logits: jax.Array, label: jax.Array, *, squared: bool = False, smooth: float = 1e-3
+) -> jax.Array:
     """Eq. 9: 1 - 2 sum(yp) / (sum(y) + sum(p) + eps) per sample, then the batch's mean.
 
     Args:
         logits: (B, D, H, W) float32.
         label: (B, D, H, W), in [0, 1]; may be soft.
-        squared: V-Net's form: squares in the denominator, 1e-3 added above and below.
+        squared: V-Net's form: squares in the denominator, `smooth` added above and below.
+        smooth: of the squared form.
 
     Returns:
         () float32. An empty label gives a finite value.
@@ -21,7 +26,7 @@ def dice_loss(logits: jax.Array, label: jax.Array, *, squared: bool = False) -> 
     overlap = jnp.sum(label * p, _VOLUME)
     if squared:
         total = jnp.sum(jnp.square(label), _VOLUME) + jnp.sum(jnp.square(p), _VOLUME)
-        return jnp.mean(1 - (2 * overlap + 1e-3) / (total + 1e-3))
+        return jnp.mean(1 - (2 * overlap + smooth) / (total + smooth))
     total = jnp.sum(label, _VOLUME) + jnp.sum(p, _VOLUME)
     return jnp.mean(1 - 2 * overlap / (total + 1e-5))
 
@@ -43,3 +48,31 @@ def focal_loss(
     tumour = alpha * label * jnp.exp(gamma * log_not_p) * log_p
     other = (1 - alpha) * (1 - label) * jnp.exp(gamma * log_p) * log_not_p
     return -jnp.mean(tumour + other)
+
+
+def segmentation_loss(
+    output: Output, label: jax.Array, *, dice_squared, dice_smooth, alpha, gamma, focal_weight
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Eq. 11, Dice + focal, as the weighted mean over all that the network supervises.
+
+    Args:
+        output: of the network; a coarser auxiliary output is compared with the label's nearest
+            voxels.
+        label: (B, D, H, W), as for `dice_loss`.
+        dice_squared, dice_smooth: see `dice_loss`.
+        alpha, gamma: see `focal_loss`; alpha 0.5, gamma 0 and a focal weight of 2 make it the
+            cross-entropy.
+        focal_weight: factor of the focal loss.
+
+    Returns:
+        loss, and its parts for the first output: `dice_loss`, `focal_loss`.
+    """
+    total, weights, parts = 0.0, 0.0, None
+    for weight, logits in ((1.0, output.logits), *output.auxiliary):
+        factor = label.shape[1] // logits.shape[1]
+        target = label[:, factor // 2 :: factor, factor // 2 :: factor, factor // 2 :: factor]
+        dice = dice_loss(logits, target, squared=dice_squared, smooth=dice_smooth)
+        focal = focal_weight * focal_loss(logits, target, alpha=alpha, gamma=gamma)
+        parts = parts or {"dice_loss": dice, "focal_loss": focal}
+        total, weights = total + weight * (dice + focal), weights + weight
+    return total / weights, parts

@@ -1,7 +1,9 @@
-"""Learning rate: cosine annealing with warm restarts (paper section 3.2)."""
+"""Learning rates: cosine annealing with warm restarts (paper section 3.2), and polynomial decay."""
 
 import jax.numpy as jnp
 import optax
+
+SCHEDULES = ("restart", "poly")
 
 
 def restart_schedule(
@@ -21,5 +23,14 @@ def restart_schedule(
     def learning_rate(step):
         phase = (step // steps_per_epoch) % restart_epochs / restart_epochs
         return floor + 0.5 * (peak - floor) * (1 + jnp.cos(jnp.pi * phase))
+
+    return learning_rate
+
+
+def poly_schedule(*, peak: float, epochs: int, steps_per_epoch: int) -> optax.Schedule:
+    """nnU-Net's lr(t) = peak (1 - t / epochs)^0.9 in whole epochs t: step -> learning rate."""
+
+    def learning_rate(step):
+        return peak * (1 - jnp.minimum(step // steps_per_epoch, epochs) / epochs) ** 0.9
 
     return learning_rate

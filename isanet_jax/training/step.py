@@ -11,9 +11,12 @@ from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from isanet_jax.errors import ConfigError
-from isanet_jax.network import isanet
-from isanet_jax.pipeline.augment import augment, normalise
-from isanet_jax.training.losses import dice_loss, focal_loss
+from isanet_jax.network import systems
+from isanet_jax.network.whole_volume import mirrored, windowed
+from isanet_jax.pipeline.augment import augment, crop_patch, normalise
+from isanet_jax.training.losses import segmentation_loss
+
+OPTIMIZERS = ("adam", "sgd")
 
 
 class TrainState(NamedTuple):
@@ -46,48 +49,71 @@ def make_mesh(data: int, space: int) -> Mesh:
     return Mesh(devices, ("data", "space"), axis_types=(AxisType.Auto,) * 2)
 
 
-def make_optimizer(schedule: optax.Schedule, *, b1: float, b2: float):
-    """Adam as in the paper."""
-    return optax.adam(schedule, b1=b1, b2=b2)
+def make_optimizer(
+    schedule: optax.Schedule, *, name, b1, b2, momentum, weight_decay, clip_norm
+) -> optax.GradientTransformation:
+    """Adam as in the paper, or nnU-Net's SGD with Nesterov momentum.
+
+    Args:
+        schedule: step -> learning rate.
+        name: see `OPTIMIZERS`.
+        b1, b2: Adam's momentum factors.
+        momentum: of SGD.
+        weight_decay: L2 penalty, added to the gradient; 0: none.
+        clip_norm: largest norm of the whole gradient; 0: not clipped.
+    """
+    parts = []
+    if clip_norm:
+        parts.append(optax.clip_by_global_norm(clip_norm))
+    if weight_decay:
+        parts.append(optax.add_decayed_weights(weight_decay))
+    if name == "sgd":
+        parts.append(optax.sgd(schedule, momentum=momentum, nesterov=True))
+    else:
+        parts.append(optax.adam(schedule, b1=b1, b2=b2))
+    return optax.chain(*parts)
 
 
 def init_state(model_config, optimizer, seed: int) -> tuple[nnx.GraphDef, TrainState]:
     """Draws the parameters from `seed` and starts the optimiser."""
     key = jax.random.key(seed)
-    graphdef, params = isanet.create(model_config, key)
+    graphdef, params = systems.create(model_config, key)
     state = TrainState(
         params, optimizer.init(params), jnp.zeros((), jnp.int32), jax.random.key_data(key)
     )
     return graphdef, state
 
 
-def make_train_step(graphdef, optimizer, mesh: Mesh, *, dice_squared, alpha, gamma) -> Callable:
+def make_train_step(graphdef, optimizer, mesh: Mesh, *, loss: dict, patch: int = 0) -> Callable:
     """Compiles (state, batch) -> (state, metrics); the state's memory is reused.
 
     Args:
         graphdef: the network's structure.
         optimizer: optax transformation.
         mesh: the batch is split over its `data` axis, the state is replicated.
-        dice_squared, alpha, gamma: see `isanet_jax.training.losses`.
+        loss: settings of `isanet_jax.training.losses.segmentation_loss`.
+        patch: edge of the patch that is cut from each volume; 0: the whole volume.
 
     Returns:
         The step. Its metrics are scalars: loss, dice_loss, focal_loss.
     """
 
     def loss_fn(params, image, label):
-        logits = isanet.apply(graphdef, params, image)
-        dice = dice_loss(logits, label, squared=dice_squared)
-        focal = focal_loss(logits, label, alpha=alpha, gamma=gamma)
-        return dice + focal, {"dice_loss": dice, "focal_loss": focal}
+        return segmentation_loss(systems.apply(graphdef, params, image), label, **loss)
 
     def step(state, batch):
         ct, pet, label = augment(batch)
+        image = normalise(ct, pet)
+        if patch:
+            image, label = crop_patch(
+                image, label, patch, place=batch["patch_place"], pick=batch["patch_pick"]
+            )
         grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-        (loss, parts), grads = grad_fn(state.params, normalise(ct, pet), label)
+        (loss_value, parts), grads = grad_fn(state.params, image, label)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         state = TrainState(params, opt_state, state.step + 1, state.key)
-        return state, {"loss": loss, **parts}
+        return state, {"loss": loss_value, **parts}
 
     replicated = NamedSharding(mesh, PartitionSpec())
     over_data = NamedSharding(mesh, PartitionSpec("data"))
@@ -99,11 +125,22 @@ def make_train_step(graphdef, optimizer, mesh: Mesh, *, dice_squared, alpha, gam
     )
 
 
-def make_predict(graphdef) -> Callable:
-    """Compiles (params, ct_hu, pet_suv) -> tumour probability, all volumes (B, D, H, W)."""
+def make_predict(graphdef, *, patch: int = 0, mirror: bool = False) -> Callable:
+    """Compiles (params, ct_hu, pet_suv) -> tumour probability, all volumes (B, D, H, W).
+
+    Args:
+        graphdef: the network's structure.
+        patch: edge of the windows that the network sees; 0: the whole volume at once.
+        mirror: take the mean over the eight mirror images (nnU-Net's test-time augmentation).
+    """
 
     @jax.jit
     def predict(params, ct_hu, pet_suv):
-        return jax.nn.sigmoid(isanet.apply(graphdef, params, normalise(ct_hu, pet_suv)))
+        def probability(image):
+            return jax.nn.sigmoid(systems.apply(graphdef, params, image).logits)
+
+        whole = windowed(probability, patch) if patch else probability
+        whole = mirrored(whole) if mirror else whole
+        return whole(normalise(ct_hu, pet_suv))
 
     return predict

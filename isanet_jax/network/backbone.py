@@ -1,36 +1,26 @@
-"""ISA-Net's wiring (paper section 2.4, Fig. 4)."""
+"""The paper's two-branch network (section 2.4, Fig. 4), and the residual U-Net it is made of.
+
+What stands at the attention's sites is an argument: ISA makes it ISA-Net, nothing makes it the
+U-Net of Table 2.
+"""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from isanet_jax.errors import ConfigError
-from isanet_jax.network.blocks import ISA, Conv, Residual, UpsampleConv
+from isanet_jax.network.blocks import Conv, Output, Residual, UpsampleConv, network_input
 from isanet_jax.network.config import MODALITIES, ModelConfig
 from isanet_jax.network.convolution import is_folded, max_pool
-
-
-def _attention(config, channels, rngs):
-    """ISA, or None where the config has no attention."""
-    if config.attention == "none":
-        return None
-    return ISA(
-        channels,
-        fusion=config.fusion,
-        weight_scale=config.weight_scale,
-        folded=is_folded(config.convolution),
-        rngs=rngs,
-    )
 
 
 class EncoderLevel(nnx.Module):
     """Residual, Residual, attention (the paper's RIPM without its pooling)."""
 
-    def __init__(self, config, inputs, outputs, with_attention, rngs):
+    def __init__(self, config, inputs, outputs, attention, rngs):
         folded = is_folded(config.convolution)
         self.first = Residual(inputs, outputs, folded=folded, rngs=rngs)
         self.second = Residual(outputs, outputs, folded=folded, rngs=rngs)
-        self.attention = _attention(config, outputs, rngs) if with_attention else None
+        self.attention = attention and attention(outputs, config, rngs=rngs)
 
     def __call__(self, x):
         x = self.second(self.first(x))
@@ -38,16 +28,16 @@ class EncoderLevel(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    """One modality's encoder: (B, D, H, W, 1) -> its feature maps, finest first."""
+    """An encoder of `channels` images: (B, D, H, W, channels) -> its feature maps, finest first."""
 
-    def __init__(self, config, rngs):
-        inputs = (1, *config.widths[:-1])
+    def __init__(self, config, channels, attention, rngs):
+        inputs = (channels, *config.widths[:-1])
         self.levels = nnx.List(
             EncoderLevel(
                 config,
                 inputs[level],
                 config.widths[level],
-                config.encoder_attention or level == config.levels - 1,
+                attention if config.encoder_attention or level == config.levels - 1 else None,
                 rngs,
             )
             for level in range(config.levels)
@@ -68,11 +58,11 @@ class DecoderLevel(nnx.Module):
     `parts` is the number of further maps of `outputs` channels that are concatenated.
     """
 
-    def __init__(self, config, inputs, outputs, parts, rngs):
+    def __init__(self, config, inputs, outputs, parts, attention, rngs):
         folded = is_folded(config.convolution)
         self.up = UpsampleConv(inputs, outputs, folded=folded, rngs=rngs)
         self.residual = Residual((1 + parts) * outputs, outputs, folded=folded, rngs=rngs)
-        self.attention = _attention(config, outputs, rngs)
+        self.attention = attention and attention(outputs, config, rngs=rngs)
 
     def __call__(self, x, up_weight, parts):
         x = self.residual(jnp.concatenate([up_weight * self.up(x), *parts], axis=-1))
@@ -82,10 +72,10 @@ class DecoderLevel(nnx.Module):
 class Decoder(nnx.Module):
     """Levels L-1 .. 1; each joins the upsampled map with `parts` maps of its level."""
 
-    def __init__(self, config, bottleneck, parts, rngs):
+    def __init__(self, config, bottleneck, parts, attention, rngs):
         inputs = (*config.widths[1:-1], bottleneck)
         self.levels = nnx.List(
-            DecoderLevel(config, inputs[level], config.widths[level], parts, rngs)
+            DecoderLevel(config, inputs[level], config.widths[level], parts, attention, rngs)
             for level in range(config.levels - 1)
         )
 
@@ -98,51 +88,54 @@ class Decoder(nnx.Module):
         return outputs
 
 
-class ISANet(nnx.Module):
-    """Two encoders, and decoders that fuse PET into CT level by level.
+class ResidualUNet(nnx.Module):
+    """One encoder and one decoder without attention: (B, D, H, W, channels) -> (B, D, H, W)."""
 
-    Raises:
-        ConfigError: on a call with an input of another size than `config.size`.
-    """
-
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        self.config = config
-        self.encoders = nnx.Dict({name: Encoder(config, rngs) for name in config.modalities})
-        deepest = config.widths[-1]
-        if config.decoder == "shared":
-            self.decoders = nnx.Dict(shared=Decoder(config, 2 * deepest, 2, rngs))
-        elif config.modalities == MODALITIES:
-            self.decoders = nnx.Dict(
-                pet=Decoder(config, deepest, 1, rngs), ct=Decoder(config, deepest, 2, rngs)
-            )
-        else:
-            only = config.modalities[0]
-            self.decoders = nnx.Dict({only: Decoder(config, deepest, 1, rngs)})
+    def __init__(self, config: ModelConfig, channels, rngs):
+        self.encoder = Encoder(config, channels, None, rngs)
+        self.decoder = Decoder(config, config.widths[-1], 1, None, rngs)
         folded = is_folded(config.convolution)
         self.head = Conv(config.width, 1, 1, folded=folded, bias=True, rngs=rngs)
 
-    def __call__(self, image: jax.Array) -> jax.Array:
-        """Logits of the tumour.
-
-        Args:
-            image: (B, D, H, W, 2) float32; channels (CT, PET), normalised.
-
-        Returns:
-            (B, D, H, W) float32.
-        """
-        size = self.config.size
-        if image.ndim != 5 or image.shape[1:] != (size, size, size, len(MODALITIES)):
-            raise ConfigError(
-                f"the network was built for (B, {size}, {size}, {size}, 2) and got {image.shape}"
-            )
-        image = image.astype(self.config.dtype)
-        channel = MODALITIES.index
-        features = {
-            name: self.encoders[name](image[..., channel(name), None])
-            for name in self.config.modalities
-        }
-        decoded = self._decode(features)
+    def __call__(self, x):
+        maps = self.encoder(x)
+        decoded = self.decoder(maps[-1], 1.0, [[skip] for skip in maps[:-1]])[0]
         return self.head(decoded)[..., 0].astype(jnp.float32)
+
+
+class TwoBranchNet(nnx.Module):
+    """Two encoders, and decoders that fuse PET into CT level by level.
+
+    `attention` is a module of isanet_jax/network/attention, or None.
+    """
+
+    def __init__(self, config: ModelConfig, attention, *, rngs: nnx.Rngs):
+        self.config = config
+        self.encoders = nnx.Dict(
+            {name: Encoder(config, 1, attention, rngs) for name in config.modalities}
+        )
+        deepest = config.widths[-1]
+        if config.decoder == "shared":
+            self.decoders = nnx.Dict(shared=Decoder(config, 2 * deepest, 2, attention, rngs))
+        elif config.modalities == MODALITIES:
+            self.decoders = nnx.Dict(
+                pet=Decoder(config, deepest, 1, attention, rngs),
+                ct=Decoder(config, deepest, 2, attention, rngs),
+            )
+        else:
+            only = config.modalities[0]
+            self.decoders = nnx.Dict({only: Decoder(config, deepest, 1, attention, rngs)})
+        folded = is_folded(config.convolution)
+        self.head = Conv(config.width, 1, 1, folded=folded, bias=True, rngs=rngs)
+
+    def __call__(self, image: jax.Array) -> Output:
+        """`image`: (B, D, H, W, 2) float32; channels (CT, PET), normalised."""
+        image = network_input(image, self.config)
+        features = {
+            name: self.encoders[name](image[..., index, None])
+            for index, name in enumerate(self.config.modalities)
+        }
+        return Output(self.head(self._decode(features))[..., 0].astype(jnp.float32))
 
     def _decode(self, features):
         if len(features) == 1:
@@ -162,18 +155,3 @@ class ISANet(nnx.Module):
             [skip, weight_pet * pet_map] for skip, pet_map in zip(ct[:-1], pet_maps, strict=True)
         ]
         return self.decoders["ct"](features["ct"][-1], weight_ct, parts)[0]
-
-
-def create(config: ModelConfig, key: jax.Array) -> tuple[nnx.GraphDef, nnx.State]:
-    """Builds the network: its static structure and its parameters, drawn from `key`."""
-    return nnx.split(ISANet(config, rngs=nnx.Rngs(params=key)), nnx.Param)
-
-
-def apply(graphdef: nnx.GraphDef, params: nnx.State, image: jax.Array) -> jax.Array:
-    """Logits (B, D, H, W) of `image` (B, D, H, W, 2): a pure function of its arguments."""
-    return nnx.merge(graphdef, params)(image)
-
-
-def count_parameters(params: nnx.State) -> int:
-    """Number of scalars in `params`."""
-    return sum(leaf.size for leaf in jax.tree.leaves(params))

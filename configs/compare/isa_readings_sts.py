@@ -1,0 +1,27 @@
+"""The six readings of ISA's equations judged on the soft-tissue sarcoma cohort.
+
+Eq. 5 can be read as a matrix product, a scaled one or an element-wise one, and the softmax's
+weights as summing to one or as having mean one. Beside them, the same backbone with
+squeeze-excitation and without attention. Two folds and two seeds; the checkpoint is chosen on a
+fold that is not reported.
+
+    python compare.py --config configs/compare/isa_readings_sts.py:smoke --workdir runs/readings
+"""
+
+from configs.compare import paper
+
+
+def get_config(options: str = ""):
+    """The comparison; see configs/compare/paper.py for the options."""
+    config = paper.comparison("Readings of ISA's equations", "sts", options)
+    config.base.selection = "nested"
+    config.folds = (0, 1)
+    config.seeds = (0, 1)
+    config.reference = "unet"
+    for fusion in ("matmul", "matmul_scaled", "product"):
+        for scale in ("sum", "mean"):
+            settings = {"model": {"fusion": fusion, "weight_scale": scale}}
+            paper.add_method(config, f"{fusion}-{scale}", f"ISA {fusion}, {scale}", settings)
+    for name, label in (("unet", "no attention"), ("se", "squeeze-excitation")):
+        paper.add_method(config, name, label, {"model": {"name": name}})
+    return config

@@ -1,0 +1,236 @@
+"""The paper's comparisons (Huang et al. 2022): Tables 1-3 and Fig. 6. Each has a file beside this.
+
+The config of a comparison:
+    title, dataset, protocol: for the report.
+    base: the settings of every run, see configs/hecktor.py.
+    methods: name -> label, settings (what differs from base) and published (the paper's figures).
+    order: the methods that are run, as the tables list them; shorten it to compare fewer.
+    reference: the method that the others are tested against.
+    thresholds: whether to score fixed SUV thresholds beside the methods.
+    folds, seeds: every method is trained on each pair of them.
+    curve: label of the x axis of a curve through the methods (Fig. 6); empty: none.
+
+Options follow a colon, as in --config configs/compare/table2_sts.py:smoke
+    smoke: a size for two CPU cores; it shows that everything works, not the paper's figures.
+    own: each system's own recipe (configs/own) where the paper gave all the same loop.
+"""
+
+import copy
+import importlib
+
+from ml_collections import ConfigDict
+
+from configs import hecktor, sts
+
+DATASETS = {"sts": sts, "hecktor": hecktor}
+OWN = ("iantsen2020", "xie2020", "xie2021", "an2021")  # systems with a file in configs/own
+_NETWORK_METRICS = ("dsc", "hd", "assd")
+_ALL_METRICS = ("dsc", "hd", "assd", "rvd_abs", "voe", "recall", "precision")
+# Channels of level 1 of the smoke size, a quarter of the system's own.
+_SMOKE_WIDTHS = {"iantsen2020": 6, "xie2020": 8, "xie2021": 8}
+_SMOKE_WIDTH = 4
+_SMOKE_RATE = 10 / 3  # of the paper's: short trainings need larger steps
+
+TABLE_1 = {
+    "sts": {
+        "ct": (0.7331, 21.8172, 5.4372),
+        "pet": (0.8080, 18.1022, 4.8839),
+        "isa": (0.8378, 15.3266, 4.5434),
+    },
+    "hecktor": {
+        "ct": (0.6434, 6.2747, 2.4888),
+        "pet": (0.7356, 4.8412, 1.8414),
+        "isa": (0.8076, 3.4615, 1.2099),
+    },
+}
+TABLE_2 = {
+    "sts": {
+        "unet": (0.8132, 22.8454, 4.8052, 0.2194, 0.1404, 0.7873, 0.8497),
+        "vnet": (0.7769, 25.0871, 6.3327, 0.2701, 0.1831, 0.7401, 0.8557),
+        "se": (0.8270, 21.9796, 4.8852, 0.2427, 0.1149, 0.8096, 0.8312),
+        "sk": (0.8197, 19.2891, 4.7980, 0.2095, 0.1092, 0.7908, 0.8696),
+        "cbam": (0.8302, 17.5516, 4.7655, 0.2017, 0.1018, 0.8121, 0.8562),
+        "isa": (0.8378, 15.3266, 4.5434, 0.1868, 0.1207, 0.8126, 0.8611),
+    },
+    "hecktor": {
+        "unet": (0.7665, 8.5091, 1.3727, 0.3175, 0.1815, 0.8209, 0.7960),
+        "vnet": (0.7553, 7.3114, 1.7345, 0.3937, 0.2189, 0.8089, 0.7969),
+        "se": (0.7712, 6.2971, 1.4513, 0.3190, 0.1753, 0.8205, 0.7846),
+        "sk": (0.7894, 3.9534, 1.4223, 0.2993, 0.1663, 0.8235, 0.7457),
+        "cbam": (0.7806, 4.1417, 1.4216, 0.2602, 0.1549, 0.8364, 0.7958),
+        "isa": (0.8076, 3.4615, 1.2099, 0.2172, 0.1427, 0.8351, 0.8043),
+    },
+}
+TABLE_3 = {
+    "sts": {
+        "iantsen2020": (0.8126, 18.2384, 6.8501),
+        "xie2020": (0.8002, 19.0614, 6.6018),
+        "xie2021": (0.7639, 16.8815, 4.7174),
+        "an2021": (0.7943, 15.9484, 5.2321),
+        "isa": (0.8378, 15.3266, 4.5434),
+    },
+    "hecktor": {
+        "iantsen2020": (0.7721, 6.4286, 1.8501),
+        "xie2020": (0.7666, 7.2180, 1.6018),
+        "xie2021": (0.7591, 5.0749, 1.4174),
+        "an2021": (0.7602, 4.6523, 1.5321),
+        "isa": (0.8076, 3.4615, 1.2099),
+    },
+}
+_LABELS = {
+    "unet": "U-Net",
+    "vnet": "V-Net",
+    "se": "U-Net+SE-Net",
+    "sk": "U-Net+SK-Net",
+    "cbam": "U-Net+CBAM",
+    "isa": "U-Net+ISA-Net",
+    "iantsen2020": "Iantsen et al. 2020",
+    "xie2020": "Xie et al. 2020",
+    "xie2021": "Xie and Peng 2021",
+    "an2021": "An et al. 2021",
+}
+
+
+def table1(dataset: str, options: str = "") -> ConfigDict:
+    """ISA-Net on CT, on PET and on both."""
+    inputs = {"ct": ("CT", ("ct",)), "pet": ("PET", ("pet",)), "isa": ("PET+CT", ("ct", "pet"))}
+    config = comparison("Table 1: input modalities", dataset, options)
+    for name, (label, modalities) in inputs.items():
+        published = dict(zip(_NETWORK_METRICS, TABLE_1[dataset][name], strict=True))
+        add_method(
+            config, name, label, {"model": {"modalities": modalities}}, published=published
+        )
+    return config
+
+
+def table2(dataset: str, options: str = "") -> ConfigDict:
+    """The attention modules on one backbone, and V-Net."""
+    config = comparison("Table 2: attention modules", dataset, options)
+    config.thresholds = True
+    for name, figures in TABLE_2[dataset].items():
+        published = dict(zip(_ALL_METRICS, figures, strict=True))
+        add_method(config, name, _LABELS[name], {"model": {"name": name}}, published=published)
+    return config
+
+
+def table3(dataset: str, options: str = "") -> ConfigDict:
+    """The systems of the HECKTOR challenges; Adam at 1e-4, xie2021 with SGD at 1e-3."""
+    config = comparison("Table 3: systems of the HECKTOR challenges", dataset, options)
+    for name, figures in TABLE_3[dataset].items():
+        published = dict(zip(_NETWORK_METRICS, figures, strict=True))
+        settings = {"model": {"name": name}}
+        if config.protocol == "own" and name in OWN:
+            settings = _own_recipe(name)
+        elif name == "xie2021":
+            settings["optimizer"] = {"name": "sgd", "peak_learning_rate": 1e-3}
+        elif name != "isa":
+            settings["optimizer"] = {"peak_learning_rate": 1e-4}
+        add_method(config, name, _LABELS[name], settings, published=published)
+    return config
+
+
+def fig6(dataset: str, options: str = "") -> ConfigDict:
+    """The weights of PET and CT in the decoder's fusion, alpha = w_PET / w_CT."""
+    weights = {  # (CT, PET)
+        "alpha_0": ("0", (1.0, 0.0)),
+        "alpha_half": ("0.5", (1.0, 0.5)),
+        "isa": ("1", (1.0, 1.0)),
+        "alpha_2": ("2", (0.5, 1.0)),
+        "alpha_inf": ("∞", (0.0, 1.0)),
+    }
+    config = comparison("Fig. 6: weights of PET and CT in the fusion", dataset, options)
+    config.curve = "α = w_PET / w_CT"
+    for name, (label, pair) in weights.items():
+        add_method(config, name, f"α = {label}", {"model": {"fusion_weights": pair}})
+    return config
+
+
+def comparison(title: str, dataset: str, options: str = "") -> ConfigDict:
+    """A comparison without methods.
+
+    Args:
+        title: of the report.
+        dataset: see `DATASETS`.
+        options: names separated by commas, of `smoke` and `own`.
+    """
+    chosen = set(filter(None, options.split(",")))
+    if chosen - {"smoke", "own"}:
+        raise ValueError(f"unknown options {options!r}; choose of smoke and own, with a comma")
+    config = ConfigDict()
+    config.title = title
+    config.dataset = dataset
+    config.size = "smoke" if "smoke" in chosen else "paper"
+    config.protocol = "own" if "own" in chosen else "paper"
+    config.base = DATASETS[dataset].get_config()
+    config.methods = ConfigDict()
+    config.order = ()
+    config.reference = "isa"
+    config.thresholds = False
+    config.folds = (0, 1, 2, 3, 4)
+    config.seeds = (0,)
+    config.curve = ""
+    if config.size == "smoke":
+        _make_smoke(config.base, dataset)
+    return config
+
+
+def _make_smoke(base, dataset):
+    """32^3 over the same field of view, and as many steps for either cohort."""
+    base.data.cases = f"cases/{dataset}32"
+    base.data.size = 32
+    base.data.spacing_mm = 4.5  # of hecktor; sts is resized
+    base.model.width = _SMOKE_WIDTH
+    base.train.epochs = {"sts": 25, "hecktor": 5}[dataset]
+    base.train.validate_every = {"sts": 5, "hecktor": 1}[dataset]
+    base.optimizer.restart_epochs = base.train.epochs
+    base.optimizer.peak_learning_rate *= _SMOKE_RATE
+
+
+def add_method(config: ConfigDict, name: str, label: str, settings: dict, *, published=None):
+    """Adds a method; at the smoke size its settings shrink with the rest.
+
+    Args:
+        config: a comparison.
+        name: of the method's folder.
+        label: in tables and figures.
+        settings: what differs from `config.base`, section by section.
+        published: metric -> the paper's figure.
+    """
+    if config.size == "smoke":
+        settings = _smoke_settings(settings, config.protocol)
+    config.order = (*config.order, name)
+    config.methods[name] = ConfigDict(
+        {"label": label, "settings": settings, "published": published or {}}
+    )
+
+
+def _smoke_settings(settings, protocol):
+    settings = copy.deepcopy(settings)
+    system = settings.get("model", {}).get("name")
+    if system in _SMOKE_WIDTHS:
+        settings["model"]["width"] = _SMOKE_WIDTHS[system]
+    optimizer = settings.get("optimizer", {})
+    if protocol == "paper" and "peak_learning_rate" in optimizer:
+        optimizer["peak_learning_rate"] *= _SMOKE_RATE
+    settings.pop("train", None)  # as long as the others
+    if "data" in settings:
+        settings["data"]["patch"] = 24
+    return settings
+
+
+def _own_recipe(name):
+    """What a system's own config changes in configs/hecktor.py."""
+    own = importlib.import_module(f"configs.own.{name}").get_config().to_dict()
+    return _difference(hecktor.get_config().to_dict(), own)
+
+
+def _difference(base, changed):
+    result = {}
+    for name, value in changed.items():
+        if isinstance(value, dict):
+            inner = _difference(base[name], value)
+            if inner:
+                result[name] = inner
+        elif value != base[name]:
+            result[name] = value
+    return result

@@ -1,0 +1,13 @@
+"""The paper's Table 1 (input modalities) on HECKTOR.
+
+    python compare.py --config configs/compare/table1_hecktor.py --workdir runs/table1_hecktor
+
+--config configs/compare/table1_hecktor.py:smoke is a size for two CPU cores. See paper.py beside this.
+"""
+
+from configs.compare import paper
+
+
+def get_config(options: str = ""):
+    """The comparison; see configs/compare/paper.py for the options."""
+    return paper.table1("hecktor", options)

@@ -1,0 +1,13 @@
+"""The paper's Table 1 (input modalities) on the soft-tissue sarcoma cohort.
+
+    python compare.py --config configs/compare/table1_sts.py --workdir runs/table1_sts
+
+--config configs/compare/table1_sts.py:smoke is a size for two CPU cores. See paper.py beside this.
+"""
+
+from configs.compare import paper
+
+
+def get_config(options: str = ""):
+    """The comparison; see configs/compare/paper.py for the options."""
+    return paper.table1("sts", options)

@@ -1,0 +1,19 @@
+"""Xie and Peng, first of HECKTOR 2021, by its own recipe: nnU-Net with SE-Norm.
+
+The mean of the five folds' probabilities is the prediction:
+
+    for k in 0 1 2 3 4; do
+      python train.py --config configs/own/xie2021.py --workdir runs/x$k --config.fold=$k
+    done
+    python predict.py --workdir runs/x0 runs/x1 runs/x2 runs/x3 runs/x4 --table scans.csv \
+      --output masks
+"""
+
+from configs.own import nnunet
+
+
+def get_config():
+    """nnU-Net's recipe with this network."""
+    config = nnunet.get_config()
+    config.model.name = "xie2021"
+    return config

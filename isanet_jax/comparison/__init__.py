@@ -1,0 +1,1 @@
+"""Methods compared over folds and seeds: runs, statistics, tables and figures."""

@@ -1,0 +1,69 @@
+"""One cell of a comparison: a method trained on one fold with one seed, and scored there.
+
+A process of its own, so that its failure or its memory ends with it: `python -m
+isanet_jax.comparison.cell` reads a job (see `isanet_jax.comparison.runner`) as JSON from its
+standard input.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from isanet_jax import console
+
+STOPPED = 3  # exit status: a signal stopped the training, which can go on
+SCORES, MASKS = "scores.json", "masks.npz"  # what a finished cell leaves in its folder
+
+
+def run_cell(config: dict, folder: Path, *, thresholds: bool) -> bool:
+    """Trains (unless `thresholds`), scores the test fold on the original CT grid, and writes both.
+
+    Args:
+        config: of the run, see configs/hecktor.py.
+        folder: of the run; gets scores.json (method -> ID -> metrics) and masks.npz (ID -> the
+            network's mask on the case grid, as packed bits).
+        thresholds: score the fixed thresholds on the PET in place of a network.
+
+    Returns:
+        Whether the cell is finished; False where a signal stopped it.
+    """
+    from isanet_jax.cases.store import write_json
+    from isanet_jax.evaluation.evaluate import score_run
+    from isanet_jax.evaluation.report import jsonable
+    from isanet_jax.prediction.predictor import Predictor
+    from isanet_jax.scans.volume import replace_when_done
+    from isanet_jax.training.loop import load_cohort, split_cohort, train
+
+    if not thresholds and not train(config, folder):
+        return False
+    cohort = load_cohort(config)
+    masks = {}
+
+    def on_case(case, stored, mask, metrics):
+        if mask is not None:
+            masks[case] = np.packbits(mask)
+        print(f"{case}: " + ", ".join(f"{name} {m['dsc']:.4f}" for name, m in metrics.items()))
+
+    predictor = None if thresholds else Predictor(folder)
+    cases = split_cohort(config, cohort).test
+    scores = score_run(predictor, cohort, cases, on_case, thresholds=thresholds, grids=("ct",))
+    with replace_when_done(folder / MASKS) as partial, open(partial, "wb") as file:
+        np.savez_compressed(file, **masks)
+    write_json(folder / SCORES, jsonable(scores["ct"]))
+    return True
+
+
+def main():
+    """Runs the job on standard input."""
+    job = json.load(sys.stdin)
+    if job["cores"]:
+        os.sched_setaffinity(0, job["cores"])  # before JAX makes its threads
+    if not run_cell(job["config"], Path(job["folder"]), thresholds=job["thresholds"]):
+        sys.exit(STOPPED)
+
+
+if __name__ == "__main__":
+    console.run(main)

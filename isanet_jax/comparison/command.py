@@ -1,0 +1,65 @@
+"""The command line of compare.py."""
+
+import sys
+
+from isanet_jax.errors import ConfigError
+
+_USAGE = """Trains every method on every fold, scores it, and writes tables, tests and figures.
+
+usage: python compare.py --config configs/compare/table2_sts.py [--workdir runs/t2] [--jobs N]
+                         [--config.NAME=VALUE ...]
+
+--config  a comparison: table1, table2, table3 or fig6, of sts or hecktor, in configs/compare/.
+          table2_sts.py:smoke is a size for two CPU cores, table3_sts.py:own gives each system its
+          own recipe.
+--jobs N  cells (a method on a fold with a seed) at a time on the CPU, which they share.
+
+--config.folds="(0,)" compares on one fold, --config.base.NAME=VALUE changes a setting of every
+run, as in --config.base.data.cases=cases/mine. The same command again goes on where it was
+stopped, and tries failed cells again; finished cells are not run twice."""
+
+
+def main():
+    """Runs compare.py."""
+    if {"-h", "--help"} & set(sys.argv):
+        print(_USAGE)
+        return
+    # Here: these import JAX and matplotlib, which --help does not need.
+    from isanet_jax.comparison.report import write_comparison
+    from isanet_jax.comparison.runner import make_cells, run_cells
+    from isanet_jax.training.config import parse_command_line
+
+    argv, jobs = _take_jobs(sys.argv)
+    comparison, workdir = parse_command_line(argv)
+    if "methods" not in comparison:
+        raise ConfigError(
+            "this config is of one run; compare.py takes one of configs/compare, as in --config "
+            "configs/compare/table2_sts.py"
+        )
+    cells = make_cells(comparison, workdir)
+    failures, stopped = run_cells(cells, jobs=jobs)
+    if stopped:
+        print(f"stopped on {stopped}; the same command goes on from here")
+        return
+    write_comparison(workdir, comparison, cells, failures)
+    if failures:
+        raise ConfigError(
+            f"{len(failures)} of {len(cells)} cells failed (see above); the tables hold the "
+            "others. The same command tries them again"
+        )
+
+
+def _take_jobs(argv):
+    """The command line without --jobs N, and N."""
+    rest, jobs = [], "1"
+    words = iter(argv)
+    for word in words:
+        if word == "--jobs":
+            jobs = next(words, "")
+        elif word.startswith("--jobs="):
+            jobs = word.removeprefix("--jobs=")
+        else:
+            rest.append(word)
+    if not jobs.isdigit() or int(jobs) < 1:
+        raise ConfigError(f"--jobs is {jobs!r}; give a number of cells to run at a time")
+    return rest, int(jobs)

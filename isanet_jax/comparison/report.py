@@ -1,0 +1,1 @@
+def write_comparison(workdir, comparison, cells, failures): print("todo", failures)

@@ -1,0 +1,231 @@
+"""The cells of a comparison, run one process each, and gone on with where they were stopped."""
+
+import copy
+import dataclasses
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from isanet_jax.comparison.cell import SCORES, STOPPED
+from isanet_jax.errors import ConfigError
+from isanet_jax.training.config import check_config, claim_workdir
+
+_PACKAGES = Path(__file__).parents[2]  # where a cell's process finds this package
+THRESHOLDS = "thresholds"  # the pseudo-method of all fixed thresholds
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Cell:
+    """A method on one fold with one seed; `folder` is its ordinary run folder."""
+
+    method: str
+    fold: int
+    seed: int
+    config: dict
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.method} fold {self.fold} seed {self.seed}"
+
+    @property
+    def is_done(self) -> bool:
+        return (self.folder / SCORES).exists()
+
+    def scores(self) -> dict[str, dict[str, dict[str, float]]]:
+        """Method (`network`, or a threshold's name) -> case ID -> metrics."""
+        content = json.loads((self.folder / SCORES).read_text(encoding="utf-8"))
+        return {
+            method: {case: {k: float(v) for k, v in m.items()} for case, m in cases.items()}
+            for method, cases in content.items()
+        }
+
+
+def make_cells(comparison: dict, workdir: Path) -> list[Cell]:
+    """The grid seed x fold x method, in the order in which it is run.
+
+    Args:
+        comparison: see configs/compare/common.py.
+        workdir: of the comparison.
+
+    Raises:
+        ConfigError: a method's settings that cannot work, named with the method.
+    """
+    unknown = set(comparison["order"]) - comparison["methods"].keys()
+    if unknown or not comparison["order"]:
+        raise ConfigError(
+            f"order is {', '.join(comparison['order']) or 'empty'}; choose of the methods "
+            f"{', '.join(comparison['methods'])}"
+        )
+    methods = {name: comparison["methods"][name]["settings"] for name in comparison["order"]}
+    if comparison["thresholds"]:
+        methods[THRESHOLDS] = {}
+    bad = [name for name in methods if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name)]
+    if bad:
+        raise ConfigError(f"a method is named {bad[0]!r}; use letters, digits, _ and - only")
+    if comparison["reference"] not in comparison["order"]:
+        raise ConfigError(
+            f"reference is {comparison['reference']!r}; choose one of the methods that are run, "
+            f"{', '.join(comparison['order'])}"
+        )
+    cells = []
+    for seed in comparison["seeds"]:
+        for fold in comparison["folds"]:
+            for method, settings in methods.items():
+                if method == THRESHOLDS and seed != comparison["seeds"][0]:
+                    continue  # nothing random in them
+                config = _merged(comparison["base"], settings, f"methods.{method}.settings")
+                config |= {"fold": fold, "seed": seed}
+                try:
+                    check_config(config)
+                except ConfigError as error:
+                    raise ConfigError(f"method {method}: {error}") from error
+                folder = Path(workdir) / method / f"fold{fold}-seed{seed}"
+                cells.append(Cell(method, fold, seed, config, folder))
+    return cells
+
+
+def _merged(base, settings, place):
+    """`base` with the values of `settings`, section by section."""
+    merged = copy.deepcopy(base)
+    for name, value in settings.items():
+        if name not in base:
+            raise ConfigError(f"{place}.{name} is no setting; there are {', '.join(base)}")
+        is_section = isinstance(base[name], dict)
+        merged[name] = _merged(base[name], value, f"{place}.{name}") if is_section else value
+    return merged
+
+
+def run_cells(cells: list[Cell], *, jobs: int = 1) -> tuple[dict[str, str], str | None]:
+    """Runs what is not done yet; a cell that fails does not stop the others.
+
+    Args:
+        cells: see `make_cells`.
+        jobs: cells at a time; each then has its share of the processor's cores.
+
+    Returns:
+        (cell's name -> why it failed, name of the signal that stopped the comparison or None).
+    """
+    failures, waiting = {}, []
+    for cell in cells:
+        try:
+            claim_workdir(cell.folder, cell.config)
+        except ConfigError as error:
+            failures[cell.name] = str(error)
+            print(f"{cell.name}: FAILED: {error}")
+            continue
+        if not cell.is_done:
+            waiting.append(cell)
+    print(f"{len(cells)} cells: {sum(c.is_done for c in cells)} done, {len(waiting)} to run")
+    begin = time.perf_counter()
+    with _Processes(jobs) as processes:
+        for number, (cell, status, minutes) in enumerate(processes.run(waiting), start=1):
+            if processes.signal_name or status == STOPPED:
+                print(f"{cell.name}: stopped")
+                continue
+            outcome = f"done in {minutes:.1f} min"
+            if status != 0:
+                failures[cell.name] = _reason(cell, status)
+                outcome = f"FAILED after {minutes:.1f} min: {failures[cell.name]}"
+            per_cell = (time.perf_counter() - begin) / 60 / number
+            left = math.ceil(per_cell * (len(waiting) - number))
+            print(f"[{number}/{len(waiting)}] {cell.name}: {outcome}; about {left} min left")
+            sys.stdout.flush()
+    return failures, processes.signal_name
+
+
+class _Processes:
+    """Context that starts cells in processes, and passes SIGTERM and SIGINT on to them.
+
+    Attributes:
+        running: slot -> (cell, process, when it was started).
+        signal_name: of the signal that came, or None.
+    """
+
+    def __init__(self, jobs: int):
+        self.shares = _shares(jobs)
+        self.running = {}
+        self.signal_name: str | None = None
+
+    def __enter__(self):
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        self._previous = {number: signal.signal(number, self._receive) for number in numbers}
+        return self
+
+    def __exit__(self, *exception):
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number, frame):
+        self.signal_name = signal.Signals(number).name
+        print(f"\n{self.signal_name}: the running cells save and stop ...", file=sys.stderr)
+        for _, process, _ in self.running.values():
+            process.send_signal(number)
+
+    def run(self, cells) -> Iterator[tuple[Cell, int, float]]:
+        """Runs the cells; yields each with its exit status and minutes when it ends."""
+        waiting = list(cells)
+        while self.running or (waiting and not self.signal_name):
+            for slot, cores in enumerate(self.shares):
+                if slot not in self.running and waiting and not self.signal_name:
+                    cell = waiting.pop(0)
+                    print(f"{cell.name}: runs, log in {cell.folder / 'log.txt'}", flush=True)
+                    self.running[slot] = cell, _start(cell, cores), time.perf_counter()
+            time.sleep(0.2)
+            for slot, (cell, process, started) in list(self.running.items()):
+                if process.poll() is not None:
+                    del self.running[slot]
+                    yield cell, process.returncode, (time.perf_counter() - started) / 60
+
+
+def _shares(jobs):
+    """The processor's cores, dealt to the jobs; None where one job has them all."""
+    if jobs == 1 or not hasattr(os, "sched_getaffinity"):
+        return [None] * jobs
+    cores = sorted(os.sched_getaffinity(0))
+    if jobs > len(cores):
+        raise ConfigError(f"--jobs is {jobs} and this machine has {len(cores)} cores")
+    return [cores[slot::jobs] for slot in range(jobs)]
+
+
+def _start(cell, cores):
+    """Starts a cell's process in its own group, so that Ctrl-C reaches it through us alone."""
+    job = {
+        "config": cell.config,
+        "folder": str(cell.folder),
+        "thresholds": cell.method == THRESHOLDS,
+        "cores": cores,
+    }
+    paths = [str(_PACKAGES), *filter(None, [os.environ.get("PYTHONPATH")])]
+    with open(cell.folder / "log.txt", "wb") as log:
+        process = subprocess.Popen(  # noqa: S603: this interpreter, on our own module
+            [sys.executable, "-m", "isanet_jax.comparison.cell"],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        )
+    process.stdin.write(json.dumps(job).encode())
+    process.stdin.close()
+    return process
+
+
+def _reason(cell, status):
+    """The error that the cell ended with, from its log."""
+    text = (cell.folder / "log.txt").read_text(encoding="utf-8", errors="replace")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error: ")]
+    if status == 2 and errors:
+        return errors[-1].removeprefix("error: ")
+    last = lines[-1] if lines else "no output"
+    ended = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+    hint = "; the machine may be short of memory" if status == -signal.SIGKILL else ""
+    return f"{ended}{hint} ({last[-300:]}); see {cell.folder / 'log.txt'}"

@@ -1,0 +1,1 @@
+"""Attention modules, one per file: `Module(channels, config, *, rngs)`, output shaped as input."""

@@ -1,0 +1,95 @@
+"""An et al. 2021: a coarse-to-fine cascade of three residual U-Nets (HECKTOR 2021, second).
+
+The three are one function of the image and train together, each from its own loss: no gradient
+crosses from one to the next. At 144^3 and 1 mm, the first sees the volume at 2 mm, the others a
+box of 96^3 at 1 mm around what the first has found.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+from isanet_jax.network.backbone import ResidualUNet
+from isanet_jax.network.blocks import Output, network_input
+from isanet_jax.network.config import ModelConfig
+
+# The first network is to miss nothing: its box holds whatever is not clearly background.
+BOX_THRESHOLD = 0.2
+OUTSIDE_LOGIT = -10.0
+
+
+def box_size(size: int, step: int) -> int:
+    """Edge of the box: two thirds of the volume's, rounded to a multiple of `step` voxels."""
+    return min(max(round(2 * size / (3 * step)), 1) * step, size)
+
+
+def box_start(mask: jax.Array, box: int, size: int) -> jax.Array:
+    """Where the box begins that is centred on each mask and lies within the volume.
+
+    Args:
+        mask: (B, d, h, w) bool, on a grid as wide as the volume; may be coarser. Empty: the
+            box is in the middle.
+        box, size: voxels per axis of the box and of the volume.
+
+    Returns:
+        (B, 3) int32, in the volume's voxels.
+    """
+    starts = []
+    for axis in (1, 2, 3):
+        others = tuple(i for i in (1, 2, 3) if i != axis)
+        line, length = mask.any(others), mask.shape[axis]
+        first = jnp.argmax(line, 1)
+        last = length - 1 - jnp.argmax(line[:, ::-1], 1)
+        twice_centre = jnp.where(line.any(1), first + last + 1, length)  # in half voxels
+        starts.append((twice_centre * (size // length) - box) // 2)
+    return jnp.clip(jnp.stack(starts, 1), 0, size - box)
+
+
+def crop(x: jax.Array, start: jax.Array, box: int) -> jax.Array:
+    """(B, D, H, W, C) -> (B, box, box, box, C), each sample from its own start (B, 3)."""
+    shape = (box, box, box, x.shape[-1])
+    return jax.vmap(lambda v, s: lax.dynamic_slice(v, (*s, 0), shape))(x, start)
+
+
+def paste(x: jax.Array, start: jax.Array, size: int, fill: float) -> jax.Array:
+    """The inverse of `crop` for (B, box, box, box): `fill` outside the box."""
+    empty = jnp.full((size,) * 3, fill, x.dtype)
+    return jax.vmap(lambda v, s: lax.dynamic_update_slice(empty, v, tuple(s)))(x, start)
+
+
+class Cascade(nnx.Module):
+    """Coarse network on the halved volume -> box -> fine network -> refining network.
+
+    The refining network sees the fine one's probability as a third image. `config.levels` counts
+    the volume's own resolution, which the coarse network does not see: each of the three has one
+    level less.
+    """
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        parts = dataclasses.replace(config, levels=config.levels - 1, size=config.size // 2)
+        inputs = len(config.modalities)
+        self.coarse = ResidualUNet(parts, inputs, rngs)
+        self.fine = ResidualUNet(parts, inputs, rngs)
+        self.refine = ResidualUNet(parts, inputs + 1, rngs)
+        self.box = box_size(config.size, 2 ** (config.levels - 2))
+
+    def __call__(self, image: jax.Array) -> Output:
+        """`image`: (B, D, H, W, 2) float32; channels (CT, PET), normalised."""
+        image = network_input(image, self.config)
+        size = self.config.size
+        b, _, _, _, c = image.shape
+        half = size // 2
+        halved = image.reshape(b, half, 2, half, 2, half, 2, c).mean((2, 4, 6))
+        coarse = self.coarse(halved)
+        found = jax.nn.sigmoid(lax.stop_gradient(coarse)) >= BOX_THRESHOLD
+        start = box_start(found, self.box, size)
+        inside = crop(image, start, self.box)
+        fine = self.fine(inside)
+        mask = jax.nn.sigmoid(lax.stop_gradient(fine))[..., None].astype(inside.dtype)
+        refined = self.refine(jnp.concatenate([inside, mask], axis=-1))
+        fine, refined = (paste(x, start, size, OUTSIDE_LOGIT) for x in (fine, refined))
+        return Output(refined, ((1.0, fine), (1.0, coarse)))

@@ -1,0 +1,96 @@
+"""Iantsen et al. 2020: U-Net with residual layers and SE normalisation (HECKTOR 2020, first)."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from isanet_jax.network.blocks import Conv, Output, UpsampleConv, network_input
+from isanet_jax.network.config import ModelConfig
+from isanet_jax.network.convolution import is_folded, max_pool
+from isanet_jax.network.se_norm import SENorm
+
+
+class _Block(nnx.Module):
+    """Convolution with bias -> ReLU -> SE-Norm."""
+
+    def __init__(self, inputs, outputs, size, *, folded, rngs):
+        self.conv = Conv(inputs, outputs, size, folded=folded, bias=True, rngs=rngs)
+        self.norm = SENorm(outputs, rngs=rngs)
+
+    def __call__(self, x):
+        return self.norm(jax.nn.relu(self.conv(x)))
+
+
+class _Residual(nnx.Module):
+    """A block plus its input, through a 1^3 block where the channels change."""
+
+    def __init__(self, inputs, outputs, size, *, folded, rngs):
+        self.body = _Block(inputs, outputs, size, folded=folded, rngs=rngs)
+        changes = inputs != outputs
+        self.shortcut = _Block(inputs, outputs, 1, folded=folded, rngs=rngs) if changes else None
+
+    def __call__(self, x):
+        return self.body(x) + (x if self.shortcut is None else self.shortcut(x))
+
+
+class Iantsen2020(nnx.Module):
+    """Residual encoder, plain decoder, and paths from its inner levels to the finest one.
+
+    A path is a 1^3 block to `width` channels, brought to full size by trilinear interpolation; the
+    paths are added between the two blocks of the decoder's finest level.
+    """
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        self.folded = is_folded(config.convolution)
+        make = {"folded": self.folded, "rngs": rngs}
+        widths = config.widths
+        inputs = len(config.modalities)
+        first = nnx.List(
+            [
+                _Residual(inputs, widths[0], 7, **make),
+                _Residual(widths[0], widths[0], 3, **make),
+            ]
+        )
+        deeper = [
+            nnx.List(_Residual(c, outputs, 3, **make) for c in (above, outputs, outputs))
+            for above, outputs in itertools.pairwise(widths)
+        ]
+        self.encoder = nnx.List([first, *deeper])
+        self.up = nnx.List(
+            UpsampleConv(below, w, **make) for w, below in itertools.pairwise(widths)
+        )
+        self.decoder = nnx.List(
+            nnx.List([_Block(2 * w, w, 3, **make), _Block(w, w, 3, **make)]) for w in widths[:-1]
+        )
+        self.paths = nnx.List(_Block(w, widths[0], 1, **make) for w in widths[1:-1])
+        self.head = Conv(widths[0], 1, 1, bias=True, **make)
+
+    def __call__(self, image: jax.Array) -> Output:
+        """`image`: (B, D, H, W, 2) float32; channels (CT, PET), normalised."""
+        x = network_input(image, self.config)
+        skips = []
+        for level, stage in enumerate(self.encoder):
+            x = max_pool(x, self.folded) if level else x
+            for block in stage:
+                x = block(x)
+            skips.append(x)
+        skips.pop()
+        paths = []
+        for level in reversed(range(len(skips))):
+            x = jnp.concatenate([self.up[level](x), skips[level]], axis=-1)
+            x = self.decoder[level][0](x)
+            if level:
+                x = self.decoder[level][1](x)
+                paths.append(enlarge(self.paths[level - 1](x), 2**level))
+        x = self.decoder[0][1](sum(paths, x))
+        return Output(self.head(x)[..., 0].astype(jnp.float32))
+
+
+def enlarge(x: jax.Array, factor: int) -> jax.Array:
+    """Trilinear interpolation to `factor` times the size, voxel edges aligned."""
+    batch, *space, channels = x.shape
+    shape = (batch, *(factor * n for n in space), channels)
+    return jax.image.resize(x, shape, "trilinear")

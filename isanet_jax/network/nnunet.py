@@ -1,0 +1,100 @@
+"""The 3D nnU-Net (Isensee et al. 2021) of Xie and Peng, with their two kinds of attention."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from isanet_jax.network.attention.scse import SCSE
+from isanet_jax.network.blocks import Conv, DoublingConv, InstanceNorm, Output, network_input
+from isanet_jax.network.config import ModelConfig
+from isanet_jax.network.convolution import is_folded
+from isanet_jax.network.se_norm import SENorm
+
+_MAX_GROWTH = 10  # the widest level has 320 channels where the first has 32
+
+
+def nnunet_levels(size: int) -> int:
+    """nnU-Net's number of levels for a cubic patch: halved while even and at least 8, at most 6."""
+    levels = 1
+    while size % 2 == 0 and size >= 8 and levels < 6:
+        size, levels = size // 2, levels + 1
+    return levels
+
+
+class _Stage(nnx.Module):
+    """Two (convolution 3^3 -> norm -> LeakyReLU 0.01), then the attention, if any."""
+
+    def __init__(self, inputs, outputs, *, stride, config, norm, attention, rngs):
+        folded = is_folded(config.convolution)
+        self.convs = nnx.List(
+            [
+                Conv(inputs, outputs, 3, folded=folded, stride=stride, rngs=rngs),
+                Conv(outputs, outputs, 3, folded=folded, rngs=rngs),
+            ]
+        )
+        self.norms = nnx.List([norm(outputs, rngs), norm(outputs, rngs)])
+        self.attention = attention and attention(outputs, config, rngs=rngs)
+
+    def __call__(self, x):
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = jax.nn.leaky_relu(norm(conv(x)), 0.01)
+        return x if self.attention is None else self.attention(x)
+
+
+class NNUNet(nnx.Module):
+    """Strided convolutions down, transposed convolutions up, two convolutions per stage.
+
+    Convolutions have no bias: the norm after them would remove it. With
+    `config.deep_supervision`, every decoder level but the coarsest is supervised, with half the
+    weight of the level above.
+
+    Args:
+        norm: (channels, rngs) -> module.
+        attention: module of isanet_jax/network/attention after each stage, or None.
+    """
+
+    def __init__(self, config: ModelConfig, norm, attention, *, rngs: nnx.Rngs):
+        self.config = config
+        widths = [config.width * min(2**level, _MAX_GROWTH) for level in range(config.levels)]
+        make = {"config": config, "norm": norm, "attention": attention, "rngs": rngs}
+        inputs = (len(config.modalities), *widths[:-1])
+        self.encoder = nnx.List(
+            _Stage(a, b, stride=2 if level else 1, **make)
+            for level, (a, b) in enumerate(zip(inputs, widths, strict=True))
+        )
+        self.up = nnx.List(DoublingConv(b, a, rngs=rngs) for a, b in itertools.pairwise(widths))
+        self.decoder = nnx.List(_Stage(2 * w, w, stride=1, **make) for w in widths[:-1])
+        supervised = max(config.levels - 2, 1) if config.deep_supervision else 1
+        folded = is_folded(config.convolution)
+        self.heads = nnx.List(
+            Conv(w, 1, 1, folded=folded, bias=True, rngs=rngs) for w in widths[:supervised]
+        )
+
+    def __call__(self, image: jax.Array) -> Output:
+        """`image`: (B, D, H, W, 2) float32; channels (CT, PET), normalised."""
+        x = network_input(image, self.config)
+        skips = []
+        for stage in self.encoder:
+            x = stage(x)
+            skips.append(x)
+        skips.pop()
+        logits = [None] * len(self.heads)
+        for level in reversed(range(len(skips))):
+            joined = jnp.concatenate([self.up[level](x), skips[level]], axis=-1)
+            x = self.decoder[level](joined)
+            if level < len(self.heads):
+                logits[level] = self.heads[level](x)[..., 0].astype(jnp.float32)
+        coarser = tuple((0.5**level, out) for level, out in enumerate(logits) if level)
+        return Output(logits[0], coarser)
+
+
+def xie2020(config: ModelConfig, *, rngs: nnx.Rngs) -> NNUNet:
+    """nnU-Net with scSE after each stage (HECKTOR 2020, third)."""
+    return NNUNet(config, lambda channels, rngs: InstanceNorm(channels), SCSE, rngs=rngs)
+
+
+def xie2021(config: ModelConfig, *, rngs: nnx.Rngs) -> NNUNet:
+    """nnU-Net with SE-Norm in place of instance norm (HECKTOR 2021, first)."""
+    return NNUNet(config, lambda channels, rngs: SENorm(channels, rngs=rngs), None, rngs=rngs)

@@ -1,0 +1,25 @@
+"""Squeeze-and-excitation normalisation (Iantsen et al. 2020), of iantsen2020 and xie2021."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from isanet_jax.network.blocks import Perceptron, global_mean, normalise_instance
+
+
+class SENorm(nnx.Module):
+    """gamma x instance norm (without affine) + beta, both from the input's global mean.
+
+    gamma = sigmoid, beta = tanh of two perceptrons C -> C/2 -> C.
+    """
+
+    def __init__(self, channels, *, rngs):
+        hidden = max(channels // 2, 1)
+        self.gamma = Perceptron(channels, hidden, channels, rngs=rngs)
+        self.beta = Perceptron(channels, hidden, channels, rngs=rngs)
+
+    def __call__(self, x):
+        pooled = global_mean(x)
+        gamma = jax.nn.sigmoid(self.gamma(pooled))[:, None, None, None, :]
+        beta = jnp.tanh(self.beta(pooled))[:, None, None, None, :]
+        return (normalise_instance(x) * gamma + beta).astype(x.dtype)

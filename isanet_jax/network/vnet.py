@@ -1,0 +1,95 @@
+"""V-Net (Milletari et al. 2016), in its authors' later variant with fewer convolutions."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from isanet_jax.network.blocks import (
+    Conv,
+    DoublingConv,
+    HalvingConv,
+    InstanceNorm,
+    Output,
+    network_input,
+)
+from isanet_jax.network.config import ModelConfig
+from isanet_jax.network.convolution import is_folded
+
+# Convolutions per stage, finest first; a fifth level and more have two.
+_DOWN, _UP = (1, 2, 3, 2), (1, 1, 2, 2)
+
+
+class _Activated(nnx.Module):
+    """A convolution without bias -> instance norm -> ELU.
+
+    Instance norm for the original's batch norm: the batch is one volume. It removes any bias.
+    """
+
+    def __init__(self, conv, channels):
+        self.conv = conv
+        self.norm = InstanceNorm(channels)
+
+    def __call__(self, x):
+        return jax.nn.elu(self.norm(self.conv(x)))
+
+
+def _stage(channels, count, folded, rngs):
+    return nnx.List(
+        _Activated(Conv(channels, channels, 5, folded=folded, rngs=rngs), channels)
+        for _ in range(count)
+    )
+
+
+class VNet(nnx.Module):
+    """Encoder and decoder of 5^3 convolutions with a residual sum per stage.
+
+    The first stage adds the input, repeated to `width` channels, to its convolution.
+    """
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        folded = is_folded(config.convolution)
+        inputs = len(config.modalities)
+        widths = config.widths
+        down = (*_DOWN, *[2] * config.levels)[: config.levels - 1]
+        up = (*_UP, *[2] * config.levels)[: config.levels - 1]
+        wide = [2 * w for w in widths[:-1]]  # upward stages: the level's width and its skip's
+        below = (*wide[1:], widths[-1])
+        self.first = _Activated(Conv(inputs, widths[0], 5, folded=folded, rngs=rngs), widths[0])
+        self.halve = nnx.List(
+            _Activated(HalvingConv(a, b, rngs=rngs), b) for a, b in itertools.pairwise(widths)
+        )
+        self.down = nnx.List(
+            _stage(w, n, folded, rngs) for w, n in zip(widths[1:], down, strict=True)
+        )
+        self.double = nnx.List(
+            _Activated(DoublingConv(a, b // 2, rngs=rngs), b // 2)
+            for a, b in zip(below, wide, strict=True)
+        )
+        self.up = nnx.List(_stage(w, n, folded, rngs) for w, n in zip(wide, up, strict=True))
+        self.last = _Activated(Conv(wide[0], 2, 5, folded=folded, rngs=rngs), 2)
+        self.head = Conv(2, 1, 1, folded=folded, bias=True, rngs=rngs)
+
+    def __call__(self, image: jax.Array) -> Output:
+        """`image`: (B, D, H, W, 2) float32; channels (CT, PET), normalised."""
+        image = network_input(image, self.config)
+        width = self.config.width
+        repeated = jnp.tile(image, -(-width // image.shape[-1]))[..., :width]
+        x = jax.nn.elu(self.first(image) + repeated)
+        skips = []
+        for halve, stage in zip(self.halve, self.down, strict=True):
+            skips.append(x)
+            x = _residual(halve(x), stage)
+        for level in reversed(range(len(skips))):
+            joined = jnp.concatenate([self.double[level](x), skips[level]], axis=-1)
+            x = _residual(joined, self.up[level])
+        return Output(self.head(self.last(x))[..., 0].astype(jnp.float32))
+
+
+def _residual(x, stage):
+    out = x
+    for conv in stage:
+        out = conv(out)
+    return jax.nn.elu(x + out)
