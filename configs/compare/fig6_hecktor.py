@@ -2,7 +2,8 @@
 
     python compare.py --config configs/compare/fig6_hecktor.py --workdir runs/fig6_hecktor
 
---config configs/compare/fig6_hecktor.py:smoke is a size for two CPU cores. See paper.py beside this.
+--config configs/compare/fig6_hecktor.py:smoke is a size for two CPU
+cores. See paper.py beside this.
 """
 
 from configs.compare import paper

@@ -2,7 +2,8 @@
 
     python compare.py --config configs/compare/fig6_sts.py --workdir runs/fig6_sts
 
---config configs/compare/fig6_sts.py:smoke is a size for two CPU cores. See paper.py beside this.
+--config configs/compare/fig6_sts.py:smoke is a size for two CPU
+cores. See paper.py beside this.
 """
 
 from configs.compare import paper

@@ -97,9 +97,7 @@ def table1(dataset: str, options: str = "") -> ConfigDict:
     config = comparison("Table 1: input modalities", dataset, options)
     for name, (label, modalities) in inputs.items():
         published = dict(zip(_NETWORK_METRICS, TABLE_1[dataset][name], strict=True))
-        add_method(
-            config, name, label, {"model": {"modalities": modalities}}, published=published
-        )
+        add_method(config, name, label, {"model": {"modalities": modalities}}, published=published)
     return config
 
 

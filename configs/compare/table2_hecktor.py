@@ -2,7 +2,8 @@
 
     python compare.py --config configs/compare/table2_hecktor.py --workdir runs/table2_hecktor
 
---config configs/compare/table2_hecktor.py:smoke is a size for two CPU cores. See paper.py beside this.
+--config configs/compare/table2_hecktor.py:smoke is a size for two CPU
+cores. See paper.py beside this.
 """
 
 from configs.compare import paper

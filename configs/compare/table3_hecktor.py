@@ -2,7 +2,8 @@
 
     python compare.py --config configs/compare/table3_hecktor.py --workdir runs/table3_hecktor
 
---config configs/compare/table3_hecktor.py:smoke is a size for two CPU cores. See paper.py beside this.
+--config configs/compare/table3_hecktor.py:smoke is a size for two CPU
+cores. See paper.py beside this.
 """
 
 from configs.compare import paper

@@ -1,1 +1,269 @@
-def write_comparison(workdir, comparison, cells, failures): print("todo", failures)
+"""What a comparison leaves behind: report.md, table.tex, CSV files and figures."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from isanet_jax.cases.store import read_case, read_cohort
+from isanet_jax.comparison import figures
+from isanet_jax.comparison.cell import MASKS
+from isanet_jax.comparison.runner import Cell
+from isanet_jax.comparison.table import METRICS, Row, collect, digits, tests
+from isanet_jax.evaluation.metrics import DISTANCES
+from isanet_jax.evaluation.report import PROTOCOLS, write_csv
+from isanet_jax.scans.volume import replace_when_done
+
+_RECIPES = {
+    "paper": "one training loop for all methods, with the paper's optimisers and learning rates",
+    "own": "each system's own recipe (configs/own), the others as in the paper",
+}
+_NO_VALUE = "–"
+
+
+def write_comparison(
+    workdir: Path, comparison: dict, cells: list[Cell], failures: dict[str, str]
+) -> None:
+    """Writes the tables, tests and figures of what is done, and prints the table.
+
+    Args:
+        workdir: of the comparison; gets report.md, table.tex, table.csv, cases.csv, tests.csv,
+            boxes.png, and contours/ (and curve.png).
+        comparison: see configs/compare/paper.py.
+        cells: all, done or not.
+        failures: cell's name -> why it failed.
+    """
+    rows = collect(comparison, cells)
+    if not rows:
+        print("no cell is done: nothing to report")
+        return
+    compared = tests(rows, comparison["reference"])
+    methods = [row for row in rows if row.name in comparison["methods"]]
+    figures.box_plots(workdir / "boxes.png", rows)
+    pictures = ["boxes.png"]
+    if comparison["curve"] and methods:
+        figures.curve(workdir / "curve.png", methods, comparison["curve"])
+        pictures.append("curve.png")
+    pictures += _contours(workdir, comparison, cells, methods)
+    table = markdown_table(rows)
+    text = f"""# {comparison["title"]}, {comparison["dataset"]}
+
+{_protocol(comparison, cells, failures)}
+
+## Results
+
+{table}
+
+{_EXPLANATION}
+
+## Tests against {_label(comparison, comparison["reference"])}
+
+{tests_table(compared)}
+
+Method minus reference over the cases of both (seeds averaged first). p: Wilcoxon signed-rank test,
+two-sided; Holm's correction over the methods of a metric. Interval: 95 % bootstrap of the mean
+difference, over the cases where it is finite. The cases of a cross-validation share training data:
+the p-values are a guide.
+
+## Figures
+
+""" + "\n".join(f"![{name}]({name})" for name in pictures)
+    _write(workdir / "report.md", text + "\n")
+    _write(workdir / "table.tex", latex_table(rows, comparison["title"]))
+    write_csv(workdir / "table.csv", list(_long(rows)))
+    write_csv(
+        workdir / "cases.csv",
+        [
+            {"method": row.name, "case": case, **metrics}
+            for row in rows
+            for case, metrics in sorted(row.cases.items())
+        ],
+    )
+    if compared:
+        write_csv(workdir / "tests.csv", compared)
+    print(f"\n{table}\n\nReport: {workdir / 'report.md'}")
+
+
+_EXPLANATION = """Mean ± sd over the folds of the folds' means (over the cases with a finite value).
+"paper": the paper's figure. "difference": ours minus the paper's. An infinite distance is of a case
+where the method found nothing, or found something where there is nothing; such cases are in no mean
+of a distance, and are counted in the last column (of all cases scored, each once a seed). Lesion F1
+is the detection of connected components at IoU > 0.3. Scored on the original CT grid."""
+
+
+def _protocol(comparison, cells, failures):
+    """How the figures came about, and what is missing."""
+    base = comparison["base"]
+    done = sum(cell.is_done for cell in cells)
+    lines = [
+        f'- Protocol "{comparison["protocol"]}": {_RECIPES[comparison["protocol"]]}.',
+        f'- Selection "{base["selection"]}": {PROTOCOLS[base["selection"]]}.',
+        f'- Size "{comparison["size"]}": {base["data"]["size"]}^3 voxels, '
+        f"{base['train']['epochs']} epochs."
+        + (
+            " Not the paper's: only compare the methods with each other."
+            if comparison["size"] != "paper"
+            else ""
+        ),
+        f"- Folds {_listed(comparison['folds'])}, seeds {_listed(comparison['seeds'])}; "
+        f"{done} of {len(cells)} cells are done.",
+    ]
+    lines += [f"- FAILED: {name}: {reason}" for name, reason in failures.items()]
+    waiting = [cell.name for cell in cells if not cell.is_done and cell.name not in failures]
+    lines += [f"- Not run: {', '.join(waiting)}."] if waiting else []
+    return "\n".join(lines)
+
+
+def _listed(values):
+    return ", ".join(map(str, values))
+
+
+def _label(comparison, name):
+    return comparison["methods"][name]["label"]
+
+
+def _shown(row, metric, separator="±"):
+    mean, sd, folds = row.figure(metric)
+    if not folds:
+        return "inf" if metric in DISTANCES else _NO_VALUE
+    places = digits(metric)
+    return f"{mean:.{places}f}" + ("" if math.isnan(sd) else f" {separator} {sd:.{places}f}")
+
+
+def _published(row, metric):
+    value = row.published.get(metric)
+    return _NO_VALUE if value is None else f"{value:.{digits(metric)}f}"
+
+
+def _beside(row, metric):
+    """Our figure minus the paper's."""
+    value = row.published.get(metric)
+    mean, _, folds = row.figure(metric)
+    if value is None or not folds:
+        return _NO_VALUE
+    return f"{mean - value:+.{digits(metric)}f}"
+
+
+def markdown_table(rows: list[Row]) -> str:
+    """The table in Markdown: ours, below it the paper's figure and the difference."""
+    lines = [
+        "| method | | " + " | ".join(METRICS.values()) + " | infinite | missing cells |",
+        "|---" * (len(METRICS) + 4) + "|",
+    ]
+    for row in rows:
+        ours = " | ".join(_shown(row, metric) for metric in METRICS)
+        lines.append(
+            f"| {row.label} | ours | {ours} | {row.n_infinite} of {row.n_scored} "
+            f"| {row.missing} of {row.total} |"
+        )
+        if row.published:
+            paper = " | ".join(_published(row, metric) for metric in METRICS)
+            beside = " | ".join(_beside(row, metric) for metric in METRICS)
+            lines += [f"| | paper | {paper} | | |", f"| | difference | {beside} | | |"]
+    return "\n".join(lines)
+
+
+def latex_table(rows: list[Row], title: str) -> str:
+    """The table in LaTeX (booktabs): ours, and the paper's in parentheses."""
+    lines = [
+        r"% needs \usepackage{booktabs}",
+        r"\begin{tabular}{l" + "c" * (len(METRICS) + 1) + "}",
+        r"\toprule",
+        "Method & " + " & ".join(METRICS.values()) + r" & infinite \\",
+        r"\midrule",
+    ]
+    for row in rows:
+        ours = " & ".join(_shown(row, metric, r"$\pm$") for metric in METRICS)
+        lines.append(rf"{_tex(row.label)} & {ours} & {row.n_infinite}/{row.n_scored} \\")
+        if row.published:
+            paper = " & ".join(f"({_published(row, metric)})" for metric in METRICS)
+            lines.append(rf"\quad (paper) & {paper} & \\")
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    return f"% {title}; mean and standard deviation over the folds\n" + "\n".join(lines) + "\n"
+
+
+def _tex(text):
+    for plain, escaped in (("%", r"\%"), ("_", r"\_"), (">=", r"$\geq$"), ("α", r"$\alpha$")):
+        text = text.replace(plain, escaped)
+    return text.replace("∞", r"$\infty$")
+
+
+def tests_table(compared: list[dict]) -> str:
+    """The paired tests in Markdown."""
+    if not compared:
+        return "None: the reference or every other method is missing."
+    lines = [
+        "| method | metric | cases | mean difference | 95 % interval | p | p (Holm) | infinite |",
+        "|---" * 8 + "|",
+    ]
+    for test in compared:
+        places = digits(test["metric"])
+        low, high = (f"{test[name]:+.{places}f}" for name in ("low", "high"))
+        lines.append(
+            f"| {test['label']} | {METRICS[test['metric']]} | {test['n']} | "
+            f"{test['difference']:+.{places}f} | {low} to {high} | {test['p']:.3g} | "
+            f"{test['p_holm']:.3g} | {test['n_infinite']} |"
+        )
+    return "\n".join(lines)
+
+
+def _long(rows) -> Iterator[dict]:
+    """A line per method and metric, for spreadsheets."""
+    for row in rows:
+        for metric in METRICS:
+            mean, sd, folds = row.figure(metric)
+            yield {
+                "method": row.name,
+                "label": row.label,
+                "metric": metric,
+                "mean": mean,
+                "sd_over_folds": sd,
+                "folds": folds,
+                "cases": row.n_scored,
+                "infinite": row.n_infinite if metric in DISTANCES else 0,
+                "paper": row.published.get(metric, ""),
+            }
+
+
+def _contours(workdir, comparison, cells, methods) -> list[str]:
+    """Writes the contours of the reference's best, middle and worst case that all methods have."""
+    first = comparison["seeds"][0]
+    done = [c for c in cells if c.is_done and c.seed == first and c.method in comparison["methods"]]
+    masks = {}  # case -> method -> packed mask
+    for cell in done:
+        with np.load(cell.folder / MASKS) as stored:
+            for case in stored:
+                masks.setdefault(case, {})[cell.method] = stored[case]
+    by_name = {row.name: row for row in methods}
+    scored = by_name.get(comparison["reference"])
+    everywhere = [case for case, of in masks.items() if len(of) == len(methods)]
+    if not scored or not everywhere:
+        return []
+    ranked = sorted(everywhere, key=lambda case: scored.cases[case]["dsc"])
+    chosen = {"worst": ranked[0], "middle": ranked[len(ranked) // 2], "best": ranked[-1]}
+    cohort = read_cohort(comparison["base"]["data"]["cases"])
+    (workdir / "contours").mkdir(exist_ok=True)
+    names = []
+    for place, case in chosen.items():
+        stored = read_case(cohort.path(case))
+        voxels = stored.label.size
+        shown = {
+            row.label: (
+                np.unpackbits(masks[case][row.name], count=voxels)
+                .reshape(stored.label.shape)
+                .astype(bool),
+                row.cases[case]["dsc"],
+            )
+            for row in methods
+        }
+        name = f"contours/{place}.png"
+        title = f"{case}, {scored.label}'s {place} case"
+        figures.contours(workdir / name, title=title, case=stored, masks=shown)
+        names.append(name)
+    return names
+
+
+def _write(path, text):
+    with replace_when_done(path) as partial:
+        partial.write_text(text, encoding="utf-8")

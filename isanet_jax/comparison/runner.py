@@ -205,7 +205,7 @@ def _start(cell, cores):
     }
     paths = [str(_PACKAGES), *filter(None, [os.environ.get("PYTHONPATH")])]
     with open(cell.folder / "log.txt", "wb") as log:
-        process = subprocess.Popen(  # noqa: S603: this interpreter, on our own module
+        process = subprocess.Popen(
             [sys.executable, "-m", "isanet_jax.comparison.cell"],
             stdin=subprocess.PIPE,
             stdout=log,

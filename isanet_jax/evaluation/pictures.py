@@ -8,7 +8,48 @@ matplotlib.use("Agg")  # files only, no window
 from matplotlib import pyplot as plt
 
 _CT_WINDOW_HU = (-200, 250)
-_REFERENCE, _PREDICTION = "#00c853", "#00b0ff"
+REFERENCE, PREDICTION = "#00c853", "#00b0ff"
+PLANES = ("axial", "coronal", "sagittal")
+
+
+def largest_section(mask: np.ndarray, axis: int) -> int:
+    """The slice across `axis` where the mask (D, H, W) is largest; the middle where it is empty."""
+    others = tuple(i for i in range(3) if i != axis)
+    return int(mask.sum(others).argmax()) if mask.any() else mask.shape[axis] // 2
+
+
+def draw_plane(panel, plane, images, contours, spacing_mm):
+    """Draws one slice, PET over CT, with masks as contours.
+
+    Args:
+        panel: matplotlib axes.
+        plane: (axis, index) of the slice.
+        images: (CT in HU, PET in SUV), each (D, H, W).
+        contours: (mask (D, H, W) bool, colour) pairs.
+        spacing_mm: (3,) along D, H, W.
+
+    Returns:
+        The PET's image, for a colour bar in SUV.
+    """
+    (axis, index), (ct_hu, pet_suv) = plane, images
+    rows, columns = (i for i in range(3) if i != axis)
+    # D runs from feet to head: drawn upwards; H from front to back: drawn downwards.
+    shape = {
+        "origin": "upper" if axis == 0 else "lower",
+        "aspect": spacing_mm[rows] / spacing_mm[columns],
+    }
+    low, high = _CT_WINDOW_HU
+    panel.imshow(ct_hu.take(index, axis), cmap="gray", vmin=low, vmax=high, **shape)
+    suv_max = max(5.0, float(np.percentile(pet_suv, 99.8)))
+    pet = pet_suv.take(index, axis)
+    opacity = np.clip(pet / suv_max * 1.5, 0, 0.6)
+    fused = panel.imshow(pet, cmap="hot", vmin=0, vmax=suv_max, alpha=opacity, **shape)
+    for mask, colour in contours:
+        section = mask.take(index, axis)
+        if section.any():
+            panel.contour(section, [0.5], colors=colour, linewidths=1.3)
+    panel.set_axis_off()
+    return fused
 
 
 def overlay(path, *, title, ct_hu, pet_suv, reference, prediction, spacing_mm) -> None:
@@ -25,28 +66,13 @@ def overlay(path, *, title, ct_hu, pet_suv, reference, prediction, spacing_mm) -
     """
     shown = reference if reference.any() else prediction
     figure, axes = plt.subplots(1, 3, figsize=(12, 4.6), layout="constrained")
-    suv_max = max(5.0, float(np.percentile(pet_suv, 99.8)))
-    for axis, (panel, name) in enumerate(zip(axes, ("axial", "coronal", "sagittal"), strict=True)):
-        others = tuple(i for i in range(3) if i != axis)
-        index = int(shown.sum(others).argmax()) if shown.any() else shown.shape[axis] // 2
-        rows, columns = others
-        # D runs from feet to head: drawn upwards; H from front to back: drawn downwards.
-        origin = "upper" if axis == 0 else "lower"
-        aspect = spacing_mm[rows] / spacing_mm[columns]
-        ct, pet, ref, pred = (v.take(index, axis) for v in (ct_hu, pet_suv, reference, prediction))
-        low, high = _CT_WINDOW_HU
-        panel.imshow(ct, cmap="gray", vmin=low, vmax=high, origin=origin, aspect=aspect)
-        fused = panel.imshow(
-            pet, cmap="hot", vmin=0, vmax=suv_max, origin=origin, aspect=aspect,
-            alpha=np.clip(pet / suv_max * 1.5, 0, 0.6),
-        )  # fmt: skip
-        for mask, colour in ((ref, _REFERENCE), (pred, _PREDICTION)):
-            if mask.any():
-                panel.contour(mask, [0.5], colors=colour, linewidths=1.3)
+    contours = ((reference, REFERENCE), (prediction, PREDICTION))
+    for axis, (panel, name) in enumerate(zip(axes, PLANES, strict=True)):
+        index = largest_section(shown, axis)
+        fused = draw_plane(panel, (axis, index), (ct_hu, pet_suv), contours, spacing_mm)
         panel.set_title(f"{name}, slice {index}", fontsize=9)
-        panel.set_axis_off()
     figure.colorbar(fused, ax=axes, label="SUV", shrink=0.8)
-    for name, colour in (("reference", _REFERENCE), ("prediction", _PREDICTION)):
+    for name, colour in (("reference", REFERENCE), ("prediction", PREDICTION)):
         axes[0].plot([], [], color=colour, label=name)
     figure.legend(loc="outside lower center", ncols=2, fontsize=9)
     figure.suptitle(title, fontsize=11)

@@ -58,7 +58,7 @@ class DecoderLevel(nnx.Module):
     `parts` is the number of further maps of `outputs` channels that are concatenated.
     """
 
-    def __init__(self, config, inputs, outputs, parts, attention, rngs):
+    def __init__(self, config, inputs, outputs, parts, attention, *, rngs):
         folded = is_folded(config.convolution)
         self.up = UpsampleConv(inputs, outputs, folded=folded, rngs=rngs)
         self.residual = Residual((1 + parts) * outputs, outputs, folded=folded, rngs=rngs)
@@ -75,7 +75,7 @@ class Decoder(nnx.Module):
     def __init__(self, config, bottleneck, parts, attention, rngs):
         inputs = (*config.widths[1:-1], bottleneck)
         self.levels = nnx.List(
-            DecoderLevel(config, inputs[level], config.widths[level], parts, attention, rngs)
+            DecoderLevel(config, inputs[level], config.widths[level], parts, attention, rngs=rngs)
             for level in range(config.levels - 1)
         )
 

@@ -50,7 +50,14 @@ def make_mesh(data: int, space: int) -> Mesh:
 
 
 def make_optimizer(
-    schedule: optax.Schedule, *, name, b1, b2, momentum, weight_decay, clip_norm
+    schedule: optax.Schedule,
+    *,
+    name="adam",
+    b1=0.9,
+    b2=0.99,
+    momentum=0.99,
+    weight_decay=0.0,
+    clip_norm=0.0,
 ) -> optax.GradientTransformation:
     """Adam as in the paper, or nnU-Net's SGD with Nesterov momentum.
 

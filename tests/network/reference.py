@@ -1,4 +1,4 @@
-"""ISA-Net's forward pass in plain NumPy, float64, written from the specification alone.
+"""The networks' parts in plain NumPy, float64, written from the specification alone.
 
 It shares no code with the package: parameters come in by their names, convolutions are sums over
 taps, everything else is spelled out.
@@ -47,12 +47,21 @@ def residual(x, p):
     return conv_block(x, p["body"]) + (conv_block(x, p["shortcut"]) if "shortcut" in p else x)
 
 
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def perceptron(x, p):
+    hidden = np.maximum(x @ p["first"]["kernel"] + p["first"]["bias"], 0)
+    return hidden @ p["second"]["kernel"] + p["second"]["bias"]
+
+
+def channel_gate(x, p):
+    return x * sigmoid(perceptron(x.mean((0, 1, 2)), p["perceptron"]))
+
+
 def isa(x, p, fusion, scale):
-    pooled = x.mean((0, 1, 2))
-    gate = p["channel_attention"]
-    hidden = np.maximum(pooled @ gate["expand"]["kernel"] + gate["expand"]["bias"], 0)
-    gate = 1 / (1 + np.exp(-(hidden @ gate["squeeze"]["kernel"] + gate["squeeze"]["bias"])))
-    attended = x * gate
+    attended = channel_gate(x, p["channel_gate"])
     q, k, v = (conv_block(attended, p[name]) for name in ("query", "key", "value"))
     if fusion == "product":
         u = q * k

@@ -10,6 +10,7 @@ AUGMENT = {
     "rotation_degrees": 45.0,
     "mirror_probability": 0.5,
     "mixup_probability": 0.2,
+    "tumour_patch_probability": 0.33,
 }
 
 
@@ -37,7 +38,7 @@ def test_draws_have_the_papers_probabilities(generator):
     angles = [
         np.rad2deg(np.arccos(np.clip((np.trace(d["rotation"]) - 1) / 2, -1, 1))) for d in draws
     ]
-    assert 45 < max(angles) < 80  # up to three axes together
+    assert 45 < max(angles) < 86  # three turns of 45 degrees together are one of 85.8
 
 
 def test_batches_hold_the_stored_cases_and_are_reproducible(cohort):

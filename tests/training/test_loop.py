@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from isanet_jax.errors import CheckpointError, ConfigError, IsaNetError
+from isanet_jax.network import systems
 from isanet_jax.training import loop
 from isanet_jax.training.checkpoint import Checkpoints, load_best
 from isanet_jax.training.config import model_config
@@ -22,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def latest_params(workdir, config):
-    optimizer = make_optimizer(lambda step: 0.0, b1=0.9, b2=0.99)
+    optimizer = make_optimizer(lambda step: 0.0)
     _, state = init_state(model_config(config), optimizer, seed=99)
     with Checkpoints(workdir, info={}) as checkpoints:
         return checkpoints.load_latest(state)[0]
@@ -51,8 +52,9 @@ def test_training_learns_and_leaves_its_record(trained, config):
     assert json.loads((trained / "config.json").read_text()) == config
     assert list((trained / "tensorboard").glob("events*"))
     _, description = load_best(
-        trained, lambda d: init_state(model_config(d["config"]), make_optimizer(
-            lambda step: 0.0, b1=0.9, b2=0.99), 0)[1].params)  # fmt: skip
+        trained,
+        lambda d: systems.create(model_config(d["config"]), jax.random.key(0))[1],
+    )
     best = max(checks, key=lambda c: c["validation_dsc"])
     assert description["progress"]["best_dsc"] == best["validation_dsc"]
     assert description["progress"]["best_epoch"] == best["epoch"]
@@ -148,7 +150,7 @@ def test_a_checkpoint_of_another_network_is_refused(trained, config, tmp_path):
     config["model"]["width"] = 4
     with pytest.raises(CheckpointError, match="checkpoint"):
         loop.train(config, tmp_path)
-    config["model"] |= {"width": 2, "attention": "none"}
+    config["model"] |= {"width": 2, "name": "unet"}
     (tmp_path / "config.json").unlink()
     with pytest.raises(CheckpointError, match="checkpoint"):
         loop.train(config, tmp_path)
@@ -176,7 +178,7 @@ def test_one_step_of_two_samples_is_the_mean_of_their_gradients(config, cohort):
     """The batch's loss is the mean over its samples: a step on [a, a] is a step on [a]."""
     from isanet_jax.pipeline.dataset import training_data
 
-    optimizer = make_optimizer(lambda step: 1e-3, b1=0.9, b2=0.99)
+    optimizer = make_optimizer(lambda step: 1e-3)
     batch = next(
         iter(
             training_data(cohort, sorted(cohort.cases), batch=1, seed=0, augment=config["augment"])
@@ -186,7 +188,7 @@ def test_one_step_of_two_samples_is_the_mean_of_their_gradients(config, cohort):
     results = []
     for data in (batch, double):
         graphdef, state = init_state(model_config(config), optimizer, 0)
-        step = make_train_step(graphdef, optimizer, make_mesh(1, 1), **config["loss"])
+        step = make_train_step(graphdef, optimizer, make_mesh(1, 1), loss=config["loss"])
         _, metrics = step(state, data)
         results.append({name: float(value) for name, value in metrics.items()})
     assert results[0] == pytest.approx(results[1], rel=1e-5)
@@ -223,18 +225,18 @@ from isanet_jax.training.step import init_state, make_mesh, make_optimizer, make
 
 cohort = read_cohort(sys.argv[1])
 augment = dict(rotation_probability=0.5, rotation_degrees=45.0, mirror_probability=0.5,
-               mixup_probability=0.2)
+               mixup_probability=0.2, tumour_patch_probability=0.33)
 batch = next(iter(training_data(cohort, sorted(cohort.cases), batch=2, seed=0, augment=augment)))
 # SGD with rate 1: the parameters' change is the gradient.
 import optax
 optimizer = optax.sgd(1.0)
+loss = dict(dice_squared=False, dice_smooth=1e-3, alpha=0.5, gamma=2.0, focal_weight=1.0)
 changes = []
 for devices in (1, 2):
     config = ModelConfig(size=16, levels=2, width=2)
     graphdef, state = init_state(config, optimizer, 0)
     before = [np.array(x) for x in jax.tree.leaves(state.params)]
-    step = make_train_step(graphdef, optimizer, make_mesh(devices, 1), dice_squared=False,
-                           alpha=0.5, gamma=2.0)
+    step = make_train_step(graphdef, optimizer, make_mesh(devices, 1), loss=loss)
     state, metrics = step(state, batch)
     assert len(state.step.sharding.device_set) == devices
     changes.append([b - np.array(a) for a, b in zip(jax.tree.leaves(state.params), before)])

@@ -5,7 +5,8 @@ import pytest
 from flax import nnx
 
 from isanet_jax.errors import ConfigError
-from isanet_jax.network import blocks, isanet
+from isanet_jax.network import systems
+from isanet_jax.network.attention import isa
 from isanet_jax.network.config import ModelConfig
 from tests.network import reference
 
@@ -14,7 +15,7 @@ SMALL = {"size": 8, "levels": 3, "width": 2}
 
 def tiny(**options):
     config = ModelConfig(**(SMALL | options))
-    graphdef, params = isanet.create(config, jax.random.key(0))
+    graphdef, params = systems.create(config, jax.random.key(0))
     # Away from the initial zeros and ones, so that every parameter matters.
     leaves, structure = jax.tree.flatten(params)
     generator = np.random.default_rng(2)
@@ -27,7 +28,7 @@ def plain(params):
     return jax.tree.map(lambda x: np.asarray(x, np.float64), nnx.to_pure_dict(params))
 
 
-apply = jax.jit(isanet.apply, static_argnums=0)
+apply = jax.jit(lambda g, p, x: systems.apply(g, p, x).logits, static_argnums=0)
 
 
 @pytest.mark.parametrize(
@@ -35,15 +36,15 @@ apply = jax.jit(isanet.apply, static_argnums=0)
     [
         ({}, 47_251_377),
         ({"encoder_attention": False}, 40_326_897),
-        ({"attention": "none"}, 12_556_849),
+        ({"name": "unet"}, 12_556_849),
         ({"modalities": ("ct",)}, 23_321_057),
         ({"modalities": ("pet",)}, 23_321_057),
         ({"decoder": "shared"}, 42_279_073),
     ],
 )
 def test_parameter_counts(options, count):
-    _, params = isanet.create(ModelConfig(**options), jax.random.key(0))
-    assert isanet.count_parameters(params) == count
+    _, params = systems.create(ModelConfig(**options), jax.random.key(0))
+    assert systems.count_parameters(params) == count
 
 
 @pytest.mark.parametrize(
@@ -51,10 +52,8 @@ def test_parameter_counts(options, count):
     [(16, 40_864), (32, 163_136), (64, 651_904), (128, 2_606_336), (256, 10_422_784)],
 )
 def test_parameter_counts_of_isa(channels, count):
-    module = blocks.ISA(
-        channels, fusion="matmul", weight_scale="sum", folded=False, rngs=nnx.Rngs(0)
-    )
-    assert isanet.count_parameters(nnx.state(module, nnx.Param)) == count
+    module = isa.ISA(channels, ModelConfig(), rngs=nnx.Rngs(0))
+    assert systems.count_parameters(nnx.state(module, nnx.Param)) == count
 
 
 @pytest.mark.parametrize(
@@ -63,7 +62,7 @@ def test_parameter_counts_of_isa(channels, count):
         {"levels": 4},
         {"fusion": "matmul_scaled", "weight_scale": "mean"},
         {"fusion": "product", "weight_scale": "mean", "fusion_weights": (0.5, 2.0)},
-        {"attention": "none", "modalities": ("pet",)},
+        {"name": "unet", "modalities": ("pet",)},
         {"encoder_attention": False, "modalities": ("ct",)},
         {"decoder": "shared", "fusion_weights": (2.0, 0.5)},
         {"convolution": "native", "weight_scale": "mean"},
@@ -85,7 +84,7 @@ def test_gradients_agree_with_differences_of_the_numpy_reference(generator):
     target = generator.normal(size=(8, 8, 8))
 
     grads = jax.jit(
-        jax.grad(lambda p: jnp.sum(isanet.apply(graphdef, p, image)[0] * target))
+        jax.grad(lambda p: jnp.sum(systems.apply(graphdef, p, image).logits[0] * target))
     )(params)  # fmt: skip
     exact, leaves = plain(params), jax.tree.leaves(plain(grads))
     assert all(np.abs(leaf).max() > 0 for leaf in leaves), "a parameter gets no gradient"
@@ -94,7 +93,7 @@ def test_gradients_agree_with_differences_of_the_numpy_reference(generator):
         "query",
         "key",
         "value",
-        "channel_attention",
+        "channel_gate",
         "output",
         "up",
         "shortcut",
@@ -130,7 +129,7 @@ def test_bfloat16_computes_close_to_float32_and_keeps_float32_parameters(generat
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(half_params))
     full, half = apply(graphdef, params, image), apply(half_graphdef, half_params, image)
     assert half.dtype == jnp.float32
-    loss = jax.jit(jax.grad(lambda p: jnp.sum(isanet.apply(half_graphdef, p, image) ** 2)))
+    loss = jax.jit(jax.grad(lambda p: jnp.sum(systems.apply(half_graphdef, p, image).logits ** 2)))
     grads = jax.tree.leaves(loss(half_params))
     assert all(g.dtype == jnp.float32 and jnp.isfinite(g).all() for g in grads)
     error = np.abs(np.asarray(full) - np.asarray(half))
@@ -141,7 +140,7 @@ def test_isa_weights_sum_to_one_or_have_mean_one(generator):
     x = jnp.asarray(generator.normal(size=(1, 4, 4, 4, 3)), jnp.float32)
     outputs = {}
     for scale in ("sum", "mean"):
-        module = blocks.ISA(3, fusion="product", weight_scale=scale, folded=True, rngs=nnx.Rngs(0))
+        module = isa.ISA(3, ModelConfig(fusion="product", weight_scale=scale), rngs=nnx.Rngs(0))
         kernel = np.zeros((1, 1, 1, 6, 3), np.float32)
         kernel[0, 0, 0, :3] = np.eye(3)  # the output is the weighted value alone
         module.output.kernel[...] = jnp.asarray(kernel)
@@ -165,7 +164,6 @@ def test_alpha_zero_ignores_pet_and_alpha_infinity_ignores_the_ct_skips(generato
     [
         ({"size": 100}, "size of 100 is not a multiple of 16. Use 96 or 112"),
         ({"size": 8}, "size of 8 is not a multiple of 16. Use 16"),
-        ({"attention": "isaa"}, "model.attention is 'isaa'; choose one of isa, none"),
         ({"modalities": ("mr",)}, "model.modalities"),
         ({"fusion_weights": (1.0, -1.0)}, "factors >= 0"),
         ({"dtype": "float16"}, "bfloat16"),
@@ -181,6 +179,6 @@ def test_impossible_settings_are_refused(options, message):
 def test_wrong_input_is_refused():
     _, graphdef, params = tiny()
     with pytest.raises(ConfigError, match=r"built for \(B, 8, 8, 8, 2\)"):
-        isanet.apply(graphdef, params, jnp.zeros((1, 16, 16, 16, 2)))
+        systems.apply(graphdef, params, jnp.zeros((1, 16, 16, 16, 2)))
     with pytest.raises(ConfigError, match="4 x 6.*'product'"):
-        blocks.fuse(jnp.zeros((1, 2, 4, 6, 1)), jnp.zeros((1, 2, 4, 6, 1)), "matmul")
+        isa.fuse(jnp.zeros((1, 2, 4, 6, 1)), jnp.zeros((1, 2, 4, 6, 1)), "matmul")

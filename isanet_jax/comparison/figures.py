@@ -1,0 +1,92 @@
+"""Figures of a comparison: box plots, the curve of Fig. 6, and contours as in Figs. 7 and 8."""
+
+import numpy as np
+
+from isanet_jax.comparison.table import METRICS, TESTED, Row
+from isanet_jax.evaluation.pictures import (
+    PLANES,
+    PREDICTION,
+    REFERENCE,
+    draw_plane,
+    largest_section,
+    plt,
+)
+
+_COLUMN_INCHES = 2.1
+
+
+def box_plots(path, rows: list[Row]) -> None:
+    """Writes the cases' DSC, HD95 and ASSD per method; says how many are infinite.
+
+    Args:
+        path: PNG.
+        rows: of the table.
+    """
+    figure, axes = plt.subplots(
+        1, len(TESTED), figsize=(14, 1.5 + 0.4 * len(rows)), sharey=True, layout="constrained"
+    )
+    for panel, metric in zip(axes, TESTED, strict=True):
+        values = [np.array([case[metric] for case in row.cases.values()]) for row in rows]
+        finite = [v[np.isfinite(v)] for v in values]
+        panel.boxplot(finite, orientation="horizontal", showmeans=True)
+        for place, (all_, kept) in enumerate(zip(values, finite, strict=True), start=1):
+            if len(kept) < len(all_):
+                text = f"{len(all_) - len(kept)} infinite"
+                panel.annotate(
+                    text, (1, place), xycoords=("axes fraction", "data"), ha="right", va="bottom",
+                    fontsize=8, color="tab:red",
+                )  # fmt: skip
+        panel.set_xlabel(METRICS[metric])
+        panel.grid(axis="x", alpha=0.3)
+    axes[0].set_yticks(range(1, len(rows) + 1), [row.label for row in rows])
+    axes[0].invert_yaxis()
+    figure.suptitle("One value per case; triangle: mean", fontsize=10)
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def curve(path, rows: list[Row], label: str) -> None:
+    """Writes the mean DSC +- sd over the folds, method by method, as in Fig. 6.
+
+    Args:
+        path: PNG.
+        rows: of the table, in the order of the axis.
+        label: of the x axis.
+    """
+    figure, panel = plt.subplots(figsize=(6, 4), layout="constrained")
+    means, sds, _ = zip(*(row.figure("dsc") for row in rows), strict=True)
+    places = range(len(rows))
+    panel.errorbar(places, means, np.nan_to_num(sds), marker="o", capsize=4)
+    panel.set_xticks(places, [row.label.removeprefix("α = ") for row in rows])
+    panel.set(xlabel=label, ylabel="DSC, mean ± sd over folds")
+    panel.grid(alpha=0.3)
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def contours(path, *, title, case, masks: dict[str, tuple[np.ndarray, float]]) -> None:
+    """Writes the same axial, coronal and sagittal slice for all methods.
+
+    The slices go through the reference's largest section.
+
+    Args:
+        path: PNG.
+        title: above the picture.
+        case: `isanet_jax.cases.store.Case`.
+        masks: method's label -> (mask (D, H, W) bool, DSC).
+    """
+    reference = case.label > 0
+    figure, axes = plt.subplots(
+        len(PLANES), len(masks), figsize=(_COLUMN_INCHES * len(masks), 6.6), squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    for column, (label, (mask, dsc)) in enumerate(masks.items()):
+        for axis in range(len(PLANES)):
+            panel = axes[axis, column]
+            both = ((reference, REFERENCE), (mask, PREDICTION))
+            plane = axis, largest_section(reference, axis)
+            draw_plane(panel, plane, (case.ct, case.pet), both, case.meta["spacing_mm"])
+        axes[0, column].set_title(f"{label}\nDSC {dsc:.3f}", fontsize=9)
+    figure.suptitle(f"{title}; reference green, method blue", fontsize=10)
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
