@@ -77,7 +77,7 @@ def contours(path, *, title, case, masks: dict[str, tuple[np.ndarray, float]]) -
     """
     reference = case.label > 0
     figure, axes = plt.subplots(
-        len(PLANES), len(masks), figsize=(_COLUMN_INCHES * len(masks), 6.6), squeeze=False,
+        len(PLANES), len(masks), figsize=(max(_COLUMN_INCHES * len(masks), 6), 6.8), squeeze=False,
         layout="constrained",
     )  # fmt: skip
     for column, (label, (mask, dsc)) in enumerate(masks.items()):
@@ -87,6 +87,6 @@ def contours(path, *, title, case, masks: dict[str, tuple[np.ndarray, float]]) -
             plane = axis, largest_section(reference, axis)
             draw_plane(panel, plane, (case.ct, case.pet), both, case.meta["spacing_mm"])
         axes[0, column].set_title(f"{label}\nDSC {dsc:.3f}", fontsize=9)
-    figure.suptitle(f"{title}; reference green, method blue", fontsize=10)
+    figure.suptitle(f"{title}\nreference green, method blue", fontsize=10)
     figure.savefig(path, dpi=100)
     plt.close(figure)

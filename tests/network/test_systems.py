@@ -1,0 +1,208 @@
+"""Every system: its size derived by hand, and that all of it learns."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from isanet_jax.cases.store import read_case
+from isanet_jax.errors import ConfigError
+from isanet_jax.network import systems
+from isanet_jax.network.config import ModelConfig
+from isanet_jax.pipeline.augment import normalise
+from isanet_jax.training.losses import segmentation_loss
+
+UNET = 12_556_849  # the two-branch backbone, see test_backbone.py
+# ISA-Net's sites: two encoders of five levels, two decoders of four.
+SITES = 2 * (16, 32, 64, 128, 256) + 2 * (16, 32, 64, 128)
+
+
+def perceptron(inputs, hidden, outputs):
+    return inputs * hidden + hidden + hidden * outputs + outputs
+
+
+def se(c):
+    return perceptron(c, max(c // 16, 4), c)
+
+
+def sk(c):
+    branch = 27 * (c // 4) * c + 2 * c  # four groups; norm
+    return 2 * branch + perceptron(c, max(c // 4, 4), 2 * c)
+
+
+def cbam(c):
+    return se(c) + 7**3 * 2 + 2  # one perceptron for both poolings; 7^3 kernel; norm
+
+
+def vnet():
+    def conv(inputs, outputs, taps=125):
+        return taps * inputs * outputs + 2 * outputs  # no bias; norm
+
+    down = conv(16, 32, 8) + conv(32, 64, 8) + conv(64, 128, 8) + conv(128, 256, 8)
+    down += conv(32, 32) + 2 * conv(64, 64) + 3 * conv(128, 128) + 2 * conv(256, 256)
+    up = conv(256, 128, 8) + conv(256, 64, 8) + conv(128, 32, 8) + conv(64, 16, 8)
+    up += 2 * conv(256, 256) + 2 * conv(128, 128) + conv(64, 64) + conv(32, 32)
+    return conv(2, 16) + down + up + conv(32, 2) + (2 + 1)
+
+
+def se_norm(c):
+    return 2 * perceptron(c, c // 2, c)
+
+
+def iantsen2020():
+    def block(inputs, outputs, size):
+        return size**3 * inputs * outputs + outputs + se_norm(outputs)
+
+    widths = (24, 48, 96, 192, 384)
+    encoder = block(2, 24, 7) + block(2, 24, 1) + block(24, 24, 3)
+    decoder = 0
+    for a, b in itertools.pairwise(widths):
+        encoder += block(a, b, 3) + block(a, b, 1) + 2 * block(b, b, 3)
+        decoder += (27 * b * a + a) + block(2 * a, a, 3) + block(a, a, 3)
+    paths = sum(block(c, 24, 1) for c in (48, 96, 192))
+    return encoder + decoder + paths + (24 + 1)
+
+
+def nnunet(norm, attention, heads=1):
+    def stage(inputs, outputs):
+        return 27 * inputs * outputs + 27 * outputs**2 + 2 * norm(outputs) + attention(outputs)
+
+    widths = (32, 64, 128, 256, 320, 320)
+    down = stage(2, 32) + sum(stage(a, b) for a, b in itertools.pairwise(widths))
+    up = sum(8 * b * a + stage(2 * a, a) for a, b in itertools.pairwise(widths))
+    return down + up + sum(c + 1 for c in widths[:heads])
+
+
+def scse(c):
+    return perceptron(c, c // 2, c) + (c + 1)
+
+
+def an2021():
+    def residual(inputs, outputs):
+        shortcut = inputs * outputs + 2 * outputs if inputs != outputs else 0
+        return 27 * inputs * outputs + 2 * outputs + shortcut
+
+    def unet(inputs):
+        widths = (16, 32, 64, 128)  # one level less than the volume's five
+        total = residual(inputs, 16) + residual(16, 16) + (16 + 1)
+        for a, b in itertools.pairwise(widths):
+            total += residual(a, b) + residual(b, b)
+            total += (27 * b * a + a) + residual(2 * a, a)
+        return total
+
+    return unet(2) + unet(2) + unet(3)
+
+
+COUNTS = {
+    ("isa", 144): 47_251_377,
+    ("unet", 144): UNET,
+    ("se", 144): UNET + sum(map(se, SITES)),
+    ("sk", 144): UNET + sum(map(sk, SITES)),
+    ("cbam", 144): UNET + sum(map(cbam, SITES)),
+    ("vnet", 144): vnet(),
+    ("iantsen2020", 144): iantsen2020(),
+    ("xie2020", 128): nnunet(lambda c: 2 * c, scse),
+    ("xie2021", 128): nnunet(se_norm, lambda c: 0),
+    ("an2021", 144): an2021(),
+}
+
+
+def settings(name, **changes):
+    own = {"name": name, "width": 0, "levels": 0, "convolution": "auto"}
+    return own | changes
+
+
+@pytest.mark.parametrize(("name", "size"), COUNTS)
+def test_parameter_counts_are_those_derived_by_hand(name, size):
+    config = systems.resolve(size, settings(name))
+    _, params = systems.create(config, jax.random.key(0))
+    assert systems.count_parameters(params) == COUNTS[name, size]
+
+
+def test_every_system_is_counted_and_described():
+    assert {name for name, _ in COUNTS} == set(systems.SYSTEMS)
+    assert all(f"\n{name} " in "\n" + systems.describe_systems() for name in systems.SYSTEMS)
+
+
+def test_deep_supervision_adds_a_head_to_every_level_but_the_coarsest_two():
+    config = systems.resolve(128, settings("xie2020", deep_supervision=True))
+    _, params = systems.create(config, jax.random.key(0))
+    assert systems.count_parameters(params) == nnunet(lambda c: 2 * c, scse, heads=4)
+
+
+@pytest.fixture(scope="module")
+def phantom(cohort):
+    """A normalised image (1, 16, 16, 16, 2) and its label; the largest tumour of the cohort."""
+    cases = [read_case(cohort.path(case)) for case in cohort.cases]
+    case = max(cases, key=lambda c: (c.label > 0).sum())
+    return normalise(case.ct[None], case.pet[None]), jnp.float32(case.label[None] > 0)
+
+
+@pytest.mark.parametrize("name", systems.SYSTEMS)
+def test_a_system_learns_one_phantom_and_every_parameter_takes_part(name, phantom):
+    image, label = phantom
+    deep = name.startswith("xie")
+    config = systems.resolve(16, settings(name, width=4, levels=3, deep_supervision=deep))
+    graphdef, params = systems.create(config, jax.random.key(0))
+    optimizer = optax.adam(1e-2)
+    loss = {"dice_squared": False, "dice_smooth": 1e-3, "alpha": 0.5, "gamma": 2.0}
+
+    @jax.jit
+    def step(params, opt_state):
+        def loss_fn(params):
+            output = systems.apply(graphdef, params, image)
+            return segmentation_loss(output, label, **loss, focal_weight=1.0)[0], output.logits
+
+        (_, logits), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
+        updates, opt_state = optimizer.update(grads, opt_state)
+        reached = jax.tree.map(lambda g: jnp.abs(g) > 0, grads)
+        return optax.apply_updates(params, updates), opt_state, logits, reached
+
+    opt_state, everything, dsc = optimizer.init(params), None, 0.0
+    mask = np.asarray(label) > 0
+    for _ in range(300):
+        params, opt_state, logits, reached = step(params, opt_state)
+        # A hidden unit that its ReLU silences now is reached at another step.
+        reached = jax.tree.map(np.asarray, reached)
+        everything = (
+            reached if everything is None else jax.tree.map(np.logical_or, everything, reached)
+        )
+        found = np.asarray(logits) > 0
+        dsc = 2 * (found & mask).sum() / (found.sum() + mask.sum())
+        if dsc > 0.95:
+            break
+    assert dsc > 0.95
+    silent = {
+        jax.tree_util.keystr(path): int((~leaf).sum())
+        for path, leaf in jax.tree_util.tree_leaves_with_path(everything)
+        if not leaf.all()
+    }
+    assert not silent
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "isaa"}, "model.name is 'isaa'; choose one of\nisa "),
+        ({"name": "vnet", "decoder": "shared"}, "model.decoder is 'shared', and vnet has no such"),
+        ({"name": "sk", "width": 6}, "multiple of 4"),
+        ({"name": "an2021", "levels": 2}, "at least 3"),
+    ],
+)
+def test_settings_that_a_system_cannot_take_are_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        systems.create(systems.resolve(16, settings("isa", levels=3) | changes), jax.random.key(0))
+
+
+@pytest.mark.parametrize("modalities", [("ct",), ("pet",)])
+@pytest.mark.parametrize("name", ["vnet", "iantsen2020", "xie2020", "an2021"])
+def test_a_system_sees_the_chosen_modality_only(name, modalities):
+    config = ModelConfig(name=name, size=16, levels=3, width=4, modalities=modalities)
+    abstract = jax.eval_shape(
+        lambda image: systems.apply(*systems.create(config, jax.random.key(0)), image),
+        jax.ShapeDtypeStruct((1, 16, 16, 16, 2), jnp.float32),
+    )
+    assert abstract.logits.shape == (1, 16, 16, 16)
