@@ -47,7 +47,7 @@ def run_cell(config: dict, folder: Path, *, thresholds: bool) -> bool:
             masks[case] = np.packbits(mask)
         print(f"{case}: " + ", ".join(f"{name} {m['dsc']:.4f}" for name, m in metrics.items()))
 
-    predictor = None if thresholds else Predictor(folder)
+    predictor = None if thresholds else Predictor([folder])
     cases = split_cohort(config, cohort).test
     scores = score_run(predictor, cohort, cases, on_case, thresholds=thresholds, grids=("ct",))
     with replace_when_done(folder / MASKS) as partial, open(partial, "wb") as file:

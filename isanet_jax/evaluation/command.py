@@ -13,8 +13,15 @@ from isanet_jax.errors import ConfigError, DataError
 def parser() -> argparse.ArgumentParser:
     """The arguments of eval.py."""
     root = argparse.ArgumentParser(description="Scores a trained run, or anyone's masks.")
-    root.add_argument("--workdir", help="run whose best checkpoint is scored on its test fold")
-    root.add_argument("--cases", help="prepared cases, where they have moved since the training")
+    root.add_argument(
+        "--workdir",
+        nargs="+",
+        help="run whose best checkpoint is scored on its test fold; several are an ensemble (mean "
+        "probability), scored on the cases that none of them has seen",
+    )
+    root.add_argument(
+        "--cases", help="prepared cases: another cohort, or where they have moved since training"
+    )
     root.add_argument("--predictions", help="folder of masks to score")
     root.add_argument("--references", help="folder of true masks with the same names")
     root.add_argument(
@@ -23,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="V[,V]",
         help="values that are tumour in these masks (default: 1)",
     )
-    root.add_argument("--output", help="folder for the results (default: WORKDIR/eval)")
+    root.add_argument("--output", help="folder for the results (default, of one run: WORKDIR/eval)")
     root.add_argument("--overwrite", action="store_true", help="replace earlier results there")
     return root
 
@@ -35,7 +42,9 @@ def main(arguments=None) -> None:
         raise ConfigError("give either --workdir, or --predictions and --references")
     if not args.workdir and not (args.predictions and args.references and args.output):
         raise ConfigError("give --predictions, --references and --output together")
-    output = Path(args.output) if args.output else Path(args.workdir) / "eval"
+    if args.workdir and len(args.workdir) > 1 and not args.output:
+        raise ConfigError("give --output: the results of an ensemble belong to none of its runs")
+    output = Path(args.output) if args.output else Path(args.workdir[0]) / "eval"
     if (output / "metrics.json").exists() and not args.overwrite:
         raise DataError(
             "exists already",
@@ -43,39 +52,32 @@ def main(arguments=None) -> None:
             action="Choose another --output or add --overwrite",
         )
     if args.workdir:
-        evaluate_run(Path(args.workdir), output, cases=args.cases)
+        evaluate_runs([Path(w) for w in args.workdir], output, cases=args.cases)
     else:
         evaluate_masks(
             args.predictions, args.references, output, parse_label_values(args.label_values)
         )
 
 
-def evaluate_run(workdir: Path, output: Path, *, cases=None) -> None:
-    """Scores a run's test fold and writes metrics, pictures and a report.
+def evaluate_runs(workdirs: list[Path], output: Path, *, cases=None) -> None:
+    """Scores a run, or several as an ensemble, and writes metrics, pictures and a report.
 
     Raises:
-        CheckpointError, DataError: see the functions called.
+        CheckpointError, ConfigError, DataError: see the functions called.
     """
     # Here: these import JAX and matplotlib, which --help does not need.
     from isanet_jax.cases.store import read_cohort
     from isanet_jax.evaluation import pictures, report
-    from isanet_jax.evaluation.evaluate import NETWORK, score_run
+    from isanet_jax.evaluation.evaluate import NETWORK, score_run, unseen_cases
     from isanet_jax.prediction.predictor import Predictor
     from isanet_jax.training.config import check_cohort
     from isanet_jax.training.log import read_log
 
-    predictor = Predictor(workdir)
-    description = predictor.description
-    cohort = read_cohort(cases or description["config"]["data"]["cases"])
-    check_cohort(description["config"], cohort)
-    ids = description["split"]["test"]
-    unknown = sorted(set(ids) - cohort.cases.keys())
-    if unknown:
-        raise DataError(
-            f"lacks the test cases {', '.join(unknown[:5])}",
-            file=cohort.folder,
-            action="Name the folder that the run was trained on with --cases",
-        )
+    predictor = Predictor(workdirs)
+    descriptions = predictor.descriptions
+    cohort = read_cohort(cases or descriptions[0]["config"]["data"]["cases"])
+    check_cohort(descriptions[0]["config"], cohort)
+    ids = unseen_cases(cohort, [description["split"] for description in descriptions])
     (output / "overlays").mkdir(parents=True, exist_ok=True)
     shown = {}
 
@@ -96,7 +98,11 @@ def evaluate_run(workdir: Path, output: Path, *, cases=None) -> None:
             bar.update()
 
         scores = score_run(predictor, cohort, ids, on_case)
-    pictures.learning_curves(output / "learning_curves.png", read_log(workdir / "metrics.jsonl"))
+    curves = []
+    for number, workdir in enumerate(workdirs, start=1):
+        curves.append("learning_curves.png" if number == 1 else f"learning_curves_{number}.png")
+        pictures.learning_curves(output / curves[-1], read_log(workdir / "metrics.jsonl"))
+    runs = report.describe_runs(descriptions, ids)
     methods = {
         grid: {
             method: {"cases": of, "summary": report.summarise(of)} for method, of in all_.items()
@@ -108,8 +114,7 @@ def evaluate_run(workdir: Path, output: Path, *, cases=None) -> None:
         scores["ct"][NETWORK],
         {
             "grid": "original CT grid",
-            "protocol": description["config"]["selection"],
-            "fold": description["config"]["fold"],
+            "runs": runs,
             "grids": methods,
         },
     )
@@ -121,15 +126,16 @@ def evaluate_run(workdir: Path, output: Path, *, cases=None) -> None:
     ])  # fmt: skip
     report.write_run_report(
         output / "report.md",
-        description=description,
+        runs=runs,
+        preparation=descriptions[0]["preparation"],
         scores=scores,
         pictures=shown,
-        curves="learning_curves.png",
+        curves=curves,
     )
     print(report.summary_table(scores["ct"]))
     print(
         f"\nmean DSC {summary['dsc']['mean']:.4f} on {len(ids)} cases, on the CT's own grid "
-        f"({description['config']['selection']} protocol). Report: {output / 'report.md'}"
+        f"(selection: {runs[0]['selection']}). Report: {output / 'report.md'}"
     )
 
 

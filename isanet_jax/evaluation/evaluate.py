@@ -6,8 +6,8 @@ import numpy as np
 
 from isanet_jax.cases.grid import same_grid
 from isanet_jax.cases.prepare import read_label
-from isanet_jax.cases.store import read_label_on_ct
-from isanet_jax.errors import DataError
+from isanet_jax.cases.store import Cohort, read_label_on_ct
+from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.evaluation.metrics import case_metrics
 from isanet_jax.evaluation.thresholds import threshold_masks
 from isanet_jax.pipeline.dataset import evaluation_data
@@ -55,6 +55,41 @@ def score_run(
         mask = probability >= THRESHOLD if predictor else None
         on_case(case, stored, mask, {name: of[case] for name, of in scores[grids[0]].items()})
     return scores
+
+
+def unseen_cases(cohort: Cohort, splits: list[dict]) -> list[str]:
+    """The cases of a cohort on which networks may be scored: none of them has learnt from these.
+
+    For one network on its own cohort, its test fold. A case that a network does not know is of
+    another cohort, and unseen; a case that it was only selected on is not.
+
+    Args:
+        cohort: the prepared cases.
+        splits: of each network: `train`, `selection` and `test`, case IDs each.
+
+    Raises:
+        DataError: test cases that the cohort lacks.
+        ConfigError: some network has seen every case.
+    """
+    unseen = set(cohort.cases)
+    for split in splits:
+        test = set(split["test"])
+        known = test.union(split["train"], split["selection"])
+        lacking = sorted(test - cohort.cases.keys())
+        if lacking and known & cohort.cases.keys():
+            raise DataError(
+                f"lacks the test cases {', '.join(lacking[:5])}",
+                file=cohort.folder,
+                action="Name the folder that the run was trained on with --cases",
+            )
+        unseen -= known - test
+    if not unseen:
+        raise ConfigError(
+            f"each of the {len(cohort.cases)} cases in {cohort.folder} was trained or selected on "
+            "by one of the networks. Folds of one cohort can only be scored together on other "
+            "cases: name them with --cases"
+        )
+    return sorted(unseen)
 
 
 def _grid(grid, stored, path):

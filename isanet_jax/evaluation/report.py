@@ -11,7 +11,7 @@ from isanet_jax.scans.volume import replace_when_done
 PROTOCOLS = {
     "paper": "the checkpoint was chosen on the very cases that are reported here, as in the paper: "
     "optimistic",
-    "nested": "the checkpoint was chosen on another fold, which was not trained on either",
+    "nested": "the checkpoint was chosen on other cases, which were not trained on either",
 }
 _COLUMNS = {
     "dsc": "DSC", "hd": "HD mm", "hd95": "HD95 mm", "assd": "ASSD mm", "rvd_abs": "RVD",
@@ -85,28 +85,60 @@ def case_table(cases: dict[str, dict], pictures: dict[str, str]) -> str:
     return "\n".join(lines)
 
 
-def write_run_report(path, *, description, scores, pictures, curves) -> None:
-    """Writes report.md of a run.
+def describe_runs(descriptions: list[dict], reported) -> list[dict]:
+    """What a reader must know of the runs behind the figures.
+
+    Args:
+        descriptions: see `isanet_jax.prediction.predictor.Predictor`.
+        reported: IDs of the cases that are scored.
+
+    Returns:
+        For each run: system, fold, seed, training_cases, best_epoch, validation_dsc, and selection,
+        a key of `PROTOCOLS` (nested wherever no reported case took part in choosing).
+    """
+    return [
+        {
+            "system": d["config"]["model"]["name"],
+            "fold": d["config"]["fold"],
+            "seed": d["config"]["seed"],
+            "selection": "paper" if set(reported) & set(d["split"]["selection"]) else "nested",
+            "training_cases": len(d["split"]["train"]),
+            "best_epoch": d["progress"]["best_epoch"],
+            "validation_dsc": d["progress"]["best_dsc"],
+        }
+        for d in descriptions
+    ]
+
+
+def write_run_report(path, *, runs, preparation, scores, pictures, curves) -> None:
+    """Writes report.md of a run, or of an ensemble of runs.
 
     Args:
         path: the file.
-        description: see `isanet_jax.prediction.predictor.Predictor`.
+        runs: see `describe_runs`.
+        preparation: of the cases.
         scores: see `isanet_jax.evaluation.evaluate.score_run`.
         pictures: ID -> PNG beside the report.
-        curves: PNG of the learning curves beside the report.
+        curves: PNG of each run's learning curves beside the report.
     """
-    config, progress = description["config"], description["progress"]
-    selection = config["selection"]
-    prepared = description["preparation"]
-    grid = f"{prepared['size']}^3 voxels, " + (
-        f"{prepared['spacing_mm']:g} mm" if prepared["fit"] == "crop" else "the whole field resized"
+    grid = f"{preparation['size']}^3 voxels, " + (
+        f"{preparation['spacing_mm']:g} mm"
+        if preparation["fit"] == "crop"
+        else "the whole field resized"
     )
+    title = f"fold {runs[0]['fold']}" if len(runs) == 1 else f"an ensemble of {len(runs)} networks"
+    networks = "\n".join(
+        f"- {run['system']}, fold {run['fold']}, seed {run['seed']}: checkpoint of epoch "
+        f"{run['best_epoch']} (validation DSC {run['validation_dsc']:.4f}), "
+        f"{run['training_cases']} training cases. Selection: {PROTOCOLS[run['selection']]}."
+        for run in runs
+    )
+    all_curves = "\n".join(f"![learning curves]({name})" for name in curves)
     hardest = sorted(pictures, key=lambda case: scores["ct"]["network"][case]["dsc"])
-    text = f"""# Evaluation of fold {config["fold"]}
+    text = f"""# Evaluation of {title}
 
-Protocol "{selection}": {PROTOCOLS[selection]}. Checkpoint of epoch {progress["best_epoch"]}
-(validation DSC {progress["best_dsc"]:.4f}). {len(description["split"]["train"])} training cases.
-Case grid: {grid}.
+{networks}
+- Case grid: {grid}.
 
 ## On the original CT grid
 
@@ -122,7 +154,7 @@ Case grid: {grid}.
 
 ## Learning curves
 
-![learning curves]({curves})
+{all_curves}
 
 ## Pictures (reference green, prediction blue)
 

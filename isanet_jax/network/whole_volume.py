@@ -6,7 +6,6 @@
 import itertools
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -73,4 +72,4 @@ def mirrored(probability: Callable) -> Callable:
         total, _ = lax.scan(add, jnp.zeros(image.shape[:-1], jnp.float32), flips)
         return total / len(flips)
 
-    return jax.jit(whole)
+    return whole

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,22 @@ def parser() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(
         description="Predicts tumour masks, as NIfTI on each CT's own grid.",
     )
-    root.add_argument("--workdir", required=True, help="folder of a trained run")
+    root.add_argument(
+        "--workdir",
+        required=True,
+        nargs="+",
+        help="folder of a trained run; of several, the mean of their probabilities counts",
+    )
     root.add_argument("--ct", help="CT in HU, NIfTI")
     root.add_argument("--pet", help="PET in SUV, NIfTI")
     root.add_argument("--table", help="CSV with case, ct, pet: many cases in one go")
     root.add_argument("--output", required=True, help="mask.nii.gz; a folder with --table")
     root.add_argument(
         "--probability", help="also write the probability here; a folder with --table"
+    )
+    root.add_argument(
+        "--uncertainty",
+        help="also write the entropy of the probability (bits, 0 to 1); a folder with --table",
     )
     root.add_argument(
         "--box",
@@ -48,17 +58,19 @@ def main(arguments=None) -> None:
     if not jobs:
         print("every mask is there already")
         return
-    for _, mask, probability in jobs:
-        for path in filter(None, (mask, probability)):
-            check_output(path, overwrite=args.overwrite)
+    written = Counter(path for _, paths in jobs for path in paths.values())
+    for path, count in written.items():
+        if count > 1:
+            raise ConfigError(f"two outputs would be written to {path}; give each its own place")
+        check_output(path, overwrite=args.overwrite)
 
     from isanet_jax.prediction.predictor import Predictor  # imports JAX: after the checks
 
     predictor = Predictor(args.workdir)
     failures = []
-    for number, (scan, mask, probability) in enumerate(jobs, start=1):
+    for number, (scan, paths) in enumerate(jobs, start=1):
         try:
-            line = _predict_one(predictor, scan, mask, probability)
+            line = _predict_one(predictor, scan, paths)
             print(f"[{number}/{len(jobs)}] {line}", flush=True)
         except DataError as error:
             failures.append(str(error))
@@ -71,33 +83,40 @@ def main(arguments=None) -> None:
 
 
 def _jobs(args):
-    """(scan, mask's path, probability's path or None) of every case to predict."""
+    """(scan, {"mask": its path, and "probability" and "uncertainty" where asked for}) per case."""
+    places = {"mask": args.output}
+    places |= {k: v for k in ("probability", "uncertainty") if (v := getattr(args, k))}
     if args.table:
         if args.ct or args.pet or args.box:
             raise ConfigError("give either --table, or --ct and --pet")
-        scans = read_table(args.table, with_label=False)
-        names = [f"{scan.case}.nii.gz" for scan in scans]
         jobs = [
-            (scan, Path(args.output) / name, args.probability and Path(args.probability) / name)
-            for scan, name in zip(scans, names, strict=True)
+            (scan, {kind: Path(place) / f"{scan.case}.nii.gz" for kind, place in places.items()})
+            for scan in read_table(args.table, with_label=False)
         ]
-        return [job for job in jobs if not (args.skip_existing and job[1].exists())]
+        return [job for job in jobs if not (args.skip_existing and job[1]["mask"].exists())]
     if not (args.ct and args.pet):
         raise ConfigError("give --ct and --pet, or --table")
     box_mm = box_from_lps(args.box) if args.box else None
     scan = Scan("scan", Path(args.ct), Path(args.pet), None, "scan", box_mm=box_mm)
-    return [(scan, Path(args.output), args.probability and Path(args.probability))]
+    return [(scan, {kind: Path(place) for kind, place in places.items()})]
 
 
-def _predict_one(predictor, scan, mask_path, probability_path):
+def _predict_one(predictor, scan, paths):
     """Predicts and writes one case; returns the line to show."""
-    from isanet_jax.prediction.predictor import THRESHOLD
+    from isanet_jax.prediction.predictor import THRESHOLD, entropy
 
     probability, warnings = predictor.probability_of_scan(scan)
-    mask = (probability.data >= THRESHOLD).astype(np.uint8)
-    write_volume(mask_path, Volume(mask, probability.affine, probability.header), overwrite=True)
-    if probability_path:
-        write_volume(probability_path, probability, overwrite=True)
+    data = {
+        "probability": probability.data,
+        "uncertainty": entropy(probability.data) if "uncertainty" in paths else None,
+        "mask": (probability.data >= THRESHOLD).astype(np.uint8),
+    }
+    # The mask last: --skip-existing takes it as the sign that a case is finished.
+    for kind in ("probability", "uncertainty", "mask"):
+        if kind in paths:
+            volume = Volume(data[kind], probability.affine, probability.header)
+            write_volume(paths[kind], volume, overwrite=True)
+    mask = data["mask"]
     volume_ml = mask.sum() * abs(np.linalg.det(probability.affine[:3, :3])) / 1000
     notes = [*warnings, *([] if mask.any() else ["EMPTY: no tumour found"])]
-    return f"{mask_path}: {volume_ml:.2f} ml" + "".join(f"; {note}" for note in notes)
+    return f"{paths['mask']}: {volume_ml:.2f} ml" + "".join(f"; {note}" for note in notes)

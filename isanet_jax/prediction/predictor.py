@@ -1,10 +1,16 @@
-"""A trained network, restored once and applied to many cases."""
+"""Trained networks, restored once and applied to many cases."""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
 
 import jax
 import numpy as np
+from scipy import special
 
 from isanet_jax.cases.grid import resample
 from isanet_jax.cases.prepare import Settings, image_channels
+from isanet_jax.errors import ConfigError
 from isanet_jax.network import systems
 from isanet_jax.scans.sources import Scan
 from isanet_jax.scans.volume import Volume, bounds_mm
@@ -16,39 +22,50 @@ THRESHOLD = 0.5
 
 
 class Predictor:
-    """The best checkpoint of a run.
+    """The best checkpoint of a run, or of several as an ensemble: the mean of their probabilities.
 
     Attributes:
-        description: what the checkpoint says of its run: `config`, `preparation`, `split`,
+        descriptions: what each checkpoint says of its run: `config`, `preparation`, `split`,
             `progress`.
+        settings: how all of them want a scan prepared.
+
+    Args:
+        workdirs: folders of the runs.
 
     Raises:
-        CheckpointError: on construction, where the run holds none that fits.
+        CheckpointError: a run holds no checkpoint that fits.
+        ConfigError: runs on cases that were prepared differently.
     """
 
-    def __init__(self, workdir):
-        structure = {}
-
-        def make_params(description):
-            structure["graphdef"], params = systems.create(
-                model_config(description["config"]), jax.random.key(0)
-            )
-            return params
-
-        self._params, self.description = load_best(workdir, make_params)
-        config = self.description["config"]
-        self._predict = make_predict(
-            structure["graphdef"],
-            patch=config["data"]["patch"],
-            mirror=config["predict"]["mirror"],
-        )
-        preparation = dict(self.description["preparation"])
+    def __init__(self, workdirs: Sequence[Path]):
+        self._members = []
+        self.descriptions = []
+        predict_of = functools.cache(make_predict)  # runs of one config share what is compiled
+        for workdir in workdirs:
+            graphdef, params, description = _load(workdir)
+            config = description["config"]
+            options = {"patch": config["data"]["patch"], "mirror": config["predict"]["mirror"]}
+            self._members.append((predict_of(graphdef, **options), params))
+            self.descriptions.append(description)
+            if description["preparation"] != self.descriptions[0]["preparation"]:
+                differences = ", ".join(
+                    f"{name} {value} and {self.descriptions[0]['preparation'].get(name)}"
+                    for name, value in description["preparation"].items()
+                    if value != self.descriptions[0]["preparation"].get(name)
+                )
+                raise ConfigError(
+                    f"{workdir} and {workdirs[0]} were trained on cases prepared differently "
+                    f"({differences}); an ensemble's networks must see the same images"
+                )
+        preparation = dict(self.descriptions[0]["preparation"])
         preparation["label_values"] = tuple(preparation["label_values"])
         self.settings = Settings(**preparation)
 
     def probability(self, ct_hu: np.ndarray, pet_suv: np.ndarray) -> np.ndarray:
         """Tumour probability on the case grid: (D, H, W) images -> (D, H, W) float32."""
-        return np.asarray(self._predict(self._params, ct_hu[None], pet_suv[None]))[0]
+        image = ct_hu[None], pet_suv[None]
+        total = sum(np.asarray(predict(params, *image))[0] for predict, params in self._members)
+        return total / len(self._members)
 
     def probability_of_scan(self, scan: Scan) -> tuple[Volume, list[str]]:
         """Tumour probability on the CT's own grid, and warnings about the scan.
@@ -64,6 +81,33 @@ class Predictor:
             )
         probability = self.probability(ct_case, pet_case)
         return to_ct_grid(probability, affine, ct), warnings
+
+
+def _load(workdir):
+    """A run's structure, best parameters and description."""
+    structure = {}
+
+    def make_params(description):
+        structure["graphdef"], params = systems.create(
+            model_config(description["config"]), jax.random.key(0)
+        )
+        return params
+
+    params, description = load_best(workdir, make_params)
+    return structure["graphdef"], params, description
+
+
+def entropy(probability: np.ndarray) -> np.ndarray:
+    """Uncertainty of tumour or not, -p log2 p - (1-p) log2 (1-p): 0 where sure, 1 bit at p = 0.5.
+
+    Args:
+        probability: any shape; of an ensemble, the mean over its networks (predictive entropy).
+
+    Returns:
+        float32 of that shape.
+    """
+    p = np.clip(probability, 0, 1)  # interpolation may leave the interval by a rounding error
+    return np.float32((special.entr(p) + special.entr(1 - p)) / np.log(2))
 
 
 def to_ct_grid(values: np.ndarray, affine: np.ndarray, ct: Volume) -> Volume:

@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from isanet_jax.cases.folds import make_folds, split
+from isanet_jax.cases.folds import folds_by_centre, make_folds, split
 from isanet_jax.errors import ConfigError, DataError
 
 
@@ -59,3 +59,10 @@ def test_nested_selection_is_neither_trained_on_nor_reported():
         split(fold_of, fold=9, selection="paper")
     with pytest.raises(ConfigError, match="no case to train on"):
         split({"a": 0, "b": 1}, fold=0, selection="nested")
+
+
+def test_leaving_one_centre_out():
+    centre_of = {"a": "CHUS", "b": "CHGJ", "c": "CHUS", "d": "CHMR"}
+    assert folds_by_centre(centre_of) == {"a": 2, "b": 0, "c": 2, "d": 1}
+    with pytest.raises(ConfigError, match="one centre.*'CHUM'"):
+        folds_by_centre({"a": "CHUM", "b": "CHUM"})

@@ -2,6 +2,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
+from scipy import ndimage
 
 from isanet_jax.errors import ConfigError
 from isanet_jax.network import convolution
@@ -37,6 +39,50 @@ def test_convolutions_agree_with_each_other_and_with_numpy(generator, size, inpu
         np.testing.assert_allclose(a, b, atol=3e-4)
     expected = [reference.conv(np.asarray(v, np.float64), np.asarray(kernel)) for v in x]
     np.testing.assert_allclose(folded[0], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("size", "options"),
+    [
+        (3, {"stride": 2}),
+        (3, {"dilation": 2}),
+        (3, {"groups": 2}),
+        (5, {"stride": 2, "dilation": 2, "groups": 2}),
+        (1, {"stride": 2}),
+        (1, {"groups": 2}),
+    ],
+)
+def test_strides_dilations_and_groups_are_those_of_scipy(generator, size, options):
+    x = random(generator, 1, 4, 6, 5, 4)
+    groups, stride = options.get("groups", 1), options.get("stride", 1)
+    kernel = random(generator, size, size, size, 4 // groups, 6)
+    native, folded = forms(lambda a, b, f: convolution.conv3d(a, b, f, **options), x, kernel)
+    for a, b in zip(native, folded, strict=True):
+        np.testing.assert_allclose(a, b, atol=3e-4)
+    dilation = options.get("dilation", 1)
+    spread = np.zeros((*[dilation * (size - 1) + 1] * 3, 4 // groups, 6))
+    spread[::dilation, ::dilation, ::dilation] = kernel
+    expected = np.empty((4, 6, 5, 6))
+    for o in range(6):
+        first = o // (6 // groups) * (4 // groups)
+        expected[..., o] = sum(
+            ndimage.correlate(np.float64(x[0, ..., first + i]), spread[..., i, o], mode="constant")
+            for i in range(4 // groups)
+        )
+    np.testing.assert_allclose(folded[0][0], expected[::stride, ::stride, ::stride], atol=1e-4)
+
+
+def test_halving_is_a_strided_convolution_and_doubling_its_transpose(generator):
+    x, kernel = random(generator, 2, 4, 6, 8, 3), random(generator, 2, 2, 2, 3, 5)
+    halved = convolution.halving_conv3d(x, kernel)
+    numbers = ("NDHWC", "DHWIO", "NDHWC")
+    expected = lax.conv_general_dilated(x, kernel, (2,) * 3, "VALID", dimension_numbers=numbers)
+    np.testing.assert_allclose(halved, expected, atol=1e-4)
+    # The transpose of a linear map is its gradient.
+    small = random(generator, 2, 2, 3, 4, 5)
+    _, transpose = jax.vjp(lambda v: convolution.halving_conv3d(v, kernel), x)
+    doubled = convolution.doubling_conv3d(small, kernel.swapaxes(3, 4))
+    np.testing.assert_allclose(doubled, transpose(small)[0], atol=1e-4)
 
 
 def test_a_plane_thinner_than_the_kernel(generator):

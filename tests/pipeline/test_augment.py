@@ -73,3 +73,20 @@ def test_normalisation(generator):
     np.testing.assert_allclose(out[..., 1], (pet - pet.mean()) / pet.std(), rtol=1e-4)
     constant = augment.normalise(ct, np.ones_like(pet))
     assert np.isfinite(constant).all()
+
+
+def test_patches_lie_anywhere_in_the_volume_or_around_a_voxel_of_the_tumour(generator):
+    label = np.zeros((4, 8, 9, 10), np.float32)
+    voxels = [(0, 4, 9), (3, 4, 5), (7, 8, 0)]  # in memory order
+    label[:3, *np.transpose(voxels)] = 1
+    image = generator.normal(size=(4, 8, 9, 10, 2)).astype(np.float32)
+    place = np.array([[0.0, 0.999, 0.5], [0.3, 0.3, 0.3], [0.5, 0.5, 0.5], [0.999, 0, 0]], "f4")
+    pick = np.array([-1, 0.5, 0.99, 0.5], "f4")  # the last has no tumour
+    cut = jax.jit(augment.crop_patch, static_argnums=2)
+    images, labels = cut(image, label, 4, place=place, pick=pick)
+    # place: of 5, 6 and 7 starts; pick: around the second voxel, and the third as far as it goes.
+    starts = [(0, 5, 3), (3 - 2, 4 - 2, 5 - 2), (4, 5, 0), (4, 0, 0)]
+    for i, (a, b, c) in enumerate(starts):
+        where = (i, slice(a, a + 4), slice(b, b + 4), slice(c, c + 4))
+        np.testing.assert_array_equal(images[i], image[where])
+        np.testing.assert_array_equal(labels[i], label[where])

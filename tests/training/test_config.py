@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from isanet_jax.errors import ConfigError
@@ -11,13 +13,17 @@ def in_the_repository(monkeypatch, request):
     monkeypatch.chdir(request.config.rootpath)
 
 
-@pytest.mark.parametrize("name", ["hecktor", "sts", "phantom"])
-def test_every_config_is_sound(name):
-    config, workdir = parse_command_line(["t", "--config", f"configs/{name}.py", "--workdir", "w"])
+ROOT = Path(__file__).parents[2]
+RUNS = [*ROOT.glob("configs/*.py"), *ROOT.glob("configs/own/*.py")]
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
+def test_every_config_is_sound(path):
+    config, workdir = parse_command_line(["t", "--config", str(path), "--workdir", "w"])
     check_config(config)
     assert str(workdir) == "w"
-    _, workdir = parse_command_line(["t", "--config", f"configs/{name}.py"])
-    assert str(workdir) == f"runs/{name}"
+    _, workdir = parse_command_line(["t", "--config", str(path)])
+    assert str(workdir) == f"runs/{path.stem}"
 
 
 def test_overrides_are_typed_and_reach_the_network():
@@ -58,6 +64,11 @@ def test_typos_are_refused_by_name(arguments, message):
         ("data.fit=stretch", "crop, resize"),
         ("mesh.data=3", "multiple of the devices"),
         ("model.fusion=dot", "matmul, matmul_scaled, product"),
+        ("model.name=help", r"choose one of\nisa .*ISA-Net(.|\n)*an2021 "),
+        ("data.patch=160", "at most data.size, 144"),
+        ("optimizer.name=lion", "adam, sgd"),
+        ("optimizer.schedule=linear", "restart, poly"),
+        ("fold_by=patient", "fold, centre"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(override, message):

@@ -2,8 +2,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import special
 
-from isanet_jax.training.losses import dice_loss, focal_loss
+from isanet_jax.network.blocks import Output
+from isanet_jax.training.losses import dice_loss, focal_loss, segmentation_loss
 
 SHAPE = (2, 3, 4, 5)
 
@@ -48,3 +50,28 @@ def test_extremes_and_empty_labels_stay_finite(logit, value):
         loss, grads = jax.value_and_grad(total)(logits)
         assert jnp.isfinite(loss)
         assert jnp.isfinite(grads).all()
+
+
+PLAIN = {"dice_squared": False, "dice_smooth": 1e-3, "alpha": 0.5, "gamma": 2.0}
+
+
+def test_the_own_recipes_focal_settings_are_the_cross_entropy(generator):
+    logits, label = generator.normal(size=SHAPE), generator.integers(0, 2, SHAPE)
+    cross_entropy = -np.mean(
+        label * np.log(special.expit(logits)) + (1 - label) * np.log(special.expit(-logits))
+    )
+    settings = PLAIN | {"gamma": 0.0, "focal_weight": 2.0}
+    _, parts = segmentation_loss(Output(jnp.float32(logits)), jnp.float32(label), **settings)
+    assert parts["focal_loss"] == pytest.approx(cross_entropy, rel=1e-5)
+
+
+def test_every_supervised_output_counts_with_its_weight(generator):
+    fine, coarse = generator.normal(size=(2, 4, 4, 4)), generator.normal(size=(2, 2, 2, 2))
+    label = generator.integers(0, 2, (2, 4, 4, 4))
+    output = Output(jnp.float32(fine), ((0.5, jnp.float32(coarse)),))
+    loss, parts = segmentation_loss(output, jnp.float32(label), **PLAIN, focal_weight=3.0)
+    of_fine, of_coarse = naive(fine, label), naive(coarse, label[:, 1::2, 1::2, 1::2])
+    sums = [dice + 3 * focal for dice, _, focal in (of_fine, of_coarse)]
+    assert loss == pytest.approx((sums[0] + 0.5 * sums[1]) / 1.5, rel=1e-5)
+    assert parts["dice_loss"] == pytest.approx(of_fine[0], rel=1e-5)
+    assert parts["focal_loss"] == pytest.approx(3 * of_fine[2], rel=1e-5)

@@ -1,6 +1,6 @@
 import pytest
 
-from isanet_jax.training.schedule import restart_schedule
+from isanet_jax.training.schedule import poly_schedule, restart_schedule
 
 
 @pytest.mark.parametrize(
@@ -12,3 +12,10 @@ def test_the_papers_learning_rates(epoch, rate):
     schedule = restart_schedule(peak=3e-4, floor=1e-6, restart_epochs=25, steps_per_epoch=7)
     for step in (7 * epoch, 7 * epoch + 6):
         assert float(schedule(step)) == pytest.approx(rate * 1e-4, abs=1e-8)
+
+
+@pytest.mark.parametrize(("epoch", "rate"), [(0, 1.0), (500, 0.535887), (999, 0.001995), (1000, 0)])
+def test_nnunets_learning_rates(epoch, rate):
+    schedule = poly_schedule(peak=1.0, epochs=1000, steps_per_epoch=250)
+    for step in (250 * epoch, 250 * epoch + 249):
+        assert float(schedule(step)) == pytest.approx(rate, abs=1e-6)

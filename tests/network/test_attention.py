@@ -1,0 +1,87 @@
+"""The attention modules and SE-Norm against NumPy and SciPy, written from their papers alone."""
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from scipy import ndimage, special
+
+from isanet_jax.network.attention.cbam import CBAM
+from isanet_jax.network.attention.scse import SCSE
+from isanet_jax.network.attention.se import SE
+from isanet_jax.network.attention.sk import SK
+from isanet_jax.network.config import ModelConfig
+from isanet_jax.network.se_norm import SENorm
+from tests.network import reference
+
+CHANNELS = 8
+
+
+def se(x, p):
+    return reference.channel_gate(x, p["gate"])
+
+
+def sk(x, p):
+    maps = []
+    for dilation, branch in zip((1, 2), p["branches"].values(), strict=True):
+        kernel = branch["conv"]["kernel"]  # (3, 3, 3, 2, 8): two inputs for each of four groups
+        spread = np.zeros((*[2 * dilation + 1] * 3, *kernel.shape[3:]))
+        spread[::dilation, ::dilation, ::dilation] = kernel
+        out = np.empty_like(x)
+        for o in range(CHANNELS):
+            inputs = range(o // 2 * 2, o // 2 * 2 + 2)
+            out[..., o] = sum(
+                ndimage.correlate(x[..., i], spread[..., i % 2, o], mode="constant") for i in inputs
+            )
+        maps.append(np.maximum(reference.norm(out, branch["norm"]), 0))
+    scores = reference.perceptron((maps[0] + maps[1]).mean((0, 1, 2)), p["perceptron"])
+    weights = special.softmax(scores.reshape(2, CHANNELS), axis=0)
+    return weights[0] * maps[0] + weights[1] * maps[1]
+
+
+def cbam(x, p):
+    mean, largest = x.mean((0, 1, 2)), x.max((0, 1, 2))
+    gate = reference.perceptron(mean, p["perceptron"])
+    gate = gate + reference.perceptron(largest, p["perceptron"])
+    x = x * special.expit(gate)
+    kernel = p["conv"]["kernel"]
+    pooled = ndimage.correlate(x.max(-1), kernel[..., 0, 0], mode="constant")
+    pooled += ndimage.correlate(x.mean(-1), kernel[..., 1, 0], mode="constant")
+    return x * special.expit(reference.norm(pooled[..., None], p["norm"]))
+
+
+def scse(x, p):
+    of_channels = reference.channel_gate(x, p["channel"])
+    of_space = special.expit(x @ p["space"]["kernel"][0, 0, 0] + p["space"]["bias"])
+    return np.maximum(of_channels, x * of_space)
+
+
+def se_norm(x, p):
+    mean, sd = x.mean((0, 1, 2)), np.sqrt(x.var((0, 1, 2)) + 1e-5)
+    gamma = special.expit(reference.perceptron(mean, p["gamma"]))
+    return (x - mean) / sd * gamma + np.tanh(reference.perceptron(mean, p["beta"]))
+
+
+MODULES = {
+    "se": (lambda **kw: SE(CHANNELS, ModelConfig(), **kw), se),
+    "sk": (lambda **kw: SK(CHANNELS, ModelConfig(), **kw), sk),
+    "sk native": (lambda **kw: SK(CHANNELS, ModelConfig(convolution="native"), **kw), sk),
+    "cbam": (lambda **kw: CBAM(CHANNELS, ModelConfig(), **kw), cbam),
+    "scse": (lambda **kw: SCSE(CHANNELS, ModelConfig(), **kw), scse),
+    "se_norm": (lambda **kw: SENorm(CHANNELS, **kw), se_norm),
+}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_modules_agree_with_numpy(name, generator):
+    make, expected = MODULES[name]
+    graphdef, params = nnx.split(make(rngs=nnx.Rngs(0)), nnx.Param)
+    # Far from the initial state, where gates are one half everywhere.
+    params = jax.tree.map(
+        lambda p: p + 0.7 * generator.normal(size=p.shape).astype(np.float32), params
+    )
+    x = generator.normal(0.3, 1, (2, 6, 5, 7, CHANNELS)).astype(np.float32)
+    out = jax.jit(lambda p, x: nnx.merge(graphdef, p)(x))(params, x)
+    plain = jax.tree.map(lambda p: np.asarray(p, np.float64), nnx.to_pure_dict(params))
+    for one, image in zip(out, x.astype(np.float64), strict=True):
+        np.testing.assert_allclose(one, expected(image, plain), atol=1e-4, rtol=1e-4)
