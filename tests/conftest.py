@@ -68,6 +68,16 @@ def trained(cohort_folder, tmp_path_factory):
     return workdir
 
 
+@pytest.fixture(scope="session")
+def trained_again(cohort_folder, tmp_path_factory):
+    """The folder of a shorter run of the same network on another fold, with another seed."""
+    workdir = tmp_path_factory.mktemp("runs") / "trained_again"
+    config = small_config(cohort_folder) | {"fold": 1, "seed": 1}
+    config["train"]["epochs"] = 1
+    train(config, workdir)
+    return workdir
+
+
 @pytest.fixture
 def generator():
     return np.random.default_rng(0)

@@ -1,14 +1,18 @@
 import csv
 import json
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from isanet_jax.cases.store import read_cohort, read_label_on_ct
+from isanet_jax.cases.store import read_case, read_cohort, read_label_on_ct
 from isanet_jax.errors import CheckpointError, ConfigError, DataError
 from isanet_jax.evaluation import command
+from isanet_jax.evaluation.evaluate import unseen_cases
 from isanet_jax.evaluation.metrics import case_metrics
 from isanet_jax.prediction import command as predict
+from isanet_jax.prediction.predictor import Predictor
 from isanet_jax.scans.volume import Volume, read_volume, write_volume
 from isanet_jax.training.log import read_log
 
@@ -24,7 +28,8 @@ def test_a_run_is_scored_on_its_test_fold(evaluated, trained, cohort):
     result = json.loads((evaluated / "metrics.json").read_text())
     test_cases = sorted(c for c, fold in cohort.fold_of.items() if fold == 0)
     assert sorted(result["cases"]) == test_cases
-    assert result["protocol"] == "paper"
+    (run,) = result["runs"]
+    assert (run["selection"], run["fold"], run["system"]) == ("paper", 0, "isa")
     assert result["summary"]["dsc"]["mean"] == pytest.approx(
         np.mean([c["dsc"] for c in result["cases"].values()])
     )
@@ -84,6 +89,58 @@ def test_predicted_files_score_what_the_evaluation_said(evaluated, trained, coho
     with open(tmp_path / "out" / "metrics.csv") as file:
         rows = {row["case"]: row for row in csv.DictReader(file)}
     assert float(rows[case]["dsc"]) == pytest.approx(expected[case]["dsc"])
+
+
+def renamed_cohort(cohort, folder, *, cases):
+    """A copy of the first cases of a cohort, under names that no network knows."""
+    folder.mkdir()
+    new = {case: f"other_{case}" for case in sorted(cohort.cases)[:cases]}
+    manifest = json.loads((cohort.folder / "manifest.json").read_text())
+    entries = {entry["case"]: entry for entry in manifest["cases"]}
+    manifest["cases"] = [entries[case] | {"case": name} for case, name in new.items()]
+    folds = json.loads((cohort.folder / "folds.json").read_text())
+    folds["fold_of"] = dict.fromkeys(new.values(), 0)
+    for name, content in (("manifest", manifest), ("folds", folds)):
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    for case, name in new.items():
+        shutil.copy(cohort.path(case), folder / f"{name}.npz")
+    return folder
+
+
+def test_an_ensemble_is_scored_on_cases_that_none_of_its_networks_has_seen(
+    trained, trained_again, cohort, tmp_path
+):
+    both = ["--workdir", str(trained), str(trained_again)]
+    with pytest.raises(ConfigError, match="give --output"):
+        command.main(both)
+    both += ["--output", str(tmp_path / "e")]
+    with pytest.raises(ConfigError, match="each of the 6 cases.*name them with --cases"):
+        command.main(both)
+    command.main([*both, "--cases", str(renamed_cohort(cohort, tmp_path / "c", cases=2))])
+    result = json.loads((tmp_path / "e" / "metrics.json").read_text())
+    assert [(run["fold"], run["seed"]) for run in result["runs"]] == [(0, 0), (1, 1)]
+    assert {run["selection"] for run in result["runs"]} == {"nested"}  # none chosen on these
+    predictor = Predictor([trained, trained_again])
+    assert len(result["grids"]["case"]["network"]["cases"]) == 2
+    for name, metrics in result["grids"]["case"]["network"]["cases"].items():
+        case = read_case(cohort.path(name.removeprefix("other_")))
+        mask = predictor.probability(case.ct, case.pet) >= 0.5
+        expected = case_metrics(mask, case.label > 0, case.meta["spacing_mm"])
+        assert metrics["dsc"] == expected["dsc"]
+    report = (tmp_path / "e" / "report.md").read_text()
+    assert "ensemble of 2 networks" in report
+    assert "learning_curves_2.png" in report
+
+
+def test_unseen_cases_of_splits():
+    cohort = SimpleNamespace(cases=dict.fromkeys("abcdef"), folder="cases")
+    first = {"train": ["a", "b"], "selection": ["c"], "test": ["d"]}
+    assert unseen_cases(cohort, [first]) == ["d", "e", "f"]
+    second = {"train": ["a", "d"], "selection": ["e"], "test": ["e"]}
+    assert unseen_cases(cohort, [first, second]) == ["e", "f"]
+    cohort.cases.pop("d")
+    with pytest.raises(DataError, match="lacks the test cases d.*--cases"):
+        unseen_cases(cohort, [first])
 
 
 def masks(folder, **volumes):

@@ -6,6 +6,8 @@ from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.prediction.command import main
 from tests.conftest import real_data
 
+KINDS = ("output", "probability", "uncertainty")
+
 
 def predict(trained, folder, output, *more):
     main(
@@ -43,6 +45,32 @@ def test_the_mask_is_on_the_cts_own_grid(trained, patient, tmp_path, capsys):
     np.testing.assert_array_equal(np.asarray(mask.dataobj), values >= 0.5)
     volume = np.asarray(mask.dataobj).sum() * np.prod(ct.header.get_zooms()) / 1000
     assert f"{volume:.2f} ml" in capsys.readouterr().out
+
+
+def test_several_runs_predict_together_with_their_uncertainty(
+    trained, trained_again, patient, tmp_path
+):
+    main(
+        ["--workdir", str(trained), str(trained_again)]
+        + ["--ct", str(patient / "ct.nii.gz"), "--pet", str(patient / "pet.nii.gz")]
+        + [f"--{kind}={tmp_path / kind}.nii.gz" for kind in KINDS]
+    )
+    ct = nibabel.load(patient / "ct.nii.gz")
+    mask, probability, uncertainty = (
+        np.asarray(nibabel.load(tmp_path / f"{kind}.nii.gz").dataobj) for kind in KINDS
+    )
+    np.testing.assert_array_equal(mask, probability >= 0.5)
+    assert uncertainty.shape == ct.shape
+    p = np.clip(probability.astype(float), 1e-12, 1 - 1e-12)
+    expected = -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
+    np.testing.assert_allclose(uncertainty, expected, atol=1e-5)
+    assert 0 <= uncertainty.min() < 0.5 < uncertainty.max() <= 1
+
+
+def test_outputs_in_one_place_are_refused(patient, tmp_path):
+    arguments = ["--workdir", "w", "--ct", "c.nii", "--pet", "p.nii"]
+    with pytest.raises(ConfigError, match="two outputs.*m.nii"):
+        main([*arguments, "--output", str(tmp_path / "m.nii"), f"--probability={tmp_path}/m.nii"])
 
 
 def test_a_ct_stored_in_another_order_gets_the_same_mask(trained, patient, tmp_path):

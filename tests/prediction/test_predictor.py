@@ -1,7 +1,12 @@
 import numpy as np
+import pytest
+from scipy import stats
 
 from isanet_jax.cases.grid import resample
-from isanet_jax.prediction.predictor import to_ct_grid
+from isanet_jax.cases.store import read_case
+from isanet_jax.errors import ConfigError
+from isanet_jax.prediction import predictor as module
+from isanet_jax.prediction.predictor import Predictor, entropy, to_ct_grid
 from isanet_jax.scans.volume import Volume
 
 OBLIQUE = np.array(
@@ -23,3 +28,32 @@ def test_the_part_that_is_resampled_is_the_part_that_matters(generator):
         reached.append((out.data > 0).mean())
     assert reached[0] > max(reached[1], reached[2]) > 0
     assert reached[3] == 0
+
+
+def test_an_ensemble_is_the_mean_of_its_networks(trained, trained_again, cohort):
+    case = read_case(cohort.path(sorted(cohort.cases)[0]))
+    alone = [Predictor([w]).probability(case.ct, case.pet) for w in (trained, trained_again)]
+    assert np.abs(alone[0] - alone[1]).max() > 0.05
+    together = Predictor([trained, trained_again]).probability(case.ct, case.pet)
+    np.testing.assert_allclose(together, np.mean(alone, 0), atol=1e-6)
+
+
+def test_networks_that_want_different_images_are_no_ensemble(trained, monkeypatch):
+    load = module.load_best
+
+    def load_differing(workdir, make_params):
+        params, description = load(trained, make_params)
+        if workdir == "resized":
+            description["preparation"] |= {"size": 32}
+        return params, description
+
+    monkeypatch.setattr(module, "load_best", load_differing)
+    with pytest.raises(ConfigError, match=r"prepared differently \(size 32 and 16\)"):
+        Predictor([trained, "resized"])
+
+
+def test_entropy_is_scipys_and_bounded():
+    p = np.array([0, 0.001, 0.3, 0.5, 0.9, 1, 1 + 1e-7, -1e-7])
+    expected = [stats.entropy([q, 1 - q], base=2) for q in np.clip(p, 0, 1)]
+    np.testing.assert_allclose(entropy(p), expected, atol=1e-6)
+    assert entropy(p)[3] == 1
