@@ -8,7 +8,7 @@ import pytest
 
 def run(root, *arguments, cwd=None):
     return subprocess.run(
-        [sys.executable, *(str(root / a) if a.endswith(".py") else a for a in arguments)],
+        [sys.executable, *(str(root / a) if ".py" in a else a for a in arguments)],
         cwd=cwd or root,
         capture_output=True,
         text=True,
@@ -17,7 +17,9 @@ def run(root, *arguments, cwd=None):
     )
 
 
-@pytest.mark.parametrize("program", ["prepare.py", "train.py", "eval.py", "predict.py"])
+@pytest.mark.parametrize(
+    "program", ["prepare.py", "train.py", "eval.py", "predict.py", "compare.py"]
+)
 def test_help(request, program):
     done = run(request.config.rootpath, program, "--help")
     assert done.returncode == 0
@@ -32,6 +34,7 @@ def test_help(request, program):
         (["train.py", "--config", "configs/hecktor.py", "--config.fodl=1"], "fodl"),
         (["predict.py", "--workdir", "w", "--ct", "c.nii", "--output", "o.nii"], "--pet"),
         (["eval.py", "--workdir", "absent"], "no trained network"),
+        (["compare.py", "--config", "configs/compare/table2_sts.py:tiny"], "smoke and own"),
     ],
 )
 def test_errors_are_one_line_and_status_2(request, tmp_path, arguments, message):
@@ -41,3 +44,11 @@ def test_errors_are_one_line_and_status_2(request, tmp_path, arguments, message)
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir()), "a refused command leaves nothing behind"
+
+
+def test_the_systems_are_listed(request, tmp_path):
+    config = ["--config", "configs/sts.py", "--config.model.name=help"]
+    done = run(request.config.rootpath, "train.py", *config, cwd=tmp_path)
+    assert done.returncode == 0
+    assert "iantsen2020" in done.stdout
+    assert not list(tmp_path.iterdir())

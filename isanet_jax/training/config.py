@@ -1,6 +1,7 @@
 """From the command line to a plain, checked dict of settings, and its use."""
 
 import json
+import re
 from pathlib import Path
 
 from absl import flags
@@ -36,7 +37,7 @@ def parse_command_line(argv) -> tuple[dict, Path]:
         # Through JSON, so that a config read back from a run compares equal to a fresh one.
         config = values.config and json.loads(json.dumps(values.config.to_dict()))
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        raise ConfigError(" ".join(str(error).split()).strip("'\"")) from error
+        raise ConfigError(_reason(str(error))) from error
     if len(rest) > 1:
         raise ConfigError(
             f"unexpected arguments {' '.join(rest[1:])}; settings are --config.name=value"
@@ -48,6 +49,14 @@ def parse_command_line(argv) -> tuple[dict, Path]:
         )
     name = Path(values["config"].config_filename).stem
     return config, Path(values.workdir or f"runs/{name}")
+
+
+def _reason(message):
+    """An error of the flags on one line; of a config file that does not load, the cause alone."""
+    if "Traceback" in message or "Failed loading config" in message:
+        last = message.strip().splitlines()[-1].strip().rstrip("'")
+        return f"--config: {re.sub(r'^[A-Za-z]*Error: ', '', last)}"
+    return " ".join(message.split()).strip("'\"")
 
 
 def check_config(config: dict) -> None:

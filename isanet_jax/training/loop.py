@@ -190,6 +190,7 @@ def _build(config, cohort, mesh):
         print(f"warning: {len(empty)} training cases have an empty label: {', '.join(empty)}")
     patch = config["data"]["patch"]
     train_step = make_train_step(graphdef, optimizer, mesh, loss=config["loss"], patch=patch)
+    # Mirror images are left to the final prediction: they would make each validation cost eight.
     predict = make_predict(graphdef, patch=patch)
     return _Run(config, cohort, parts, steps_per_epoch, schedule, train_step, predict), state
 

@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 import signal
@@ -10,13 +11,21 @@ import jax
 import numpy as np
 import pytest
 
+from isanet_jax.cases.store import read_case
 from isanet_jax.errors import CheckpointError, ConfigError, IsaNetError
 from isanet_jax.network import systems
+from isanet_jax.prediction.predictor import Predictor
 from isanet_jax.training import loop
 from isanet_jax.training.checkpoint import Checkpoints, load_best
 from isanet_jax.training.config import model_config
 from isanet_jax.training.log import RunLog, read_log
-from isanet_jax.training.step import init_state, make_mesh, make_optimizer, make_train_step
+from isanet_jax.training.step import (
+    init_state,
+    make_mesh,
+    make_optimizer,
+    make_predict,
+    make_train_step,
+)
 from tests.conftest import CACHE
 
 ROOT = Path(__file__).parents[2]
@@ -221,7 +230,13 @@ import jax, numpy as np
 from isanet_jax.cases.store import read_cohort
 from isanet_jax.network.config import ModelConfig
 from isanet_jax.pipeline.dataset import training_data
-from isanet_jax.training.step import init_state, make_mesh, make_optimizer, make_train_step
+from isanet_jax.training.step import (
+    init_state,
+    make_mesh,
+    make_optimizer,
+    make_predict,
+    make_train_step,
+)
 
 cohort = read_cohort(sys.argv[1])
 augment = dict(rotation_probability=0.5, rotation_degrees=45.0, mirror_probability=0.5,
@@ -253,3 +268,52 @@ def test_a_batch_over_two_devices_has_the_gradients_of_one(cohort_folder, monkey
     process = program("-c", TWO_DEVICES, cohort_folder)
     stdout, stderr = process.communicate(timeout=300)
     assert stdout.endswith("equal\n"), stderr
+
+
+def test_patches_sgd_deep_supervision_and_mirrors_train_and_predict(config, cohort, tmp_path):
+    """nnU-Net's recipe: every option that the paper's own leaves out, in one run."""
+    config["model"] |= {"name": "xie2020", "width": 2, "levels": 4, "deep_supervision": True}
+    config["data"]["patch"] = 8
+    config["optimizer"] |= {"name": "sgd", "schedule": "poly", "peak_learning_rate": 0.05}
+    config["optimizer"] |= {"weight_decay": 3e-5, "clip_norm": 12.0}
+    config["train"] |= {"epochs": 2, "steps_per_epoch": 6, "batch": 2}
+    config["predict"]["mirror"] = True
+    loop.train(config, tmp_path)
+    lines = read_log(tmp_path / "metrics.jsonl")
+    rates = [line["learning_rate"] for line in lines if "loss" in line]
+    np.testing.assert_allclose(rates, [0.05] * 6 + [0.05 * 0.5**0.9] * 6, rtol=1e-5)
+    params, description = load_best(
+        tmp_path, lambda d: systems.create(model_config(d["config"]), jax.random.key(0))[1]
+    )
+    graphdef, _ = systems.create(model_config(config), jax.random.key(0))
+    predict = make_predict(graphdef, patch=8)  # windows; validation is without mirror images
+    epoch = description["progress"]["best_epoch"]
+    (best,) = (c for c in lines if c["epoch"] == epoch and "validation_dsc" in c)
+    for name, dsc in best["cases"].items():
+        case = read_case(cohort.path(name))
+        mask = np.asarray(predict(params, case.ct[None], case.pet[None]))[0] >= 0.5
+        label = case.label > 0
+        assert dsc == pytest.approx(2 * (mask & label).sum() / (mask.sum() + label.sum()))
+    mean = np.zeros((16, 16, 16))
+    for flips in itertools.product((False, True), repeat=3):
+        axes = np.flatnonzero(flips).tolist()
+        flipped = np.flip(case.ct, axes)[None], np.flip(case.pet, axes)[None]
+        mean += np.flip(predict(params, *flipped)[0], axes) / 8
+    probability = Predictor([tmp_path]).probability(case.ct, case.pet)
+    np.testing.assert_allclose(probability, mean, atol=1e-5)
+
+
+def test_clipping_and_decay_come_before_the_momentum():
+    optimizer = make_optimizer(
+        lambda step: 0.1, name="sgd", momentum=0.9, weight_decay=0.5, clip_norm=1.0
+    )
+    params, velocity = np.array([2.0, -1.0]), np.zeros(2)
+    state, jax_params = optimizer.init(params), jax.numpy.asarray(params)
+    for gradient in ([3.0, 4.0], [0.3, 0.0]):
+        updates, state = optimizer.update(jax.numpy.asarray(gradient), state, jax_params)
+        jax_params = jax_params + updates
+        # PyTorch's SGD(nesterov=True, weight_decay=0.5) after clip_grad_norm_(1.0).
+        g = np.array(gradient) / max(1, np.linalg.norm(gradient)) + 0.5 * params
+        velocity = 0.9 * velocity + g
+        params = params - 0.1 * (g + 0.9 * velocity)
+        np.testing.assert_allclose(jax_params, params, rtol=1e-6)

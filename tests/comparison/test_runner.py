@@ -1,0 +1,174 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from configs.compare import paper
+from isanet_jax.comparison import runner
+from isanet_jax.comparison.runner import make_cells, run_cells
+from isanet_jax.errors import ConfigError
+from isanet_jax.training.config import parse_command_line
+
+ROOT = Path(__file__).parents[2]
+COMPARISONS = sorted(set((ROOT / "configs/compare").glob("*.py")) - {Path(paper.__file__)})
+
+
+def comparison(name, options=""):
+    flag = f"configs/compare/{name}.py" + (options and f":{options}")
+    return parse_command_line(["compare.py", "--config", flag, "--workdir", "w"])[0]
+
+
+@pytest.fixture(autouse=True)
+def in_the_repository(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize("options", ["", "smoke", "own", "smoke,own"])
+@pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.stem)
+def test_every_comparison_has_settings_that_work(path, options):
+    config = comparison(path.stem, options)
+    cells = make_cells(config, Path("w"))
+    methods = len(config["order"]) * len(config["seeds"]) + config["thresholds"]
+    assert len(cells) == methods * len(config["folds"])
+    assert len({cell.folder for cell in cells}) == len(cells)
+    assert all(cell.config["data"]["size"] == (32 if "smoke" in options else 144) for cell in cells)
+
+
+def settings_of_methods(name, options=""):
+    return {cell.method: cell.config for cell in make_cells(comparison(name, options), Path("w"))}
+
+
+def test_the_papers_recipes_reach_the_cells():
+    settings = {
+        cell.method: cell.config for cell in make_cells(comparison("table3_sts"), Path("w"))
+    }
+    rates = {n: (s["optimizer"]["name"], s["optimizer"]["peak_learning_rate"])
+             for n, s in settings.items()}  # fmt: skip
+    assert rates == {
+        "iantsen2020": ("adam", 1e-4),
+        "xie2020": ("adam", 1e-4),
+        "xie2021": ("sgd", 1e-3),
+        "an2021": ("adam", 1e-4),
+        "isa": ("adam", 3e-4),
+    }
+    own = {
+        cell.method: cell.config for cell in make_cells(comparison("table3_sts", "own"), Path("w"))
+    }
+    assert own["xie2021"]["data"]["patch"] == 128
+    assert own["xie2021"]["optimizer"]["schedule"] == "poly"
+    assert own["xie2021"]["data"]["cases"] == "cases/sts"
+    assert own["isa"] == settings["isa"]
+    fig6 = settings_of_methods("fig6_sts")
+    assert fig6["alpha_inf"]["model"]["fusion_weights"] == [0.0, 1.0]
+    table1 = settings_of_methods("table1_hecktor")
+    assert table1["pet"]["model"]["modalities"] == ["pet"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"order": ["isaa"]}, "order is isaa; choose of the methods cbam, isa"),
+        ({"reference": "xie2020"}, "reference is 'xie2020'"),
+        ({"order": ["unet"]}, "reference is 'isa'; choose one of the methods that are run, unet"),
+    ],
+)
+def test_grids_that_cannot_work_are_refused(change, message):
+    with pytest.raises(ConfigError, match=message):
+        make_cells(comparison("table2_sts") | change, Path("w"))
+
+
+def test_settings_that_cannot_work_name_their_method():
+    config = comparison("table2_sts")
+    config["methods"]["se"]["settings"] = {"model": {"nmae": "se"}}
+    with pytest.raises(ConfigError, match="methods.se.settings.model.nmae is no setting"):
+        make_cells(config, Path("w"))
+    config["methods"]["se"]["settings"] = {"model": {"fusion": "dot"}}
+    with pytest.raises(ConfigError, match="method se: model.fusion is 'dot'"):
+        make_cells(config, Path("w"))
+    config["methods"]["../out"] = config["methods"].pop("se")
+    config["order"] = ["isa", "../out"]
+    with pytest.raises(ConfigError, match="letters, digits"):
+        make_cells(config, Path("w"))
+
+
+def cells_in(folder, *, order, folds=(0, 1)):
+    config = comparison("table2_sts", "smoke") | {"folds": folds, "thresholds": False}
+    return make_cells(config | {"order": list(order)}, folder)
+
+
+# Stands in for a cell's process: each does by its method what cells do.
+PROCESS = """
+import pathlib, signal, sys, time
+method, folder = sys.argv[1], pathlib.Path(sys.argv[2])
+if method == "se":
+    print("epoch 1\\nerror: no such folder")
+    sys.exit(2)
+if method == "sk":
+    import os; os.kill(os.getpid(), signal.SIGKILL)
+if method == "cbam":
+    signal.signal(signal.SIGTERM, lambda *_: (folder / "saved").touch() or sys.exit(3))
+    (folder / "ready").touch()
+    time.sleep(60)
+    sys.exit(1)
+(folder / "scores.json").write_text("{}")
+"""
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    def start(cell, cores):
+        command = [sys.executable, "-c", PROCESS, cell.method, str(cell.folder)]
+        with open(cell.folder / "log.txt", "wb") as log:
+            return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+
+    monkeypatch.setattr(runner, "_start", start)
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_failing_cells_are_reported_and_tried_again_and_finished_ones_left_alone(tmp_path, capsys):
+    cells = cells_in(tmp_path, order=["se", "isa", "sk"])
+    failures, stopped = run_cells(cells, jobs=2)
+    assert stopped is None
+    assert [c.method for c in cells if c.is_done] == ["isa", "isa"]
+    assert failures["se fold 0 seed 0"] == "no such folder"
+    assert "killed by SIGKILL; the machine may be short of memory" in failures["sk fold 1 seed 0"]
+    assert len(failures) == 4
+    assert "[6/6]" in capsys.readouterr().out
+    stamp = cells[1].folder.joinpath("scores.json").stat().st_mtime_ns
+    again, _ = run_cells(cells, jobs=2)
+    assert again.keys() == failures.keys()
+    assert cells[1].folder.joinpath("scores.json").stat().st_mtime_ns == stamp
+    assert "6 cells: 2 done, 4 to run" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_a_folder_of_other_settings_is_a_failed_cell(tmp_path):
+    run_cells(cells_in(tmp_path, order=["isa"]))
+    changed = cells_in(tmp_path, order=["isa"])
+    changed[0].config["train"]["epochs"] = 7
+    failures, _ = run_cells(changed)
+    assert list(failures) == ["isa fold 0 seed 0"]
+    assert "train.epochs: 25 there, 7 now" in failures["isa fold 0 seed 0"]
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_a_signal_reaches_the_running_cells_and_starts_no_more(tmp_path):
+    cells = cells_in(tmp_path, order=["cbam", "isa"])
+
+    def interrupt():
+        while not (cells[0].folder / "ready").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=interrupt).start()
+    before = signal.getsignal(signal.SIGTERM)
+    failures, stopped = run_cells(cells)
+    assert (failures, stopped) == ({}, "SIGTERM")
+    assert (cells[0].folder / "saved").exists()
+    assert not any(cell.is_done for cell in cells)
+    assert signal.getsignal(signal.SIGTERM) == before

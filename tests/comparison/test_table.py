@@ -1,0 +1,107 @@
+"""The figures of a comparison, from scores that are written by hand."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from isanet_jax.comparison import table
+from isanet_jax.comparison.report import latex_table, markdown_table
+from isanet_jax.comparison.runner import THRESHOLDS
+from isanet_jax.evaluation.metrics import case_metrics
+
+
+def scores(**dsc):
+    """Metrics of cases with the given DSC (100 voxels each in mask and truth); 0 is empty."""
+    none = np.zeros((2, 2, 2), bool)
+    names = case_metrics(none, none, (1, 1, 1))
+    return {
+        case: dict.fromkeys(names, value)
+        | {"hd": 10.0 / value if value else math.inf, "tp": round(100 * value)}
+        | {"predicted_voxels": 100 if value else 0, "reference_voxels": 100}
+        for case, value in dsc.items()
+    }
+
+
+def cell(method, fold, seed, **of):
+    return SimpleNamespace(
+        method=method, fold=fold, seed=seed, is_done=bool(of), scores=lambda: of, name=method
+    )
+
+
+COMPARISON = {
+    "order": ["a", "b"],
+    "methods": {
+        "a": {"label": "A_1", "published": {"dsc": 0.75}},
+        "b": {"label": "B", "published": {}},
+    },
+}
+CELLS = [
+    cell("a", 0, 0, network=scores(p=0.6, q=0.8)),
+    cell("a", 0, 1, network=scores(p=0.4, q=0.8)),
+    cell("a", 1, 0, network=scores(r=0.9, s=0.0, t=0.3)),
+    cell("a", 1, 1),
+    cell("b", 0, 0, network=scores(p=0.5, q=0.9)),
+    cell("b", 1, 0, network=scores(r=0.8, s=0.4, t=0.2)),
+    cell(THRESHOLDS, 0, 0, **{"SUV >= 2.5": scores(p=0.2, q=0.4)}),
+]
+
+
+@pytest.fixture
+def rows():
+    return {row.name: row for row in table.collect(COMPARISON, CELLS)}
+
+
+def test_figures_are_means_over_folds_of_means_over_seeds(rows):
+    assert list(rows) == ["a", "b", "SUV >= 2.5"]
+    fold_0, fold_1 = (0.7 + 0.6) / 2, 0.4
+    mean, sd, folds = rows["a"].figure("dsc")
+    assert (mean, folds) == (pytest.approx((fold_0 + fold_1) / 2), 2)
+    assert sd == pytest.approx(abs(fold_0 - fold_1) / 2**0.5)
+    assert (rows["a"].missing, rows["a"].total) == (1, 4)
+    assert rows["a"].cases["p"]["dsc"] == pytest.approx(0.5)
+
+
+def test_infinite_distances_are_counted_and_in_no_mean(rows):
+    row = rows["a"]
+    assert (row.n_infinite, row.n_scored) == (1, 7)
+    of_fold_1 = (10 / 0.9 + 10 / 0.3) / 2
+    of_fold_0 = np.mean([10 / 0.6, 10 / 0.8, 10 / 0.4, 10 / 0.8])
+    assert row.figure("hd")[0] == pytest.approx((of_fold_0 + of_fold_1) / 2)
+    # The aggregated DSC has them: 2 x (90 + 0 + 30) / (200 + 100 + 200).
+    assert row.of_fold[1][0]["dsc_agg"] == pytest.approx(240 / 500)
+
+
+def test_a_method_that_finds_nothing_has_no_finite_distance():
+    (row,) = table.collect(
+        {"order": ["a"], "methods": COMPARISON["methods"]}, [cell("a", 0, 0, network=scores(p=0.0))]
+    )
+    assert row.figure("hd")[0] == math.inf
+    assert "| inf |" in markdown_table([row])
+
+
+def test_methods_are_compared_over_the_cases_of_both(rows):
+    results = table.tests(list(rows.values()), "b")
+    dsc = {test["method"]: test for test in results if test["metric"] == "dsc"}
+    assert dsc.keys() == {"a", "SUV >= 2.5"}
+    assert (dsc["a"]["n"], dsc["SUV >= 2.5"]["n"]) == (5, 2)
+    assert dsc["a"]["difference"] == pytest.approx(np.mean([0, -0.1, 0.1, -0.4, 0.1]))
+    assert dsc["a"]["p_holm"] == pytest.approx(min(1, 2 * min(t["p"] for t in dsc.values())))
+    assert table.tests(list(rows.values()), "absent") == []
+
+
+def test_tables_show_ours_beside_the_papers(rows):
+    markdown = markdown_table(list(rows.values())).splitlines()
+    ours, paper, difference = (line for line in markdown[2:5])
+    assert ours.startswith("| A_1 | ours | 0.5250 ± 0.1768 |")
+    assert ours.endswith("| 1 of 7 | 1 of 4 |")
+    assert paper.startswith("| | paper | 0.7500 | – |")
+    assert difference.startswith("| | difference | -0.2250 | – |")
+    assert len({line.count("|") for line in markdown}) == 1
+    latex = latex_table(list(rows.values()), "Title")
+    assert r"A\_1 & 0.5250 $\pm$ 0.1768 &" in latex
+    assert r"SUV $\geq$ 2.5 & 0.3000 &" in latex
+    columns = latex.split("tabular}{")[1].split("}")[0]
+    body = [line for line in latex.splitlines() if line.endswith(r"\\")]
+    assert {line.count("&") for line in body} == {len(columns) - 1}
