@@ -29,6 +29,10 @@ _ALL_METRICS = ("dsc", "hd", "assd", "rvd_abs", "voe", "recall", "precision")
 # Channels of level 1 of the smoke size, a quarter of the system's own.
 _SMOKE_WIDTHS = {"iantsen2020": 6, "xie2020": 8, "xie2021": 8}
 _SMOKE_WIDTH = 4
+# The first two with which no attention network's head starts with negative weights alone. On four
+# channels after a ReLU one draw in 16 does, and then learns to say "tumour" late (docs/comparisons);
+# on the paper's 16 channels one in 65536.
+SMOKE_SEEDS = (2, 3)
 _SMOKE_RATE = 10 / 3  # of the paper's: short trainings need larger steps
 
 TABLE_1 = {
@@ -169,6 +173,7 @@ def comparison(title: str, dataset: str, options: str = "") -> ConfigDict:
     config.curve = ""
     if config.size == "smoke":
         _make_smoke(config.base, dataset)
+        config.seeds = SMOKE_SEEDS[:1]
     return config
 
 
@@ -178,7 +183,7 @@ def _make_smoke(base, dataset):
     base.data.size = 32
     base.data.spacing_mm = 4.5  # of hecktor; sts is resized
     base.model.width = _SMOKE_WIDTH
-    base.train.epochs = {"sts": 25, "hecktor": 5}[dataset]
+    base.train.epochs = {"sts": 15, "hecktor": 2}[dataset]
     base.train.validate_every = {"sts": 5, "hecktor": 1}[dataset]
     base.optimizer.restart_epochs = base.train.epochs
     base.optimizer.peak_learning_rate *= _SMOKE_RATE
