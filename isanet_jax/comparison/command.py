@@ -14,8 +14,9 @@ usage: python compare.py --config configs/compare/table2_sts.py [--workdir runs/
           own recipe.
 --jobs N  cells (a method on a fold with a seed) at a time on the CPU, which they share.
 
---config.folds="(0,)" compares on one fold, --config.base.NAME=VALUE changes a setting of every
-run, as in --config.base.data.cases=cases/mine. The same command again goes on where it was
+--config.order="('isa','unet')" compares these methods; any system that train.py lists can stand
+there. --config.folds="(0,)" compares on one fold. --config.base.NAME=VALUE changes a setting of
+every run, as in --config.base.data.cases=cases/mine. The same command again goes on where it was
 stopped, and tries failed cells again; finished cells are not run twice."""
 
 
@@ -26,7 +27,7 @@ def main():
         return
     # Here: these import JAX and matplotlib, which --help does not need.
     from isanet_jax.comparison.report import write_comparison
-    from isanet_jax.comparison.runner import make_cells, run_cells
+    from isanet_jax.comparison.runner import make_cells, run_cells, with_systems
     from isanet_jax.training.config import parse_command_line
 
     argv, jobs = _take_jobs(sys.argv)
@@ -36,6 +37,7 @@ def main():
             "this config is of one run; compare.py takes one of configs/compare, as in --config "
             "configs/compare/table2_sts.py"
         )
+    comparison = with_systems(comparison)
     cells = make_cells(comparison, workdir)
     failures, stopped = run_cells(cells, jobs=jobs)
     if stopped:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from isanet_jax.comparison.cell import SCORES, STOPPED
 from isanet_jax.errors import ConfigError
+from isanet_jax.network.systems import SYSTEMS
 from isanet_jax.training.config import check_config, claim_workdir
 
 _PACKAGES = Path(__file__).parents[2]  # where a cell's process finds this package
@@ -48,11 +49,25 @@ class Cell:
         }
 
 
+def with_systems(comparison: dict) -> dict:
+    """The comparison, with a method for each system that its order names without defining it.
+
+    So a system that has just been written is compared by its name alone.
+    """
+    new = [name for name in comparison["order"] if name not in comparison["methods"]]
+    methods = {
+        name: {"label": name, "settings": {"model": {"name": name}}, "published": {}}
+        for name in new
+        if name in SYSTEMS
+    }
+    return comparison | {"methods": comparison["methods"] | methods}
+
+
 def make_cells(comparison: dict, workdir: Path) -> list[Cell]:
     """The grid seed x fold x method, in the order in which it is run.
 
     Args:
-        comparison: see configs/compare/common.py.
+        comparison: see configs/compare/paper.py.
         workdir: of the comparison.
 
     Raises:
@@ -62,7 +77,7 @@ def make_cells(comparison: dict, workdir: Path) -> list[Cell]:
     if unknown or not comparison["order"]:
         raise ConfigError(
             f"order is {', '.join(comparison['order']) or 'empty'}; choose of the methods "
-            f"{', '.join(comparison['methods'])}"
+            f"{', '.join(comparison['methods'])}, and of the systems {', '.join(SYSTEMS)}"
         )
     methods = {name: comparison["methods"][name]["settings"] for name in comparison["order"]}
     if comparison["thresholds"]:

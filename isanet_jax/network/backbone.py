@@ -4,11 +4,20 @@ What stands at the attention's sites is an argument: ISA makes it ISA-Net, nothi
 U-Net of Table 2.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from isanet_jax.network.blocks import Conv, Output, Residual, UpsampleConv, network_input
+from isanet_jax.network.blocks import (
+    Conv,
+    Output,
+    Residual,
+    System,
+    UpsampleConv,
+    network_input,
+)
 from isanet_jax.network.config import MODALITIES, ModelConfig
 from isanet_jax.network.convolution import is_folded, max_pool
 
@@ -155,3 +164,11 @@ class TwoBranchNet(nnx.Module):
             [skip, weight_pet * pet_map] for skip, pet_map in zip(ct[:-1], pet_maps, strict=True)
         ]
         return self.decoders["ct"](features["ct"][-1], weight_ct, parts)[0]
+
+
+def two_branch(description: str, attention) -> System:
+    """The two-branch network with an attention module, or None, at its sites."""
+    return System(description, partial(TwoBranchNet, attention=attention), two_branch=True)
+
+
+SYSTEMS = {"unet": two_branch("ISA-Net's backbone without attention", None)}

@@ -3,6 +3,7 @@
 Feature maps are (B, D, H, W, C). Parameters are float32 and are cast to the input's dtype.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -15,6 +16,26 @@ from isanet_jax.network.config import MODALITIES, ModelConfig
 from isanet_jax.network.convolution import conv3d, doubling_conv3d, halving_conv3d, upsample_conv3d
 
 SPACE = (1, 2, 3)  # the axes of a volume in (B, D, H, W, C)
+
+
+class System(NamedTuple):
+    """A system that can be trained; a file's `SYSTEMS` maps the names of its systems to these.
+
+    Attributes:
+        description: one line.
+        make: constructor (config, *, rngs) of a module (B, D, H, W, 2) -> Output.
+        width: its own channels of level 1.
+        levels: size of its input -> its own number of levels.
+        least_levels: fewer cannot work.
+        two_branch: whether it has the settings of the two-branch network.
+    """
+
+    description: str
+    make: Callable[..., nnx.Module]
+    width: int = 16
+    levels: Callable[[int], int] = lambda size: 5
+    least_levels: int = 2
+    two_branch: bool = False
 
 
 class Output(NamedTuple):

@@ -13,7 +13,7 @@ from flax import nnx
 from jax import lax
 
 from isanet_jax.network.backbone import ResidualUNet
-from isanet_jax.network.blocks import Output, network_input
+from isanet_jax.network.blocks import Output, System, network_input
 from isanet_jax.network.config import ModelConfig
 
 # The first network is to miss nothing: its box holds whatever is not clearly background.
@@ -93,3 +93,8 @@ class Cascade(nnx.Module):
         refined = self.refine(jnp.concatenate([inside, mask], axis=-1))
         fine, refined = (paste(x, start, size, OUTSIDE_LOGIT) for x in (fine, refined))
         return Output(refined, ((1.0, fine), (1.0, coarse)))
+
+
+SYSTEMS = {
+    "an2021": System("cascade of three residual U-Nets, HECKTOR 2021", Cascade, least_levels=3)
+}

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from isanet_jax.network.blocks import Conv, Output, UpsampleConv, network_input
+from isanet_jax.network.blocks import Conv, Output, System, UpsampleConv, network_input
 from isanet_jax.network.config import ModelConfig
 from isanet_jax.network.convolution import is_folded, max_pool
 from isanet_jax.network.se_norm import SENorm
@@ -94,3 +94,8 @@ def enlarge(x: jax.Array, factor: int) -> jax.Array:
     batch, *space, channels = x.shape
     shape = (batch, *(factor * n for n in space), channels)
     return jax.image.resize(x, shape, "trilinear")
+
+
+SYSTEMS = {
+    "iantsen2020": System("residual U-Net with SE-Norm, HECKTOR 2020", Iantsen2020, width=24)
+}

@@ -7,7 +7,14 @@ import jax.numpy as jnp
 from flax import nnx
 
 from isanet_jax.network.attention.scse import SCSE
-from isanet_jax.network.blocks import Conv, DoublingConv, InstanceNorm, Output, network_input
+from isanet_jax.network.blocks import (
+    Conv,
+    DoublingConv,
+    InstanceNorm,
+    Output,
+    System,
+    network_input,
+)
 from isanet_jax.network.config import ModelConfig
 from isanet_jax.network.convolution import is_folded
 from isanet_jax.network.se_norm import SENorm
@@ -98,3 +105,10 @@ def xie2020(config: ModelConfig, *, rngs: nnx.Rngs) -> NNUNet:
 def xie2021(config: ModelConfig, *, rngs: nnx.Rngs) -> NNUNet:
     """nnU-Net with SE-Norm in place of instance norm (HECKTOR 2021, first)."""
     return NNUNet(config, lambda channels, rngs: SENorm(channels, rngs=rngs), None, rngs=rngs)
+
+
+_OWN = {"width": 32, "levels": nnunet_levels}
+SYSTEMS = {
+    "xie2020": System("nnU-Net with scSE, HECKTOR 2020", xie2020, **_OWN),
+    "xie2021": System("nnU-Net with SE-Norm, HECKTOR 2021", xie2021, **_OWN),
+}

@@ -1,56 +1,37 @@
 """Every system that can be trained: ISA-Net and those that the paper compares it with.
 
-To add one, write its module in a file of this folder (an attention module for the paper's
-backbone: in attention/) and add its line here.
+To add one, put a file into this folder that says `SYSTEMS = {"name": System(...)}`; an attention
+module for the paper's backbone into attention/, with `SYSTEMS = {"name": two_branch(...)}`.
 """
 
-from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
+import importlib
+import pkgutil
 
 import jax
 from flax import nnx
 
+from isanet_jax import network
 from isanet_jax.errors import ConfigError
-from isanet_jax.network.attention.cbam import CBAM
-from isanet_jax.network.attention.isa import ISA
-from isanet_jax.network.attention.se import SE
-from isanet_jax.network.attention.sk import SK
-from isanet_jax.network.backbone import TwoBranchNet
-from isanet_jax.network.blocks import Output
-from isanet_jax.network.cascade import Cascade
+from isanet_jax.network import attention
+from isanet_jax.network.blocks import Output, System
 from isanet_jax.network.config import ModelConfig
-from isanet_jax.network.iantsen import Iantsen2020
-from isanet_jax.network.nnunet import nnunet_levels, xie2020, xie2021
-from isanet_jax.network.vnet import VNet
 
 
-class System(NamedTuple):
-    """A system's one-line description, its constructor, and its own width and levels."""
+def find_systems() -> dict[str, System]:
+    """Name -> system, of all files in this folder and in attention/."""
+    found = {}
+    for package in (attention, network):
+        for file in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            if file.name == __name__:
+                continue
+            here = getattr(importlib.import_module(file.name), "SYSTEMS", {})
+            if clash := found.keys() & here.keys():
+                raise ImportError(f"{file.name}: there is a system {clash.pop()!r} already")
+            found |= here
+    return found
 
-    description: str
-    make: Callable[..., nnx.Module]  # (config, *, rngs)
-    width: int = 16
-    levels: Callable[[int], int] = lambda size: 5
-    two_branch: bool = False
 
-
-def _two_branch(description, attention):
-    return System(description, partial(TwoBranchNet, attention=attention), two_branch=True)
-
-
-SYSTEMS = {
-    "isa": _two_branch("ISA-Net (Huang 2022)", ISA),
-    "unet": _two_branch("its backbone without attention", None),
-    "se": _two_branch("the backbone with squeeze-excitation", SE),
-    "sk": _two_branch("the backbone with selective kernels", SK),
-    "cbam": _two_branch("the backbone with CBAM", CBAM),
-    "vnet": System("V-Net (Milletari 2016)", VNet),
-    "iantsen2020": System("residual U-Net with SE-Norm, HECKTOR 2020", Iantsen2020, 24),
-    "xie2020": System("nnU-Net with scSE, HECKTOR 2020", xie2020, 32, nnunet_levels),
-    "xie2021": System("nnU-Net with SE-Norm, HECKTOR 2021", xie2021, 32, nnunet_levels),
-    "an2021": System("cascade of three residual U-Nets, HECKTOR 2021", Cascade),
-}
+SYSTEMS = find_systems()
 # Settings of the two-branch network alone; another system takes their defaults only.
 _TWO_BRANCH_ONLY = ("encoder_attention", "decoder", "fusion_weights")
 
@@ -80,8 +61,10 @@ def resolve(size: int, settings: dict) -> ModelConfig:
             raise ConfigError(
                 f"model.{key} is {value!r}, and {name} has no such part; use {default!r}"
             )
-    if name == "an2021" and config.levels < 3:
-        raise ConfigError(f"model.levels is {config.levels}; an2021's cascade needs at least 3")
+    if config.levels < system.least_levels:
+        raise ConfigError(
+            f"model.levels is {config.levels}; {name} needs at least {system.least_levels}"
+        )
     return config
 
 

@@ -12,6 +12,7 @@ from isanet_jax.network.blocks import (
     HalvingConv,
     InstanceNorm,
     Output,
+    System,
     network_input,
 )
 from isanet_jax.network.config import ModelConfig
@@ -93,3 +94,6 @@ def _residual(x, stage):
     for conv in stage:
         out = conv(out)
     return jax.nn.elu(x + out)
+
+
+SYSTEMS = {"vnet": System("V-Net (Milletari 2016)", VNet)}

@@ -10,7 +10,7 @@ import pytest
 
 from configs.compare import paper
 from isanet_jax.comparison import runner
-from isanet_jax.comparison.runner import make_cells, run_cells
+from isanet_jax.comparison.runner import make_cells, run_cells, with_systems
 from isanet_jax.errors import ConfigError
 from isanet_jax.training.config import parse_command_line
 
@@ -67,6 +67,13 @@ def test_the_papers_recipes_reach_the_cells():
     assert fig6["alpha_inf"]["model"]["fusion_weights"] == [0.0, 1.0]
     table1 = settings_of_methods("table1_hecktor")
     assert table1["pet"]["model"]["modalities"] == ["pet"]
+
+
+def test_any_system_can_be_compared_by_its_name():
+    config = with_systems(comparison("table2_sts", "smoke") | {"order": ["isa", "an2021"]})
+    cells = [cell for cell in make_cells(config, Path("w")) if cell.method == "an2021"]
+    assert {cell.config["model"]["name"] for cell in cells} == {"an2021"}
+    assert config["methods"]["an2021"]["label"] == "an2021"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from isanet_jax.cases.store import read_case
 from isanet_jax.errors import ConfigError
-from isanet_jax.network import systems
+from isanet_jax.network import attention, systems
 from isanet_jax.network.blocks import network_input
 from isanet_jax.pipeline.augment import normalise
 from isanet_jax.training.losses import segmentation_loss
@@ -123,6 +123,24 @@ def test_parameter_counts_are_those_derived_by_hand(name, size):
     assert systems.count_parameters(params) == COUNTS[name, size]
 
 
+NEW_SYSTEM = """
+from isanet_jax.network.backbone import two_branch
+
+SYSTEMS = {"mine": two_branch("a module of one's own", None)}
+"""
+
+
+def test_a_file_is_all_that_a_new_system_takes(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(NEW_SYSTEM)
+    monkeypatch.setattr(attention, "__path__", [*attention.__path__, str(tmp_path)])
+    found = systems.find_systems()
+    assert found.keys() == systems.SYSTEMS.keys() | {"mine"}
+    (tmp_path / "mine.py").rename(tmp_path / "other.py")
+    (tmp_path / "other.py").write_text(NEW_SYSTEM.replace("mine", "isa"))
+    with pytest.raises(ImportError, match="other: there is a system 'isa' already"):
+        systems.find_systems()
+
+
 def test_every_system_is_counted_and_described():
     assert {name for name, _ in COUNTS} == set(systems.SYSTEMS)
     assert all(f"\n{name} " in "\n" + systems.describe_systems() for name in systems.SYSTEMS)
@@ -209,7 +227,7 @@ def test_gradients_reach_every_parameter(name, step, generator):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "isaa"}, "model.name is 'isaa'; choose one of\nisa "),
+        ({"name": "isaa"}, "model.name is 'isaa'; choose one of\ncbam "),
         ({"name": "vnet", "decoder": "shared"}, "model.decoder is 'shared', and vnet has no such"),
         ({"name": "sk", "width": 6}, "multiple of 4"),
         ({"name": "an2021", "levels": 2}, "at least 3"),

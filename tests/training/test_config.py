@@ -64,7 +64,7 @@ def test_typos_are_refused_by_name(arguments, message):
         ("data.fit=stretch", "crop, resize"),
         ("mesh.data=3", "multiple of the devices"),
         ("model.fusion=dot", "matmul, matmul_scaled, product"),
-        ("model.name=help", r"choose one of\nisa .*ISA-Net(.|\n)*an2021 "),
+        ("model.name=help", r"choose one of\ncbam (.|\n)*an2021 "),
         ("data.patch=160", "at most data.size, 144"),
         ("optimizer.name=lion", "adam, sgd"),
         ("optimizer.schedule=linear", "restart, poly"),

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from isanet_jax.network.attention.se import reduced
+from isanet_jax.network.backbone import two_branch
 from isanet_jax.network.blocks import (
     SPACE,
     Conv,
@@ -35,3 +36,6 @@ class CBAM(nnx.Module):
         x = scale_channels(x, jax.nn.sigmoid(gate))
         pooled = jnp.concatenate([x.max(-1, keepdims=True), x.mean(-1, keepdims=True)], -1)
         return x * jax.nn.sigmoid(self.norm(self.conv(pooled)))
+
+
+SYSTEMS = {"cbam": two_branch("the backbone with CBAM", CBAM)}

@@ -6,6 +6,7 @@ from flax import nnx
 
 from isanet_jax.errors import ConfigError
 from isanet_jax.network.attention.se import ChannelGate
+from isanet_jax.network.backbone import two_branch
 from isanet_jax.network.blocks import SPACE, Conv, ConvBlock
 from isanet_jax.network.config import ModelConfig
 from isanet_jax.network.convolution import is_folded
@@ -57,3 +58,6 @@ class ISA(nnx.Module):
             weight = weight * (x.shape[1] * x.shape[2] * x.shape[3])
         weighted = weight.astype(x.dtype) * self.value(attended)
         return self.output(jnp.concatenate([weighted, x], axis=-1))
+
+
+SYSTEMS = {"isa": two_branch("ISA-Net (Huang 2022)", ISA)}

@@ -3,6 +3,7 @@
 import jax
 from flax import nnx
 
+from isanet_jax.network.backbone import two_branch
 from isanet_jax.network.blocks import Perceptron, global_mean, scale_channels
 from isanet_jax.network.config import ModelConfig
 
@@ -30,3 +31,6 @@ class SE(nnx.Module):
 
     def __call__(self, x):
         return self.gate(x)
+
+
+SYSTEMS = {"se": two_branch("the backbone with squeeze-excitation", SE)}

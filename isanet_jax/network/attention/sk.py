@@ -6,6 +6,7 @@ from flax import nnx
 
 from isanet_jax.errors import ConfigError
 from isanet_jax.network.attention.se import reduced
+from isanet_jax.network.backbone import two_branch
 from isanet_jax.network.blocks import ConvBlock, Perceptron, global_mean, scale_channels
 from isanet_jax.network.config import ModelConfig
 from isanet_jax.network.convolution import is_folded
@@ -43,3 +44,6 @@ class SK(nnx.Module):
         scores = self.perceptron(global_mean(sum(maps)))
         weights = jax.nn.softmax(jnp.stack(jnp.split(scores, 2, -1)), axis=0)
         return sum(scale_channels(m, w) for m, w in zip(maps, weights, strict=True))
+
+
+SYSTEMS = {"sk": two_branch("the backbone with selective kernels", SK)}
