@@ -183,7 +183,7 @@ def _make_smoke(base, dataset):
     base.data.size = 32
     base.data.spacing_mm = 4.5  # of hecktor; sts is resized
     base.model.width = _SMOKE_WIDTH
-    base.train.epochs = {"sts": 15, "hecktor": 2}[dataset]
+    base.train.epochs = {"sts": 25, "hecktor": 5}[dataset]
     base.train.validate_every = {"sts": 5, "hecktor": 1}[dataset]
     base.optimizer.restart_epochs = base.train.epochs
     base.optimizer.peak_learning_rate *= _SMOKE_RATE

@@ -160,7 +160,7 @@ def test_a_folder_of_other_settings_is_a_failed_cell(tmp_path):
     changed[0].config["train"]["epochs"] = 7
     failures, _ = run_cells(changed)
     assert list(failures) == ["isa fold 0 seed 0"]
-    assert "train.epochs: 15 there, 7 now" in failures["isa fold 0 seed 0"]
+    assert "train.epochs: 25 there, 7 now" in failures["isa fold 0 seed 0"]
 
 
 @pytest.mark.usefixtures("stand_in")
