@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from isanet_jax import console
+from isanet_jax.errors import ConfigError
 
 STOPPED = 3  # exit status: a signal stopped the training, which can go on
 SCORES, MASKS = "scores.json", "masks.npz"  # what a finished cell leaves in its folder
@@ -61,6 +62,13 @@ def main():
     job = json.load(sys.stdin)
     if job["cores"]:
         os.sched_setaffinity(0, job["cores"])  # before JAX makes its threads
+        import jax
+
+        if jax.default_backend() != "cpu":
+            raise ConfigError(
+                "--jobs above 1 shares the processor's cores; a GPU takes one cell at a time. "
+                "Leave --jobs away"
+            )
     if not run_cell(job["config"], Path(job["folder"]), thresholds=job["thresholds"]):
         sys.exit(STOPPED)
 

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -14,9 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from isanet_jax.comparison.cell import SCORES, STOPPED
-from isanet_jax.errors import ConfigError
+from isanet_jax.errors import ConfigError, IsaNetError
 from isanet_jax.network.systems import SYSTEMS
 from isanet_jax.training.config import check_config, claim_workdir
+from isanet_jax.training.loop import load_cohort, split_cohort
 
 _PACKAGES = Path(__file__).parents[2]  # where a cell's process finds this package
 THRESHOLDS = "thresholds"  # the pseudo-method of all fixed thresholds
@@ -118,6 +120,24 @@ def _merged(base, settings, place):
     return merged
 
 
+def check_data(cells: list[Cell]) -> dict[str, IsaNetError]:
+    """Looks at every cell's cases before any time is spent: cell's name -> what is wrong."""
+
+    @functools.cache
+    def problem(text):
+        config = json.loads(text)
+        try:
+            split_cohort(config, load_cohort(config))
+        except IsaNetError as error:
+            return error
+        return None
+
+    # As text, and without what the cases do not depend on: many cells have the same.
+    needs = ("data", "fold", "fold_by", "selection")
+    problems = {c.name: problem(json.dumps({n: c.config[n] for n in needs})) for c in cells}
+    return {name: error for name, error in problems.items() if error}
+
+
 def run_cells(cells: list[Cell], *, jobs: int = 1) -> tuple[dict[str, str], str | None]:
     """Runs what is not done yet; a cell that fails does not stop the others.
 
@@ -127,12 +147,20 @@ def run_cells(cells: list[Cell], *, jobs: int = 1) -> tuple[dict[str, str], str 
 
     Returns:
         (cell's name -> why it failed, name of the signal that stopped the comparison or None).
+
+    Raises:
+        ConfigError, DataError: none of the cells has cases that it can be trained on.
     """
     failures, waiting = {}, []
+    bad_data = check_data(cells)
+    if len(bad_data) == len(cells):
+        raise next(iter(bad_data.values()))
     for cell in cells:
         try:
+            if cell.name in bad_data:
+                raise bad_data[cell.name]
             claim_workdir(cell.folder, cell.config)
-        except ConfigError as error:
+        except IsaNetError as error:
             failures[cell.name] = str(error)
             print(f"{cell.name}: FAILED: {error}")
             continue

@@ -11,8 +11,9 @@ import pytest
 from configs.compare import paper
 from isanet_jax.comparison import runner
 from isanet_jax.comparison.runner import make_cells, run_cells, with_systems
-from isanet_jax.errors import ConfigError
+from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.training.config import parse_command_line
+from tests.conftest import small_config
 
 ROOT = Path(__file__).parents[2]
 COMPARISONS = sorted(set((ROOT / "configs/compare").glob("*.py")) - {Path(paper.__file__)})
@@ -134,6 +135,37 @@ def stand_in(monkeypatch):
             return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
 
     monkeypatch.setattr(runner, "_start", start)
+    monkeypatch.setattr(runner, "check_data", lambda cells: {})
+
+
+def test_cases_are_looked_at_before_anything_is_run(tmp_path, cohort_folder):
+    cells = cells_in(tmp_path, order=["isa", "se"], folds=(0, 9))
+    with pytest.raises(DataError, match=r"cases/sts32.*no such folder"):
+        run_cells(cells)
+    for cell in cells:
+        cell.config["data"] |= small_config(cohort_folder)["data"]
+    cells[0].config["data"]["size"] = 32
+    problems = runner.check_data(cells)
+    assert problems.keys() == {"isa fold 0 seed 0", "isa fold 9 seed 0", "se fold 9 seed 0"}
+    assert "prepared with size 16" in str(problems["isa fold 0 seed 0"])
+    assert "fold is 9" in str(problems["se fold 9 seed 0"])
+    assert not list(tmp_path.iterdir())
+
+
+# The accelerator's memory belongs to the cells.
+PARENT = """
+from isanet_jax.comparison import command, report, runner
+from isanet_jax.training.config import parse_command_line
+from tests.conftest import small_config
+from jax._src import xla_bridge
+config, workdir = parse_command_line(["c", "--config", "configs/compare/table3_sts.py:own"])
+runner.make_cells(config, workdir)
+assert not xla_bridge.backends_are_initialized()
+"""
+
+
+def test_the_process_that_starts_the_cells_takes_no_device():
+    subprocess.run([sys.executable, "-c", PARENT], check=True, timeout=120)
 
 
 @pytest.mark.usefixtures("stand_in")
