@@ -1,7 +1,11 @@
 """What the programs share on the command line."""
 
 import errno
+import hashlib
+import os
+import platform
 import sys
+from pathlib import Path
 
 from isanet_jax.errors import IsaNetError
 
@@ -10,6 +14,7 @@ _FROM_OUTSIDE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EAC
 
 def run(program) -> None:
     """Runs a program; an error that is the user's to resolve ends it with one line and status 2."""
+    keep_compiled()
     try:
         program()
     except IsaNetError as error:
@@ -21,6 +26,29 @@ def run(program) -> None:
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(130)
+
+
+def keep_compiled() -> None:
+    """Lets JAX keep what it has compiled in the user's cache folder, unless the user says where.
+
+    By environment, so that it holds before JAX is imported, and for the processes started from
+    here. A folder for each kind of processor: code compiled for one need not run on another, and
+    a cluster's nodes share the home folder.
+    """
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = Path(cache) / "isanet_jax" / f"compiled-{_processor()}"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+
+def _processor():
+    """A name for the processor's kind: its architecture, and on Linux its features."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.machine()
+    features = [line for line in lines if line.startswith(("flags", "Features"))][:1]
+    return f"{platform.machine()}-{hashlib.sha256(''.join(features).encode()).hexdigest()[:8]}"
 
 
 def _end(error):

@@ -1,9 +1,12 @@
 """The programs as a user runs them: exit codes and messages, never a traceback."""
 
+import os
 import subprocess
 import sys
 
 import pytest
+
+from isanet_jax import console
 
 
 def run(root, *arguments, cwd=None):
@@ -44,6 +47,24 @@ def test_errors_are_one_line_and_status_2(request, tmp_path, arguments, message)
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir()), "a refused command leaves nothing behind"
+
+
+def test_what_is_compiled_is_kept_in_the_users_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    code = """
+from isanet_jax import console
+console.keep_compiled()
+import jax
+jax.jit(lambda x: x + 1)(1.0)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    (folder,) = (tmp_path / "isanet_jax").iterdir()
+    assert any(folder.iterdir())
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "chosen")
+    console.keep_compiled()
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == "chosen"
 
 
 def test_the_systems_are_listed(request, tmp_path):

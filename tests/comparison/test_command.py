@@ -9,7 +9,7 @@ import pytest
 
 from isanet_jax.comparison import command
 from isanet_jax.errors import ConfigError
-from tests.conftest import CACHE, small_config
+from tests.conftest import small_config
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """
@@ -38,7 +38,6 @@ def run(cohort_folder, tmp_path, monkeypatch):
     content = CONFIG.format(base=json.dumps(base), absent=str(tmp_path / "absent"))
     (tmp_path / "small.py").write_text(content)
     monkeypatch.chdir(ROOT)
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(CACHE))
     arguments = ["--config", str(tmp_path / "small.py"), "--workdir", str(tmp_path / "w")]
 
     def run(*more):
