@@ -15,7 +15,9 @@ from isanet_jax.training.loop import train
 
 # Compiles dominate the suite; a second run finds them here.
 CACHE = Path(tempfile.gettempdir()) / f"isanet_jax_test_cache_{os.getuid()}"
-os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)  # of the processes that tests start
+# By environment, too: for the processes that tests start.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 

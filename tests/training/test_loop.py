@@ -26,7 +26,6 @@ from isanet_jax.training.step import (
     make_predict,
     make_train_step,
 )
-from tests.conftest import CACHE
 
 ROOT = Path(__file__).parents[2]
 
@@ -95,15 +94,11 @@ def test_interrupted_and_resumed_is_the_same_as_uninterrupted(
 
 def program(*arguments, file_size_kb=None):
     """Starts a program of the repository, if asked for with a limit on the size of its files."""
-    environment = os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": str(CACHE),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
-    }
     limit = (
         [] if file_size_kb is None else ["bash", "-c", f'ulimit -f {file_size_kb}; exec "$@"', ""]
     )
     return subprocess.Popen(
-        [*limit, sys.executable, *map(str, arguments)], cwd=ROOT, env=environment, text=True,
+        [*limit, sys.executable, *map(str, arguments)], cwd=ROOT, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
