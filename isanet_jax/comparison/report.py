@@ -11,6 +11,7 @@ from isanet_jax.comparison import figures
 from isanet_jax.comparison.cell import MASKS
 from isanet_jax.comparison.runner import Cell
 from isanet_jax.comparison.table import METRICS, Row, collect, digits, tests
+from isanet_jax.evaluation.evaluate import NETWORK
 from isanet_jax.evaluation.metrics import DISTANCES
 from isanet_jax.evaluation.report import PROTOCOLS, write_csv
 from isanet_jax.scans.volume import replace_when_done
@@ -227,38 +228,36 @@ def _long(rows) -> Iterator[dict]:
 
 
 def _contours(workdir, comparison, cells, methods) -> list[str]:
-    """Writes the contours of the reference's best, middle and worst case that all methods have."""
+    """Writes the contours of the reference's best, middle and worst case that all methods have.
+
+    All of the first seed: a mask has no mean over seeds.
+    """
     first = comparison["seeds"][0]
     done = [c for c in cells if c.is_done and c.seed == first and c.method in comparison["methods"]]
-    masks = {}  # case -> method -> packed mask
+    found = {}  # case -> method -> (packed mask, DSC)
     for cell in done:
+        scores = cell.scores()[NETWORK]
         with np.load(cell.folder / MASKS) as stored:
             for case in stored:
-                masks.setdefault(case, {})[cell.method] = stored[case]
-    by_name = {row.name: row for row in methods}
-    scored = by_name.get(comparison["reference"])
-    everywhere = [case for case, of in masks.items() if len(of) == len(methods)]
-    if not scored or not everywhere:
+                found.setdefault(case, {})[cell.method] = stored[case], scores[case]["dsc"]
+    reference = comparison["reference"]
+    everywhere = [case for case, of in found.items() if len(of) == len(methods)]
+    if reference not in {row.name for row in methods} or not everywhere:
         return []
-    ranked = sorted(everywhere, key=lambda case: scored.cases[case]["dsc"])
+    ranked = sorted(everywhere, key=lambda case: found[case][reference][1])
     chosen = {"worst": ranked[0], "middle": ranked[len(ranked) // 2], "best": ranked[-1]}
     cohort = read_cohort(comparison["base"]["data"]["cases"])
     (workdir / "contours").mkdir(exist_ok=True)
     names = []
     for place, case in chosen.items():
         stored = read_case(cohort.path(case))
-        voxels = stored.label.size
-        shown = {
-            row.label: (
-                np.unpackbits(masks[case][row.name], count=voxels)
-                .reshape(stored.label.shape)
-                .astype(bool),
-                row.cases[case]["dsc"],
-            )
-            for row in methods
-        }
+        shown = {}
+        for row in methods:
+            packed, dsc = found[case][row.name]
+            mask = np.unpackbits(packed, count=stored.label.size).reshape(stored.label.shape)
+            shown[row.label] = mask.astype(bool), dsc
         name = f"contours/{place}.png"
-        title = f"{case}, {scored.label}'s {place} case"
+        title = f"{case}, {_label(comparison, reference)}'s {place} case"
         figures.contours(workdir / name, title=title, case=stored, masks=shown)
         names.append(name)
     return names
