@@ -1,10 +1,12 @@
 """Trains a network, or goes on with a run that was stopped.
 
-usage: python train.py --config configs/hecktor.py [--workdir runs/h0] [--config.NAME=VALUE ...]
+usage: python train.py --config configs/hecktor.py [--workdir runs/h0] [--profile STEPS]
+                       [--config.NAME=VALUE ...]
 
 Every setting, with its meaning and default, is in configs/hecktor.py; --config.NAME=VALUE changes
 one, as in --config.fold=1 --config.data.cases=cases/mine --config.model.width=8.
---config.model.name=help lists the networks.
+--config.model.name=help lists the networks. --profile STEPS traces as many steps, from the third
+on, for TensorBoard's profiler, with a table of the operations that take longest.
 """
 
 import sys
@@ -21,11 +23,12 @@ def main():
     from isanet_jax.training.config import parse_command_line
     from isanet_jax.training.loop import train
 
-    config, workdir = parse_command_line(sys.argv)
+    argv, profiled = console.take_number(sys.argv, "--profile", 0, "a number of steps to trace")
+    config, workdir = parse_command_line(argv)
     if config["model"]["name"] == "help":
         print(describe_systems())
         return
-    train(config, workdir)
+    train(config, workdir, profiled_steps=profiled)
 
 
 if __name__ == "__main__":

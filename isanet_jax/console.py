@@ -7,7 +7,7 @@ import platform
 import sys
 from pathlib import Path
 
-from isanet_jax.errors import IsaNetError
+from isanet_jax.errors import ConfigError, IsaNetError
 
 _FROM_OUTSIDE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -26,6 +26,29 @@ def run(program) -> None:
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(130)
+
+
+def take_number(argv, flag: str, default: int, meaning: str) -> tuple[list[str], int]:
+    """Takes `FLAG N` or `FLAG=N`, N at least 1, out of a command line.
+
+    Returns:
+        the rest of the command line, and N or the default.
+
+    Raises:
+        ConfigError: no such number.
+    """
+    rest, value = [], str(default)
+    words = iter(argv)
+    for word in words:
+        if word == flag:
+            value = next(words, "")
+        elif word.startswith(f"{flag}="):
+            value = word.removeprefix(f"{flag}=")
+        else:
+            rest.append(word)
+    if value != str(default) and (not value.isdigit() or int(value) < 1):
+        raise ConfigError(f"{flag} is {value!r}; give {meaning}")
+    return rest, int(value)
 
 
 def keep_compiled() -> None:

@@ -2,6 +2,7 @@
 
 import sys
 
+from isanet_jax import console
 from isanet_jax.errors import ConfigError
 
 _USAGE = """Trains every method on every fold, scores it, and writes tables, tests and figures.
@@ -30,7 +31,7 @@ def main():
     from isanet_jax.comparison.runner import make_cells, run_cells, with_systems
     from isanet_jax.training.config import parse_command_line
 
-    argv, jobs = _take_jobs(sys.argv)
+    argv, jobs = console.take_number(sys.argv, "--jobs", 1, "a number of cells to run at a time")
     comparison, workdir = parse_command_line(argv)
     if "methods" not in comparison:
         raise ConfigError(
@@ -49,19 +50,3 @@ def main():
             f"{len(failures)} of {len(cells)} cells failed (see above); the tables hold the "
             "others. The same command tries them again"
         )
-
-
-def _take_jobs(argv):
-    """The command line without --jobs N, and N."""
-    rest, jobs = [], "1"
-    words = iter(argv)
-    for word in words:
-        if word == "--jobs":
-            jobs = next(words, "")
-        elif word.startswith("--jobs="):
-            jobs = word.removeprefix("--jobs=")
-        else:
-            rest.append(word)
-    if not jobs.isdigit() or int(jobs) < 1:
-        raise ConfigError(f"--jobs is {jobs!r}; give a number of cells to run at a time")
-    return rest, int(jobs)

@@ -29,6 +29,7 @@ from isanet_jax.training.config import (
     model_config,
 )
 from isanet_jax.training.log import RunLog
+from isanet_jax.training.profile import StepTrace
 from isanet_jax.training.schedule import poly_schedule, restart_schedule
 from isanet_jax.training.step import (
     init_state,
@@ -109,12 +110,14 @@ class _Run:
         return self.config["train"]["epochs"] * self.steps_per_epoch
 
 
-def train(config: dict, workdir: Path) -> bool:
+def train(config: dict, workdir: Path, *, profiled_steps: int = 0) -> bool:
     """Trains until the last epoch, or goes on where an earlier call was stopped.
 
     Args:
         config: see configs/hecktor.py.
         workdir: gets config.json, checkpoints/, metrics.jsonl and tensorboard/.
+        profiled_steps: how many steps are traced into profile/; see
+            `isanet_jax.training.profile`.
 
     Returns:
         Whether the training is complete; False where a signal stopped it.
@@ -168,6 +171,7 @@ def train(config: dict, workdir: Path) -> bool:
                 checkpoints=checkpoints,
                 stop=stop,
                 log=log,
+                trace=StepTrace(workdir / "profile", profiled_steps),
             )
 
 
@@ -214,7 +218,7 @@ def _optimizer(schedule, config):
     return make_optimizer(schedule, **{name: config["optimizer"][name] for name in names})
 
 
-def _train_steps(run, state, progress, *, workdir, batches, checkpoints, stop, log):
+def _train_steps(run, state, progress, *, workdir, batches, checkpoints, stop, log, trace):
     """Steps from the state's on, until the last (True) or until a stop is requested (False)."""
     step, batch_now = int(state.step), next(batches)
     while step < run.total_steps:
@@ -232,6 +236,8 @@ def _train_steps(run, state, progress, *, workdir, batches, checkpoints, stop, l
         seconds = time.perf_counter() - started
         rate = run.schedule(step - 1)
         log.step(step, metrics, rate, cases=cases, seconds=seconds, waited=waited)
+        if message := trace.step_done():
+            log.message(message)
 
         epoch, within = divmod(step, run.steps_per_epoch)
         is_due = within == 0 and epoch % run.config["train"]["validate_every"] == 0
@@ -244,6 +250,8 @@ def _train_steps(run, state, progress, *, workdir, batches, checkpoints, stop, l
             log.validation(step, dsc, progress)
         elif stop.signal_name:
             checkpoints.save_latest(step, state, progress)
+        if (stop.signal_name or step == run.total_steps) and (message := trace.stop()):
+            log.message(message)
         if stop.signal_name and step < run.total_steps:
             checkpoints.close()
             log.message(
