@@ -37,7 +37,7 @@ def take_number(argv, flag: str, default: int, meaning: str) -> tuple[list[str],
     Raises:
         ConfigError: no such number.
     """
-    rest, value = [], str(default)
+    rest, value = [], None
     words = iter(argv)
     for word in words:
         if word == flag:
@@ -46,7 +46,9 @@ def take_number(argv, flag: str, default: int, meaning: str) -> tuple[list[str],
             value = word.removeprefix(f"{flag}=")
         else:
             rest.append(word)
-    if value != str(default) and (not value.isdigit() or int(value) < 1):
+    if value is None:
+        return rest, default
+    if not value.isdigit() or int(value) < 1:
         raise ConfigError(f"{flag} is {value!r}; give {meaning}")
     return rest, int(value)
 

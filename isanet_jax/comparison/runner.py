@@ -56,13 +56,12 @@ def with_systems(comparison: dict) -> dict:
 
     So a system that has just been written is compared by its name alone.
     """
-    new = [name for name in comparison["order"] if name not in comparison["methods"]]
-    methods = {
+    named = {
         name: {"label": name, "settings": {"model": {"name": name}}, "published": {}}
-        for name in new
+        for name in comparison["order"]
         if name in SYSTEMS
     }
-    return comparison | {"methods": comparison["methods"] | methods}
+    return comparison | {"methods": named | comparison["methods"]}
 
 
 def make_cells(comparison: dict, workdir: Path) -> list[Cell]:

@@ -47,17 +47,18 @@ class Predictor:
             options = {"patch": config["data"]["patch"], "mirror": config["predict"]["mirror"]}
             self._members.append((predict_of(graphdef, **options), params))
             self.descriptions.append(description)
-            if description["preparation"] != self.descriptions[0]["preparation"]:
+            first, this = self.descriptions[0]["preparation"], description["preparation"]
+            if this != first:
                 differences = ", ".join(
-                    f"{name} {value} and {self.descriptions[0]['preparation'].get(name)}"
-                    for name, value in description["preparation"].items()
-                    if value != self.descriptions[0]["preparation"].get(name)
+                    f"{name} {value} and {first[name]}"
+                    for name, value in this.items()
+                    if value != first[name]
                 )
                 raise ConfigError(
                     f"{workdir} and {workdirs[0]} were trained on cases prepared differently "
                     f"({differences}); an ensemble's networks must see the same images"
                 )
-        preparation = dict(self.descriptions[0]["preparation"])
+        preparation = dict(first)
         preparation["label_values"] = tuple(preparation["label_values"])
         self.settings = Settings(**preparation)
 

@@ -80,6 +80,22 @@ def isa(x, p, fusion, scale):
     return joined @ p["output"]["kernel"][0, 0, 0] + p["output"]["bias"]
 
 
+def scse(x, p):
+    voxel = sigmoid(x @ p["space"]["kernel"][0, 0, 0] + p["space"]["bias"])
+    return np.maximum(channel_gate(x, p["channel"]), x * voxel)
+
+
+def se_norm(x, p):
+    pooled = x.mean((0, 1, 2))
+    plain = (x - pooled) / np.sqrt(x.var((0, 1, 2)) + 1e-5)
+    return plain * sigmoid(perceptron(pooled, p["gamma"])) + np.tanh(perceptron(pooled, p["beta"]))
+
+
+def pool(x):
+    d, h, w, c = x.shape
+    return x.reshape(d // 2, 2, h // 2, 2, w // 2, 2, c).max((1, 3, 5))
+
+
 def attend(x, p, config):
     return isa(x, p["attention"], config.fusion, config.weight_scale) if "attention" in p else x
 
@@ -87,9 +103,7 @@ def attend(x, p, config):
 def encode(x, p, config):
     features = []
     for level in range(config.levels):
-        if level:
-            d, h, w, c = x.shape
-            x = x.reshape(d // 2, 2, h // 2, 2, w // 2, 2, c).max((1, 3, 5))
+        x = pool(x) if level else x
         weights = p["levels"][level]
         x = attend(residual(residual(x, weights["first"]), weights["second"]), weights, config)
         features.append(x)

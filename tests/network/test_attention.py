@@ -50,25 +50,13 @@ def cbam(x, p):
     return x * special.expit(reference.norm(pooled[..., None], p["norm"]))
 
 
-def scse(x, p):
-    of_channels = reference.channel_gate(x, p["channel"])
-    of_space = special.expit(x @ p["space"]["kernel"][0, 0, 0] + p["space"]["bias"])
-    return np.maximum(of_channels, x * of_space)
-
-
-def se_norm(x, p):
-    mean, sd = x.mean((0, 1, 2)), np.sqrt(x.var((0, 1, 2)) + 1e-5)
-    gamma = special.expit(reference.perceptron(mean, p["gamma"]))
-    return (x - mean) / sd * gamma + np.tanh(reference.perceptron(mean, p["beta"]))
-
-
 MODULES = {
     "se": (lambda **kw: SE(CHANNELS, ModelConfig(), **kw), se),
     "sk": (lambda **kw: SK(CHANNELS, ModelConfig(), **kw), sk),
     "sk native": (lambda **kw: SK(CHANNELS, ModelConfig(convolution="native"), **kw), sk),
     "cbam": (lambda **kw: CBAM(CHANNELS, ModelConfig(), **kw), cbam),
-    "scse": (lambda **kw: SCSE(CHANNELS, ModelConfig(), **kw), scse),
-    "se_norm": (lambda **kw: SENorm(CHANNELS, **kw), se_norm),
+    "scse": (lambda **kw: SCSE(CHANNELS, ModelConfig(), **kw), reference.scse),
+    "se_norm": (lambda **kw: SENorm(CHANNELS, **kw), reference.se_norm),
 }
 
 

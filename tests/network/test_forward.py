@@ -8,30 +8,13 @@ from scipy import ndimage, special
 
 from isanet_jax.network import systems
 from tests.network import reference
-from tests.network.reference import conv, norm, perceptron
+from tests.network.reference import conv, norm, pool, scse, se_norm
 
 SIZE = 16
 
 
-def se_norm(x, p):
-    pooled = x.mean((0, 1, 2))
-    plain = (x - pooled) / np.sqrt(x.var((0, 1, 2)) + 1e-5)
-    gamma, beta = perceptron(pooled, p["gamma"]), perceptron(pooled, p["beta"])
-    return plain * special.expit(gamma) + np.tanh(beta)
-
-
-def scse(x, p):
-    voxel = special.expit(x @ p["space"]["kernel"][0, 0, 0] + p["space"]["bias"])
-    return np.maximum(reference.channel_gate(x, p["channel"]), x * voxel)
-
-
 def biased(x, p):
     return conv(x, p["kernel"]) + p["bias"]
-
-
-def pool(x):
-    d, h, w, c = x.shape
-    return x.reshape(d // 2, 2, h // 2, 2, w // 2, 2, c).max((1, 3, 5))
 
 
 def halved(x, p):
