@@ -50,6 +50,8 @@ def get_config() -> ConfigDict:
     config.model.decoder = "dual"
     config.model.dtype = "float32"
     config.model.convolution = "auto"
+    # Less memory for more computation: none, convolutions, blocks or levels.
+    config.model.remat = "none"
 
     config.loss = ConfigDict()
     config.loss.dice_squared = False  # True: V-Net's form

@@ -1,7 +1,9 @@
 """What the programs share on the command line."""
 
+import ctypes
 import errno
 import hashlib
+import importlib.util
 import os
 import platform
 import sys
@@ -9,12 +11,15 @@ from pathlib import Path
 
 from isanet_jax.errors import ConfigError, IsaNetError
 
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # glibc's malloc.h
 _FROM_OUTSIDE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def run(program) -> None:
     """Runs a program; an error that is the user's to resolve ends it with one line and status 2."""
     keep_compiled()
+    keep_memory()
+    choose_platform()
     try:
         program()
     except IsaNetError as error:
@@ -64,6 +69,33 @@ def keep_compiled() -> None:
     folder = Path(cache) / "isanet_jax" / f"compiled-{_processor()}"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+
+def keep_memory() -> None:
+    """Lets the C library keep the memory of large arrays for the next ones (glibc only).
+
+    It would give each array's pages back to the system, which hands them out zeroed again: on CPU
+    that took a quarter of a train step (docs/performance.md).
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    # Two arenas: of more, some threads would map large arrays all the same; one is fought over.
+    for option, value in ((_M_ARENA_MAX, 2), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1)):
+        mallopt(option, value)
+
+
+def choose_platform() -> None:
+    """Settles what JAX runs on where it would fail or waste: by environment, before its import.
+
+    JAX's CUDA plugin reports a missing driver with tracebacks; without a driver it is left out.
+    On a GPU, JAX takes three quarters of the memory by default; plan.py counts on 92 %.
+    """
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")
+    driver = ("/dev/nvidiactl", "/dev/dxg")  # Linux, and Windows' subsystem for it
+    if importlib.util.find_spec("jax_cuda12_plugin") and not any(map(os.path.exists, driver)):
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 
 def _processor():

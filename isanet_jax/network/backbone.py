@@ -17,6 +17,7 @@ from isanet_jax.network.blocks import (
     System,
     UpsampleConv,
     network_input,
+    recompute,
 )
 from isanet_jax.network.config import MODALITIES, ModelConfig
 from isanet_jax.network.convolution import is_folded, max_pool
@@ -26,14 +27,19 @@ class EncoderLevel(nnx.Module):
     """Residual, Residual, attention (the paper's RIPM without its pooling)."""
 
     def __init__(self, config, inputs, outputs, attention, rngs):
+        self.config = config
         folded = is_folded(config.convolution)
         self.first = Residual(inputs, outputs, folded=folded, rngs=rngs)
         self.second = Residual(outputs, outputs, folded=folded, rngs=rngs)
         self.attention = attention and attention(outputs, config, rngs=rngs)
 
     def __call__(self, x):
-        x = self.second(self.first(x))
-        return x if self.attention is None else self.attention(x)
+        return recompute(self._blocks, self.config, "level")(x)
+
+    def _blocks(self, x):
+        for block in (self.first, self.second, self.attention):
+            x = x if block is None else recompute(block, self.config, "block")(x)
+        return x
 
 
 class Encoder(nnx.Module):
@@ -68,14 +74,24 @@ class DecoderLevel(nnx.Module):
     """
 
     def __init__(self, config, inputs, outputs, parts, attention, *, rngs):
+        self.config = config
         folded = is_folded(config.convolution)
         self.up = UpsampleConv(inputs, outputs, folded=folded, rngs=rngs)
         self.residual = Residual((1 + parts) * outputs, outputs, folded=folded, rngs=rngs)
         self.attention = attention and attention(outputs, config, rngs=rngs)
 
     def __call__(self, x, up_weight, parts):
-        x = self.residual(jnp.concatenate([up_weight * self.up(x), *parts], axis=-1))
-        return x if self.attention is None else self.attention(x)
+        # The weight stays a Python number, which XLA removes where it is 1.
+        return recompute(partial(self._blocks, up_weight), self.config, "level")(x, parts)
+
+    def _blocks(self, up_weight, x, parts):
+        def join(x, parts):
+            return self.residual(jnp.concatenate([up_weight * self.up(x), *parts], axis=-1))
+
+        x = recompute(join, self.config, "block")(x, parts)
+        if self.attention is None:
+            return x
+        return recompute(self.attention, self.config, "block")(x)
 
 
 class Decoder(nnx.Module):

@@ -10,12 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from isanet_jax.errors import ConfigError
 from isanet_jax.network.config import MODALITIES, ModelConfig
 from isanet_jax.network.convolution import conv3d, doubling_conv3d, halving_conv3d, upsample_conv3d
 
 SPACE = (1, 2, 3)  # the axes of a volume in (B, D, H, W, C)
+_CONVOLUTION = "convolution"  # name of the values that remat "convolutions" keeps
 
 
 class System(NamedTuple):
@@ -66,6 +68,22 @@ def network_input(image: jax.Array, config: ModelConfig) -> jax.Array:
     return image[..., first : first + len(config.modalities)].astype(config.dtype)
 
 
+def recompute(function: Callable, config: ModelConfig, *scopes: str) -> Callable:
+    """The function, made to keep its inputs only and compute its inner values again for gradients.
+
+    Args:
+        function: of arrays; may use a module's parameters.
+        config: `remat` says whether, and what else is kept.
+        scopes: `block`, `level` or both, what the function is.
+    """
+    if config.remat in {f"{scope}s" for scope in scopes}:
+        return jax.checkpoint(function)
+    if config.remat == "convolutions" and "block" in scopes:
+        policy = jax.checkpoint_policies.save_only_these_names(_CONVOLUTION)
+        return jax.checkpoint(function, policy=policy)
+    return function
+
+
 def _normal(rngs: nnx.Rngs, shape, deviation) -> jax.Array:
     """Draws from N(0, deviation^2).
 
@@ -101,6 +119,7 @@ class Conv(nnx.Module):
             dilation=self.dilation,
             groups=self.groups,
         )
+        out = checkpoint_name(out, _CONVOLUTION)
         return out if self.bias is None else out + self.bias[...].astype(x.dtype)
 
 

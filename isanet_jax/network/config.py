@@ -12,6 +12,7 @@ CHOICES = {
     "decoder": ("dual", "shared"),
     "dtype": ("float32", "bfloat16"),
     "convolution": FORMS,
+    "remat": ("none", "convolutions", "blocks", "levels"),
 }
 MODALITIES = ("ct", "pet")  # also the order of the input's channels
 
@@ -37,6 +38,8 @@ class ModelConfig:
         decoder: `dual` as in the paper, or one `shared` by both modalities.
         dtype: of the computation; parameters, normalisation statistics and softmax stay float32.
         convolution: form of the convolutions, see `isanet_jax.network.convolution`.
+        remat: what a train step computes again in its backward pass, to need less memory: nothing;
+            all but the convolutions; the inner values of each block; those of each level.
 
     Raises:
         ConfigError: on a value that the network cannot take.
@@ -55,6 +58,7 @@ class ModelConfig:
     decoder: str = "dual"
     dtype: str = "float32"
     convolution: str = "auto"
+    remat: str = "none"
 
     def __post_init__(self):
         for name, allowed in CHOICES.items():

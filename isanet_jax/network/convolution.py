@@ -2,18 +2,25 @@
 
 `native` uses XLA's own 3D operations and is right on GPU and TPU. `folded` computes the same sums
 through 2D convolutions and matrix products, which XLA's CPU backend runs about ten times faster
-(docs/convolution.md has the measurements). Arrays are channels-last: (B, D, H, W, C).
+(docs/performance.md has the measurements). Arrays are channels-last: (B, D, H, W, C).
 """
+
+import itertools
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from isanet_jax.errors import ConfigError
+from isanet_jax.network.toom_cook import conv3d_by_points
 
 FORMS = ("auto", "native", "folded")
 _DIMENSIONS_3D = ("NDHWC", "DHWIO", "NDHWC")
 _DIMENSIONS_2D = ("NHWC", "HWIO", "NHWC")
+# Slices of at most this many voxels (6 x 6) are convolved as one matrix product.
+_FEW_VOXELS = 36
+# Volumes of at least this many (12 x 12 x 12) are worth the operations of Toom-Cook.
+_MANY_VOXELS = 1728
 
 
 def is_folded(form: str) -> bool:
@@ -66,8 +73,23 @@ def conv3d(
         parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
         outputs = [conv3d(a, b, True, stride=stride, dilation=dilation) for a, b in parts]
         return jnp.concatenate(outputs, -1)
+    if stride == dilation == 1:
+        if x.shape[2] * x.shape[3] <= _FEW_VOXELS:
+            return _conv_by_columns(x, kernel)
+        outputs = next((m for m in (4, 2) if x.shape[1] % m == 0), None)
+        # Not in bfloat16: its rounding errors would be multiplied by the points' factors.
+        many = x.shape[1] * x.shape[2] * x.shape[3] >= _MANY_VOXELS
+        if outputs and many and size in (3, 5) and x.dtype != jnp.bfloat16:
+            return conv3d_by_points(x, kernel, outputs)
+    return _conv_by_slices(x, kernel, stride, dilation)
+
+
+def _conv_by_slices(x, kernel, stride, dilation):
+    """The depth taps become input channels of one 2D convolution over all (sample, slice) pairs."""
+    size = kernel.shape[0]
+    before = size // 2 * dilation
+    padding = (before, before)
     batch, depth, height, width, channels = x.shape
-    # The depth taps become input channels of one 2D convolution over all (sample, slice) pairs.
     padded = jnp.pad(x, ((0, 0), padding, (0, 0), (0, 0), (0, 0)))
     starts = range(0, size * dilation, dilation)
     taps = jnp.concatenate([padded[:, t : t + depth : stride] for t in starts], axis=-1)
@@ -82,6 +104,26 @@ def conv3d(
         dimension_numbers=_DIMENSIONS_2D,
     )
     return out.reshape(batch, slices, *out.shape[1:])
+
+
+def _conv_by_columns(x, kernel):
+    """All taps of a voxel become one row of a matrix; for volumes of few voxels and many channels.
+
+    There the kernel is what has to be read, and a matrix product reads it once.
+    """
+    size = kernel.shape[0]
+    batch, depth, height, width, channels = x.shape
+    half = size // 2
+    padded = jnp.pad(x, ((0, 0), *[(half, half)] * 3, (0, 0)))
+    columns = jnp.stack(
+        [
+            padded[:, i : i + depth, j : j + height, k : k + width]
+            for i, j, k in itertools.product(range(size), repeat=3)
+        ],
+        axis=-2,
+    )
+    flat = columns.reshape(batch, depth, height, width, size**3 * channels)
+    return flat @ kernel.reshape(size**3 * channels, -1)
 
 
 def halving_conv3d(x: jax.Array, kernel: jax.Array) -> jax.Array:

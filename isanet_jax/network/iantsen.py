@@ -6,7 +6,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from isanet_jax.network.blocks import Conv, Output, System, UpsampleConv, network_input
+from isanet_jax.network.blocks import (
+    Conv,
+    Output,
+    System,
+    UpsampleConv,
+    network_input,
+    recompute,
+)
 from isanet_jax.network.config import ModelConfig
 from isanet_jax.network.convolution import is_folded, max_pool
 from isanet_jax.network.se_norm import SENorm
@@ -75,15 +82,15 @@ class Iantsen2020(nnx.Module):
         for level, stage in enumerate(self.encoder):
             x = max_pool(x, self.folded) if level else x
             for block in stage:
-                x = block(x)
+                x = recompute(block, self.config, "block", "level")(x)
             skips.append(x)
         skips.pop()
         paths = []
         for level in reversed(range(len(skips))):
             x = jnp.concatenate([self.up[level](x), skips[level]], axis=-1)
-            x = self.decoder[level][0](x)
+            x = recompute(self.decoder[level][0], self.config, "block", "level")(x)
             if level:
-                x = self.decoder[level][1](x)
+                x = recompute(self.decoder[level][1], self.config, "block", "level")(x)
                 paths.append(enlarge(self.paths[level - 1](x), 2**level))
         x = self.decoder[0][1](sum(paths, x))
         return Output(self.head(x)[..., 0].astype(jnp.float32))

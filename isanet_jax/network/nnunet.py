@@ -14,6 +14,7 @@ from isanet_jax.network.blocks import (
     Output,
     System,
     network_input,
+    recompute,
 )
 from isanet_jax.network.config import ModelConfig
 from isanet_jax.network.convolution import is_folded
@@ -84,13 +85,13 @@ class NNUNet(nnx.Module):
         x = network_input(image, self.config)
         skips = []
         for stage in self.encoder:
-            x = stage(x)
+            x = recompute(stage, self.config, "block", "level")(x)
             skips.append(x)
         skips.pop()
         logits = [None] * len(self.heads)
         for level in reversed(range(len(skips))):
             joined = jnp.concatenate([self.up[level](x), skips[level]], axis=-1)
-            x = self.decoder[level](joined)
+            x = recompute(self.decoder[level], self.config, "block", "level")(joined)
             if level < len(self.heads):
                 logits[level] = self.heads[level](x)[..., 0].astype(jnp.float32)
         coarser = tuple((0.5**level, out) for level, out in enumerate(logits) if level)

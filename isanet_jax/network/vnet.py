@@ -14,6 +14,7 @@ from isanet_jax.network.blocks import (
     Output,
     System,
     network_input,
+    recompute,
 )
 from isanet_jax.network.config import ModelConfig
 from isanet_jax.network.convolution import is_folded
@@ -82,18 +83,20 @@ class VNet(nnx.Module):
         skips = []
         for halve, stage in zip(self.halve, self.down, strict=True):
             skips.append(x)
-            x = _residual(halve(x), stage)
+            x = self._residual(halve(x), stage)
         for level in reversed(range(len(skips))):
             joined = jnp.concatenate([self.double[level](x), skips[level]], axis=-1)
-            x = _residual(joined, self.up[level])
+            x = self._residual(joined, self.up[level])
         return Output(self.head(self.last(x))[..., 0].astype(jnp.float32))
 
+    def _residual(self, x, stage):
+        def blocks(x):
+            out = x
+            for conv in stage:
+                out = conv(out)
+            return jax.nn.elu(x + out)
 
-def _residual(x, stage):
-    out = x
-    for conv in stage:
-        out = conv(out)
-    return jax.nn.elu(x + out)
+        return recompute(blocks, self.config, "block", "level")(x)
 
 
 SYSTEMS = {"vnet": System("V-Net (Milletari 2016)", VNet)}

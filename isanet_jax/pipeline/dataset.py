@@ -114,6 +114,23 @@ def training_data(cohort: Cohort, cases, *, batch: int, seed: int, augment: dict
     return dataset.to_iter_dataset(_READ)
 
 
+def batch_shapes(batch: int, size: int) -> dict[str, tuple[tuple[int, ...], type]]:
+    """Name -> (shape, dtype) of the arrays of a batch of `training_data` at `size`^3."""
+    images = {"ct": np.int16, "pet": np.float32, "label": np.uint8}
+    images |= {f"partner_{name}": dtype for name, dtype in images.items()}
+    drawn = {
+        "partner_weight": ((), np.float32),
+        "rotation": ((3, 3), np.float32),
+        "mirror": ((3,), np.bool_),
+        "patch_place": ((3,), np.float32),
+        "patch_pick": ((), np.float32),
+        "case": ((), np.int32),
+        "partner": ((), np.int32),
+    }
+    arrays = {name: ((size,) * 3, dtype) for name, dtype in images.items()} | drawn
+    return {name: ((batch, *shape), dtype) for name, (shape, dtype) in arrays.items()}
+
+
 def evaluation_data(cohort: Cohort, cases):
     """Each case once, in order.
 

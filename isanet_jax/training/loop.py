@@ -1,6 +1,7 @@
 """The training run: data, steps, validation, checkpoints and logs, put together."""
 
 import contextlib
+import copy
 import dataclasses
 import json
 import signal
@@ -17,7 +18,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from isanet_jax.cases.folds import Split, folds_by_centre, split
 from isanet_jax.cases.prepare import prepare_phantoms
 from isanet_jax.cases.store import Cohort, read_cohort
-from isanet_jax.errors import IsaNetError
+from isanet_jax.errors import ConfigError, IsaNetError
+from isanet_jax.network import systems
 from isanet_jax.network.systems import count_parameters
 from isanet_jax.pipeline.dataset import evaluation_data, training_data
 from isanet_jax.scans.volume import replace_when_done
@@ -29,6 +31,7 @@ from isanet_jax.training.config import (
     model_config,
 )
 from isanet_jax.training.log import RunLog
+from isanet_jax.training.needs import GIB, compile_with_needs, device_bytes
 from isanet_jax.training.profile import StepTrace
 from isanet_jax.training.schedule import poly_schedule, restart_schedule
 from isanet_jax.training.step import (
@@ -37,6 +40,16 @@ from isanet_jax.training.step import (
     make_optimizer,
     make_predict,
     make_train_step,
+)
+
+# What a step that does not fit is tried with, the least costly first.
+_SAVINGS = (
+    {"model.remat": "convolutions"},
+    {"model.remat": "blocks"},
+    {"model.remat": "levels"},
+    {"model.dtype": "bfloat16", "model.remat": "blocks"},
+    {"model.dtype": "bfloat16", "model.remat": "levels"},
+    {"model.dtype": "bfloat16", "model.remat": "levels", "train.batch": "one a device"},
 )
 
 
@@ -160,7 +173,8 @@ def train(config: dict, workdir: Path, *, profiled_steps: int = 0) -> bool:
             return True
         if step:
             print(f"going on from step {step} (epoch {step // run.steps_per_epoch + 1})")
-        print("the first step compiles the network: this takes a while", flush=True)
+        print("compiling the train step: this takes a while the first time ...", flush=True)
+        run = dataclasses.replace(run, train_step=_compile_step(run, state, mesh))
         with RunLog(workdir, step, run.total_steps, run.steps_per_epoch) as log:
             return _train_steps(
                 run,
@@ -180,8 +194,8 @@ def _build(config, cohort, mesh):
     parts = split_cohort(config, cohort)
     train = config["train"]
     steps_per_epoch = train["steps_per_epoch"] or -(-len(parts.train) // train["batch"])
-    schedule = _schedule(config, steps_per_epoch)
-    optimizer = _optimizer(schedule, config)
+    schedule = schedule_of(config, steps_per_epoch)
+    optimizer = optimizer_of(schedule, config)
     graphdef, state = init_state(model_config(config), optimizer, config["seed"])
     state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
     print(
@@ -199,7 +213,49 @@ def _build(config, cohort, mesh):
     return _Run(config, cohort, parts, steps_per_epoch, schedule, train_step, predict), state
 
 
-def _schedule(config, steps_per_epoch):
+def _compile_step(run, state, mesh):
+    """The compiled train step; says what it needs.
+
+    Raises:
+        ConfigError: it needs more memory than a device has; names settings that need less.
+    """
+    compiled, needs = compile_with_needs(run.train_step, state, run.config)
+    usable = device_bytes(mesh.devices.flat[0])
+    print(
+        f"a step: {needs.flops / 1e12:.3f} TFLOP, {needs.peak_bytes / GIB:.2f} GiB"
+        + (f" of {usable / GIB:.1f} GiB" if usable else "")
+        + " a device",
+        flush=True,
+    )
+    if not usable or needs.peak_bytes <= usable:
+        return compiled
+    for settings in _SAVINGS:
+        config = copy.deepcopy(run.config)
+        for name, value in settings.items():
+            group, key = name.split(".")
+            config[group][key] = mesh.size if name == "train.batch" else value
+        graphdef, _ = systems.create(model_config(config), jax.random.key(0))
+        optimizer = optimizer_of(run.schedule, config)
+        patch = config["data"]["patch"]
+        step = make_train_step(graphdef, optimizer, mesh, loss=config["loss"], patch=patch)
+        _, less = compile_with_needs(step, state, config)
+        if less.peak_bytes <= usable:
+            changes = " ".join(
+                f"--config.{name}={config[name.split('.')[0]][name.split('.')[1]]}"
+                for name in settings
+            )
+            advice = f"{less.peak_bytes / GIB:.2f} GiB would do with {changes}"
+            break
+    else:
+        advice = "use a smaller --config.data.patch, --config.model.width or data.size"
+    raise ConfigError(
+        f"the train step needs {needs.peak_bytes / GIB:.2f} GiB on a device of "
+        f"{usable / GIB:.2f} GiB: {advice}. Start with these in a new --workdir"
+    )
+
+
+def schedule_of(config: dict, steps_per_epoch: int) -> optax.Schedule:
+    """The config's learning rate: step -> rate."""
     settings = config["optimizer"]
     peak = settings["peak_learning_rate"]
     if settings["schedule"] == "poly":
@@ -213,7 +269,8 @@ def _schedule(config, steps_per_epoch):
     )
 
 
-def _optimizer(schedule, config):
+def optimizer_of(schedule: optax.Schedule, config: dict) -> optax.GradientTransformation:
+    """The config's optimiser."""
     names = ("name", "b1", "b2", "momentum", "weight_decay", "clip_norm")
     return make_optimizer(schedule, **{name: config["optimizer"][name] for name in names})
 

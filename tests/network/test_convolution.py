@@ -7,6 +7,7 @@ from scipy import ndimage
 
 from isanet_jax.errors import ConfigError
 from isanet_jax.network import convolution
+from isanet_jax.network.toom_cook import toom_cook
 from tests.network import reference
 
 
@@ -39,6 +40,40 @@ def test_convolutions_agree_with_each_other_and_with_numpy(generator, size, inpu
         np.testing.assert_allclose(a, b, atol=3e-4)
     expected = [reference.conv(np.asarray(v, np.float64), np.asarray(kernel)) for v in x]
     np.testing.assert_allclose(folded[0], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "inputs", "outputs", "size"),
+    [
+        ((32, 7, 8), 3, 5, 5),  # four slices at once, pairs of voxels
+        ((32, 7, 8), 9, 8, 3),
+        ((34, 8, 7), 8, 8, 3),  # two slices at once
+        ((38, 7, 7), 9, 10, 5),
+        ((5, 7, 8), 3, 4, 5),  # an odd depth: one slice at a time
+        ((3, 6, 6), 7, 5, 5),  # few voxels: columns
+    ],
+)
+def test_every_way_of_folding_is_the_native_convolution(generator, shape, inputs, outputs, size):
+    x = random(generator, 2, *shape, inputs)
+    kernel = random(generator, size, size, size, inputs, outputs) / size**1.5
+    native, folded = forms(convolution.conv3d, x, kernel)
+    for a, b in zip(native, folded, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(a).max())
+
+
+@pytest.mark.parametrize(("outputs", "taps"), [(2, 3), (2, 5), (4, 3), (4, 5)])
+def test_toom_cook_is_the_correlation_to_rounding(generator, outputs, taps):
+    to_outputs, of_kernel, of_inputs = toom_cook(outputs, taps)
+    x, g = generator.normal(size=outputs + taps - 1), generator.normal(size=taps)
+    expected = np.correlate(x, g, "valid")
+    np.testing.assert_allclose(to_outputs @ ((of_kernel @ g) * (of_inputs @ x)), expected)
+
+
+def test_bfloat16_is_not_computed_by_points(generator):
+    x, kernel = random(generator, 1, 12, 12, 12, 16), random(generator, 5, 5, 5, 16, 16)
+    half = convolution.conv3d(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16), True)
+    full = convolution.conv3d(x, kernel, True)
+    assert float(jnp.abs(half - full).max() / jnp.abs(full).max()) < 0.01
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,155 @@
+"""Compiles the train step and the prediction of a config for a target, and says what they need.
+
+GPUs need not be there: the CUDA plugin of JAX compiles for a described card (see
+docs/performance.md). Such a compile has no autotuning and does not count the convolution
+library's workspaces.
+"""
+
+import copy
+import importlib.util
+import time
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from isanet_jax.errors import ConfigError
+from isanet_jax.network import systems
+from isanet_jax.pipeline.dataset import batch_shapes
+from isanet_jax.planning.targets import GPUS, Gpu
+from isanet_jax.training.config import model_config
+from isanet_jax.training.loop import optimizer_of, schedule_of
+from isanet_jax.training.needs import Needs, device_bytes, flops_of, needs_of
+from isanet_jax.training.step import init_state, make_mesh, make_predict, make_train_step
+
+INSTALL = f"pip install jax-cuda12-plugin=={jax.__version__}"
+# Of the device's memory: what train.py lets JAX use; the rest is the driver's and the library's.
+USABLE = 0.92
+
+
+def has_gpu_compiler() -> bool:
+    """Whether the CUDA plugin is installed; a GPU or its driver is not needed."""
+    return importlib.util.find_spec("jax_plugins.xla_cuda12") is not None
+
+
+def target_mesh(target: str, data: int) -> Mesh:
+    """A mesh of `data` devices of the target, real (`cpu`) or described.
+
+    Raises:
+        ConfigError: an unknown target, or no compiler for it.
+    """
+    if target == "cpu":
+        return make_mesh(data, 1)
+    if target not in GPUS:
+        raise ConfigError(f"--target {target}: choose from cpu, {', '.join(GPUS)}")
+    if not has_gpu_compiler():
+        raise ConfigError(f"{target} needs JAX's CUDA compiler (182 MB, no GPU): {INSTALL}")
+    topology = topologies.get_topology_desc(
+        platform="cuda",
+        topology_name="",
+        target_config=GPUS[target].config_proto(),
+        topology=f"1x1x{data}",
+    )
+    devices = np.array(topology.devices[:data]).reshape(data, 1)
+    return Mesh(devices, ("data", "space"), axis_types=(AxisType.Auto,) * 2)
+
+
+class Plan:
+    """A config, ready to be compiled for one target.
+
+    Args:
+        config: see configs/hecktor.py.
+        target: `cpu` or a name of `isanet_jax.planning.targets.GPUS`.
+    """
+
+    def __init__(self, config: dict, target: str):
+        self.config = copy.deepcopy(config)
+        if self.config["model"]["convolution"] == "auto":
+            form = "folded" if target == "cpu" else "native"
+            self.config["model"]["convolution"] = form
+        self.gpu: Gpu | None = GPUS.get(target)
+        self.mesh = target_mesh(target, config["mesh"]["data"])
+        model = model_config(self.config)
+        self.optimizer = optimizer_of(schedule_of(self.config, 1), self.config)
+        self.graphdef, state = init_state(model, self.optimizer, 0)
+        self.parameters = systems.count_parameters(state.params)
+        self._state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
+
+    @property
+    def usable_bytes(self) -> int:
+        """Memory of a device of the target that a computation may use."""
+        if self.gpu is None:
+            return device_bytes(jax.devices()[0])
+        return int(USABLE * self.gpu.memory_bytes)
+
+    def train_step(self, batch: int) -> Needs:
+        """What the real train step needs of each device, for a global batch."""
+        state, arrays = self._state, _batch(batch, self.config["data"]["size"])
+        patch = self.config["data"]["patch"]
+
+        def lower(mesh, state, arrays):
+            step = make_train_step(
+                self.graphdef, self.optimizer, mesh, loss=self.config["loss"], patch=patch
+            )
+            return step.lower(state, arrays)
+
+        return self._needs(lower, state, arrays)
+
+    def prediction(self) -> Needs:
+        """What the real prediction of one volume needs."""
+        volume = {"": ((1, *[self.config["data"]["size"]] * 3), np.float32)}
+        (volume,) = _structs(volume).values()
+        predict = make_predict(
+            self.graphdef,
+            patch=self.config["data"]["patch"],
+            mirror=self.config["predict"]["mirror"],
+        )
+        one = Mesh(self.mesh.devices[:1], self.mesh.axis_names, axis_types=self.mesh.axis_types)
+        return self._needs(
+            lambda mesh, params, volume: predict.lower(params, volume, volume),
+            self._state.params,
+            volume,
+            mesh=one,
+        )
+
+    def _needs(self, lower, replicated, batched, mesh=None):
+        mesh = mesh or self.mesh
+        here = make_mesh(1, 1)
+        flops = flops_of(lower(here, _placed(replicated, here), _placed(batched, here)))
+        over_data = _placed(batched, mesh, "data")
+        return needs_of(lower(mesh, _placed(replicated, mesh), over_data).compile(), flops)
+
+    def fastest_seconds(self, needs: Needs, devices: int) -> float:
+        """The roofline's lower bound of a call's time: nothing but its operations, or its reads.
+
+        For the CPU, the rate is that of a matrix product on this machine, measured now.
+        """
+        if self.gpu is None:
+            return needs.flops / matrix_product_rate()
+        rate = 1e12 * self.gpu.tflops[self.config["model"]["dtype"]] * devices
+        return max(needs.flops / rate, needs.argument_bytes / self.gpu.bandwidth)
+
+
+def _structs(shapes):
+    return {name: jax.ShapeDtypeStruct(*of) for name, of in shapes.items()}
+
+
+def _batch(batch, size):
+    return _structs(batch_shapes(batch, size))
+
+
+def _placed(tree, mesh, *axes):
+    sharding = NamedSharding(mesh, PartitionSpec(*axes))
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+
+def matrix_product_rate() -> float:
+    """Operations per second of a float32 matrix product of 2048^2 on this machine's CPU."""
+    x = jax.numpy.ones((2048, 2048))
+    product = jax.jit(lambda a: a @ a)
+    product(x).block_until_ready()
+    started = time.perf_counter()
+    for _ in range(3):
+        product(x).block_until_ready()
+    return 3 * 2 * 2048**3 / (time.perf_counter() - started)

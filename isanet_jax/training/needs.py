@@ -1,0 +1,82 @@
+"""What a compiled function needs of its device: operations, memory, library calls."""
+
+import os
+import re
+from collections import Counter
+from typing import NamedTuple
+
+import jax
+
+from isanet_jax.pipeline.dataset import batch_shapes
+
+GIB = 2**30
+_COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+
+
+class Needs(NamedTuple):
+    """Of one call, on each device.
+
+    Attributes:
+        flops: of the whole batch, before optimisation; recomputation counts.
+        peak_bytes: largest memory in use at a time.
+        argument_bytes, temporary_bytes: of it, what goes in and what is computed on the way.
+        convolutions: calls of the GPU's convolution library (cuDNN).
+        collectives: kind -> number.
+    """
+
+    flops: float
+    peak_bytes: int
+    argument_bytes: int
+    temporary_bytes: int
+    convolutions: int
+    collectives: dict[str, int]
+
+
+def needs_of(compiled: jax.stages.Compiled, flops: float) -> Needs:
+    """Reads what XLA says of a compiled function.
+
+    On the CPU, whose compiler states no peak, it is the arguments and temporaries together.
+    """
+    memory = compiled.memory_analysis()
+    text = compiled.as_text()
+    whole = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    # The CPU's "peak" leaves the temporaries out; a true one is never below either part.
+    peak = memory.peak_memory_in_bytes
+    if peak < max(memory.argument_size_in_bytes, memory.temp_size_in_bytes):
+        peak = whole
+    found = Counter(re.findall(rf"({'|'.join(_COLLECTIVES)})(?:-start)?\(", text))
+    return Needs(
+        flops=flops,
+        peak_bytes=peak,
+        argument_bytes=memory.argument_size_in_bytes,
+        temporary_bytes=memory.temp_size_in_bytes,
+        convolutions=len(re.findall(r'custom_call_target="__cudnn\$conv', text)),
+        collectives=dict(found),
+    )
+
+
+def compile_with_needs(train_step, state, config: dict) -> tuple[jax.stages.Compiled, Needs]:
+    """Compiles a jitted train step for the batches that a config trains on.
+
+    Args:
+        train_step: of `isanet_jax.training.step.make_train_step`.
+        state: its first argument, or the shapes of it.
+        config: gives the batch's shapes.
+    """
+    shapes = batch_shapes(config["train"]["batch"], config["data"]["size"])
+    batch = {name: jax.ShapeDtypeStruct(*of) for name, of in shapes.items()}
+    lowered = train_step.lower(state, batch)
+    compiled = lowered.compile()
+    return compiled, needs_of(compiled, flops_of(lowered))
+
+
+def flops_of(lowered: jax.stages.Lowered) -> float:
+    """Floating-point operations of a function as XLA counts them, before optimisation."""
+    return float((lowered.cost_analysis() or {}).get("flops", 0.0))
+
+
+def device_bytes(device: jax.Device) -> int:
+    """Memory that computations may use: of a GPU what JAX manages, of the CPU the machine's."""
+    if device.platform == "cpu":
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int((device.memory_stats() or {}).get("bytes_limit", 0))
