@@ -1,12 +1,15 @@
 """Grain pipelines over prepared cases: what the host does for a training step."""
 
+import functools
+
 import grain
 import numpy as np
 
-from isanet_jax.cases.store import Cohort, read_case
+from isanet_jax.cases.store import Case, Cohort, map_case, read_case
 from isanet_jax.errors import ConfigError
 
-# Bounds the memory: at 144^3 an element of the pipeline holds up to 42 MB.
+IMAGES = ("ct", "pet", "label")
+# Bounds the memory: at 144^3 an element of the pipeline holds 36 MB.
 _READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
 
 
@@ -64,8 +67,20 @@ def draw_augmentation(generator: np.random.Generator, augment: dict, spacing_mm)
     }
 
 
+def mixup(case: Case, partner: Case | None) -> dict[str, np.ndarray]:
+    """Eq. 18 with lambda 0.5: the mean of two cases, or the one alone.
+
+    Returns:
+        ct (HU), pet (SUV), label (0, 0.5 or 1): (D, H, W) float32.
+    """
+    images = {name: getattr(case, name).astype(np.float32) for name in IMAGES}
+    if partner is None:
+        return images
+    return {name: 0.5 * (image + getattr(partner, name)) for name, image in images.items()}
+
+
 def training_data(cohort: Cohort, cases, *, batch: int, seed: int, augment: dict):
-    """Endless, seeded batches of raw cases with their augmentation's parameters.
+    """Endless, seeded batches of cases, mixed up, with their augmentation's parameters.
 
     Args:
         cohort: the prepared cases.
@@ -75,51 +90,45 @@ def training_data(cohort: Cohort, cases, *, batch: int, seed: int, augment: dict
         augment: see `draw_augmentation`.
 
     Returns:
-        `grain.IterDataset` of dicts: ct (B, D, H, W) int16 HU, pet float32 SUV, label uint8; the
-        mixup partner's partner_ct, partner_pet, partner_label and its weight (B,) float32 (0: no
-        mixup); rotation (B, 3, 3), mirror (B, 3), patch_place (B, 3) and patch_pick (B,); case
-        and partner (B,) indices into `cases`.
+        `grain.IterDataset` of dicts: ct (B, D, H, W) HU, pet SUV and label, all float32; rotation
+        (B, 3, 3), mirror (B, 3), patch_place (B, 3) and patch_pick (B,); case and (mixup's) partner
+        (B,) indices into `cases`, equal where there is no mixup.
 
     Raises:
         ConfigError: no cases, or a batch that is not positive.
     """
     if not cases or batch < 1:
         raise ConfigError(f"{len(cases)} cases to train on in batches of {batch}")
+    read = functools.cache(lambda index: map_case(cohort.path(cases[index])))
 
     def load(index, generator):
         index = int(index)
-        case = read_case(cohort.path(cases[index]))
+        case = read(index)
         drawn = draw_augmentation(generator, augment, case.meta["spacing_mm"])
         # Drawn for every element, so that the probabilities do not shift the later draws.
         other = int(generator.integers(len(cases)))
-        partner_index = other if drawn["mixup"] else index
-        partner = case if partner_index == index else read_case(cohort.path(cases[partner_index]))
+        is_mixed = drawn.pop("mixup")
         return {
-            "ct": case.ct,
-            "pet": case.pet,
-            "label": case.label,
-            "partner_ct": partner.ct,
-            "partner_pet": partner.pet,
-            "partner_label": partner.label,
-            "partner_weight": np.float32(0.5 if drawn["mixup"] else 0.0),
-            **{k: drawn[k] for k in ("rotation", "mirror", "patch_place", "patch_pick")},
+            **mixup(case, read(other) if is_mixed else None),
+            **drawn,
             "case": np.int32(index),
-            "partner": np.int32(partner_index),
+            "partner": np.int32(other if is_mixed else index),
         }
 
     # repeat gives every pass its own shuffle and its own draws. A whole number of passes, since
     # grain cannot batch an endless dataset; 2^31 passes do not end.
     dataset = grain.MapDataset.range(len(cases)).seed(seed).shuffle().random_map(load)
-    dataset = dataset.repeat(2**31).batch(batch, drop_remainder=True)
+    dataset = dataset.repeat(2**31)
+    if batch == 1:  # without the copy that stacking makes
+        dataset = dataset.map(lambda case: {k: np.asarray(v)[None] for k, v in case.items()})
+    else:
+        dataset = dataset.batch(batch, drop_remainder=True)
     return dataset.to_iter_dataset(_READ)
 
 
 def batch_shapes(batch: int, size: int) -> dict[str, tuple[tuple[int, ...], type]]:
     """Name -> (shape, dtype) of the arrays of a batch of `training_data` at `size`^3."""
-    images = {"ct": np.int16, "pet": np.float32, "label": np.uint8}
-    images |= {f"partner_{name}": dtype for name, dtype in images.items()}
-    drawn = {
-        "partner_weight": ((), np.float32),
+    arrays = dict.fromkeys(IMAGES, ((size,) * 3, np.float32)) | {
         "rotation": ((3, 3), np.float32),
         "mirror": ((3,), np.bool_),
         "patch_place": ((3,), np.float32),
@@ -127,7 +136,6 @@ def batch_shapes(batch: int, size: int) -> dict[str, tuple[tuple[int, ...], type
         "case": ((), np.int32),
         "partner": ((), np.int32),
     }
-    arrays = {name: ((size,) * 3, dtype) for name, dtype in images.items()} | drawn
     return {name: ((batch, *shape), dtype) for name, (shape, dtype) in arrays.items()}
 
 

@@ -14,7 +14,8 @@ class RunLog:
     """Context that records steps and validations of a run.
 
     metrics.jsonl has a line per step (`step`, `epoch`, `loss`, ..., `learning_rate`, `seconds`,
-    `waiting_seconds`) and per validation (`step`, `epoch`, `validation_dsc`, `cases`). On a
+    `waiting_seconds`) and per validation (`step`, `epoch`, `validation_dsc`, `cases`,
+    `waiting_share`: of the epoch's time, what its steps waited for data). On a
     resumed run, lines later than the checkpoint are dropped: their steps come again.
     """
 
@@ -57,7 +58,7 @@ class RunLog:
             learning_rate: that it used.
             cases: that it consumed.
             seconds: that it took.
-            waited: seconds that the host spent on the next batch while the step ran.
+            waited: seconds, at most, that the device then waited for the next batch.
         """
         line = {
             "step": step,
@@ -79,22 +80,27 @@ class RunLog:
     def validation(self, step, dsc, progress):
         """Records a validation: `dsc` of `isanet_jax.training.loop.validate`."""
         epoch = step // self._steps_per_epoch
+        lines = [line for line in read_log(self._path) if line["epoch"] == epoch and "loss" in line]
+        losses = [line["loss"] for line in lines]
+        seconds = sum(line["seconds"] for line in lines)
+        waiting = sum(line["waiting_seconds"] for line in lines) / seconds if seconds else 0.0
         self._write(
-            {"step": step, "epoch": epoch, "validation_dsc": dsc["mean"], "cases": dsc["cases"]}
+            {
+                "step": step,
+                "epoch": epoch,
+                "validation_dsc": dsc["mean"],
+                "cases": dsc["cases"],
+                "waiting_share": round(waiting, 4),
+            }
         )
         self._shown["dsc"] = f"{dsc['mean']:.3f}"
-        losses = [
-            line["loss"]
-            for line in read_log(self._path)
-            if line["epoch"] == epoch and "loss" in line
-        ]
         elapsed = time.perf_counter() - self._started
         per_step = elapsed / max(step - self._first_step, 1)
         remaining = tqdm.format_interval((self._total_steps - step) * per_step)
         self.message(
             f"epoch {epoch}: loss {sum(losses) / max(len(losses), 1):.4f}, validation DSC "
             f"{dsc['mean']:.4f} (best {progress['best_dsc']:.4f} in epoch "
-            f"{progress['best_epoch']}), {remaining} left"
+            f"{progress['best_epoch']}), waited for data {waiting:.1%}, {remaining} left"
         )
 
     def message(self, text):

@@ -285,7 +285,8 @@ def _train_steps(run, state, progress, *, workdir, batches, checkpoints, stop, l
         # The step runs on its own; the next batch is fetched meanwhile.
         asked = time.perf_counter()
         upcoming = next(batches)
-        waited = time.perf_counter() - asked
+        # The device has waited only if its step was done before the batch came: at most so long.
+        waited = time.perf_counter() - asked if metrics["loss"].is_ready() else 0.0
         metrics = {name: float(value) for name, value in metrics.items()}
         if not np.isfinite(metrics["loss"]):
             raise _not_finite(workdir, step, batch_now, run.parts.train, metrics)

@@ -1,6 +1,7 @@
 import jax
 import numpy as np
 import pytest
+from jax.scipy.ndimage import map_coordinates
 from scipy import ndimage
 
 from isanet_jax.pipeline import augment
@@ -42,27 +43,42 @@ def test_rotation_agrees_with_scipy(generator, order):
         assert agree.mean() > (0.999 if order else 0.99)
 
 
-def test_no_rotation_and_no_mixup_change_nothing(generator):
-    shape = (2, 8, 8, 8)
-    ct = generator.integers(-1000, 1000, shape).astype(np.int16)
-    pet = generator.normal(size=shape).astype(np.float32)
-    label = generator.integers(0, 2, shape).astype(np.uint8)
-    batch = {
-        "ct": ct, "pet": pet, "label": label,
-        "partner_ct": ct + 1, "partner_pet": pet + 1, "partner_label": 1 - label,
-        "partner_weight": np.zeros(2, np.float32),
-        "rotation": np.stack([np.eye(3, dtype=np.float32)] * 2),
-        "mirror": np.array([[False] * 3, [True, False, True]]),
-    }  # fmt: skip
-    out = jax.jit(augment.augment)(batch)
-    for before, after in zip((ct, pet, label), out, strict=True):
-        np.testing.assert_array_equal(after[0], before[0])
-        np.testing.assert_array_equal(after[1], before[1][::-1, :, ::-1])
+@pytest.mark.parametrize("order", [0, 1])
+def test_rotation_agrees_with_jaxs_own_interpolation(generator, order):
+    x = generator.normal(size=(1, 9, 12, 11)).astype(np.float32)
+    matrix = rotation_matrix([50, -20, 10], [1.0, 2, 1])[None]
+    centre = (np.array(x.shape[1:]) - 1) / 2
+    offsets = np.indices(x.shape[1:]) - centre[:, None, None, None]
+    coordinates = np.einsum("ij,jdhw->idhw", matrix[0], offsets) + centre[:, None, None, None]
+    expected = map_coordinates(x[0], list(coordinates), order, mode="constant", cval=3.0)
+    out = rotate(x, matrix, order=order, fill=3.0)[0]
+    assert (np.abs(out - expected) < 1e-3).mean() > (0.9999 if order else 0.99)
 
-    batch["partner_weight"] = np.full(2, 0.5, np.float32)
-    mixed_ct, _, mixed_label = jax.jit(augment.augment)(batch)
-    np.testing.assert_allclose(mixed_ct[0], ct[0] + 0.5)
-    assert set(np.unique(mixed_label)) == {0.5}
+
+def test_mirroring_is_part_of_the_rotation(generator):
+    shape = (1, 6, 7, 8)
+    volumes = {"ct": generator.normal(size=shape), "pet": generator.normal(size=shape)}
+    volumes["label"] = generator.integers(0, 2, shape)
+    volumes = {name: v.astype(np.float32) for name, v in volumes.items()}
+    batch = volumes | {"rotation": rotation_matrix([25, 5, -40], [1, 1, 1])[None]}
+    rotated = jax.jit(augment.augment)(batch | {"mirror": np.array([[False] * 3])})
+    mirrored = jax.jit(augment.augment)(batch | {"mirror": np.array([[True, False, True]])})
+    for a, b in zip(rotated[:2], mirrored[:2], strict=True):
+        np.testing.assert_allclose(np.asarray(a)[:, ::-1, :, ::-1], b, rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_without_rotation_only_mirroring_is_done(generator, count):
+    volumes = {k: generator.normal(size=(count, 8, 8, 8)).astype("f4") for k in ("ct", "pet")}
+    volumes["label"] = generator.integers(0, 3, (count, 8, 8, 8)).astype("f4") / 2
+    batch = volumes | {
+        "rotation": np.stack([np.eye(3, dtype=np.float32)] * count),
+        "mirror": np.array([[True, False, True], [False] * 3])[:count],
+    }
+    out = jax.jit(augment.augment)(batch)
+    for before, after in zip(volumes.values(), out, strict=True):
+        np.testing.assert_array_equal(after[0], before[0][::-1, :, ::-1])
+        np.testing.assert_array_equal(after[1:], before[1:])
 
 
 def test_normalisation(generator):

@@ -3,7 +3,12 @@ import pytest
 
 from isanet_jax.cases.store import read_case
 from isanet_jax.errors import ConfigError
-from isanet_jax.pipeline.dataset import draw_augmentation, evaluation_data, training_data
+from isanet_jax.pipeline.dataset import (
+    batch_shapes,
+    draw_augmentation,
+    evaluation_data,
+    training_data,
+)
 
 AUGMENT = {
     "rotation_probability": 0.5,
@@ -46,14 +51,27 @@ def test_batches_hold_the_stored_cases_and_are_reproducible(cohort):
     first, same, other = (take(data(cohort, seed), 12) for seed in (0, 0, 1))
     assert equal(first, same)
     assert not equal(first, other)
+    mixed = []
     for batch in first:
+        shapes = {name: (array.shape, array.dtype.type) for name, array in batch.items()}
+        assert shapes == batch_shapes(2, 16)
         for i in range(2):
-            stored = read_case(cohort.path(cases[batch["case"][i]]))
-            np.testing.assert_array_equal(batch["ct"][i], stored.ct)
-            partner = read_case(cohort.path(cases[batch["partner"][i]]))
-            np.testing.assert_array_equal(batch["partner_pet"][i], partner.pet)
-    mixed = [w for batch in first for w in batch["partner_weight"]]
-    assert set(mixed) == {0.0, 0.5}
+            case, partner = (
+                read_case(cohort.path(cases[batch[key][i]])) for key in ("case", "partner")
+            )
+            for name in ("ct", "pet", "label"):
+                a, b = (getattr(c, name).astype(np.float64) for c in (case, partner))
+                np.testing.assert_allclose(batch[name][i], (a + b) / 2, rtol=1e-6)
+            mixed.append(batch["case"][i] != batch["partner"][i])
+    assert 0 < sum(mixed) < len(mixed)
+
+
+def test_a_batch_of_one_is_like_one_of_more(cohort):
+    (one,) = take(data(cohort, batch=1), 1)
+    (two,) = take(data(cohort, batch=2), 1)
+    assert {k: (v.shape, v.dtype.type) for k, v in one.items()} == batch_shapes(1, 16)
+    for name in one:
+        np.testing.assert_array_equal(one[name][0], two[name][0])
 
 
 def test_every_epoch_has_every_case_in_another_order(cohort):

@@ -1,0 +1,117 @@
+"""Cases per second of reading, augmentation and normalisation: python -m benchmarks.pipeline.
+
+isanet_jax: prepared cases from disk through grain, the rest compiled (rotation, mirroring, mixup,
+normalisation with the paper's probabilities). MONAI: its transforms of the same operations, with
+the same probabilities, in a DataLoader with a worker per core; its cases lie in memory already.
+"""
+
+import argparse
+import contextlib
+import os
+import tempfile
+import time
+
+import jax
+import numpy as np
+import torch
+from monai import transforms
+
+from configs import hecktor
+from isanet_jax.cases.prepare import prepare_phantoms
+from isanet_jax.cases.store import read_case, read_cohort
+from isanet_jax.pipeline.augment import augment, normalise
+from isanet_jax.pipeline.dataset import training_data
+
+KEYS = ["ct", "pet", "label"]
+
+
+class MonaiCases(torch.utils.data.Dataset):
+    """Cases in memory -> augmented cases, endless."""
+
+    def __init__(self, cases, settings):
+        self.cases, self.settings = cases, settings
+        self.generator = np.random.default_rng(0)
+        angle = np.deg2rad(settings["rotation_degrees"])
+        mirror = settings["mirror_probability"] / 2  # of each axis
+        self.transform = transforms.Compose(
+            [
+                transforms.RandRotated(
+                    KEYS, range_x=angle, range_y=angle, range_z=angle,
+                    prob=settings["rotation_probability"],
+                    mode=["bilinear", "bilinear", "nearest"], padding_mode="zeros",
+                ),
+                *[transforms.RandFlipd(KEYS, prob=mirror, spatial_axis=a) for a in range(3)],
+                transforms.ScaleIntensityRanged("ct", -1024, 1024, -1, 1, clip=True),
+                transforms.NormalizeIntensityd("pet"),
+            ]
+        )  # fmt: skip
+
+    def __len__(self):
+        return 10**6
+
+    def __getitem__(self, index):
+        case = self.cases[index % len(self.cases)]
+        if self.generator.random() < self.settings["mixup_probability"]:
+            partner = self.cases[self.generator.integers(len(self.cases))]
+            case = {key: 0.5 * case[key] + 0.5 * partner[key] for key in KEYS}
+        return self.transform(dict(case))
+
+
+@jax.jit
+def prepare(batch):
+    """The part of a train step that is the pipeline's."""
+    ct, pet, label = augment(batch)
+    return normalise(ct, pet), label
+
+
+def ours(cohort, settings):
+    """Endless prepared batches."""
+    data = training_data(cohort, list(cohort.cases), batch=1, seed=0, augment=settings)
+    with contextlib.closing(iter(data)) as batches:
+        for batch in batches:
+            yield jax.block_until_ready(prepare(batch))
+
+
+def monai(cohort, settings):
+    """Endless prepared batches."""
+    cases = []
+    for case in cohort.cases:
+        stored = read_case(cohort.path(case))
+        cases.append({k: torch.tensor(np.float32(getattr(stored, k)))[None] for k in KEYS})
+    yield from torch.utils.data.DataLoader(
+        MonaiCases(cases, settings), batch_size=1, num_workers=os.cpu_count()
+    )
+
+
+def main():
+    """Prints a Markdown table; the two alternate."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", type=int, default=144)
+    parser.add_argument("--cases", type=int, default=40, help="in a round")
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    settings = hecktor.get_config().augment.to_dict()
+    with tempfile.TemporaryDirectory() as folder:
+        prepare_phantoms(folder, cases=6, size=args.size, seed=0)
+        cohort = read_cohort(folder)
+        rates = {"isanet_jax": [], "MONAI": []}
+        for _ in range(args.rounds):
+            for name, of in rates.items():
+                # Anew each time: the other's workers would go on filling their queues.
+                batches = {"isanet_jax": ours, "MONAI": monai}[name](cohort, settings)
+                for _ in range(6):  # compiles, starts workers, fills queues
+                    next(batches)
+                started = time.perf_counter()
+                for _ in range(args.cases):
+                    next(batches)
+                of.append(args.cases / (time.perf_counter() - started))
+                batches.close()
+    base = np.median(rates["MONAI"])
+    print(f"| input pipeline, {args.size}^3 | cases/s | times MONAI |")
+    print("|---|---|---|")
+    for name, of in rates.items():
+        print(f"| {name} | {np.median(of):.2f} | {np.median(of) / base:.1f} |")
+
+
+if __name__ == "__main__":
+    main()
