@@ -4,6 +4,10 @@ import os
 import tempfile
 from pathlib import Path
 
+from isanet_jax import console
+
+console.choose_platform()  # before JAX is imported
+
 import jax
 import numpy as np
 import pytest

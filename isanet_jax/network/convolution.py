@@ -6,6 +6,7 @@ through 2D convolutions and matrix products, which XLA's CPU backend runs about 
 """
 
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +20,9 @@ _DIMENSIONS_3D = ("NDHWC", "DHWIO", "NDHWC")
 _DIMENSIONS_2D = ("NHWC", "HWIO", "NHWC")
 # Slices of at most this many voxels (6 x 6) are convolved as one matrix product.
 _FEW_VOXELS = 36
-# Volumes of at least this many (12 x 12 x 12) are worth the operations of Toom-Cook.
-_MANY_VOXELS = 1728
+# Voxels x input channels x output channels from which Toom-Cook is worth its many operations: each
+# takes time to compile.
+_MUCH_WORK = 1_000_000
 
 
 def is_folded(form: str) -> bool:
@@ -79,8 +81,8 @@ def conv3d(
             return _conv_by_columns(x, kernel)
         outputs = next((m for m in (4, 2) if x.shape[1] % m == 0), None)
         # Not in bfloat16: its rounding errors would be multiplied by the points' factors.
-        many = x.shape[1] * x.shape[2] * x.shape[3] >= _MANY_VOXELS
-        if outputs and many and size in (3, 5) and x.dtype != jnp.bfloat16:
+        work = math.prod(x.shape[1:]) * kernel.shape[-1]
+        if outputs and work >= _MUCH_WORK and size in (3, 5) and x.dtype != jnp.bfloat16:
             return conv3d_by_points(x, kernel, outputs)
     return _conv_by_slices(x, kernel, stride, dilation)
 

@@ -30,7 +30,7 @@ USABLE = 0.92
 
 def has_gpu_compiler() -> bool:
     """Whether the CUDA plugin is installed; a GPU or its driver is not needed."""
-    return importlib.util.find_spec("jax_plugins.xla_cuda12") is not None
+    return importlib.util.find_spec("jax_cuda12_plugin") is not None
 
 
 def target_mesh(target: str, data: int) -> Mesh:

@@ -1,5 +1,6 @@
 """Trained networks, restored once and applied to many cases."""
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,18 +32,19 @@ class Predictor:
 
     Args:
         workdirs: folders of the runs.
+        half: compute in bfloat16, whatever the network was trained in.
 
     Raises:
         CheckpointError: a run holds no checkpoint that fits.
         ConfigError: runs on cases that were prepared differently.
     """
 
-    def __init__(self, workdirs: Sequence[Path]):
+    def __init__(self, workdirs: Sequence[Path], *, half: bool = False):
         self._members = []
         self.descriptions = []
         predict_of = functools.cache(make_predict)  # runs of one config share what is compiled
         for workdir in workdirs:
-            graphdef, params, description = _load(workdir)
+            graphdef, params, description = _load(workdir, half)
             config = description["config"]
             options = {"patch": config["data"]["patch"], "mirror": config["predict"]["mirror"]}
             self._members.append((predict_of(graphdef, **options), params))
@@ -84,14 +86,15 @@ class Predictor:
         return to_ct_grid(probability, affine, ct), warnings
 
 
-def _load(workdir):
+def _load(workdir, half):
     """A run's structure, best parameters and description."""
     structure = {}
 
     def make_params(description):
-        structure["graphdef"], params = systems.create(
-            model_config(description["config"]), jax.random.key(0)
-        )
+        model = model_config(description["config"])
+        if half:
+            model = dataclasses.replace(model, dtype="bfloat16")
+        structure["graphdef"], params = systems.create(model, jax.random.key(0))
         return params
 
     params, description = load_best(workdir, make_params)

@@ -57,3 +57,12 @@ def test_entropy_is_scipys_and_bounded():
     expected = [stats.entropy([q, 1 - q], base=2) for q in np.clip(p, 0, 1)]
     np.testing.assert_allclose(entropy(p), expected, atol=1e-6)
     assert entropy(p)[3] == 1
+
+
+def test_half_precision_predicts_nearly_the_same(trained, cohort):
+    case = read_case(cohort.path(sorted(cohort.cases)[0]))
+    full = Predictor([trained]).probability(case.ct, case.pet)
+    half = Predictor([trained], half=True).probability(case.ct, case.pet)
+    assert half.dtype == np.float32
+    assert 0 < np.abs(half - full).max()
+    assert np.abs(half - full).mean() < 0.01

@@ -312,3 +312,23 @@ def test_clipping_and_decay_come_before_the_momentum():
         velocity = 0.9 * velocity + g
         params = params - 0.1 * (g + 0.9 * velocity)
         np.testing.assert_allclose(jax_params, params, rtol=1e-6)
+
+
+def test_a_step_that_cannot_fit_is_refused_with_settings_that_would(
+    config, tmp_path, monkeypatch, capsys
+):
+    config["train"]["batch"], config["train"]["epochs"] = 8, 1
+    monkeypatch.setattr(loop, "device_bytes", lambda device: 5 * 2**20)
+    with pytest.raises(ConfigError, match=r"GiB would do with .*--config.train.batch=1"):
+        loop.train(config, tmp_path / "run")
+    assert "a step: 0." in capsys.readouterr().out
+
+
+def test_the_log_says_what_share_of_the_time_the_steps_waited(trained):
+    lines = read_log(trained / "metrics.jsonl")
+    shares = [line["waiting_share"] for line in lines if "waiting_share" in line]
+    assert len(shares) == 3
+    assert all(0 <= share < 1 for share in shares)
+    steps = [line for line in lines if "waiting_seconds" in line and line["epoch"] == 1]
+    waited = sum(line["waiting_seconds"] for line in steps)
+    assert shares[0] == pytest.approx(waited / sum(line["seconds"] for line in steps), abs=1e-3)

@@ -1,0 +1,38 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from isanet_jax.network import systems
+
+SIZE = 16
+SETTINGS = {"width": 4, "levels": 3, "convolution": "native"}
+
+
+def loss_of(name, remat):
+    settings = {
+        "name": name, "deep_supervision": False, "remat": remat, **SETTINGS,
+    }  # fmt: skip
+    graphdef, params = systems.create(systems.resolve(SIZE, settings), jax.random.key(0))
+
+    def loss(params, image):
+        return jnp.mean(jnp.square(systems.apply(graphdef, params, image).logits - 1))
+
+    return loss, params
+
+
+@pytest.mark.parametrize("name", ["isa", "vnet", "iantsen2020", "xie2020"])
+def test_gradients_are_those_of_the_plain_step(generator, name):
+    image = jnp.asarray(generator.normal(size=(1, SIZE, SIZE, SIZE, 2)), jnp.float32)
+    plain, params = loss_of(name, "none")
+    assert "remat" not in str(jax.make_jaxpr(jax.grad(plain))(params, image))
+    expected = jax.jit(jax.grad(plain))(params, image)
+    largest = max(float(jnp.abs(g).max()) for g in jax.tree.leaves(expected))
+    policies = ("convolutions", "blocks", "levels") if name == "isa" else ("levels",)
+    for remat in policies:
+        loss, _ = loss_of(name, remat)
+        # What is compared must not be the plain step again.
+        assert "remat" in str(jax.make_jaxpr(jax.grad(loss))(params, image))
+        gradients = jax.jit(jax.grad(loss))(params, image)
+        for a, b in zip(jax.tree.leaves(gradients), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5 * largest)

@@ -1,0 +1,109 @@
+import json
+
+import pytest
+
+from isanet_jax.errors import ConfigError
+from isanet_jax.planning import command
+from isanet_jax.planning.plan import Plan, has_gpu_compiler
+from isanet_jax.planning.targets import GPUS
+
+needs_compiler = pytest.mark.skipif(
+    not has_gpu_compiler(), reason="no jax-cuda12-plugin; requirements-dev.txt installs it"
+)
+SMALL = [
+    "--config.data.size=16", "--config.data.phantoms=0", "--config.model.width=2",
+    "--config.model.levels=3",
+]  # fmt: skip
+
+
+def small(config, **model):
+    return config | {"model": config["model"] | model}
+
+
+def test_the_cpus_plan_is_that_of_the_real_functions(config):
+    plan = Plan(config, "cpu")
+    one, two = plan.train_step(1), plan.train_step(2)
+    assert one.flops > 3 * plan.prediction().flops / 2 > 0
+    assert two.flops > 1.8 * one.flops
+    assert two.peak_bytes > one.peak_bytes > one.argument_bytes > 12 * plan.parameters
+    assert plan.fastest_seconds(two, 1) > plan.fastest_seconds(one, 1) > 0
+
+
+@needs_compiler
+def test_a_gpus_plan_shows_what_rematerialisation_saves(config):
+    config = config | {"data": config["data"] | {"size": 32}}
+    plain, blocks = (
+        Plan(small(config, width=4, remat=remat), "h100").train_step(1)
+        for remat in ("none", "blocks")
+    )
+    assert blocks.flops > plain.flops
+    assert blocks.temporary_bytes < plain.temporary_bytes
+    assert plain.convolutions > 50
+    assert plain.collectives == {}
+
+
+@needs_compiler
+def test_gradients_of_several_gpus_are_reduced(config):
+    config = config | {"mesh": {"data": 2, "space": 1}}
+    assert set(Plan(config, "a100-40").train_step(2).collectives) == {"all-reduce"}
+
+
+@pytest.mark.parametrize("name", GPUS)
+@needs_compiler
+def test_every_card_is_a_target_that_xla_takes(name, config):
+    assert Plan(config, name).prediction().peak_bytes > 0
+
+
+def test_the_program_prints_json(capsys):
+    config = ["--config", "configs/phantom.py", *SMALL]
+    command.main([*config, "--target", "cpu", "--batch", "1,2", "--json"])
+    result = json.loads(capsys.readouterr().out)
+    target = result["targets"]["cpu"]
+    assert target["batch"] == 1
+    assert target["fits"] is True
+    assert target["step_flops"] == target["batches"]["1"]["step_flops"]
+    assert target["batches"]["2"]["peak_bytes"] > target["peak_bytes"] > 4 * result["parameters"]
+    assert target["largest_batch"] > 2
+    assert target["largest_batch_compiled"] is False
+
+
+def test_without_the_compiler_the_cpu_is_planned_and_the_command_told(capsys, monkeypatch):
+    monkeypatch.setattr("isanet_jax.planning.plan.has_gpu_compiler", lambda: False)
+    config = ["--config", "configs/phantom.py", *SMALL]
+    command.main([*config, "--target", "cpu,h100", "--batch", "1"])
+    out, err = capsys.readouterr()
+    assert "pip install jax-cuda12-plugin==" in err
+    assert "| cpu | 1 |" in out
+    assert "h100" not in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--target", "tpu"], "choose from cpu"),
+        (["--batch", "0"], "above 0"),
+        (["--batch", "two"], "above 0"),
+        (["--fast"], "unexpected arguments"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        command.main(["--config", "configs/phantom.py", *arguments])
+
+
+@pytest.mark.parametrize(
+    ("peaks", "usable", "expected"),
+    [
+        ({1: 10, 2: 15}, 40, (7, False)),
+        ({1: 10, 2: 15}, 12, (1, True)),
+        ({1: 10, 2: 15}, 9, (0, True)),
+        ({1: 10, 2: 15, 4: 30}, 29, (3, False)),
+        ({4: 30}, 40, (4, True)),
+    ],
+)
+def test_the_largest_batch(peaks, usable, expected):
+    assert command.largest_batch(peaks, usable, 1) == expected
+
+
+def test_a_batch_is_a_multiple_of_the_devices():
+    assert command.largest_batch({2: 10, 4: 20}, 36, 2) == (6, False)
