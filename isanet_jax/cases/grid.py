@@ -12,6 +12,7 @@ from isanet_jax.scans.volume import Volume, bounds_mm
 
 FITS = ("crop", "resize")
 AIR_HU = -1024.0
+_SLAB_VOXELS = 2**22
 
 
 def case_grid(
@@ -70,17 +71,29 @@ def resample(volume: Volume, shape, affine, *, order: int, fill: float) -> np.nd
     # Snapped to exact numbers, equal grids give equal voxels and edges fall on the same side.
     to_source = np.where(abs(to_source - to_source.round()) < 1e-9, to_source.round(), to_source)
     data = volume.data.astype(np.float32, copy=False) if order else volume.data
-    out = ndimage.affine_transform(
-        data, to_source[:3, :3], to_source[:3, 3], shape, order=order, mode="nearest"
-    )
+    out = np.empty(shape, data.dtype)
+    # Slab by slab: the coordinates' arrays of a whole CT would take more memory than the CT.
+    slab = max(_SLAB_VOXELS // max(shape[1] * shape[2], 1), 1)
+    for first in range(0, shape[0], slab):
+        part = out[first : first + slab]
+        shifted = to_source.copy()
+        shifted[:, 3] += first * to_source[:, 0]
+        ndimage.affine_transform(
+            data, shifted[:3, :3], shifted[:3, 3], part.shape, part, order=order, mode="nearest"
+        )
+        part[~_inside(part.shape, shifted, volume.data.shape)] = fill
+    return out
+
+
+def _inside(shape, to_source, source_shape):
+    """Which voxels of a grid lie within the field of another, (shape) bool."""
     inside = np.ones(shape, bool)
     axes = np.ogrid[tuple(slice(n) for n in shape)]
-    for source_axis, length in enumerate(volume.data.shape):
+    for source_axis, length in enumerate(source_shape):
         terms = [to_source[source_axis, i] * axes[i] for i in range(3) if to_source[source_axis, i]]
         position = sum(terms, to_source[source_axis, 3])
         inside &= (position >= -0.5 - 1e-6) & (position <= length - 0.5 + 1e-6)
-    out[~inside] = fill
-    return out
+    return inside
 
 
 def same_grid(a: Volume, b: Volume) -> bool:

@@ -3,6 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
+from isanet_jax.cases import grid
 from isanet_jax.cases.grid import (
     AIR_HU,
     case_grid,
@@ -113,3 +114,15 @@ def test_same_grid_and_overlap():
     box = np.array([[0.0, 0, 0], [2, 2, 2]])
     assert overlap_fraction(box, box + 1) == pytest.approx(1 / 8)
     assert overlap_fraction(box, box + 5) == 0
+
+
+@pytest.mark.parametrize("order", [0, 1])
+def test_slabs_are_the_whole(generator, monkeypatch, order):
+    volume = Volume(generator.normal(size=(9, 10, 11)), np.diag([2.0, 3.0, 1.5, 1.0]))
+    affine = np.array([[0.9, 0.2, 0, -3], [-0.2, 0.9, 0.1, 4], [0.1, 0, 1, -2], [0, 0, 0, 1.0]])
+    arguments = {"order": order, "fill": -7.0}
+    whole = grid.resample(volume, (17, 14, 15), affine, **arguments)
+    assert (whole == -7).any()
+    monkeypatch.setattr(grid, "_SLAB_VOXELS", 3 * 14 * 15)
+    slabs = grid.resample(volume, (17, 14, 15), affine, **arguments)
+    np.testing.assert_allclose(slabs, whole, atol=1e-6)

@@ -64,5 +64,5 @@ def test_half_precision_predicts_nearly_the_same(trained, cohort):
     full = Predictor([trained]).probability(case.ct, case.pet)
     half = Predictor([trained], half=True).probability(case.ct, case.pet)
     assert half.dtype == np.float32
-    assert 0 < np.abs(half - full).max()
+    assert np.abs(half - full).max() > 0
     assert np.abs(half - full).mean() < 0.01
