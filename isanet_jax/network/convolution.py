@@ -20,8 +20,8 @@ _DIMENSIONS_3D = ("NDHWC", "DHWIO", "NDHWC")
 _DIMENSIONS_2D = ("NHWC", "HWIO", "NHWC")
 # Slices of at most this many voxels (6 x 6) are convolved as one matrix product.
 _FEW_VOXELS = 36
-# Voxels x input channels x output channels from which Toom-Cook is worth its many operations: each
-# takes time to compile.
+# Voxels x input channels x output channels from which the faster ways are worth their many
+# operations: each takes time to compile.
 _MUCH_WORK = 1_000_000
 
 
@@ -76,13 +76,13 @@ def conv3d(
         parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
         outputs = [conv3d(a, b, True, stride=stride, dilation=dilation) for a, b in parts]
         return jnp.concatenate(outputs, -1)
-    if stride == dilation == 1:
+    work = math.prod(x.shape[1:]) * kernel.shape[-1]
+    if stride == dilation == 1 and work >= _MUCH_WORK:
         if x.shape[2] * x.shape[3] <= _FEW_VOXELS:
             return _conv_by_columns(x, kernel)
         outputs = next((m for m in (4, 2) if x.shape[1] % m == 0), None)
         # Not in bfloat16: its rounding errors would be multiplied by the points' factors.
-        work = math.prod(x.shape[1:]) * kernel.shape[-1]
-        if outputs and work >= _MUCH_WORK and size in (3, 5) and x.dtype != jnp.bfloat16:
+        if outputs and size in (3, 5) and x.dtype != jnp.bfloat16:
             return conv3d_by_points(x, kernel, outputs)
     return _conv_by_slices(x, kernel, stride, dilation)
 
