@@ -22,7 +22,8 @@ _DIMENSIONS_2D = ("NHWC", "HWIO", "NHWC")
 _FEW_VOXELS = 36
 # Voxels x input channels x output channels from which the faster ways are worth their many
 # operations: each takes time to compile.
-_MUCH_WORK = 1_000_000
+_MUCH_WORK = 5_000_000  # Toom-Cook: 48^3 with 8 channels, 12^3 with 64
+_MUCH_WORK_OF_FEW = 1_700_000  # columns: 3^3 with 256 channels
 
 
 def is_folded(form: str) -> bool:
@@ -77,8 +78,9 @@ def conv3d(
         outputs = [conv3d(a, b, True, stride=stride, dilation=dilation) for a, b in parts]
         return jnp.concatenate(outputs, -1)
     work = math.prod(x.shape[1:]) * kernel.shape[-1]
-    if stride == dilation == 1 and work >= _MUCH_WORK:
-        if x.shape[2] * x.shape[3] <= _FEW_VOXELS:
+    few = x.shape[2] * x.shape[3] <= _FEW_VOXELS
+    if stride == dilation == 1 and work >= (_MUCH_WORK_OF_FEW if few else _MUCH_WORK):
+        if few:
             return _conv_by_columns(x, kernel)
         outputs = next((m for m in (4, 2) if x.shape[1] % m == 0), None)
         # Not in bfloat16: its rounding errors would be multiplied by the points' factors.
