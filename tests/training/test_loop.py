@@ -314,16 +314,6 @@ def test_clipping_and_decay_come_before_the_momentum():
         np.testing.assert_allclose(jax_params, params, rtol=1e-6)
 
 
-def test_a_step_that_cannot_fit_is_refused_with_settings_that_would(
-    config, tmp_path, monkeypatch, capsys
-):
-    config["train"]["batch"], config["train"]["epochs"] = 8, 1
-    monkeypatch.setattr(loop, "device_bytes", lambda device: 5 * 2**20)
-    with pytest.raises(ConfigError, match=r"GiB would do with .*--config.train.batch=1"):
-        loop.train(config, tmp_path / "run")
-    assert "a step: 0." in capsys.readouterr().out
-
-
 def test_the_log_says_what_share_of_the_time_the_steps_waited(trained):
     lines = read_log(trained / "metrics.jsonl")
     shares = [line["waiting_share"] for line in lines if "waiting_share" in line]
