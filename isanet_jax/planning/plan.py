@@ -5,6 +5,7 @@ docs/performance.md). Such a compile has no autotuning and does not count the co
 library's workspaces.
 """
 
+import contextlib
 import copy
 import importlib.util
 import time
@@ -12,6 +13,7 @@ import time
 import jax
 import numpy as np
 from jax.experimental import topologies
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from isanet_jax.errors import ConfigError
@@ -85,7 +87,8 @@ class Plan:
 
     def train_step(self, batch: int) -> Needs:
         """What the real train step needs of each device, for a global batch."""
-        state, arrays = self._state, _batch(batch, self.config["data"]["size"])
+        shapes = batch_shapes(batch, self.config["data"]["size"])
+        arrays = {name: jax.ShapeDtypeStruct(*of) for name, of in shapes.items()}
         patch = self.config["data"]["patch"]
 
         def lower(mesh, state, arrays):
@@ -94,12 +97,11 @@ class Plan:
             )
             return step.lower(state, arrays)
 
-        return self._needs(lower, state, arrays)
+        return self._needs(lower, self._state, arrays)
 
     def prediction(self) -> Needs:
         """What the real prediction of one volume needs."""
-        volume = {"": ((1, *[self.config["data"]["size"]] * 3), np.float32)}
-        (volume,) = _structs(volume).values()
+        volume = jax.ShapeDtypeStruct((1, *[self.config["data"]["size"]] * 3), np.float32)
         predict = make_predict(
             self.graphdef,
             patch=self.config["data"]["patch"],
@@ -118,7 +120,9 @@ class Plan:
         here = make_mesh(1, 1)
         flops = flops_of(lower(here, _placed(replicated, here), _placed(batched, here)))
         over_data = _placed(batched, mesh, "data")
-        return needs_of(lower(mesh, _placed(replicated, mesh), over_data).compile(), flops)
+        lowered = lower(mesh, _placed(replicated, mesh), over_data)
+        with contextlib.nullcontext() if self.gpu is None else _not_kept():
+            return needs_of(lowered.compile(), flops)
 
     def fastest_seconds(self, needs: Needs, devices: int) -> float:
         """The roofline's lower bound of a call's time: nothing but its operations, or its reads.
@@ -131,12 +135,19 @@ class Plan:
         return max(needs.flops / rate, needs.argument_bytes / self.gpu.bandwidth)
 
 
-def _structs(shapes):
-    return {name: jax.ShapeDtypeStruct(*of) for name, of in shapes.items()}
-
-
-def _batch(batch, size):
-    return _structs(batch_shapes(batch, size))
+@contextlib.contextmanager
+def _not_kept():
+    """Leaves JAX's cache of compiled functions alone: one for a card that is not there can be
+    written to it, and then not be read.
+    """
+    enabled = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # what was settled at the first compilation
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", enabled)
+        compilation_cache.reset_cache()
 
 
 def _placed(tree, mesh, *axes):
