@@ -63,7 +63,7 @@ def draw_augmentation(generator: np.random.Generator, augment: dict, spacing_mm)
         "mirror": mirror,
         "mixup": generator.random() < augment["mixup_probability"],
         "patch_place": generator.random(3, np.float32),
-        "patch_pick": generator.random(dtype=np.float32) if on_tumour else np.float32(-1),
+        "patch_pick": np.float32(generator.random(dtype=np.float32) if on_tumour else -1),
     }
 
 
