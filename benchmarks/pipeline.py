@@ -3,13 +3,21 @@
 isanet_jax: prepared cases from disk through grain, the rest compiled (rotation, mirroring, mixup,
 normalisation with the paper's probabilities). MONAI: its transforms of the same operations, with
 the same probabilities, in a DataLoader with a worker per core; its cases lie in memory already.
+Every round is a process of its own; isanet_jax's is set up as its programs are.
 """
 
 import argparse
 import contextlib
 import os
+import subprocess
+import sys
 import tempfile
 import time
+
+from isanet_jax import console
+
+if "isanet_jax" in sys.argv:  # this round's: before JAX is imported
+    console.keep_memory()
 
 import jax
 import numpy as np
@@ -83,29 +91,42 @@ def monai(cohort, settings):
     )
 
 
+PIPELINES = {"isanet_jax": ours, "MONAI": monai}
+
+
+def rate(name, folder, count):
+    """Cases per second of one pipeline over the cases of a folder."""
+    batches = PIPELINES[name](read_cohort(folder), hecktor.get_config().augment.to_dict())
+    for _ in range(6):  # compiles, starts workers, fills queues
+        next(batches)
+    started = time.perf_counter()
+    for _ in range(count):
+        next(batches)
+    took = time.perf_counter() - started
+    batches.close()
+    return count / took
+
+
 def main():
     """Prints a Markdown table; the two alternate."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=144)
     parser.add_argument("--cases", type=int, default=40, help="in a round")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    settings = hecktor.get_config().augment.to_dict()
+    if args.worker:
+        print(rate(*args.worker, args.cases))
+        return
+    rates = {name: [] for name in PIPELINES}
     with tempfile.TemporaryDirectory() as folder:
         prepare_phantoms(folder, cases=6, size=args.size, seed=0)
-        cohort = read_cohort(folder)
-        rates = {"isanet_jax": [], "MONAI": []}
         for _ in range(args.rounds):
             for name, of in rates.items():
-                # Anew each time: the other's workers would go on filling their queues.
-                batches = {"isanet_jax": ours, "MONAI": monai}[name](cohort, settings)
-                for _ in range(6):  # compiles, starts workers, fills queues
-                    next(batches)
-                started = time.perf_counter()
-                for _ in range(args.cases):
-                    next(batches)
-                of.append(args.cases / (time.perf_counter() - started))
-                batches.close()
+                command = [sys.executable, "-m", "benchmarks.pipeline", "--worker", name, folder]
+                command += ["--cases", str(args.cases)]
+                done = subprocess.run(command, check=True, capture_output=True, text=True)
+                of.append(float(done.stdout.split()[-1]))
     base = np.median(rates["MONAI"])
     print(f"| input pipeline, {args.size}^3 | cases/s | times MONAI |")
     print("|---|---|---|")

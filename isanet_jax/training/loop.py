@@ -18,6 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from isanet_jax.cases.folds import Split, folds_by_centre, split
 from isanet_jax.cases.prepare import prepare_phantoms
 from isanet_jax.cases.store import Cohort, read_cohort
+from isanet_jax.console import return_memory
 from isanet_jax.errors import ConfigError, IsaNetError
 from isanet_jax.network import systems
 from isanet_jax.network.systems import count_parameters
@@ -220,6 +221,7 @@ def _compile_step(run, state, mesh):
         ConfigError: it needs more memory than a device has; names settings that need less.
     """
     compiled, needs = compile_with_needs(run.train_step, state, run.config)
+    return_memory()
     usable = device_bytes(mesh.devices.flat[0])
     print(
         f"a step: {needs.flops / 1e12:.3f} TFLOP, {needs.peak_bytes / GIB:.2f} GiB"
