@@ -15,6 +15,7 @@ import numpy as np
 import isanet_jax
 from isanet_jax.cases.folds import make_folds
 from isanet_jax.cases.grid import AIR_HU, case_grid, overlap_fraction, resample, same_grid
+from isanet_jax.cases.head import find_head
 from isanet_jax.cases.store import FORMAT, Case, read_meta, write_case, write_json
 from isanet_jax.errors import DataError
 from isanet_jax.scans.phantom import FIELD_MM, write_phantoms
@@ -38,12 +39,17 @@ class Settings:
         fit: `crop` or `resize`, see `isanet_jax.cases.grid.case_grid`.
         spacing_mm: voxel size of `crop`.
         label_values: values of the label that are tumour.
+        other_values: values that are known and not tumour (HECKTOR: nodes beside the primary).
+        region: `given`, the scan's box or else the CT's field; `head`, found on the PET where the
+            scan has no box.
     """
 
     size: int = 144
     fit: str = "crop"
     spacing_mm: float = 1.0
     label_values: tuple[int, ...] = (1,)
+    other_values: tuple[int, ...] = ()
+    region: str = "given"
 
 
 def image_channels(scan: Scan, settings: Settings):
@@ -58,13 +64,14 @@ def image_channels(scan: Scan, settings: Settings):
     """
     ct = read_volume(scan.ct, case=scan.case)
     pet = read_volume(scan.pet, case=scan.case)
-    warnings = _check_images(scan, ct, pet)
+    warnings = check_images(scan, ct, pet)
+    box_mm = scan.box_mm
+    if box_mm is None and settings.region == "head":
+        box_mm, found = find_head(pet)
+        if not found:
+            warnings.append("no brain found on the PET: the box may miss the head")
     affine = case_grid(
-        ct,
-        size=settings.size,
-        fit=settings.fit,
-        spacing_mm=settings.spacing_mm,
-        box_mm=scan.box_mm,
+        ct, size=settings.size, fit=settings.fit, spacing_mm=settings.spacing_mm, box_mm=box_mm
     )
     shape = (settings.size,) * 3
     field = bounds_mm(shape, affine)
@@ -80,8 +87,8 @@ def image_channels(scan: Scan, settings: Settings):
     return ct_case, pet_case, affine, ct, warnings
 
 
-def _check_images(scan, ct, pet):
-    """Raises on images that cannot be HU and SUV of one patient; returns warnings."""
+def check_images(scan: Scan, ct: Volume, pet: Volume) -> list[str]:
+    """Raises DataError on images that cannot be HU and SUV of one patient; returns warnings."""
     ct_box = bounds_mm(ct.data.shape, ct.affine)
     pet_box = bounds_mm(pet.data.shape, pet.affine)
     if overlap_fraction(ct_box, pet_box) == 0:
@@ -121,30 +128,31 @@ def _span(box):
     )
 
 
-def read_label(path, values, *, case) -> Volume:
+def read_label(path, values, others=(), *, case) -> Volume:
     """Reads a mask file as bool, on its own grid.
 
     Args:
         path: NIfTI.
         values: that are tumour.
+        others: that are known and not tumour.
         case: ID to name in errors.
 
     Raises:
-        DataError: unreadable, or with a value that is neither 0 nor in `values`.
+        DataError: unreadable, or with a value that is neither 0 nor in `values` or `others`.
     """
     label = read_volume(path, case=case)
     found = np.unique(label.data)
-    unexpected = [v for v in found if v != 0 and v not in values]
+    unexpected = [v for v in found if v != 0 and v not in (*values, *others)]
     if unexpected:
         listed = ", ".join(f"{v:g}" for v in found[:10])
         raise DataError(
             f"label values {listed}{', ...' if len(found) > 10 else ''}",
             case=case,
             file=path,
-            wanted=f"0 and {', '.join(map(str, values))}",
+            wanted=f"0 and {', '.join(map(str, (*values, *others)))}",
             action="Name the values that are tumour with --label-values",
         )
-    return Volume(label.data > 0, label.affine, label.header)
+    return Volume(np.isin(label.data, values), label.affine, label.header)
 
 
 def prepare_case(scan: Scan, settings: Settings, output: Path) -> tuple[dict, bool]:
@@ -164,7 +172,11 @@ def prepare_case(scan: Scan, settings: Settings, output: Path) -> tuple[dict, bo
         "centre": scan.centre,
         "fold": scan.fold,
         "box_mm": None if scan.box_mm is None else scan.box_mm.tolist(),
-        "settings": {**dataclasses.asdict(settings), "label_values": list(settings.label_values)},
+        "settings": {
+            **dataclasses.asdict(settings),
+            "label_values": list(settings.label_values),
+            "other_values": list(settings.other_values),
+        },
         "sources": {k: _sha256(getattr(scan, k), scan.case) for k in ("ct", "pet", "label")},
     }
     if path.exists():
@@ -175,7 +187,7 @@ def prepare_case(scan: Scan, settings: Settings, output: Path) -> tuple[dict, bo
         if identity.items() <= meta.items():
             return meta, False
     ct, pet, affine, original, warnings = image_channels(scan, settings)
-    label = read_label(scan.label, settings.label_values, case=scan.case)
+    label = read_label(scan.label, settings.label_values, settings.other_values, case=scan.case)
     label_case = resample(label, ct.shape, affine, order=0, fill=0)
     label_ct = (
         label.data
@@ -221,7 +233,16 @@ def _sha256(path, case):
 
 
 def prepare(
-    scans: list[Scan], settings: Settings, output, *, kind, folds, seed, workers, skip_bad=False
+    scans: list[Scan],
+    settings: Settings,
+    output,
+    *,
+    kind,
+    folds,
+    seed,
+    workers,
+    skip_bad=False,
+    failures=None,
 ) -> list[dict]:
     """Makes every case, then the manifest and the folds.
 
@@ -235,6 +256,7 @@ def prepare(
         folds, seed: see `isanet_jax.cases.folds.make_folds`.
         workers: processes; 1 runs in this one.
         skip_bad: write the manifest without the cases that failed, which are listed in it.
+        failures: case -> reason, of what failed before it was a scan.
 
     Returns:
         The manifest's entries.
@@ -244,10 +266,13 @@ def prepare(
     """
     output = Path(output)
     _check_folder(output, scans)
-    metas, failures = _make_all(scans, settings, output, workers)
+    before = failures or {}
+    metas, failures = _make_all(scans, settings, output, workers) if scans else ([], {})
+    failures = before | failures
     if failures and not (skip_bad and metas):
+        total = len(scans) + len(before)
         raise DataError(
-            "\n  ".join([f"{len(failures)} of {len(scans)} cases failed:", *failures.values()]),
+            "\n  ".join([f"{len(failures)} of {total} cases failed:", *failures.values()]),
             action="\nFinished cases are kept: mend these and run the same command again, or leave "
             "them out with --skip-bad",
         )

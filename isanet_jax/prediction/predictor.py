@@ -49,7 +49,9 @@ class Predictor:
             options = {"patch": config["data"]["patch"], "mirror": config["predict"]["mirror"]}
             self._members.append((predict_of(graphdef, **options), params))
             self.descriptions.append(description)
-            first, this = self.descriptions[0]["preparation"], description["preparation"]
+            # Runs from before a setting existed have its default.
+            default = dataclasses.asdict(Settings())
+            first, this = (default | d["preparation"] for d in (self.descriptions[0], description))
             if this != first:
                 differences = ", ".join(
                     f"{name} {value} and {first[name]}"
@@ -61,7 +63,8 @@ class Predictor:
                     f"({differences}); an ensemble's networks must see the same images"
                 )
         preparation = dict(first)
-        preparation["label_values"] = tuple(preparation["label_values"])
+        for name in ("label_values", "other_values"):
+            preparation[name] = tuple(preparation[name])
         self.settings = Settings(**preparation)
 
     def probability(self, ct_hu: np.ndarray, pet_suv: np.ndarray) -> np.ndarray:

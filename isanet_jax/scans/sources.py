@@ -1,7 +1,10 @@
 """The layouts in which raw scans are found: each reader turns a folder or file into `Scan`s."""
 
+import contextlib
 import csv
 import dataclasses
+import itertools
+import json
 import re
 from pathlib import Path
 
@@ -11,6 +14,7 @@ from isanet_jax.errors import DataError
 
 _BOX_COLUMNS = ("x1", "x2", "y1", "y2", "z1", "z2")
 _HECKTOR_LABELS = ("_ct_gtvt.nii.gz", "_gtvt.nii.gz")  # 2020, 2021
+_NNUNET_CHANNELS = {"CT": "CT", "PET": "PET", "PT": "PET", "SUV": "PET"}
 _TABLE_COLUMNS = ("case", "ct", "pet", "label")
 HECKTOR_HOW = (
     "HECKTOR is gated: sign the end-user agreement at https://hecktor.grand-challenge.org, "
@@ -69,19 +73,26 @@ def read_sts(source) -> list[Scan]:
 
 
 def read_hecktor(source) -> list[Scan]:
-    """HECKTOR 2020 (a folder per case) and 2021 (flat), with the boxes of the organisers' CSV.
+    """HECKTOR of any year: 2020 (a folder per case), 2021 (flat), 2022 (imagesTr), 2025 and 2026.
+
+    2020 and 2021 come with boxes in the organisers' CSV; later years have none, and the head is to
+    be found on the PET (`isanet_jax.cases.head`).
 
     Raises:
-        DataError: no such folder, neither layout, a case that lacks a file or a box.
+        DataError: no such folder, no layout of these, a case that lacks a file or a box.
     """
     source = _existing_folder(source, "the HECKTOR training data", HECKTOR_HOW)
+    later = sorted({*source.rglob("imagesTr/*__CT.nii.gz"), *source.rglob("*/*__CT.nii.gz")})
+    if later:
+        return _complete([_hecktor_without_box(ct) for ct in later])
     nifti = next((p for p in sorted(source.rglob("hecktor_nii")) if p.is_dir()), source)
     cts = sorted({*nifti.glob("*_ct.nii.gz"), *nifti.glob("*/*_ct.nii.gz")})
     if not cts:
         raise DataError(
-            "no CT files named ID_ct.nii.gz",
+            "no CT files named ID_ct.nii.gz or ID__CT.nii.gz",
             file=nifti,
-            wanted="hecktor_nii/ID/ID_ct.nii.gz (2020) or hecktor_nii/ID_ct.nii.gz (2021)",
+            wanted="hecktor_nii/ID/ID_ct.nii.gz (2020), hecktor_nii/ID_ct.nii.gz (2021), "
+            "imagesTr/ID__CT.nii.gz (2022) or ID/ID__CT.nii.gz (2025, 2026)",
             action=HECKTOR_HOW,
         )
     boxes = _read_boxes(source)
@@ -99,9 +110,119 @@ def read_hecktor(source) -> list[Scan]:
                 action="Put the organisers' CSV into the folder",
             )
         pet = ct.with_name(f"{case}_pt.nii.gz")
-        centre = re.match(r"[A-Za-z]*", case).group()
-        scans.append(Scan(case, ct, pet, label, case, centre, boxes[case]))
+        scans.append(Scan(case, ct, pet, label, case, _centre(case), boxes[case]))
     return _complete(scans)
+
+
+def _hecktor_without_box(ct):
+    """A case of 2022 (labels in labelsTr) or later (label beside the images)."""
+    case = ct.name.removesuffix("__CT.nii.gz")
+    folder = ct.parent.parent / "labelsTr" if ct.parent.name == "imagesTr" else ct.parent
+    pet, label = ct.with_name(f"{case}__PT.nii.gz"), folder / f"{case}.nii.gz"
+    return Scan(case, ct, pet, label, case, _centre(case))
+
+
+def _centre(case):
+    """HECKTOR's IDs begin with the hospital: CHUM-001."""
+    return re.match(r"[A-Za-z]*", case).group()
+
+
+def read_nnunet(source) -> list[Scan]:
+    """nnU-Net's raw format, as autoPET is published: imagesTr, labelsTr, dataset.json.
+
+    Raises:
+        DataError: no such folder or files, or a dataset.json that does not say which channels are
+            CT and PET.
+    """
+    source = _existing_folder(source, "an nnU-Net raw dataset")
+    description = _nnunet_description(source)
+    names = description.get("channel_names") or description.get("modality") or {}
+    channels = {}
+    for index, name in names.items():
+        kind = _NNUNET_CHANNELS.get(str(name).strip().upper())
+        if kind:
+            channels.setdefault(kind, []).append(int(index))
+    if sorted(channels) != ["CT", "PET"] or any(len(v) > 1 for v in channels.values()):
+        raise DataError(
+            f"channels {json.dumps(names)}",
+            file=source / "dataset.json",
+            wanted="one channel called CT and one called PET, PT or SUV in channel_names",
+            action="Name the channels in dataset.json",
+        )
+    ending = str(description.get("file_ending") or ".nii.gz")
+    first = f"_{channels['CT'][0]:04d}{ending}"
+    second = f"_{channels['PET'][0]:04d}{ending}"
+    scans = []
+    for ct in sorted((source / "imagesTr").glob(f"*{first}")):
+        case = ct.name.removesuffix(first)
+        label = source / "labelsTr" / f"{case}{ending}"
+        autopet = re.fullmatch(r"(?:fdg|psma)_([0-9a-f]{8,})_.+", case)  # a patient's scans differ
+        patient = autopet[1] if autopet else case
+        scans.append(Scan(case, ct, ct.with_name(f"{case}{second}"), label, patient))
+    if not scans:
+        raise DataError(f"no imagesTr/CASE{first}", file=source, wanted="an nnU-Net raw dataset")
+    return _complete(scans)
+
+
+def nnunet_tumour_values(source) -> tuple[int, ...]:
+    """The label values that an nnU-Net dataset.json calls neither background nor ignore."""
+    labels = _nnunet_description(Path(source)).get("labels") or {}
+    values = set()
+    for key, value in labels.items():
+        # nnU-Net 1 has value -> name, nnU-Net 2 name -> value, or values where regions overlap.
+        name, numbers = (value, [key]) if str(key).isdigit() else (key, value)
+        numbers = numbers if isinstance(numbers, list) else [numbers]
+        if str(name).lower() not in ("background", "ignore"):
+            values |= {int(n) for n in numbers if str(n).isdigit()}
+    return tuple(sorted(values - {0})) or (1,)
+
+
+def _nnunet_description(source):
+    path = source / "dataset.json"
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"cannot be read ({error})", file=path, wanted="nnU-Net's dataset.json"
+        ) from error
+    if not isinstance(description, dict):
+        raise DataError("is not a JSON object", file=path, wanted="nnU-Net's dataset.json")
+    return description
+
+
+def recognise(source) -> str:
+    """Which layout a source has: hecktor, sts, nnunet, table or dicom.
+
+    Raises:
+        DataError: none of them.
+    """
+    source = Path(source)
+    if source.suffix.lower() == ".csv":
+        return "table"
+    if source.is_dir():
+        if (source / "dataset.json").is_file() and (source / "imagesTr").is_dir():
+            return "nnunet"
+        if any(source.glob("STS_*/CT_image.nii.gz")):
+            return "sts"
+        for pattern in ("*_ct.nii.gz", "*__CT.nii.gz"):
+            if next(source.rglob(pattern), None) is not None:
+                return "hecktor"
+    paths = (p for p in source.rglob("*") if p.is_file()) if source.is_dir() else [source]
+    for path in itertools.islice(paths, 2000):
+        if path.is_file() and (path.suffix.lower() == ".zip" or _has_dicom_preamble(path)):
+            return "dicom"
+    raise DataError(
+        "no layout that is known",
+        file=source,
+        wanted="HECKTOR 2020 to 2026, STS, an nnU-Net raw dataset, DICOM, or a table (.csv)",
+        action="List your files in a CSV with case, ct, pet, label",
+    )
+
+
+def _has_dicom_preamble(path):
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        return file.read(132)[128:] == b"DICM"
+    return False
 
 
 class _Boxes(dict):

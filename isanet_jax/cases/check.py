@@ -1,0 +1,213 @@
+"""What is wrong with a cohort, before hours are spent on it: `prepare.py check`."""
+
+import csv
+import hashlib
+import html
+import io
+import multiprocessing
+import signal
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import nibabel
+import numpy as np
+from scipy import ndimage
+
+from isanet_jax.cases.grid import overlap_fraction, same_grid
+from isanet_jax.cases.prepare import Settings, check_images, read_label
+from isanet_jax.errors import DataError
+from isanet_jax.scans.sources import Scan
+from isanet_jax.scans.volume import bounds_mm, read_volume, replace_when_done
+
+_CORNERS = ndimage.generate_binary_structure(3, 3)
+_SMALL_ML = 0.1
+_COLUMNS = (
+    *("case", "patient", "ct_shape", "ct_spacing_mm", "ct_axes", "ct_hu", "pet_shape"),
+    *("pet_spacing_mm", "pet_axes", "pet_suv", "pet_covers", "label_on", "label_ml", "components"),
+    *("errors", "warnings"),
+)
+
+
+def check(scans: list[Scan], settings: Settings, *, workers=1, failures=None) -> list[dict]:
+    """Checks every scan, and the cohort as a whole.
+
+    Args:
+        scans: of a reader of `isanet_jax.scans.sources`.
+        settings: gives the label's values.
+        workers: processes.
+        failures: case -> reason, of what could not even become a scan.
+
+    Returns:
+        a row per case: `_COLUMNS` as text, `errors` and `warnings` as lists.
+    """
+    from tqdm import tqdm
+
+    examine = partial(_check_scan, settings=settings)
+    progress = partial(tqdm, total=len(scans), unit="case", disable=None, file=sys.stderr)
+    if workers <= 1 or len(scans) < 2:
+        rows = [examine(scan) for scan in progress(scans)]
+    else:
+        context = multiprocessing.get_context("spawn")
+        quiet = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
+        with ProcessPoolExecutor(min(workers, len(scans)), context, **quiet) as pool:
+            rows = list(progress(pool.map(examine, scans)))
+    for case, reason in (failures or {}).items():
+        rows.append({"case": case, "errors": [reason], "warnings": []})
+    _check_cohort(scans, rows)
+    return rows
+
+
+def _check_scan(scan, settings):
+    """One scan's row; `hashes` of its voxels besides."""
+    row = {"case": scan.case, "patient": scan.patient, "errors": [], "warnings": [], "hashes": {}}
+    volumes = {}
+    for kind in ("ct", "pet"):
+        try:
+            volume = read_volume(getattr(scan, kind), case=scan.case)
+        except DataError as error:
+            row["errors"].append(str(error))
+            continue
+        volumes[kind] = volume
+        low, high = volume.data.min(), volume.data.max()
+        row |= {
+            f"{kind}_shape": " x ".join(map(str, volume.data.shape)),
+            f"{kind}_spacing_mm": " x ".join(f"{s:.2f}" for s in volume.spacing_mm),
+            f"{kind}_axes": "".join(nibabel.aff2axcodes(volume.affine)),
+            "ct_hu" if kind == "ct" else "pet_suv": f"{low:.4g} to {high:.4g}",
+        }
+        row["hashes"][kind] = hashlib.sha256(volume.data.tobytes()).hexdigest()
+        direction = volume.affine[:3, :3] / volume.spacing_mm
+        if np.abs(np.abs(direction).max(0) - 1).max() > 1e-3:
+            row["warnings"].append(f"{kind.upper()} is oblique")
+        if (spread := volume.spacing_mm.max() / volume.spacing_mm.min()) > 6:
+            row["warnings"].append(f"{kind.upper()} voxels are {spread:.1f} times longer than wide")
+    if len(volumes) == 2:
+        try:
+            row["warnings"] += check_images(scan, volumes["ct"], volumes["pet"])
+        except DataError as error:
+            row["errors"].append(str(error))
+        row["warnings"] += _doubts(volumes)
+        boxes = {k: bounds_mm(v.data.shape, v.affine) for k, v in volumes.items()}
+        covers = overlap_fraction(boxes["ct"], boxes["pet"])
+        row["pet_covers"] = f"{covers:.0%}"
+        if 0 < covers < 0.5:
+            row["warnings"].append(f"PET covers only {covers:.0%} of the CT")
+    if scan.label is not None:
+        _check_label(scan, settings, volumes, row)
+    return row
+
+
+def _doubts(volumes):
+    """Ranges that are possible and unusual."""
+    found = []
+    if volumes["ct"].data.max() < 200:
+        found.append(f"CT reaches {volumes['ct'].data.max():.0f} HU only: no bone in the field?")
+    if volumes["ct"].data.min() > -900:
+        found.append(f"CT begins at {volumes['ct'].data.min():.0f} HU: no air in the field?")
+    if volumes["pet"].data.max() < 1.5:
+        found.append(f"PET reaches SUV {volumes['pet'].data.max():.2f} only: is it SUV?")
+    return found
+
+
+def _check_label(scan, settings, volumes, row):
+    try:
+        label = read_label(scan.label, settings.label_values, settings.other_values, case=scan.case)
+    except DataError as error:
+        row["errors"].append(str(error))
+        return
+    ml = np.abs(np.linalg.det(label.affine[:3, :3])) / 1000
+    grids = [kind.upper() for kind, volume in volumes.items() if same_grid(label, volume)]
+    parts, count = ndimage.label(label.data, _CORNERS)
+    sizes = np.bincount(parts.ravel(), minlength=1)[1:] * ml
+    row |= {
+        "label_on": grids[0] if grids else "its own grid",
+        "label_ml": f"{label.data.sum() * ml:.2f}",
+        "components": str(count),
+    }
+    if not count:
+        row["warnings"].append("the label is empty")
+        return
+    if (small := int((sizes < _SMALL_ML).sum())) and count > 1:
+        row["warnings"].append(f"{small} of {count} components are smaller than {_SMALL_ML} ml")
+    if "ct" in volumes:
+        ct = volumes["ct"]
+        points = np.argwhere(label.data) @ label.affine[:3, :3].T + label.affine[:3, 3]
+        to_ct = np.linalg.inv(ct.affine)
+        voxels = points @ to_ct[:3, :3].T + to_ct[:3, 3]
+        inside = ((voxels >= -0.5) & (voxels <= np.array(ct.data.shape) - 0.5)).all(1).mean()
+        if inside == 0:
+            row["errors"].append("the label lies outside the CT")
+        elif inside < 0.99:
+            row["warnings"].append(f"{1 - inside:.0%} of the label lies outside the CT")
+
+
+def _check_cohort(scans, rows):
+    """Adds what only the whole cohort shows: doubled scans, patients in two folds."""
+    first = {}
+    for row in rows:
+        for kind, digest in row.pop("hashes", {}).items():
+            other = first.setdefault((kind, digest), row["case"])
+            if other != row["case"]:
+                row["errors"].append(
+                    f"{kind.upper()} has the same voxels as case {other}: one scan under two IDs"
+                )
+    folds = {}
+    for scan in scans:
+        folds.setdefault(scan.patient, set()).add(scan.fold)
+    for row in rows:
+        mine = folds.get(row.get("patient"), set())
+        if len(mine) > 1:
+            listed = ", ".join(sorted(str(f) for f in mine))
+            row["errors"].append(f"patient {row['patient']} is in folds {listed}")
+
+
+def write_check(rows: list[dict], folder) -> Path:
+    """Writes check.csv and check.html. Returns the latter's path."""
+    folder = Path(folder)
+    rows = [{c: _text(row.get(c, "")) for c in _COLUMNS} for row in rows]
+    out = io.StringIO(newline="")
+    writer = csv.DictWriter(out, _COLUMNS)
+    writer.writeheader()
+    writer.writerows(rows)
+    with replace_when_done(folder / "check.csv") as place:
+        place.write_text(out.getvalue(), encoding="utf-8", newline="")
+    head = "".join(f"<th>{c}</th>" for c in _COLUMNS)
+    body = "".join(
+        f"<tr class='{'error' if r['errors'] else 'warning' if r['warnings'] else ''}'>"
+        + "".join(f"<td>{html.escape(r[c])}</td>" for c in _COLUMNS)
+        + "</tr>\n"
+        for r in rows
+    )
+    failed = sum(bool(r["errors"]) for r in rows)
+    doubtful = sum(bool(r["warnings"]) for r in rows)
+    with replace_when_done(folder / "check.html") as place:
+        place.write_text(
+            "<!DOCTYPE html><meta charset='utf-8'><title>check</title><style>"
+            "body{font:14px sans-serif}table{border-collapse:collapse}td,th{border:1px solid #ccc;"
+            "padding:2px 6px;text-align:left;vertical-align:top}.error{background:#fdd}"
+            ".warning{background:#ffd}</style>"
+            f"<h1>{len(rows)} cases, {failed} with errors, {doubtful} with warnings</h1>"
+            f"<table><tr>{head}</tr>\n{body}</table>\n",
+            encoding="utf-8",
+        )
+    return folder / "check.html"
+
+
+def _text(value):
+    return "; ".join(value) if isinstance(value, list) else str(value)
+
+
+def table_of(rows: list[dict]) -> str:
+    """The rows for a screen: a line per case, and below it what is wrong."""
+    lines = [f"{'case':16} {'CT':18} {'PET':18} {'SUV':>16} {'label ml':>9} parts"]
+    for row in rows:
+        get = row.get
+        lines.append(
+            f"{row['case'][:16]:16} {get('ct_shape', '-'):18} {get('pet_shape', '-'):18} "
+            f"{get('pet_suv', '-'):>16} {get('label_ml', '-'):>9} {get('components', '-'):>5}"
+        )
+        lines += [f"    error: {text}" for text in row["errors"]]
+        lines += [f"    warning: {text}" for text in row["warnings"]]
+    return "\n".join(lines)

@@ -1,0 +1,318 @@
+"""DICOM image series: found in folders and zip archives, read as volumes in HU or SUV.
+
+Archives are read in place; nothing is unpacked.
+"""
+
+import contextlib
+import dataclasses
+import io
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from pydicom.uid import (
+    CTImageStorage,
+    PositronEmissionTomographyImageStorage,
+    RTStructureSetStorage,
+    SegmentationStorage,
+)
+
+from isanet_jax.errors import DataError
+from isanet_jax.scans.suv import suv_factors
+from isanet_jax.scans.volume import Volume
+
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_KINDS = {
+    CTImageStorage: "CT",
+    PositronEmissionTomographyImageStorage: "PET",
+    RTStructureSetStorage: "RTSTRUCT",
+    SegmentationStorage: "SEG",
+}
+_GAP_TOLERANCE = 0.1  # of the slice distance; scanners round positions
+_LARGEST_FILE = 2**31
+_LARGEST_SLICE = 2**27  # pixels
+_REQUIRED = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
+_GEOMETRY = ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient")
+
+
+@dataclasses.dataclass(frozen=True)
+class DicomFile:
+    """A file, or a member of a zip archive."""
+
+    path: Path
+    member: str | None = None
+
+    def __str__(self):
+        return str(self.path) if self.member is None else f"{self.path}, {self.member!r}"
+
+    def read(self, *, pixels=False) -> pydicom.Dataset:
+        """The dataset, without its pixels unless asked for. Raises what pydicom raises."""
+        if self.member is None:
+            return pydicom.dcmread(self.path, stop_before_pixels=not pixels)
+        with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as file:
+            if archive.getinfo(self.member).file_size > _LARGEST_FILE:
+                raise ValueError("larger than 2 GiB")
+            return pydicom.dcmread(io.BytesIO(file.read()), stop_before_pixels=not pixels)
+
+
+@dataclasses.dataclass(frozen=True)
+class Series:
+    """The instances of one series.
+
+    Attributes:
+        kind: CT, PET, RTSTRUCT, SEG, or the modality of what is not read.
+        first: its first dataset, without pixels.
+        files: one per instance.
+    """
+
+    kind: str
+    first: pydicom.Dataset
+    files: tuple[DicomFile, ...]
+
+    @property
+    def uid(self) -> str:
+        """Series Instance UID."""
+        return str(self.first.SeriesInstanceUID)
+
+    @property
+    def frame(self) -> str:
+        """Frame of Reference UID, "" where there is none."""
+        return str(self.first.get("FrameOfReferenceUID") or "")
+
+    def describe(self) -> str:
+        """For messages: nothing of the patient's identity."""
+        number = self.first.get("SeriesNumber")
+        return f"{self.kind} series{'' if number is None else f' {number}'} ({len(self.files)})"
+
+
+def find_series(source, *, progress=None) -> tuple[list[Series], Counter]:
+    """Every series below a folder, in a zip archive, or of a single file.
+
+    Args:
+        source: the folder, archive or file; archives within the folder are read too.
+        progress: called with an iterable of files, returns it with a progress bar.
+
+    Returns:
+        the series, in the order of their UIDs, and what was left out: reason -> number of files.
+
+    Raises:
+        DataError: nothing there, or an archive that cannot be read.
+    """
+    files = _files(Path(source))
+    left, groups, seen = Counter(), {}, set()
+    for file in progress(files) if progress else files:
+        try:
+            dataset = file.read()
+            missing = [name for name in _REQUIRED if not dataset.get(name)]
+        except Exception:  # pydicom raises a dozen types on what is not DICOM, or damaged
+            left["not DICOM"] += 1
+            continue
+        if missing:
+            left["a DICOMDIR or without SOP and series UIDs"] += 1
+        elif dataset.SOPInstanceUID in seen:
+            left["a second copy of an instance"] += 1
+        else:
+            seen.add(dataset.SOPInstanceUID)
+            groups.setdefault(str(dataset.SeriesInstanceUID), []).append((file, dataset))
+    series = []
+    for _, members in sorted(groups.items()):
+        first = members[0][1]
+        kind = _KINDS.get(first.SOPClassUID, f"{first.get('Modality') or 'unknown'} (not read)")
+        if kind == "CT" and "LOCALIZER" in (first.get("ImageType") or ()):
+            kind = "CT localizer (not read)"
+        series.append(Series(kind, first, tuple(file for file, _ in members)))
+    if not series:
+        raise DataError(
+            f"no DICOM among {len(files)} files",
+            file=source,
+            wanted="DICOM files in folders or zip archives",
+        )
+    return series, left
+
+
+def _files(source):
+    if not source.exists():
+        raise DataError("no such folder or file", file=source, wanted="DICOM")
+    paths = sorted(p for p in source.rglob("*") if p.is_file()) if source.is_dir() else [source]
+    files = []
+    for path in paths:
+        if path.suffix.lower() != ".zip":
+            files.append(DicomFile(path))
+            continue
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = [info.filename for info in archive.infolist() if not info.is_dir()]
+        except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
+            raise DataError(f"cannot be read as a zip archive ({error})", file=path) from error
+        files += [DicomFile(path, name) for name in sorted(names)]
+    return files
+
+
+def read_image(series: Series, *, case=None) -> tuple[Volume, list[pydicom.Dataset]]:
+    """A CT series in HU or a PET series in SUVbw.
+
+    Returns:
+        the volume, float32, axes (column, row, slice); and the slices' datasets without pixels,
+        in its order.
+
+    Raises:
+        DataError: slices that are missing, doubled, of several sizes or orientations; no rescale
+            values; pixels that cannot be decoded; no SUV (see `isanet_jax.scans.suv`).
+    """
+    where = {"case": case, "file": series.files[0].path.parent}
+    slices = [(_read(file, case), file) for file in series.files]
+    for dataset, file in slices:
+        for name in _GEOMETRY:
+            if dataset.get(name) in (None, ""):
+                raise DataError(f"{name} is missing", case=case, file=file)
+        if int(dataset.get("NumberOfFrames") or 1) != 1:
+            raise DataError(
+                "several frames in one instance",
+                wanted="one instance per slice",
+                action="Convert the series from enhanced to classic DICOM",
+                case=case,
+                file=file,
+            )
+    try:
+        affine, order = _geometry([dataset for dataset, _ in slices], where)
+    except (TypeError, ValueError, IndexError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"geometry that cannot be read ({error})", **where) from error
+    slices = [slices[i] for i in order]
+    headers = [dataset for dataset, _ in slices]
+    rows, columns = int(headers[0].Rows), int(headers[0].Columns)
+    if not 0 < rows * columns <= _LARGEST_SLICE:
+        raise DataError(f"slices of {columns} x {rows} pixels", **where)
+    data = np.empty((columns, rows, len(slices)), np.float32)
+    for index, (dataset, file) in enumerate(slices):
+        data[:, :, index] = _pixels(dataset, file, case, (rows, columns)).T
+    if series.kind == "PET":
+        data *= suv_factors(headers, **where).astype(np.float32)
+    if not np.isfinite(data).all():
+        raise DataError("voxels that are not finite after rescaling", **where)
+    return Volume(data, affine), headers
+
+
+def _read(file, case):
+    try:
+        return file.read()
+    except Exception as error:  # see find_series
+        raise _unreadable(file, case, error) from error
+
+
+def _unreadable(file, case, error):
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return DataError(
+        f"cannot be read as DICOM ({reason})",
+        case=case,
+        file=file,
+        action="Copy or export it again, uncompressed if its transfer syntax is not supported",
+    )
+
+
+def _pixels(header, file, case, shape):
+    """(rows, columns) float64: stored values rescaled as this slice says."""
+    scale = []
+    for name in ("RescaleSlope", "RescaleIntercept"):
+        value = header.get(name)
+        if value is None:
+            raise DataError(
+                f"{name} is missing",
+                wanted="the slope and intercept that make HU or activity of stored values",
+                case=case,
+                file=file,
+            )
+        scale.append(float(value))
+    try:
+        stored = file.read(pixels=True).pixel_array
+    except Exception as error:
+        raise _unreadable(file, case, error) from error
+    if stored.shape != shape:
+        raise DataError(f"pixels {stored.shape}", wanted=str(shape), case=case, file=file)
+    return stored * scale[0] + scale[1]
+
+
+def _geometry(headers, where):
+    """(affine to RAS+ mm of (column, row, slice), order of the slices)."""
+    first = headers[0]
+    across, down = np.array(first.ImageOrientationPatient, float).reshape(2, 3)
+    for name in ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient"):
+        values = np.array([np.ravel(h.get(name)).astype(float) for h in headers])
+        if np.ptp(values, axis=0).max() > 1e-4:
+            raise DataError(
+                f"slices with different {name}",
+                wanted="one image per series",
+                action="Leave one of the images in the folder",
+                **where,
+            )
+    normal = np.cross(across, down)
+    if not 0.99 < np.linalg.norm(normal) < 1.01:
+        raise DataError("ImageOrientationPatient is not two perpendicular directions", **where)
+    positions = np.array([h.ImagePositionPatient for h in headers], float)
+    along = positions @ normal
+    order = np.argsort(along, kind="stable")
+    positions, along = positions[order], along[order]
+    count = len(headers)
+    if count == 1:
+        step = normal * float(first.get("SliceThickness") or 0)
+    else:
+        distances = np.diff(along)
+        usual = float(np.median(distances))
+        doubled = int((distances < 0.01).sum())
+        if doubled:
+            raise DataError(
+                f"{doubled} slices lie where another one does",
+                wanted="one image per series, not a dynamic or gated one",
+                action="Leave one time frame in the folder",
+                **where,
+            )
+        odd = np.flatnonzero(np.abs(distances - usual) > _GAP_TOLERANCE * usual)
+        if odd.size:
+            gaps = ", ".join(f"{along[i]:.2f} to {along[i + 1]:.2f} mm" for i in odd[:5])
+            raise DataError(
+                f"slices are missing between {gaps} along the normal (the others are "
+                f"{usual:.2f} mm apart)",
+                wanted="every slice of the series",
+                action="Export it again",
+                **where,
+            )
+        step = (positions[-1] - positions[0]) / (count - 1)
+    row_mm, column_mm = (float(v) for v in first.PixelSpacing)
+    affine = np.eye(4)
+    affine[:3, :3] = np.stack([across * column_mm, down * row_mm, step], axis=1)
+    affine[:3, 3] = positions[0]
+    if abs(np.linalg.det(affine[:3, :3])) < 1e-9 or not np.isfinite(affine).all():
+        raise DataError("voxels without a volume (PixelSpacing, SliceThickness)", **where)
+    return LPS_TO_RAS @ affine, order
+
+
+def read_folder(path, kind: str, *, case=None) -> tuple[Volume, list[pydicom.Dataset]]:
+    """The one series of a kind (CT or PET) in a folder or archive; see `read_image`.
+
+    Raises:
+        DataError: none, or several.
+    """
+    found = [series for series in find_series(path)[0] if series.kind == kind]
+    if len(found) != 1:
+        listed = "; ".join(s.describe() for s in found) or "no such series"
+        raise DataError(
+            listed,
+            case=case,
+            file=path,
+            wanted=f"one {kind} series",
+            action="Give the folder of the series that you want" if found else None,
+        )
+    return read_image(found[0], case=case)
+
+
+def is_dicom(path) -> bool:
+    """Whether a path is read as DICOM: a folder, an archive, or a file with DICOM's preamble."""
+    path = Path(path)
+    if path.is_dir() or path.suffix.lower() == ".zip":
+        return True
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        return file.read(132)[128:] == b"DICM"
+    return False
