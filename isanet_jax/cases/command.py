@@ -151,14 +151,14 @@ def _prepare(args):
         layout = sources.recognise(args.source)
         print(f"{args.source}: {layout}")
     scans, failures = _scans(args, layout, Path(args.output) / "nifti")
-    values, others = _label_values(args, layout)
+    values, others = _label_values(args, layout, scans)
     settings = Settings(
         size=args.size,
         fit=args.fit or _FITS[layout],
         spacing_mm=args.spacing_mm,
         label_values=values,
         other_values=others,
-        region="head" if layout == "hecktor" and all(s.box_mm is None for s in scans) else "given",
+        region="head" if _is_later_hecktor(layout, scans) else "given",
     )
     entries = prepare(
         scans,
@@ -211,13 +211,18 @@ def _scans(args, layout, nifti):
     return scans, failures
 
 
-def _label_values(args, layout):
+def _is_later_hecktor(layout, scans):
+    """Whether it is HECKTOR 2022 or later: without boxes, and with nodes in the label."""
+    return layout == "hecktor" and all(scan.box_mm is None for scan in scans)
+
+
+def _label_values(args, layout, scans):
     """(values that are tumour, values that are not) of the arguments and the layout."""
     if args.label_values and args.target:
         raise ConfigError("give either --label-values or --target")
     if args.label_values:
         return parse_label_values(args.label_values), ()
-    if args.target or layout == "hecktor":
+    if args.target or _is_later_hecktor(layout, scans):
         return _TARGETS[args.target or "gtvp"]
     return (sources.nnunet_tumour_values(args.source) if layout == "nnunet" else (1,)), ()
 
@@ -251,7 +256,7 @@ def _check(args):
     layout = args.layout_name or sources.recognise(args.source)
     with tempfile.TemporaryDirectory() as folder:
         scans, failures = _scans(args, layout, Path(folder))
-        values, others = _label_values(args, layout)
+        values, others = _label_values(args, layout, scans)
         settings = Settings(label_values=values, other_values=others)
         rows = check.check(scans, settings, workers=args.workers, failures=failures)
     print(check.table_of(rows))

@@ -44,7 +44,12 @@ def case_grid(
     if fit == "crop":
         centre = (low + high) / 2
         low, high = centre - size * spacing_mm / 2, centre + size * spacing_mm / 2
-    x, y, z = (high - low) / size
+    return grid_affine((size,) * 3, low, high)
+
+
+def grid_affine(shape, low, high) -> np.ndarray:
+    """(4, 4) affine of a (D, H, W) grid that fills the box from `low` to `high`, RAS+ mm."""
+    x, y, z = (np.asarray(high) - low) / np.asarray(shape)[::-1]
     affine = np.zeros((4, 4))
     affine[2, 0], affine[1, 1], affine[0, 2], affine[3, 3] = z, -y, -x, 1.0
     affine[:3, 3] = high[0] - x / 2, high[1] - y / 2, low[2] + z / 2

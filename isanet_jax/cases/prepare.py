@@ -26,7 +26,7 @@ from isanet_jax.scans.volume import Volume, bounds_mm, read_volume
 MAX_SUV = 1000.0
 _MANIFEST_KEYS = (
     *("case", "patient", "centre", "fold", "spacing_mm", "volume_ml", "volume_case_ml"),
-    *("ct_shape", "ct_affine", "sources", "warnings"),
+    *("ct_shape", "ct_affine", "ct_hu", "pet_suv", "sources", "warnings"),
 )
 
 
@@ -52,18 +52,21 @@ class Settings:
     region: str = "given"
 
 
-def image_channels(scan: Scan, settings: Settings):
-    """Reads, checks and resamples one scan's images: the part that training and prediction share.
+def read_images(scan: Scan) -> tuple[Volume, Volume]:
+    """A scan's CT (HU) and PET (SUV) from NIfTI. Raises DataError, see `read_volume`."""
+    return read_volume(scan.ct, case=scan.case), read_volume(scan.pet, case=scan.case)
+
+
+def image_channels(scan: Scan, ct: Volume, pet: Volume, settings: Settings):
+    """Checks and resamples one scan's images: the part that training and prediction share.
 
     Returns:
         ct: (D, H, W) int16, HU; pet: (D, H, W) float32, SUV; affine: (4, 4) of their grid;
-        volume: the original CT; warnings: list of str.
+        warnings: list of str.
 
     Raises:
-        DataError: unreadable files, no overlap, or units that are not HU and SUV.
+        DataError: no overlap, or units that are not HU and SUV.
     """
-    ct = read_volume(scan.ct, case=scan.case)
-    pet = read_volume(scan.pet, case=scan.case)
     warnings = check_images(scan, ct, pet)
     box_mm = scan.box_mm
     if box_mm is None and settings.region == "head":
@@ -80,11 +83,15 @@ def image_channels(scan: Scan, settings: Settings):
     covered = overlap_fraction(field, bounds_mm(pet.data.shape, pet.affine))
     if covered < 0.5:
         warnings.append(f"PET covers only {covered:.0%} of the case's field")
+    return *resample_images(ct, pet, shape, affine), affine, warnings
+
+
+def resample_images(ct: Volume, pet: Volume, shape, affine) -> tuple[np.ndarray, np.ndarray]:
+    """CT (int16, HU) and PET (float32, SUV) on a grid: air and no uptake outside their fields."""
     ct_case = resample(ct, shape, affine, order=1, fill=AIR_HU)
     # CT is whole HU; storing it so costs at most 0.5 HU of the interpolated value.
     ct_case = np.clip(np.rint(ct_case), -32768, 32767).astype(np.int16)
-    pet_case = resample(pet, shape, affine, order=1, fill=0.0)
-    return ct_case, pet_case, affine, ct, warnings
+    return ct_case, resample(pet, shape, affine, order=1, fill=0.0)
 
 
 def check_images(scan: Scan, ct: Volume, pet: Volume) -> list[str]:
@@ -186,7 +193,8 @@ def prepare_case(scan: Scan, settings: Settings, output: Path) -> tuple[dict, bo
             meta = {}  # damaged or of another version: made anew
         if identity.items() <= meta.items():
             return meta, False
-    ct, pet, affine, original, warnings = image_channels(scan, settings)
+    original, uptake = read_images(scan)
+    ct, pet, affine, warnings = image_channels(scan, original, uptake, settings)
     label = read_label(scan.label, settings.label_values, settings.other_values, case=scan.case)
     label_case = resample(label, ct.shape, affine, order=0, fill=0)
     label_ct = (
@@ -204,6 +212,8 @@ def prepare_case(scan: Scan, settings: Settings, output: Path) -> tuple[dict, bo
         "affine": affine.tolist(),
         "ct_shape": list(original.data.shape),
         "ct_affine": original.affine.tolist(),
+        "ct_hu": [float(original.data.min()), float(original.data.max())],
+        "pet_suv": [float(uptake.data.min()), float(uptake.data.max())],
         "ct_header": original.header.hex() if original.header else "",
         "volume_ml": float(volume_ml),
         "volume_case_ml": float(volume_case_ml),

@@ -1,6 +1,8 @@
 """The command line of predict.py."""
 
 import argparse
+import csv
+import io
 import resource
 import sys
 import time
@@ -11,13 +13,23 @@ import numpy as np
 
 from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.scans.sources import Scan, box_from_lps, read_table
-from isanet_jax.scans.volume import Volume, check_output, write_volume
+from isanet_jax.scans.volume import (
+    NIFTI_SUFFIXES,
+    Volume,
+    check_new,
+    check_output,
+    read_volume,
+    replace_when_done,
+    write_volume,
+)
+
+_SUFFIXES = {"nifti": ".nii.gz", "dicom-seg": ".seg.dcm", "rtstruct": ".rtstruct.dcm"}
 
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of predict.py."""
     root = argparse.ArgumentParser(
-        description="Predicts tumour masks, as NIfTI on each CT's own grid.",
+        description="Predicts tumour masks on each CT's own grid, as NIfTI or DICOM.",
     )
     root.add_argument(
         "--workdir",
@@ -25,10 +37,30 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         help="folder of a trained run; of several, the mean of their probabilities counts",
     )
-    root.add_argument("--ct", help="CT in HU, NIfTI")
-    root.add_argument("--pet", help="PET in SUV, NIfTI")
+    root.add_argument("--ct", help="CT: NIfTI in HU, or a DICOM folder or zip")
+    root.add_argument("--pet", help="PET: NIfTI in SUV, or a DICOM folder or zip")
     root.add_argument("--table", help="CSV with case, ct, pet: many cases in one go")
     root.add_argument("--output", required=True, help="mask.nii.gz; a folder with --table")
+    root.add_argument(
+        "--format",
+        default="nifti",
+        help=f"of the masks, comma-separated: {', '.join(_SUFFIXES)}; the DICOM ones need the CT "
+        "as DICOM, and stand beside the NIfTI with other endings (default: nifti)",
+    )
+    root.add_argument(
+        "--keep-identity",
+        action="store_true",
+        help="copy the patient's name, IDs and dates from the CT into DICOM outputs",
+    )
+    root.add_argument(
+        "--lesions", help="also write a table of the lesions here, CSV: volume, SUV, TLG, MTV"
+    )
+    root.add_argument(
+        "--batch",
+        type=int,
+        default=1,
+        help="windows computed together, where a scan is larger than the network (default: 1)",
+    )
     root.add_argument(
         "--probability", help="also write the probability here; a folder with --table"
     )
@@ -69,7 +101,13 @@ def main(arguments=None) -> None:
     for path, count in written.items():
         if count > 1:
             raise ConfigError(f"two outputs would be written to {path}; give each its own place")
-        check_output(path, overwrite=args.overwrite)
+        if path.suffix == ".dcm":
+            check_new(path, overwrite=args.overwrite)
+        else:
+            check_output(path, overwrite=args.overwrite)
+    if args.batch < 1:
+        raise ConfigError(f"--batch is {args.batch}; give the number of windows, 1 or more")
+    table = _LesionTable(args, {scan.case for scan, _ in jobs})
 
     from isanet_jax.prediction.predictor import Predictor  # imports JAX: after the checks
 
@@ -77,7 +115,8 @@ def main(arguments=None) -> None:
     failures, started = [], time.perf_counter()
     for number, (scan, paths) in enumerate(jobs, start=1):
         try:
-            line = _predict_one(predictor, scan, paths)
+            line, rows = _predict_one(predictor, scan, paths, args)
+            table.add(scan.case, rows)
             print(f"[{number}/{len(jobs)}] {line}", flush=True)
         except DataError as error:
             failures.append(str(error))
@@ -97,40 +136,131 @@ def main(arguments=None) -> None:
 
 
 def _jobs(args):
-    """(scan, {"mask": its path, and "probability" and "uncertainty" where asked for}) per case."""
-    places = {"mask": args.output}
-    places |= {k: v for k in ("probability", "uncertainty") if (v := getattr(args, k))}
+    """(scan, {format of the mask, "probability" or "uncertainty": its path}) per case."""
+    formats = args.format.split(",")
+    unknown = [name for name in formats if name not in _SUFFIXES]
+    if unknown:
+        raise ConfigError(f"--format is {args.format!r}; choose from {', '.join(_SUFFIXES)}")
+    maps = {k: Path(v) for k in ("probability", "uncertainty") if (v := getattr(args, k))}
+    output = Path(args.output)
     if args.table:
         if args.ct or args.pet or args.box:
             raise ConfigError("give either --table, or --ct and --pet")
-        jobs = [
-            (scan, {kind: Path(place) / f"{scan.case}.nii.gz" for kind, place in places.items()})
-            for scan in read_table(args.table, with_label=False)
-        ]
-        return [job for job in jobs if not (args.skip_existing and job[1]["mask"].exists())]
+        jobs = []
+        for scan in read_table(args.table, with_label=False):
+            paths = {kind: place / f"{scan.case}.nii.gz" for kind, place in maps.items()}
+            paths |= {kind: output / f"{scan.case}{_SUFFIXES[kind]}" for kind in formats}
+            if not (args.skip_existing and all(paths[kind].exists() for kind in formats)):
+                jobs.append((scan, paths))
+        return jobs
     if not (args.ct and args.pet):
         raise ConfigError("give --ct and --pet, or --table")
     box_mm = box_from_lps(args.box) if args.box else None
     scan = Scan("scan", Path(args.ct), Path(args.pet), None, "scan", box_mm=box_mm)
-    return [(scan, {kind: Path(place) for kind, place in places.items()})]
+    stem = output.name
+    for suffix in (*NIFTI_SUFFIXES, *_SUFFIXES.values(), ".dcm"):
+        stem = stem.removesuffix(suffix)
+    paths = {kind: output.with_name(stem + _SUFFIXES[kind]) for kind in formats}
+    if len(formats) == 1 or formats[0] == "nifti":
+        paths[formats[0]] = output  # as it was given
+    return [(scan, maps | paths)]
 
 
-def _predict_one(predictor, scan, paths):
-    """Predicts and writes one case; returns the line to show."""
+class _LesionTable:
+    """The CSV of all cases' lesions, written anew after each case; rows of other cases stay."""
+
+    def __init__(self, args, cases):
+        self.path = Path(args.lesions) if args.lesions else None
+        self.rows = []
+        if self.path is None or not self.path.exists():
+            return
+        check_new(self.path, overwrite=args.overwrite or args.skip_existing)
+        with open(self.path, newline="", encoding="utf-8") as file:
+            self.rows = [row for row in csv.DictReader(file) if row.get("case") not in cases]
+
+    def add(self, case, rows):
+        """Adds a case's rows and writes the file."""
+        if self.path is None:
+            return
+        from isanet_jax.prediction.lesions import COLUMNS
+
+        self.rows += [{"case": case, **_rounded(row)} for row in rows]
+        out = io.StringIO(newline="")
+        writer = csv.DictWriter(out, COLUMNS, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        with replace_when_done(self.path) as partial:
+            partial.write_text(out.getvalue(), encoding="utf-8", newline="")
+
+
+def _rounded(row):
+    return {name: round(v, 4) if isinstance(v, float) else v for name, v in row.items()}
+
+
+def _predict_one(predictor, scan, paths, args):
+    """Predicts and writes one case; returns the line to show, and its lesions."""
+    from isanet_jax.cases.ranges import differences
+    from isanet_jax.prediction.lesions import lesions
     from isanet_jax.prediction.predictor import THRESHOLD, entropy
 
-    probability, warnings = predictor.probability_of_scan(scan)
-    data = {
-        "probability": probability.data,
-        "uncertainty": entropy(probability.data) if "uncertainty" in paths else None,
-        "mask": (probability.data >= THRESHOLD).astype(np.uint8),
-    }
-    # The mask last: --skip-existing takes it as the sign that a case is finished.
-    for kind in ("probability", "uncertainty", "mask"):
+    ct, slices = _read(scan.ct, "CT", scan.case)
+    pet, _ = _read(scan.pet, "PET", scan.case)
+    if slices is None and not {"dicom-seg", "rtstruct"}.isdisjoint(paths):
+        raise DataError(
+            "--format asks for DICOM and the CT is NIfTI",
+            case=scan.case,
+            file=scan.ct,
+            wanted="a DICOM CT, which the output references",
+            action="Give the CT's DICOM folder, or --format nifti",
+        )
+    hints = [f"hint: {text}" for text in differences(ct, pet, predictor.seen)]
+    probability, warnings = predictor.probability_of_scan(
+        scan, ct, pet, batch=args.batch, progress=_progress
+    )
+    mask = probability.data >= THRESHOLD
+    data = {"probability": probability.data, "nifti": mask.astype(np.uint8)}
+    if "uncertainty" in paths:
+        data["uncertainty"] = entropy(probability.data)
+    notes = [*warnings, *hints]
+    # The masks last: --skip-existing takes them as the sign that a case is finished.
+    for kind in ("probability", "uncertainty", "nifti"):
         if kind in paths:
             volume = Volume(data[kind], probability.affine, probability.header)
             write_volume(paths[kind], volume, overwrite=True)
-    mask = data["mask"]
-    volume_ml = mask.sum() * abs(np.linalg.det(probability.affine[:3, :3])) / 1000
-    notes = [*warnings, *([] if mask.any() else ["EMPTY: no tumour found"])]
-    return f"{paths['mask']}: {volume_ml:.2f} ml" + "".join(f"; {note}" for note in notes)
+    if not {"dicom-seg", "rtstruct"}.isdisjoint(paths):
+        _write_dicom(paths, mask, probability.affine, slices, args.keep_identity)
+    rows = lesions(Volume(mask, probability.affine), pet)
+    summary = f"{sum(row['volume_ml'] for row in rows):.2f} ml"
+    if rows:
+        hottest = max(row["suv_max"] for row in rows)
+        summary += f" in {len(rows)} lesion(s), SUVmax {hottest:.2f}"
+    else:
+        notes.append("EMPTY: no tumour found")
+    written = next(str(paths[kind]) for kind in _SUFFIXES if kind in paths)
+    return f"{written}: {summary}" + "".join(f"; {note}" for note in notes), rows
+
+
+def _read(path, kind, case):
+    """A volume, and its DICOM slices where it comes from DICOM."""
+    from isanet_jax.scans.dicom import is_dicom, read_folder  # pydicom, only where it is needed
+
+    if is_dicom(path):
+        return read_folder(path, kind, case=case)
+    return read_volume(path, case=case), None
+
+
+def _progress(total, batches):
+    """A bar over windows, where there are more than one."""
+    from tqdm import tqdm
+
+    return tqdm(batches, total=total, unit="window", disable=None if total > 1 else True)
+
+
+def _write_dicom(paths, mask, affine, slices, keep_identity):
+    """Writes the DICOM masks among the paths."""
+    from isanet_jax.prediction.dicom_output import write_segmentation, write_structures
+
+    if "dicom-seg" in paths:
+        write_segmentation(paths["dicom-seg"], mask, slices, keep_identity=keep_identity)
+    if "rtstruct" in paths:
+        write_structures(paths["rtstruct"], mask, affine, slices, keep_identity=keep_identity)

@@ -10,9 +10,10 @@ import numpy as np
 from scipy import special
 
 from isanet_jax.cases.grid import resample
-from isanet_jax.cases.prepare import Settings, image_channels
+from isanet_jax.cases.prepare import Settings, check_images, image_channels
 from isanet_jax.errors import ConfigError
 from isanet_jax.network import systems
+from isanet_jax.prediction.windows import predict_windows
 from isanet_jax.scans.sources import Scan
 from isanet_jax.scans.volume import Volume, bounds_mm
 from isanet_jax.training.checkpoint import load_best
@@ -29,6 +30,8 @@ class Predictor:
         descriptions: what each checkpoint says of its run: `config`, `preparation`, `split`,
             `progress`.
         settings: how all of them want a scan prepared.
+        seen: what the scans were like that the first was trained on, see
+            `isanet_jax.cases.ranges.scan_ranges`.
 
     Args:
         workdirs: folders of the runs.
@@ -66,27 +69,46 @@ class Predictor:
         for name in ("label_values", "other_values"):
             preparation[name] = tuple(preparation[name])
         self.settings = Settings(**preparation)
+        self.seen = self.descriptions[0].get("seen", {})
 
     def probability(self, ct_hu: np.ndarray, pet_suv: np.ndarray) -> np.ndarray:
         """Tumour probability on the case grid: (D, H, W) images -> (D, H, W) float32."""
-        image = ct_hu[None], pet_suv[None]
-        total = sum(np.asarray(predict(params, *image))[0] for predict, params in self._members)
+        return self.probabilities(ct_hu[None], pet_suv[None])[0]
+
+    def probabilities(self, ct_hu: np.ndarray, pet_suv: np.ndarray) -> np.ndarray:
+        """The same of a batch: (B, D, H, W) -> (B, D, H, W)."""
+        total = sum(
+            np.asarray(predict(params, ct_hu, pet_suv)) for predict, params in self._members
+        )
         return total / len(self._members)
 
-    def probability_of_scan(self, scan: Scan) -> tuple[Volume, list[str]]:
+    def probability_of_scan(
+        self, scan: Scan, ct: Volume, pet: Volume, *, batch: int = 1, progress=None
+    ) -> tuple[Volume, list[str]]:
         """Tumour probability on the CT's own grid, and warnings about the scan.
+
+        A network of fixed spacing sees a scan without a box in windows over the whole CT.
+
+        Args:
+            scan: gives the box and the names for errors.
+            ct, pet: its images, HU and SUV.
+            batch: windows computed together.
+            progress: see `isanet_jax.prediction.windows.predict_windows`; None: not shown.
 
         Raises:
             DataError: see `isanet_jax.cases.prepare.image_channels`.
         """
-        ct_case, pet_case, affine, ct, warnings = image_channels(scan, self.settings)
-        if scan.box_mm is None and self.settings.fit == "crop":
-            warnings.append(
-                "no box: predicted in the middle of the CT's field only "
-                f"({self.settings.size * self.settings.spacing_mm:.0f} mm)"
+        settings = self.settings
+        if scan.box_mm is None and settings.fit == "crop" and settings.region == "given":
+            warnings = check_images(scan, ct, pet)
+            progress = progress or (lambda _, batches: batches)
+            values, affine = predict_windows(
+                self.probabilities, ct, pet, settings, batch=batch, progress=progress
             )
-        probability = self.probability(ct_case, pet_case)
-        return to_ct_grid(probability, affine, ct), warnings
+        else:
+            ct_case, pet_case, affine, warnings = image_channels(scan, ct, pet, settings)
+            values = self.probability(ct_case, pet_case)
+        return to_ct_grid(values, affine, ct), warnings
 
 
 def _load(workdir, half):

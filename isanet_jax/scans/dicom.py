@@ -23,6 +23,10 @@ from isanet_jax.errors import DataError
 from isanet_jax.scans.suv import suv_factors
 from isanet_jax.scans.volume import Volume
 
+# Real scanners break the standard's rules of text lengths and formats by the hundred; what is used
+# is checked here.
+pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _KINDS = {
     CTImageStorage: "CT",

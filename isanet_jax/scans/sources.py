@@ -29,7 +29,7 @@ class Scan:
 
     Attributes:
         case: unique ID, letters, digits, `_`, `-` and `.` only: it names files.
-        ct, pet: NIfTI files, HU and SUV.
+        ct, pet: NIfTI files, HU and SUV; to predict on, also DICOM folders or archives.
         label: NIfTI mask on any grid, or None for prediction.
         patient: ID that folds are grouped by.
         centre: hospital, or "" where unknown.
@@ -366,7 +366,8 @@ def _complete(scans):
         f"case {scan.case}: no {what}: {path}"
         for scan in scans
         for what, path in (("CT", scan.ct), ("PET", scan.pet), ("label", scan.label))
-        if path is not None and not path.is_file()
+        # To predict on, CT and PET may be folders of DICOM.
+        if path is not None and not (path.is_file() or (scan.label is None and path.is_dir()))
     ]
     if missing:
         more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""

@@ -157,11 +157,16 @@ def check_output(path, *, overwrite=False) -> str:
     suffix = next((s for s in NIFTI_SUFFIXES if path.name.endswith(s)), None)
     if suffix is None:
         raise DataError("cannot tell the format", file=path, wanted="a name in .nii.gz or .nii")
-    if path.exists() and not overwrite:
+    check_new(path, overwrite=overwrite)
+    return suffix
+
+
+def check_new(path, *, overwrite=False) -> None:
+    """Raises DataError where a file exists and `overwrite` is False."""
+    if Path(path).exists() and not overwrite:
         raise DataError(
             "exists already", file=path, action="Choose another name or add --overwrite"
         )
-    return suffix
 
 
 class replace_when_done:  # noqa: N801 - used as a function

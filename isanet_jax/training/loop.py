@@ -17,6 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from isanet_jax.cases.folds import Split, folds_by_centre, split
 from isanet_jax.cases.prepare import prepare_phantoms
+from isanet_jax.cases.ranges import scan_ranges
 from isanet_jax.cases.store import Cohort, read_cohort
 from isanet_jax.console import return_memory
 from isanet_jax.errors import ConfigError, IsaNetError
@@ -149,6 +150,7 @@ def train(config: dict, workdir: Path, *, profiled_steps: int = 0) -> bool:
     info = {
         "config": config,
         "preparation": cohort.settings,
+        "seen": scan_ranges(cohort, parts.train),
         "split": {"train": parts.train, "selection": parts.selection, "test": parts.test},
     }
     data = training_data(

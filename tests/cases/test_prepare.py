@@ -210,7 +210,8 @@ def test_hecktor_from_download_to_cases(tmp_path, patient, year, capsys):
     assert "2 cases of 2 patients" in capsys.readouterr().out
     cohort = read_cohort(tmp_path / "cases")
     assert cohort.settings == {
-        "size": 32, "fit": "crop", "spacing_mm": 2.5, "label_values": [1]
+        "size": 32, "fit": "crop", "spacing_mm": 2.5, "label_values": [1], "other_values": [],
+        "region": "given",
     }  # fmt: skip
     assert [entry["centre"] for entry in cohort.cases.values()] == ["CHGJ", "CHUS"]
     meta = read_case(cohort.path("CHUS010")).meta
@@ -227,3 +228,54 @@ def test_a_mapped_case_is_the_case(cohort):
         np.testing.assert_array_equal(a, b)
         assert not b.flags.writeable
     assert read.meta == mapped.meta
+
+
+@pytest.mark.parametrize(("target", "voxels"), [("gtvp", 1), ("gtvn", 2), ("both", 3), (None, 1)])
+def test_later_hecktor_finds_the_head_and_has_nodes_too(tmp_path, target, voxels, capsys):
+    source = tmp_path / "download"
+    affine = np.diag([4.0, 4.0, 4.0, 1.0])
+    ct = np.full((60, 60, 100), -1000, np.float32)
+    ct[10:50, 10:50] = 40
+    pet = np.ones(ct.shape, np.float32)
+    pet[20:40, 20:40, 70:90] = 9  # the brain
+    label = np.zeros(ct.shape, np.uint8)
+    label[30, 36, 60], label[30, 36, 62:64] = 1, 2
+    for case in ("CHUM-001", "MDA-002"):
+        for kind, data in (("_CT", ct), ("_PT", pet), ("", label)):
+            name = f"{case}_{kind}.nii.gz" if kind else f"{case}.nii.gz"
+            write_volume(source / case / name, Volume(data, affine))
+    arguments = ["hecktor", "--source", str(source), "--output", str(tmp_path / "cases")]
+    arguments += ["--size", "36", "--spacing-mm", "4", "--folds", "2", "--workers", "1"]
+    command.main(arguments + (["--target", target] if target else []))
+    cohort = read_cohort(tmp_path / "cases")
+    assert cohort.settings["region"] == "head"
+    for entry in cohort.cases.values():
+        assert entry["volume_ml"] == pytest.approx(voxels * 0.064)
+        assert entry["volume_case_ml"] == pytest.approx(entry["volume_ml"])
+        assert not entry["warnings"]
+    meta = read_case(cohort.path("CHUM-001")).meta
+    low = np.array(meta["affine"]) @ [-0.5, 35.5, 35.5, 1]
+    lowest = 70 * 4
+    # Smoothing lowers the brain's edge by two voxels.
+    assert abs(low[2] - (lowest - 114)) < 9
+    assert low[0] == pytest.approx(29.5 * 4 - 72, abs=1)
+    capsys.readouterr()
+
+
+def test_auto_recognises_and_prepares(tmp_path, patient, capsys):
+    source = tmp_path / "Dataset001"
+    for case in ("a", "b"):
+        for name, volume in zip(
+            (f"imagesTr/{case}_0000", f"imagesTr/{case}_0001", f"labelsTr/{case}"),
+            patient,
+            strict=True,
+        ):
+            write_volume(source / f"{name}.nii.gz", volume)
+    (source / "dataset.json").write_text(
+        '{"channel_names": {"0": "CT", "1": "PET"}, "labels": {"background": 0, "tumor": 1}}'
+    )
+    arguments = ["auto", "--source", str(source), "--output", str(tmp_path / "cases")]
+    command.main([*arguments, "--size", "16", "--folds", "2", "--workers", "1"])
+    shown = capsys.readouterr().out
+    assert "Dataset001: nnunet" in shown
+    assert "2 cases of 2 patients" in shown

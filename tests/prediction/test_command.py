@@ -152,3 +152,88 @@ def test_a_real_patient(trained, tmp_path):
     assert mask.shape == ct.shape
     np.testing.assert_array_equal(mask.affine, ct.affine)
     assert mask.header["sform_code"] == ct.header["sform_code"] == 0
+
+
+def test_dicom_in_and_out_with_a_table_of_lesions(trained, patient, tmp_path, capsys):
+    import csv
+
+    from isanet_jax.scans.dicom import find_series
+    from isanet_jax.scans.structures import read_region
+    from tests.scans.make_dicom import study, write_series
+
+    shared = study("DOE^JANE", "NO", "MRN-1")
+    for name, modality, scale in (("ct", "CT", 1), ("pet", "PT", 0.01)):
+        image = nibabel.load(patient / f"{name}.nii.gz")
+        spacing = [float(s) for s in image.header.get_zooms()]
+        origin = image.affine[:3, 3] * [-1, -1, 1]
+        values = np.rint(np.asarray(image.dataobj).transpose(2, 1, 0) / scale)
+        more = {"RescaleSlope": scale, "Units": "GML" if name == "pet" else None}
+        write_series(
+            tmp_path / name, modality, shared, values, origin=origin, spacing=spacing,
+            **more,
+        )  # fmt: skip
+    voxel_ml = np.prod(nibabel.load(patient / "ct.nii.gz").header.get_zooms()) / 1000
+    output = tmp_path / "out" / "mask.nii.gz"
+    arguments = ["--workdir", str(trained), "--ct", str(tmp_path / "ct"), "--output", str(output)]
+    arguments += ["--pet", str(tmp_path / "pet"), "--lesions", str(tmp_path / "lesions.csv")]
+    main([*arguments, "--format", "nifti,dicom-seg,rtstruct"])
+    shown = capsys.readouterr()
+    for text in ("DOE", "JANE", "MRN", "19610203"):
+        assert text not in shown.out + shown.err
+    names = sorted(p.name for p in output.parent.iterdir())
+    assert names == ["mask.nii.gz", "mask.rtstruct.dcm", "mask.seg.dcm"]
+    mask = np.asarray(nibabel.load(output).dataobj) > 0
+    assert mask.any()
+    images, _ = find_series(tmp_path / "ct")
+    (one,), _ = find_series(output.with_name("mask.rtstruct.dcm"))
+    np.testing.assert_array_equal(read_region(one, "Neoplasm", images)[0].data, mask)
+    with open(tmp_path / "lesions.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    total = sum(float(row["volume_ml"]) for row in rows)
+    assert total == pytest.approx(mask.sum() * voxel_ml, abs=1e-3)
+    assert {row["case"] for row in rows} == {"scan"}
+    with pytest.raises(DataError, match="exists already"):
+        main([*arguments, "--format", "nifti"])
+
+
+def test_a_scan_larger_than_the_network_is_seen_whole(trained, patient, tmp_path, capsys):
+    """The phantom inside a larger field: the prediction covers all of the CT."""
+    larger = tmp_path / "larger"
+    larger.mkdir()
+    for name, fill in (("ct.nii.gz", -1000), ("pet.nii.gz", 0)):
+        image = nibabel.load(patient / name)
+        data = np.pad(np.asarray(image.dataobj), 20, constant_values=fill)
+        affine = image.affine.copy()
+        affine[:3, 3] -= affine[:3, :3] @ [20, 20, 20]
+        nibabel.save(nibabel.Nifti1Image(data, affine), larger / name)
+    predict(trained, larger, tmp_path / "m.nii.gz", "--probability", tmp_path / "p.nii.gz")
+    values = np.asarray(nibabel.load(tmp_path / "p.nii.gz").dataobj)
+    edge = np.concatenate([values[:3].ravel(), values[-3:].ravel(), values[:, :, -3:].ravel()])
+    assert (edge > 0).mean() > 0.9  # nothing is left out
+    predict(trained, larger, tmp_path / "n.nii.gz", "--batch", "4")
+    a, b = (np.asarray(nibabel.load(tmp_path / f"{n}.nii.gz").dataobj) for n in "mn")
+    assert (a != b).mean() < 1e-3
+
+
+def test_dicom_outputs_need_a_dicom_ct(trained, patient, tmp_path):
+    with pytest.raises(DataError, match="1 of 1 cases failed"):
+        predict(trained, patient, tmp_path / "m.dcm", "--format", "dicom-seg")
+    with pytest.raises(ConfigError, match="--format is 'tiff'"):
+        predict(trained, patient, tmp_path / "m.nii.gz", "--format", "tiff")
+
+
+def test_a_scan_unlike_the_training_is_hinted_at(trained, patient, tmp_path, capsys):
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("ct.nii.gz", "pet.nii.gz"):
+        image = nibabel.load(patient / name)
+        affine = image.affine @ np.diag([2.0, 1, 1, 1])
+        factor = 5.0 if name.startswith("pet") else 1.0
+        data = np.asarray(image.dataobj) * factor
+        nibabel.save(nibabel.Nifti1Image(data.astype(np.float32), affine), other / name)
+    predict(trained, patient, tmp_path / "a.nii.gz")
+    assert "hint" not in capsys.readouterr().out
+    predict(trained, other, tmp_path / "b.nii.gz")
+    shown = capsys.readouterr().out
+    assert "hint: CT voxel size right-left is" in shown
+    assert "hint: PET reaches" in shown

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -90,3 +92,71 @@ def test_bad_tables_are_refused(tmp_path, text, message):
     touch(tmp_path / "f")
     with pytest.raises(DataError, match=message):
         sources.read_table(table(tmp_path, text))
+
+
+@pytest.mark.parametrize("year", [2022, 2025])
+def test_later_hecktor_layouts_have_no_boxes(tmp_path, year):
+    for case in ("CHUM-001", "MDA-002"):
+        at = tmp_path / ("imagesTr" if year == 2022 else case)
+        label = tmp_path / "labelsTr" if year == 2022 else at
+        touch(at / f"{case}__CT.nii.gz", at / f"{case}__PT.nii.gz", label / f"{case}.nii.gz")
+    scans = sources.read_hecktor(tmp_path)
+    assert [(s.case, s.centre, s.box_mm) for s in scans] == [
+        ("CHUM-001", "CHUM", None),
+        ("MDA-002", "MDA", None),
+    ]
+    assert all(s.label.is_file() for s in scans)
+    assert sources.recognise(tmp_path) == "hecktor"
+    scans[0].label.unlink()
+    with pytest.raises(DataError, match="CHUM-001: no label"):
+        sources.read_hecktor(tmp_path)
+
+
+def nnunet(folder, channels, labels, cases=("fdg_0a1b2c3d4e_20-01", "fdg_0a1b2c3d4e_21-01", "x")):
+    for case in cases:
+        touch(*(folder / "imagesTr" / f"{case}_{n:04d}.nii.gz" for n in range(2)))
+        touch(folder / "labelsTr" / f"{case}.nii.gz")
+    text = json.dumps({"channel_names": channels, "labels": labels, "file_ending": ".nii.gz"})
+    (folder / "dataset.json").write_text(text)
+    return folder
+
+
+def test_nnunet_channels_are_named_by_dataset_json(tmp_path):
+    folder = nnunet(tmp_path, {"0": "PET", "1": "CT"}, {"background": 0, "tumor": 1, "node": 2})
+    scans = sources.read_nnunet(folder)
+    assert [s.ct.name for s in scans][-1] == "x_0001.nii.gz"
+    assert [s.pet.name for s in scans][-1] == "x_0000.nii.gz"
+    # autoPET: two scans of one patient.
+    assert [s.patient for s in scans] == ["0a1b2c3d4e", "0a1b2c3d4e", "x"]
+    assert sources.recognise(folder) == "nnunet"
+    assert sources.nnunet_tumour_values(folder) == (1, 2)
+    nnunet(folder, {"0": "T1", "1": "T2"}, {})
+    with pytest.raises(DataError, match="channels.*T1.*one channel called CT"):
+        sources.read_nnunet(folder)
+
+
+@pytest.mark.parametrize(
+    ("labels", "values"),
+    [
+        ({"0": "background", "1": "lesion"}, (1,)),  # nnU-Net 1
+        ({"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}, (1, 2)),
+        ({}, (1,)),
+    ],
+)
+def test_nnunet_labels(tmp_path, labels, values):
+    assert sources.nnunet_tumour_values(nnunet(tmp_path, {}, labels)) == values
+
+
+def test_layouts_are_recognised(tmp_path):
+    touch(tmp_path / "sts" / "STS_001" / "CT_image.nii.gz", tmp_path / "h" / "A_ct.nii.gz")
+    assert sources.recognise(tmp_path / "sts") == "sts"
+    assert sources.recognise(tmp_path / "h") == "hecktor"
+    assert sources.recognise(tmp_path / "cases.csv") == "table"
+    (tmp_path / "d" / "deep").mkdir(parents=True)
+    (tmp_path / "d" / "deep" / "IM0").write_bytes(b"\0" * 128 + b"DICM")
+    assert sources.recognise(tmp_path / "d") == "dicom"
+    touch(tmp_path / "z" / "a.zip")
+    assert sources.recognise(tmp_path / "z") == "dicom"
+    touch(tmp_path / "other" / "a.txt")
+    with pytest.raises(DataError, match="no layout that is known"):
+        sources.recognise(tmp_path / "other")

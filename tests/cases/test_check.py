@@ -1,0 +1,132 @@
+import csv
+
+import nibabel
+import numpy as np
+import pytest
+
+from isanet_jax.cases.check import check, write_check
+from isanet_jax.cases.command import main
+from isanet_jax.cases.prepare import Settings
+from isanet_jax.scans.sources import read_table
+from tests.conftest import real_data
+
+AFFINE = np.diag([4.0, 4.0, 4.0, 1.0])
+
+
+def write(path, data, affine=AFFINE):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(data, affine), path)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A table of three sound patients; tests spoil what they want."""
+    generator = np.random.default_rng(0)
+    rows = ["case,ct,pet,label,patient,fold"]
+    for number in range(3):
+        case = f"P{number}"
+        ct = generator.integers(-1000, 1000, (12, 12, 12)).astype(np.int16)
+        pet = generator.random((12, 12, 12)).astype(np.float32) * 9
+        label = np.zeros((12, 12, 12), np.uint8)
+        label[3:6, 3:6, 3:6] = 1
+        for name, data in (("ct", ct), ("pet", pet), ("label", label)):
+            write(tmp_path / case / f"{name}.nii.gz", data)
+        rows.append(
+            f"{case},{case}/ct.nii.gz,{case}/pet.nii.gz,{case}/label.nii.gz,{case},{number}"
+        )
+    (tmp_path / "cases.csv").write_text("\n".join(rows) + "\n")
+    return tmp_path
+
+
+def rows_of(folder, **settings):
+    return check(read_table(folder / "cases.csv"), Settings(**settings))
+
+
+def test_a_sound_cohort(folder):
+    rows = rows_of(folder)
+    assert not [text for row in rows for text in row["errors"] + row["warnings"]]
+    assert rows[0]["label_ml"] == f"{27 * 64 / 1000:.2f}"
+    assert (rows[0]["ct_axes"], rows[0]["components"], rows[0]["label_on"]) == ("RAS", "1", "CT")
+
+
+def errors_of(rows):
+    return "; ".join(text for row in rows for text in row["errors"])
+
+
+def warnings_of(rows):
+    return "; ".join(text for row in rows for text in row["warnings"])
+
+
+def test_one_scan_under_two_ids(folder):
+    (folder / "P2" / "pet.nii.gz").write_bytes((folder / "P0" / "pet.nii.gz").read_bytes())
+    assert "PET has the same voxels as case P0" in errors_of(rows_of(folder))
+
+
+def test_a_patient_in_two_folds(folder):
+    table = folder / "cases.csv"
+    table.write_text(table.read_text().replace("P1,1", "P0,1"))
+    assert "patient P0 is in folds 0, 1" in errors_of(rows_of(folder))
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "affine", "message"),
+    [
+        ("pet", np.full((12, 12, 12), 5000.0), AFFINE, "looks like Bq/ml"),
+        ("ct", np.full((12, 12, 12), 30, np.int16), AFFINE, "CT values from 30 to 30"),
+        ("pet", np.ones((12, 12, 12)), AFFINE + [[0, 0, 0, 900]] + 0 * AFFINE, "do not overlap"),
+        ("label", np.full((12, 12, 12), 7, np.uint8), AFFINE, "label values 7"),
+        ("pet", np.full((12, 12, 12), np.nan, np.float32), AFFINE, "NaN"),
+    ],
+)
+def test_errors_name_the_case_and_the_others_are_checked(folder, name, data, affine, message):
+    affine = affine.copy()
+    affine[3] = [0, 0, 0, 1]
+    write(folder / "P1" / f"{name}.nii.gz", data, affine)
+    rows = rows_of(folder)
+    assert message in errors_of(rows[1:2])
+    assert not errors_of([rows[0], rows[2]])
+
+
+def test_doubts_are_warnings(folder):
+    label = np.zeros((12, 12, 12), np.uint8)
+    write(folder / "P0" / "label.nii.gz", label)
+    label[:6, :6, :6] = 1
+    label[11, 11, 11] = 1
+    write(folder / "P1" / "label.nii.gz", label)
+    write(folder / "P2" / "pet.nii.gz", np.full((12, 12, 12), 0.5, np.float32))
+    rows = rows_of(folder)
+    assert "the label is empty" in warnings_of(rows[:1])
+    assert "1 of 2 components are smaller than 0.1 ml" in warnings_of(rows[1:2])
+    assert "is it SUV?" in warnings_of(rows[2:])
+    assert not errors_of(rows)
+
+
+def test_the_report_is_a_table_on_screen_csv_and_html(folder, capsys):
+    main(["check", "--source", str(folder / "cases.csv"), "--output", str(folder / "out")])
+    assert "3 cases (table), 0 with errors" in capsys.readouterr().out
+    write(folder / "P1" / "label.nii.gz", np.full((12, 12, 12), 7, np.uint8))
+    with pytest.raises(SystemExit) as stopped:
+        main(["check", "--source", str(folder / "cases.csv"), "--output", str(folder / "out")])
+    assert stopped.value.code == 1
+    with open(folder / "out" / "check.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [bool(row["errors"]) for row in rows] == [False, True, False]
+    page = (folder / "out" / "check.html").read_text()
+    assert "3 cases, 1 with errors" in page
+    assert "label values 7" in page
+
+
+def test_what_a_file_says_is_text_in_the_page(tmp_path):
+    row = {"case": "<script>", "errors": ["<b>"], "warnings": []}
+    page = write_check([row], tmp_path).read_text()
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_real_patients():
+    from isanet_jax.scans.sources import read_sts
+
+    scans = read_sts(real_data("sts"))[:3]
+    rows = check(scans, Settings())
+    assert not errors_of(rows)
+    assert [row["label_on"] for row in rows] == ["CT"] * 3
