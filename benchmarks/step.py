@@ -155,9 +155,9 @@ class Worker:
         return [] if answer == ["done"] else [float(a) for a in answer]
 
 
-def compare(size, width, kinds, rounds):
+def compare(contenders, size, width, kinds, rounds):
     """Prints the rows of one width."""
-    workers = {name: Worker(name, size, width) for name in CONTENDERS}
+    workers = {name: Worker(name, size, width) for name in contenders}
     for name, worker in workers.items():
         np.testing.assert_allclose(
             worker.logits, workers["PyTorch"].logits, rtol=1e-3, err_msg=f"{name}: not the same"
@@ -176,13 +176,14 @@ def compare(size, width, kinds, rounds):
         worker.process.stdin.close()
         worker.process.wait()
     for kind in kinds:
-        medians = {name: np.median(seconds[name, kind]) for name in CONTENDERS}
+        medians = {name: np.median(seconds[name, kind]) for name in contenders}
         torch_best = min(v for name, v in medians.items() if name.startswith("PyTorch"))
-        for name in CONTENDERS:
+        native = medians.get("isanet_jax, native 3D", np.nan)
+        for name in contenders:
             print(
                 f"| {width} | {kind} | {name} | {medians[name]:.3f} "
                 f"| {medians[name] / torch_best:.2f} "
-                f"| {medians[name] / medians['isanet_jax, native 3D']:.3f} "
+                f"| {medians[name] / native:.3f} "
                 f"| {peaks[name, kind]:.2f} |",
                 flush=True,
             )
@@ -195,6 +196,7 @@ def main():
     parser.add_argument("--width", default="8,16", help="channels of level 1, comma-separated")
     parser.add_argument("--kinds", default="forward,step")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--without-native", action="store_true", help="it takes ten times as long")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
@@ -204,8 +206,9 @@ def main():
         f"| f, {args.size}^3 | | | s | of PyTorch's faster layout | of native 3D | peak GiB |\n"
         "|---|---|---|---|---|---|---|"
     )
+    contenders = [n for n in CONTENDERS if not (args.without_native and "native" in n)]
     for width in args.width.split(","):
-        compare(args.size, int(width), args.kinds.split(","), args.rounds)
+        compare(contenders, args.size, int(width), args.kinds.split(","), args.rounds)
 
 
 if __name__ == "__main__":

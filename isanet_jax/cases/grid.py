@@ -90,6 +90,29 @@ def resample(volume: Volume, shape, affine, *, order: int, fill: float) -> np.nd
     return out
 
 
+def resample_label(label: Volume, shape, affine) -> np.ndarray:
+    """A mask on another grid: the voxels where its linear interpolation exceeds one half.
+
+    Nearest neighbours shift a mask by up to half a voxel, all of it the same way where two grids
+    lie half a voxel apart. So taken to a case grid and, as a network's probability is, back by
+    linear interpolation (0.5 and above), a blob of 2 ml keeps a DSC of 0.97 instead of 0.95
+    (tests/scans/test_geometry.py). A mask too small to have any such voxel keeps its nearest ones.
+
+    Args:
+        label: bool.
+        shape, affine: see `resample`.
+
+    Returns:
+        `shape`, bool.
+    """
+    share = resample(
+        Volume(label.data.astype(np.float32), label.affine), shape, affine, order=1, fill=0.0
+    )
+    # Rounding errors must not decide where two grids lie exactly half a voxel apart.
+    found = share > 0.5 + 1e-4
+    return found if found.any() else resample(label, shape, affine, order=0, fill=False)
+
+
 def _inside(shape, to_source, source_shape):
     """Which voxels of a grid lie within the field of another, (shape) bool."""
     inside = np.ones(shape, bool)

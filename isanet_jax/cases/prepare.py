@@ -14,7 +14,14 @@ import numpy as np
 
 import isanet_jax
 from isanet_jax.cases.folds import make_folds
-from isanet_jax.cases.grid import AIR_HU, case_grid, overlap_fraction, resample, same_grid
+from isanet_jax.cases.grid import (
+    AIR_HU,
+    case_grid,
+    overlap_fraction,
+    resample,
+    resample_label,
+    same_grid,
+)
 from isanet_jax.cases.head import find_head
 from isanet_jax.cases.store import FORMAT, Case, read_meta, write_case, write_json
 from isanet_jax.errors import DataError
@@ -196,7 +203,7 @@ def prepare_case(scan: Scan, settings: Settings, output: Path) -> tuple[dict, bo
     original, uptake = read_images(scan)
     ct, pet, affine, warnings = image_channels(scan, original, uptake, settings)
     label = read_label(scan.label, settings.label_values, settings.other_values, case=scan.case)
-    label_case = resample(label, ct.shape, affine, order=0, fill=0)
+    label_case = resample_label(label, ct.shape, affine)
     label_ct = (
         label.data
         if same_grid(label, original)

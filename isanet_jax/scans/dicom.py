@@ -38,6 +38,10 @@ _GAP_TOLERANCE = 0.1  # of the slice distance; scanners round positions
 _LARGEST_FILE = 2**31
 _LARGEST_SLICE = 2**27  # pixels
 _REQUIRED = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
+_CHOOSING = (
+    *("PatientID", "PatientIdentityRemoved", "StudyDate", "FrameOfReferenceUID", "Modality"),
+    *("ImageType", "CorrectedImage"),
+)
 _GEOMETRY = ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient")
 
 
@@ -110,8 +114,9 @@ def find_series(source, *, progress=None) -> tuple[list[Series], Counter]:
         try:
             dataset = file.read()
             missing = [name for name in _REQUIRED if not dataset.get(name)]
+            _convert(dataset)
         except Exception:  # pydicom raises a dozen types on what is not DICOM, or damaged
-            left["not DICOM"] += 1
+            left["not DICOM, or damaged"] += 1
             continue
         if missing:
             left["a DICOMDIR or without SOP and series UIDs"] += 1
@@ -134,6 +139,16 @@ def find_series(source, *, progress=None) -> tuple[list[Series], Counter]:
             wanted="DICOM files in folders or zip archives",
         )
     return series, left
+
+
+def _convert(dataset):
+    """Has pydicom convert, now, the attributes by which series are chosen: it raises on damage."""
+    for name in _CHOOSING:
+        dataset.get(name)
+    int(dataset.get("SeriesNumber") or 0)
+    if dataset.SOPClassUID in (RTStructureSetStorage, SegmentationStorage):
+        for _ in dataset.iterall():
+            pass
 
 
 def _files(source):
@@ -166,7 +181,26 @@ def read_image(series: Series, *, case=None) -> tuple[Volume, list[pydicom.Datas
             values; pixels that cannot be decoded; no SUV (see `isanet_jax.scans.suv`).
     """
     where = {"case": case, "file": series.files[0].path.parent}
-    slices = [(_read(file, case), file) for file in series.files]
+    with refuse_damage(**where):
+        return _read_image(series, case, where)
+
+
+@contextlib.contextmanager
+def refuse_damage(*, case=None, file=None):
+    """Context: whatever pydicom and NumPy raise on attributes that are damaged is a DataError."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:  # attributes are converted when they are used, and may be anything
+        raise _unreadable(file, case, error) from error
+
+
+def _read_image(series, case, where):
+    slices = []
+    for file in series.files:
+        with refuse_damage(case=case, file=file):
+            slices.append((file.read(), file))
     for dataset, file in slices:
         for name in _GEOMETRY:
             if dataset.get(name) in (None, ""):
@@ -179,12 +213,7 @@ def read_image(series: Series, *, case=None) -> tuple[Volume, list[pydicom.Datas
                 case=case,
                 file=file,
             )
-    try:
-        affine, order = _geometry([dataset for dataset, _ in slices], where)
-    except (TypeError, ValueError, IndexError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"geometry that cannot be read ({error})", **where) from error
+    affine, order = _geometry([dataset for dataset, _ in slices], where)
     slices = [slices[i] for i in order]
     headers = [dataset for dataset, _ in slices]
     rows, columns = int(headers[0].Rows), int(headers[0].Columns)
@@ -198,13 +227,6 @@ def read_image(series: Series, *, case=None) -> tuple[Volume, list[pydicom.Datas
     if not np.isfinite(data).all():
         raise DataError("voxels that are not finite after rescaling", **where)
     return Volume(data, affine), headers
-
-
-def _read(file, case):
-    try:
-        return file.read()
-    except Exception as error:  # see find_series
-        raise _unreadable(file, case, error) from error
 
 
 def _unreadable(file, case, error):
@@ -230,10 +252,8 @@ def _pixels(header, file, case, shape):
                 file=file,
             )
         scale.append(float(value))
-    try:
+    with refuse_damage(case=case, file=file):
         stored = file.read(pixels=True).pixel_array
-    except Exception as error:
-        raise _unreadable(file, case, error) from error
     if stored.shape != shape:
         raise DataError(f"pixels {stored.shape}", wanted=str(shape), case=case, file=file)
     return stored * scale[0] + scale[1]

@@ -5,7 +5,7 @@ import pydicom
 from skimage.draw import polygon
 
 from isanet_jax.errors import DataError
-from isanet_jax.scans.dicom import LPS_TO_RAS, Series, read_image
+from isanet_jax.scans.dicom import LPS_TO_RAS, Series, read_image, refuse_damage
 from isanet_jax.scans.volume import Volume
 
 _OFF_PLANE = 0.25  # of the slice distance
@@ -45,7 +45,7 @@ def read_region(
         DataError: no such region, no series to draw it on, contours that do not fit.
     """
     where = {"case": case, "file": structures.files[0]}
-    try:
+    with refuse_damage(**where):
         dataset = structures.files[0].read(pixels=structures.kind == "SEG")
         names = region_names(dataset)
         if names.count(name) != 1:
@@ -57,17 +57,11 @@ def read_region(
         if structures.kind == "SEG":
             return _segment(structures, names.index(name) + 1), None
         contours = _contours(dataset, name)
-    except DataError:
-        raise
-    except Exception as error:  # attributes of any type in a damaged file
-        raise DataError(
-            f"cannot be read as RTSTRUCT or SEG ({' '.join(str(error).split())[:200]})", **where
-        ) from error
-    if not contours:
-        raise DataError(f"the region {name!r} has no closed planar contours", **where)
-    series = _drawn_on(dataset, structures, images, where)
-    image, _ = read_image(series, case=case)
-    return Volume(rasterise(contours, image, **where), image.affine), series
+        if not contours:
+            raise DataError(f"the region {name!r} has no closed planar contours", **where)
+        series = _drawn_on(dataset, structures, images, where)
+        image, _ = read_image(series, case=case)
+        return Volume(rasterise(contours, image, **where), image.affine), series
 
 
 def _drawn_on(dataset, structures, images, where):

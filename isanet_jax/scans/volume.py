@@ -1,6 +1,7 @@
 """Volumes in world coordinates, and NIfTI files as the way in and out."""
 
 import dataclasses
+import math
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from isanet_jax.errors import DataError
 
+_DEFLATE_LIMIT = 1032  # bytes out of one byte of a gzip file
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 _GEOMETRY_FIELDS = (
     *("dim", "pixdim", "xyzt_units", "qform_code", "sform_code"),
@@ -68,6 +70,7 @@ def read_volume(path, *, case=None, dtype=np.float32) -> Volume:
     try:
         image = nibabel.Nifti1Image.from_filename(path)
         shape = image.shape
+        _check_size(path, image)
         if len(shape) == 4 and shape[3] == 1:
             # Some converters write a trailing axis of one; it changes nothing.
             data = np.asarray(image.dataobj, dtype=dtype)[..., 0]
@@ -106,6 +109,14 @@ def read_volume(path, *, case=None, dtype=np.float32) -> Volume:
             **where,
         )
     return Volume(data, affine, _geometry_header(image.header))
+
+
+def _check_size(path, image):
+    """Raises ValueError where a file cannot hold what its header announces: before it is read."""
+    announced = math.prod(image.shape) * image.header["bitpix"].item() // 8
+    held = path.stat().st_size * (_DEFLATE_LIMIT if path.suffix == ".gz" else 1)
+    if announced > held:
+        raise ValueError(f"its header announces {announced} bytes, and the file cannot hold them")
 
 
 def _geometry_header(header):
