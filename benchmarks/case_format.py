@@ -13,7 +13,7 @@ import nibabel
 import numpy as np
 
 from isanet_jax.cases.grid import resample
-from isanet_jax.cases.prepare import Settings, image_channels, read_label
+from isanet_jax.cases.prepare import Settings, image_channels, read_images, read_label
 from isanet_jax.scans.phantom import FIELD_MM, write_phantoms
 from isanet_jax.scans.sources import read_table
 
@@ -22,7 +22,7 @@ def _arrays(size, folder):
     """CT, PET and label of one phantom at size^3."""
     (scan,) = read_table(write_phantoms(folder, cases=1, seed=0))
     settings = Settings(size=size, spacing_mm=FIELD_MM / size)
-    ct, pet, affine, _, _ = image_channels(scan, settings)
+    ct, pet, affine, _ = image_channels(scan, *read_images(scan), settings)
     label = resample(
         read_label(scan.label, (1,), case=scan.case), ct.shape, affine, order=0, fill=0
     )

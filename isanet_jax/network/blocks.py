@@ -84,14 +84,15 @@ def recompute(function: Callable, config: ModelConfig, *scopes: str) -> Callable
     return function
 
 
-def _normal(rngs: nnx.Rngs, shape, deviation) -> jax.Array:
+def _normal(rngs: nnx.Rngs, shape, deviation) -> np.ndarray:
     """Draws from N(0, deviation^2).
 
     Drawn by NumPy: compiling jax.random for the network's hundred different shapes takes longer
-    (37 s on two cores) than compiling the train step.
+    (37 s on two cores) than compiling the train step. Parameters become JAX's all at once, in
+    `isanet_jax.network.systems.create`: one by one, each shape would be compiled for.
     """
     generator = np.random.default_rng(np.asarray(jax.random.key_data(rngs.params())))
-    return jnp.asarray(generator.standard_normal(shape, np.float32) * np.float32(deviation))
+    return generator.standard_normal(shape, np.float32) * np.float32(deviation)
 
 
 def _he_normal(rngs, shape):
@@ -106,7 +107,7 @@ class Conv(nnx.Module):
         self, inputs, outputs, size, *, folded, bias=False, stride=1, dilation=1, groups=1, rngs
     ):
         self.kernel = nnx.Param(_he_normal(rngs, (size, size, size, inputs // groups, outputs)))
-        self.bias = nnx.Param(jnp.zeros(outputs)) if bias else None
+        self.bias = nnx.Param(np.zeros(outputs, np.float32)) if bias else None
         self.folded = folded
         self.stride, self.dilation, self.groups = stride, dilation, groups
 
@@ -149,7 +150,7 @@ class UpsampleConv(nnx.Module):
 
     def __init__(self, inputs, outputs, *, folded, rngs):
         self.kernel = nnx.Param(_he_normal(rngs, (3, 3, 3, inputs, outputs)))
-        self.bias = nnx.Param(jnp.zeros(outputs))
+        self.bias = nnx.Param(np.zeros(outputs, np.float32))
         self.folded = folded
 
     def __call__(self, x):
@@ -168,8 +169,8 @@ class InstanceNorm(nnx.Module):
     """`normalise_instance` with a learned scale and bias per channel."""
 
     def __init__(self, channels):
-        self.scale = nnx.Param(jnp.ones(channels))
-        self.bias = nnx.Param(jnp.zeros(channels))
+        self.scale = nnx.Param(np.ones(channels, np.float32))
+        self.bias = nnx.Param(np.zeros(channels, np.float32))
 
     def __call__(self, x):
         return (normalise_instance(x) * self.scale[...] + self.bias[...]).astype(x.dtype)
@@ -203,7 +204,7 @@ class Dense(nnx.Module):
 
     def __init__(self, inputs, outputs, *, rngs):
         self.kernel = nnx.Param(_normal(rngs, (inputs, outputs), 0.01))
-        self.bias = nnx.Param(jnp.zeros(outputs))
+        self.bias = nnx.Param(np.zeros(outputs, np.float32))
 
     def __call__(self, x):
         return x @ self.kernel[...] + self.bias[...]

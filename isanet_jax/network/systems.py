@@ -71,7 +71,8 @@ def resolve(size: int, settings: dict) -> ModelConfig:
 def create(config: ModelConfig, key: jax.Array) -> tuple[nnx.GraphDef, nnx.State]:
     """Builds a system: its static structure and its parameters, drawn from `key`."""
     module = SYSTEMS[config.name].make(config, rngs=nnx.Rngs(params=key))
-    return nnx.split(module, nnx.Param)
+    graphdef, params = nnx.split(module, nnx.Param)
+    return graphdef, jax.device_put(params)
 
 
 def apply(graphdef: nnx.GraphDef, params: nnx.State, image: jax.Array) -> Output:

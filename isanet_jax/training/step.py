@@ -85,9 +85,10 @@ def init_state(model_config, optimizer, seed: int) -> tuple[nnx.GraphDef, TrainS
     """Draws the parameters from `seed` and starts the optimiser."""
     key = jax.random.key(seed)
     graphdef, params = systems.create(model_config, key)
-    state = TrainState(
-        params, optimizer.init(params), jnp.zeros((), jnp.int32), jax.random.key_data(key)
-    )
+    # Adam and SGD start from zeros; running their `init` would compile for each shape.
+    shapes = jax.eval_shape(optimizer.init, params)
+    opt_state = jax.device_put(jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes))
+    state = TrainState(params, opt_state, jnp.zeros((), jnp.int32), jax.random.key_data(key))
     return graphdef, state
 
 

@@ -14,11 +14,13 @@ import pytest
 from isanet_jax.cases.store import read_case
 from isanet_jax.errors import CheckpointError, ConfigError, IsaNetError
 from isanet_jax.network import systems
+from isanet_jax.network.config import ModelConfig
 from isanet_jax.prediction.predictor import Predictor
 from isanet_jax.training import loop
 from isanet_jax.training.checkpoint import Checkpoints, load_best
 from isanet_jax.training.config import model_config
 from isanet_jax.training.log import RunLog, read_log
+from isanet_jax.training.needs import Needs
 from isanet_jax.training.step import (
     init_state,
     make_mesh,
@@ -322,3 +324,38 @@ def test_the_log_says_what_share_of_the_time_the_steps_waited(trained):
     steps = [line for line in lines if "waiting_seconds" in line and line["epoch"] == 1]
     waited = sum(line["waiting_seconds"] for line in steps)
     assert shares[0] == pytest.approx(waited / sum(line["seconds"] for line in steps), abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd"])
+def test_the_optimisers_state_starts_as_its_init_says(name):
+    optimizer = make_optimizer(lambda step: 1e-3, name=name, clip_norm=1.0, weight_decay=0.1)
+    model = ModelConfig(size=8, width=2, levels=2)
+    _, state = init_state(model, optimizer, 0)
+    expected = optimizer.init(state.params)
+    assert jax.tree.structure(state.opt_state) == jax.tree.structure(expected)
+    for ours, its in zip(*map(jax.tree.leaves, (state.opt_state, expected)), strict=True):
+        np.testing.assert_array_equal(ours, its)
+        assert ours.dtype == its.dtype
+
+
+@pytest.mark.parametrize(
+    ("usable", "message"),
+    [
+        (7, r"needs 8.00 GiB on a device of 7.00 GiB: 5.00 GiB would do with --config.model.remat"),
+        (1, r"needs 8.00 GiB on a device of 1.00 GiB: use a smaller --config.data.patch"),
+    ],
+)
+def test_a_step_that_cannot_fit_is_refused_with_what_would(
+    config, tmp_path, monkeypatch, usable, message
+):
+    """The needs are made up here: compiling each setting takes minutes."""
+
+    def needs(train_step, state, config):
+        peak = 8 if config["model"]["remat"] == "none" else 5
+        return None, Needs(1e9, peak * 2**30, 0, 0, 0, {})
+
+    monkeypatch.setattr(loop, "compile_with_needs", needs)
+    monkeypatch.setattr(loop, "device_bytes", lambda _: usable * 2**30)
+    with pytest.raises(ConfigError, match=message):
+        loop.train(config, tmp_path / "run")
+    assert not list((tmp_path / "run").rglob("*.jsonl"))
