@@ -15,7 +15,7 @@ import torch
 from monai import metrics as monai_metrics
 from scipy import ndimage
 
-from isanet_jax.evaluation.metrics import surface_distances_of_masks
+from isanet_jax.evaluation.metrics import surface_distances
 
 SPACING_MM = (3.0, 1.0, 1.0)
 
@@ -32,7 +32,7 @@ def masks(size, radius):
 
 def ours(prediction, reference):
     """hd, hd95, assd_pooled in mm."""
-    found = surface_distances_of_masks(prediction, reference, SPACING_MM)
+    found = surface_distances(prediction, reference, SPACING_MM)
     return found["hd"], found["hd95"], found["assd_pooled"]
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from isanet_jax.errors import ConfigError, IsaNetError
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # glibc's malloc.h
+GPU_MEMORY_SHARE = 0.92  # of a GPU, that JAX takes and plan.py counts on
 _FROM_OUTSIDE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
@@ -102,7 +103,7 @@ def choose_platform() -> None:
     JAX's CUDA plugin reports a missing driver with tracebacks; without a driver it is left out.
     On a GPU, JAX takes three quarters of the memory by default; plan.py counts on 92 %.
     """
-    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", str(GPU_MEMORY_SHARE))
     driver = ("/dev/nvidiactl", "/dev/dxg")  # Linux, and Windows' subsystem for it
     if importlib.util.find_spec("jax_cuda12_plugin") and not any(map(os.path.exists, driver)):
         os.environ.setdefault("JAX_PLATFORMS", "cpu")

@@ -101,10 +101,14 @@ def surface(mask: np.ndarray) -> np.ndarray:
 def surface_distances(prediction, reference, spacing_mm) -> dict[str, float]:
     """Hausdorff (Eq. 13), its 95th percentile, and average symmetric surface distances, mm.
 
+    Computed in the masks' joint box, so that the cost follows the tumour.
+
     Args:
-        prediction, reference: (I, J, K) bool.
+        prediction, reference: (I, J, K) bool on one grid.
         spacing_mm: (3,) voxel size.
     """
+    box = _joint_box(prediction, reference)
+    prediction, reference = prediction[box], reference[box]
     if not prediction.any() or not reference.any():
         value = 0.0 if not prediction.any() and not reference.any() else math.inf
         return dict.fromkeys(DISTANCES, value)
@@ -129,17 +133,6 @@ def _distances(a, b, spacing_mm):
     points = np.argwhere(a & ~b) * spacing_mm
     distances[elsewhere] = tree.query(points, workers=-1)[0]
     return distances
-
-
-def surface_distances_of_masks(prediction, reference, spacing_mm) -> dict[str, float]:
-    """`surface_distances` of whole volumes, computed in the masks' joint box.
-
-    Args:
-        prediction, reference: (I, J, K) bool on one grid.
-        spacing_mm: (3,) voxel size.
-    """
-    box = _joint_box(prediction, reference)
-    return surface_distances(prediction[box], reference[box], spacing_mm)
 
 
 def _component_volumes(prediction, reference, voxel_ml):

@@ -16,6 +16,7 @@ from jax.experimental import topologies
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from isanet_jax.console import GPU_MEMORY_SHARE
 from isanet_jax.errors import ConfigError
 from isanet_jax.network import systems
 from isanet_jax.pipeline.dataset import batch_shapes
@@ -26,8 +27,6 @@ from isanet_jax.training.needs import Needs, device_bytes, flops_of, needs_of
 from isanet_jax.training.step import init_state, make_mesh, make_predict, make_train_step
 
 INSTALL = f"pip install jax-cuda12-plugin=={jax.__version__}"
-# Of the device's memory: what train.py lets JAX use; the rest is the driver's and the library's.
-USABLE = 0.92
 
 
 def has_gpu_compiler() -> bool:
@@ -83,7 +82,7 @@ class Plan:
         """Memory of a device of the target that a computation may use."""
         if self.gpu is None:
             return device_bytes(jax.devices()[0])
-        return int(USABLE * self.gpu.memory_bytes)
+        return int(GPU_MEMORY_SHARE * self.gpu.memory_bytes)
 
     def train_step(self, batch: int) -> Needs:
         """What the real train step needs of each device, for a global batch."""
