@@ -9,6 +9,7 @@ from isanet_jax.scans.dicom import LPS_TO_RAS, Series, read_image, refuse_damage
 from isanet_jax.scans.volume import Volume
 
 _OFF_PLANE = 0.25  # of the slice distance
+_OFF_VOXEL = 0.02  # of a voxel
 
 
 def region_names(structures: pydicom.Dataset) -> list[str]:
@@ -39,7 +40,8 @@ def read_region(
         images: the series that it may have been drawn on, best first.
 
     Returns:
-        bool mask, and the series whose grid it has (None for a SEG, which brings its own).
+        bool mask, and the series whose grid it has; None for a SEG, which brings its own, where
+        the image that it references is not among `images` or has other voxels.
 
     Raises:
         DataError: no such region, no series to draw it on, contours that do not fit.
@@ -55,7 +57,11 @@ def read_region(
                 **where,
             )
         if structures.kind == "SEG":
-            return _segment(structures, names.index(name) + 1), None
+            mask = _segment(structures, names.index(name) + 1)
+            for series in images:
+                if series.uid in referenced_series(dataset):
+                    return _on_grid(mask, series, case)
+            return mask, None
         contours = _contours(dataset, name)
         if not contours:
             raise DataError(f"the region {name!r} has no closed planar contours", **where)
@@ -135,6 +141,20 @@ def rasterise(contours, image: Volume, *, case=None, file=None) -> np.ndarray:
             file=file,
         )
     return mask
+
+
+def _on_grid(mask, series, case):
+    """A mask on the grid of the image that it was made on, if its voxels are the image's."""
+    image, _ = read_image(series, case=case)
+    to_image = np.linalg.inv(image.affine) @ mask.affine
+    places = np.argwhere(mask.data) @ to_image[:3, :3].T + to_image[:3, 3]
+    nearest = np.rint(places).astype(int)
+    inside = ((nearest >= 0) & (nearest < image.data.shape)).all()
+    if not inside or np.abs(places - nearest).max(initial=0) > _OFF_VOXEL:
+        return mask, None
+    out = np.zeros(image.data.shape, bool)
+    out[tuple(nearest.T)] = True
+    return Volume(out, image.affine), series
 
 
 def _segment(series, number):

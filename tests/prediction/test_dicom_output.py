@@ -49,8 +49,12 @@ def test_masks_come_back_from_seg_and_rtstruct_voxel_for_voxel(ct, tmp_path):
             write_segmentation(seg, mask, slices)
             write_structures(structures, mask, image.affine, slices)
         (one,), _ = find_series(seg)
-        found, _ = read_region(one, "Neoplasm", series)
-        on_ct = resample(found, mask.shape, image.affine, order=0, fill=False)
+        found, on = read_region(one, "Neoplasm", series)
+        assert on.uid == series[0].uid
+        np.testing.assert_array_equal(found.data, mask, err_msg=name)
+        alone, on = read_region(one, "Neoplasm", [])
+        assert on is None
+        on_ct = resample(alone, mask.shape, image.affine, order=0, fill=False)
         np.testing.assert_array_equal(on_ct, mask, err_msg=name)
         (one,), _ = find_series(structures)
         found, on = read_region(one, "Neoplasm", series)
