@@ -18,9 +18,11 @@ from isanet_jax.network.blocks import (
     UpsampleConv,
     network_input,
     recompute,
+    widened,
 )
 from isanet_jax.network.config import MODALITIES, ModelConfig
 from isanet_jax.network.convolution import is_folded, max_pool
+from isanet_jax.network.placement import place
 
 
 class EncoderLevel(nnx.Module):
@@ -62,7 +64,7 @@ class Encoder(nnx.Module):
     def __call__(self, x):
         features = []
         for index, level in enumerate(self.levels):
-            x = level(max_pool(x, self.folded) if index else x)
+            x = level(place(max_pool(x, self.folded)) if index else x)
             features.append(x)
         return features
 
@@ -125,7 +127,7 @@ class ResidualUNet(nnx.Module):
     def __call__(self, x):
         maps = self.encoder(x)
         decoded = self.decoder(maps[-1], 1.0, [[skip] for skip in maps[:-1]])[0]
-        return self.head(decoded)[..., 0].astype(jnp.float32)
+        return widened(self.head(decoded)[..., 0])
 
 
 class TwoBranchNet(nnx.Module):
@@ -160,7 +162,7 @@ class TwoBranchNet(nnx.Module):
             name: self.encoders[name](image[..., index, None])
             for index, name in enumerate(self.config.modalities)
         }
-        return Output(self.head(self._decode(features))[..., 0].astype(jnp.float32))
+        return Output(widened(self.head(self._decode(features))[..., 0]))
 
     def _decode(self, features):
         if len(features) == 1:

@@ -15,6 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 from isanet_jax.errors import ConfigError
 from isanet_jax.network.config import MODALITIES, ModelConfig
 from isanet_jax.network.convolution import conv3d, doubling_conv3d, halving_conv3d, upsample_conv3d
+from isanet_jax.network.placement import place
 
 SPACE = (1, 2, 3)  # the axes of a volume in (B, D, H, W, C)
 _CONVOLUTION = "convolution"  # name of the values that remat "convolutions" keeps
@@ -120,7 +121,7 @@ class Conv(nnx.Module):
             dilation=self.dilation,
             groups=self.groups,
         )
-        out = checkpoint_name(out, _CONVOLUTION)
+        out = place(checkpoint_name(out, _CONVOLUTION))
         return out if self.bias is None else out + self.bias[...].astype(x.dtype)
 
 
@@ -154,13 +155,18 @@ class UpsampleConv(nnx.Module):
         self.folded = folded
 
     def __call__(self, x):
-        out = upsample_conv3d(x, self.kernel[...].astype(x.dtype), self.folded)
+        out = place(upsample_conv3d(x, self.kernel[...].astype(x.dtype), self.folded))
         return out + self.bias[...].astype(x.dtype)
+
+
+def widened(x: jax.Array) -> jax.Array:
+    """In float32, or float64 where it is: for what bfloat16 is too coarse for."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def normalise_instance(x: jax.Array) -> jax.Array:
     """Mean 0, variance 1 per sample and channel over the volume (biased, eps 1e-5), in float32."""
-    values = x.astype(jnp.float32)
+    values = widened(x)
     centred = values - values.mean(SPACE, keepdims=True)
     return centred * jax.lax.rsqrt(jnp.square(centred).mean(SPACE, keepdims=True) + 1e-5)
 
@@ -223,7 +229,7 @@ class Perceptron(nnx.Module):
 
 def global_mean(x: jax.Array) -> jax.Array:
     """Mean over the volume in float32: (B, D, H, W, C) -> (B, C)."""
-    return x.astype(jnp.float32).mean(SPACE)
+    return widened(x).mean(SPACE)
 
 
 def scale_channels(x: jax.Array, factor: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ CHOICES = {
     "fusion": ("matmul", "matmul_scaled", "product"),
     "weight_scale": ("sum", "mean"),
     "decoder": ("dual", "shared"),
-    "dtype": ("float32", "bfloat16"),
+    "dtype": ("float32", "bfloat16", "float64"),
     "convolution": FORMS,
     "remat": ("none", "convolutions", "blocks", "levels"),
 }
@@ -36,7 +36,8 @@ class ModelConfig:
         modalities: the images that the network sees.
         fusion_weights: (CT, PET) factors of the parts that the decoder concatenates (Fig. 6).
         decoder: `dual` as in the paper, or one `shared` by both modalities.
-        dtype: of the computation; parameters, normalisation statistics and softmax stay float32.
+        dtype: of the computation; parameters, normalisation statistics and softmax stay float32
+            (float64, for checks of gradients, needs JAX_ENABLE_X64).
         convolution: form of the convolutions, see `isanet_jax.network.convolution`.
         remat: what a train step computes again in its backward pass, to need less memory: nothing;
             all but the convolutions; the inner values of each block; those of each level.

@@ -127,8 +127,8 @@ def normalise(ct_hu: jax.Array, pet_suv: jax.Array) -> jax.Array:
     Returns:
         (B, D, H, W, 2) float32; channels (CT, PET).
     """
-    ct = jnp.clip(ct_hu.astype(jnp.float32), -1024.0, 1024.0) / 1024.0
-    pet = pet_suv.astype(jnp.float32)
+    ct, pet = (x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in (ct_hu, pet_suv))
+    ct = jnp.clip(ct, -1024.0, 1024.0) / 1024.0
     centred = pet - pet.mean((1, 2, 3), keepdims=True)
     variance = jnp.square(centred).mean((1, 2, 3), keepdims=True)
     return jnp.stack([ct, centred * jax.lax.rsqrt(variance + 1e-5)], axis=-1)

@@ -6,7 +6,7 @@ import os
 import sys
 
 from isanet_jax.errors import ConfigError
-from isanet_jax.planning.targets import GIB, GPUS
+from isanet_jax.planning.targets import GIB, GPUS, MIB
 
 
 def parser() -> argparse.ArgumentParser:
@@ -26,6 +26,9 @@ def parser() -> argparse.ArgumentParser:
         "--batch",
         help="comma-separated batch sizes to compile (default: the config's, and its double)",
     )
+    root.add_argument(
+        "--mesh", help="devices as DATAxSPACE, such as 1x4: mesh.data and mesh.space of the config"
+    )
     root.add_argument("--json", action="store_true", help="print JSON only")
     return root
 
@@ -41,6 +44,8 @@ def main(arguments=None) -> None:
     from isanet_jax.training.config import check_config, parse_command_line
 
     config, _ = parse_command_line(["plan.py", f"--config={args.config}", *overrides])
+    if args.mesh:
+        config["mesh"] = _mesh(args.mesh)
     check_config(config)
     names = [name for name in args.target.split(",") if name]
     batches = _batches(args.batch, config)
@@ -64,6 +69,13 @@ def main(arguments=None) -> None:
             "the operations at the card's\npublished rate (float32: TF32), or its reads at its "
             "bandwidth: no step is faster."
         )
+
+
+def _mesh(text):
+    data, _, space = text.partition("x")
+    if not (data.isdigit() and space.isdigit()):
+        raise ConfigError(f"--mesh is {text!r}; give DATAxSPACE, as in 1x4")
+    return {"data": int(data), "space": int(space)}
 
 
 def _batches(text, config):
@@ -156,7 +168,11 @@ def _show(name, target, *, first, result):
         )
         print("|---|---|---|---|---|---|---|---|---|---|---|")
     for batch, step in target["batches"].items():
-        collectives = ", ".join(f"{n} {k}" for k, n in step["collectives"].items()) or "none"
+        collectives = ", ".join(
+            f"{c['count']} {kind} ({c['bytes'] / MIB:.1f} MiB, largest {c['largest'] / MIB:.1f})"
+            for kind, c in step["collectives"].items()
+        )
+        collectives = collectives or "none"
         print(
             f"| {name} | {batch} | {step['step_flops'] / 1e12:.3f} | {step['peak_bytes'] / GIB:.2f}"
             f" | {target['usable_bytes'] / GIB:.1f} | {step['argument_bytes'] / GIB:.2f} "

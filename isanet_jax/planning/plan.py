@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.experimental import topologies
 from jax.experimental.compilation_cache import compilation_cache
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from isanet_jax.console import GPU_MEMORY_SHARE
 from isanet_jax.errors import ConfigError
@@ -24,7 +24,7 @@ from isanet_jax.planning.targets import GPUS, Gpu
 from isanet_jax.training.config import model_config
 from isanet_jax.training.loop import optimizer_of, schedule_of
 from isanet_jax.training.needs import Needs, device_bytes, flops_of, needs_of
-from isanet_jax.training.step import init_state, make_mesh, make_predict, make_train_step
+from isanet_jax.training.step import init_state, make_mesh, make_predict, make_train_step, mesh_of
 
 INSTALL = f"pip install jax-cuda12-plugin=={jax.__version__}"
 
@@ -34,14 +34,14 @@ def has_gpu_compiler() -> bool:
     return importlib.util.find_spec("jax_cuda12_plugin") is not None
 
 
-def target_mesh(target: str, data: int) -> Mesh:
-    """A mesh of `data` devices of the target, real (`cpu`) or described.
+def target_mesh(target: str, data: int, space: int = 1) -> Mesh:
+    """A mesh of `data` x `space` devices of the target, real (`cpu`) or described.
 
     Raises:
         ConfigError: an unknown target, or no compiler for it.
     """
     if target == "cpu":
-        return make_mesh(data, 1)
+        return make_mesh(data, space)
     if target not in GPUS:
         raise ConfigError(f"--target {target}: choose from cpu, {', '.join(GPUS)}")
     if not has_gpu_compiler():
@@ -50,10 +50,9 @@ def target_mesh(target: str, data: int) -> Mesh:
         platform="cuda",
         topology_name="",
         target_config=GPUS[target].config_proto(),
-        topology=f"1x1x{data}",
+        topology=f"1x1x{data * space}",
     )
-    devices = np.array(topology.devices[:data]).reshape(data, 1)
-    return Mesh(devices, ("data", "space"), axis_types=(AxisType.Auto,) * 2)
+    return mesh_of(topology.devices, data, space)
 
 
 class Plan:
@@ -70,7 +69,7 @@ class Plan:
             form = "folded" if target == "cpu" else "native"
             self.config["model"]["convolution"] = form
         self.gpu: Gpu | None = GPUS.get(target)
-        self.mesh = target_mesh(target, config["mesh"]["data"])
+        self.mesh = target_mesh(target, config["mesh"]["data"], config["mesh"]["space"])
         model = model_config(self.config)
         self.optimizer = optimizer_of(schedule_of(self.config, 1), self.config)
         self.graphdef, state = init_state(model, self.optimizer, 0)
@@ -101,18 +100,19 @@ class Plan:
     def prediction(self) -> Needs:
         """What the real prediction of one volume needs."""
         volume = jax.ShapeDtypeStruct((1, *[self.config["data"]["size"]] * 3), np.float32)
-        predict = make_predict(
-            self.graphdef,
-            patch=self.config["data"]["patch"],
-            mirror=self.config["predict"]["mirror"],
-        )
+        # One volume: over the devices that share it.
         one = Mesh(self.mesh.devices[:1], self.mesh.axis_names, axis_types=self.mesh.axis_types)
-        return self._needs(
-            lambda mesh, params, volume: predict.lower(params, volume, volume),
-            self._state.params,
-            volume,
-            mesh=one,
-        )
+
+        def lower(mesh, params, volume):
+            predict = make_predict(
+                self.graphdef,
+                patch=self.config["data"]["patch"],
+                mirror=self.config["predict"]["mirror"],
+                mesh=mesh,
+            )
+            return predict.lower(params, volume, volume)
+
+        return self._needs(lower, self._state.params, volume, mesh=one)
 
     def _needs(self, lower, replicated, batched, mesh=None):
         mesh = mesh or self.mesh

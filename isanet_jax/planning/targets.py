@@ -2,7 +2,7 @@
 
 import dataclasses
 
-GIB = 2**30
+GIB, MIB = 2**30, 2**20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

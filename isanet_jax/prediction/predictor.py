@@ -116,7 +116,8 @@ def _load(workdir, half):
     structure = {}
 
     def make_params(description):
-        model = model_config(description["config"])
+        one = {"mesh": {"data": 1, "space": 1}}  # however many devices it was trained on
+        model = model_config(description["config"] | one)
         if half:
             model = dataclasses.replace(model, dtype="bfloat16")
         structure["graphdef"], params = systems.create(model, jax.random.key(0))

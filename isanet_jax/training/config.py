@@ -13,6 +13,7 @@ from isanet_jax.cases.store import Cohort, write_json
 from isanet_jax.errors import ConfigError
 from isanet_jax.network import systems
 from isanet_jax.network.config import ModelConfig
+from isanet_jax.network.placement import splits
 from isanet_jax.training.schedule import SCHEDULES
 from isanet_jax.training.step import OPTIMIZERS
 
@@ -59,6 +60,9 @@ def _reason(message):
     return " ".join(message.split()).strip("'\"")
 
 
+_SPLIT_SYSTEMS = ("isa", "unet")
+
+
 def check_config(config: dict) -> None:
     """Checks what can be checked before any data is read.
 
@@ -94,11 +98,33 @@ def check_config(config: dict) -> None:
             f"data.patch is {config['data']['patch']}; it must be 0 (whole volumes) or at most "
             f"data.size, {config['data']['size']}"
         )
+    _check_split(config)
     batch, data = config["train"]["batch"], config["mesh"]["data"]
     if batch % data:
         raise ConfigError(
             f"train.batch is {batch} and mesh.data is {data}: the batch must be a multiple of the "
             "devices it is split over"
+        )
+
+
+def _check_split(config):
+    """Refuses volumes split over devices where that has not been proven right."""
+    space, size = config["mesh"]["space"], config["data"]["size"]
+    if space <= 1:
+        return
+    model = config["model"]
+    if model["name"] not in _SPLIT_SYSTEMS or config["data"]["patch"]:
+        raise ConfigError(
+            f"mesh.space is {space} with model.name {model['name']!r} and data.patch "
+            f"{config['data']['patch']}; split volumes have been proven right for whole volumes in "
+            f"{', '.join(_SPLIT_SYSTEMS)}. Use mesh.data"
+        )
+    if model["convolution"] == "folded":
+        raise ConfigError("model.convolution is 'folded'; a split volume needs 'native' or 'auto'")
+    if not splits(size, space):
+        raise ConfigError(
+            f"data.size is {size} and mesh.space {space}: the depth must be a multiple of it, with "
+            "two planes or more on each device"
         )
 
 
@@ -112,6 +138,8 @@ def model_config(config: dict) -> ModelConfig:
         name: tuple(value) if isinstance(value, list) else value
         for name, value in config["model"].items()
     }
+    if config["mesh"]["space"] > 1:
+        values["convolution"] = "native"  # the folded forms mix the depth with other axes
     return systems.resolve(config["data"]["patch"] or config["data"]["size"], values)
 
 
@@ -148,7 +176,8 @@ def claim_workdir(workdir: Path, config: dict) -> None:
         existing = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
         raise ConfigError(f"{path} cannot be read ({error}); use another --workdir") from error
-    differences = _differences(existing, config)
+    # On how many devices a run goes on is free: its state is the same on all of them.
+    differences = _differences(existing | {"mesh": config["mesh"]}, config)
     if differences:
         raise ConfigError(
             f"{workdir} belongs to a run with another config:\n  "

@@ -212,7 +212,7 @@ def _build(config, cohort, mesh):
     patch = config["data"]["patch"]
     train_step = make_train_step(graphdef, optimizer, mesh, loss=config["loss"], patch=patch)
     # Mirror images are left to the final prediction: they would make each validation cost eight.
-    predict = make_predict(graphdef, patch=patch)
+    predict = make_predict(graphdef, patch=patch, mesh=mesh)
     return _Run(config, cohort, parts, steps_per_epoch, schedule, train_step, predict), state
 
 

@@ -1,9 +1,9 @@
 """What a compiled function needs of its device: operations, memory, library calls."""
 
 import gc
+import math
 import os
 import re
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ import jax
 from isanet_jax.pipeline.dataset import batch_shapes
 
 GIB = 2**30
+_BITS = {"f64": 64, "s64": 64, "u64": 64, "bf16": 16, "f16": 16, "pred": 8, "s8": 8, "u8": 8}
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
 
@@ -23,7 +24,7 @@ class Needs(NamedTuple):
         peak_bytes: largest memory in use at a time.
         argument_bytes, temporary_bytes: of it, what goes in and what is computed on the way.
         convolutions: calls of the GPU's convolution library (cuDNN).
-        collectives: kind -> number.
+        collectives: kind -> `count`, `bytes` (of all results on a device) and `largest` (of one).
     """
 
     flops: float
@@ -31,7 +32,7 @@ class Needs(NamedTuple):
     argument_bytes: int
     temporary_bytes: int
     convolutions: int
-    collectives: dict[str, int]
+    collectives: dict[str, dict[str, int]]
 
 
 def needs_of(compiled: jax.stages.Compiled, flops: float) -> Needs:
@@ -46,15 +47,33 @@ def needs_of(compiled: jax.stages.Compiled, flops: float) -> Needs:
     peak = memory.peak_memory_in_bytes
     if peak < max(memory.argument_size_in_bytes, memory.temp_size_in_bytes):
         peak = whole
-    found = Counter(re.findall(rf"({'|'.join(_COLLECTIVES)})(?:-start)?\(", text))
     return Needs(
         flops=flops,
         peak_bytes=peak,
         argument_bytes=memory.argument_size_in_bytes,
         temporary_bytes=memory.temp_size_in_bytes,
         convolutions=len(re.findall(r'custom_call_target="__cudnn\$conv', text)),
-        collectives=dict(found),
+        collectives=collectives_of(text),
     )
+
+
+def collectives_of(text: str) -> dict[str, dict[str, int]]:
+    """Counts the collective operations in a compiled function's text, and the bytes they give."""
+    found = {}
+    for result, kind, start in re.findall(rf"= (.*?) ({'|'.join(_COLLECTIVES)})(-start)?\(", text):
+        sizes = [
+            math.prod(map(int, dimensions.split(","))) * (_BITS.get(dtype, 32) // 8)
+            if dimensions
+            else _BITS.get(dtype, 32) // 8
+            for dtype, dimensions in re.findall(r"([a-z]+\d*)\[([\d,]*)\]", result)
+        ]
+        # A started operation's result names its operands too, and a counter or two.
+        size = max(sizes, default=0) if start else sum(sizes)
+        entry = found.setdefault(kind, {"count": 0, "bytes": 0, "largest": 0})
+        entry["count"] += 1
+        entry["bytes"] += size
+        entry["largest"] = max(entry["largest"], size)
+    return found
 
 
 def compile_with_needs(train_step, state, config: dict) -> tuple[jax.stages.Compiled, Needs]:

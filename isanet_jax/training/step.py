@@ -12,11 +12,14 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from isanet_jax.errors import ConfigError
 from isanet_jax.network import systems
+from isanet_jax.network.placement import place, volumes_over
 from isanet_jax.network.whole_volume import mirrored, windowed
 from isanet_jax.pipeline.augment import augment, crop_patch, normalise
 from isanet_jax.training.losses import segmentation_loss
 
 OPTIMIZERS = ("adam", "sgd")
+# (data, space) whose gradients tests/training/test_space.py holds against one device's.
+PROVEN_SPLITS = ((1, 2), (1, 4), (1, 8), (2, 2), (2, 4))
 
 
 class TrainState(NamedTuple):
@@ -36,17 +39,32 @@ def make_mesh(data: int, space: int) -> Mesh:
     """A mesh of `data` x `space` devices with these axis names.
 
     Raises:
-        ConfigError: more devices than there are, or a split of the volume (see
-            docs/decisions.md: not proven right yet).
+        ConfigError: more devices than there are, or a split of volumes whose gradients have not
+            been proven right.
     """
-    if space != 1:
+    return mesh_of(jax.devices(), data, space)
+
+
+def mesh_of(devices, data: int, space: int) -> Mesh:
+    """`make_mesh` of given devices, which may be described ones.
+
+    With `space` above 1, JAX is told to use its older partitioner, from here on: the default one
+    gives wrong gradients on some of these meshes (docs/distributed.md).
+    """
+    if min(data, space) < 1 or data * space > len(devices):
         raise ConfigError(
-            f"mesh.space is {space}; splitting a volume over devices is not supported yet, use 1"
+            f"mesh.data is {data} and mesh.space {space}, and there are {len(devices)} devices"
         )
-    if not 1 <= data <= len(jax.devices()):
-        raise ConfigError(f"mesh.data is {data} and this machine has {len(jax.devices())} devices")
-    devices = np.array(jax.devices()[:data]).reshape(data, 1)
-    return Mesh(devices, ("data", "space"), axis_types=(AxisType.Auto,) * 2)
+    if space > 1:
+        if (data, space) not in PROVEN_SPLITS:
+            proven = ", ".join(f"{d} x {s}" for d, s in PROVEN_SPLITS)
+            raise ConfigError(
+                f"mesh.data x mesh.space is {data} x {space}; gradients of split volumes have been "
+                f"proven equal to one device's on {proven} only (docs/distributed.md)"
+            )
+        jax.config.update("jax_use_shardy_partitioner", False)
+    grid = np.array(devices[: data * space]).reshape(data, space)
+    return Mesh(grid, ("data", "space"), axis_types=(AxisType.Auto,) * 2)
 
 
 def make_optimizer(
@@ -98,7 +116,8 @@ def make_train_step(graphdef, optimizer, mesh: Mesh, *, loss: dict, patch: int =
     Args:
         graphdef: the network's structure.
         optimizer: optax transformation.
-        mesh: the batch is split over its `data` axis, the state is replicated.
+        mesh: the batch is split over its `data` axis, its volumes' depth over `space`, the state
+            is replicated.
         loss: settings of `isanet_jax.training.losses.segmentation_loss`.
         patch: edge of the patch that is cut from each volume; 0: the whole volume.
 
@@ -110,7 +129,12 @@ def make_train_step(graphdef, optimizer, mesh: Mesh, *, loss: dict, patch: int =
         return segmentation_loss(systems.apply(graphdef, params, image), label, **loss)
 
     def step(state, batch):
-        ct, pet, label = augment(batch)
+        with volumes_over(mesh):
+            return placed_step(state, batch)
+
+    def placed_step(state, batch):
+        # Rotation reads a whole volume, which every device has, for the part that it keeps.
+        ct, pet, label = map(place, augment(batch))
         image = normalise(ct, pet)
         if patch:
             image, label = crop_patch(
@@ -133,17 +157,26 @@ def make_train_step(graphdef, optimizer, mesh: Mesh, *, loss: dict, patch: int =
     )
 
 
-def make_predict(graphdef, *, patch: int = 0, mirror: bool = False) -> Callable:
+def make_predict(
+    graphdef, *, patch: int = 0, mirror: bool = False, mesh: Mesh | None = None
+) -> Callable:
     """Compiles (params, ct_hu, pet_suv) -> tumour probability, all volumes (B, D, H, W).
 
     Args:
         graphdef: the network's structure.
         patch: edge of the windows that the network sees; 0: the whole volume at once.
         mirror: take the mean over the eight mirror images (nnU-Net's test-time augmentation).
+        mesh: splits a volume's depth over its `space` axis.
     """
 
     @jax.jit
     def predict(params, ct_hu, pet_suv):
+        if mesh is None:
+            return whole_prediction(params, ct_hu, pet_suv)
+        with volumes_over(mesh):
+            return whole_prediction(params, place(ct_hu), place(pet_suv))
+
+    def whole_prediction(params, ct_hu, pet_suv):
         def probability(image):
             return jax.nn.sigmoid(systems.apply(graphdef, params, image).logits)
 

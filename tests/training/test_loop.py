@@ -27,6 +27,7 @@ from isanet_jax.training.step import (
     make_optimizer,
     make_predict,
     make_train_step,
+    mesh_of,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -201,10 +202,10 @@ def test_one_step_of_two_samples_is_the_mean_of_their_gradients(config, cohort):
 
 
 def test_meshes_that_are_not_proven_are_refused():
-    with pytest.raises(ConfigError, match="mesh.space is 2"):
-        make_mesh(1, 2)
-    with pytest.raises(ConfigError, match="mesh.data is 64"):
-        make_mesh(64, 1)
+    with pytest.raises(ConfigError, match="1 x 3; gradients of split volumes have been proven"):
+        mesh_of(jax.devices() * 3, 1, 3)
+    with pytest.raises(ConfigError, match="mesh.data is 99"):
+        make_mesh(99, 1)
 
 
 def test_a_full_disk_ends_with_a_clear_error_and_loses_nothing(

@@ -7,7 +7,7 @@ from flax import nnx
 from isanet_jax.errors import ConfigError
 from isanet_jax.network.attention.se import ChannelGate
 from isanet_jax.network.backbone import two_branch
-from isanet_jax.network.blocks import SPACE, Conv, ConvBlock
+from isanet_jax.network.blocks import SPACE, Conv, ConvBlock, widened
 from isanet_jax.network.config import ModelConfig
 from isanet_jax.network.convolution import is_folded
 
@@ -53,7 +53,7 @@ class ISA(nnx.Module):
         attended = self.channel_gate(x)
         fused = fuse(self.query(attended), self.key(attended), self.fusion)
         # float32 whatever the compute dtype: a sum over millions of voxels.
-        weight = jax.nn.softmax(fused.astype(jnp.float32), axis=SPACE)
+        weight = jax.nn.softmax(widened(fused), axis=SPACE)
         if self.weight_scale == "mean":
             weight = weight * (x.shape[1] * x.shape[2] * x.shape[3])
         weighted = weight.astype(x.dtype) * self.value(attended)

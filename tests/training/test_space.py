@@ -1,0 +1,75 @@
+"""Volumes split over devices have the gradients of one device."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from isanet_jax.errors import ConfigError
+from isanet_jax.network.placement import splits
+from isanet_jax.training.config import check_config
+from isanet_jax.training.step import PROVEN_SPLITS
+
+ROOT = Path(__file__).parents[2]
+_FLAGS = (
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
+    "--xla_llvm_disable_expensive_passes=true"
+)
+
+
+def start(cases):
+    """A process that prints [case, difference of the loss, of the gradients, of the worst one]."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.training.space_gradients", *cases],
+        cwd=ROOT,
+        env=os.environ | {"XLA_FLAGS": _FLAGS, "JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_gradients_are_one_devices_on_every_mesh_that_is_allowed():
+    """At 32^3 with five levels, where 1 x 8 keeps four of five levels whole, 1 x 2 only one."""
+    meshes = sorted(PROVEN_SPLITS, reverse=True)
+    cases = [f"isa,{data}x{space},32,none" for data, space in meshes]
+    cases += ["isa,1x4,32,blocks", "unet,1x4,32,none"]
+    processes = [start(cases[:3]), start(cases[3:])]  # compilation is most of it: side by side
+    found = []
+    for process in processes:
+        out, errors = process.communicate()
+        assert process.returncode == 0, errors[-3000:]
+        found += [json.loads(line) for line in out.splitlines() if line.startswith("[")]
+    assert [row[0] for row in found] == cases
+    for case, loss, gradient, worst in found:
+        assert loss < 1e-12, case
+        assert gradient < 1e-9, case
+        assert worst < 1e-7, case
+
+
+def test_only_levels_with_planes_enough_are_split():
+    assert splits(144, 4)
+    assert splits(4, 2)
+    assert not splits(18, 4)
+    assert not splits(4, 4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mesh": {"data": 1, "space": 3}}, "data.size is 16 and mesh.space 3"),
+        ({"mesh": {"data": 1, "space": 16}}, "data.size is 16 and mesh.space 16"),
+        ({"model": {"name": "vnet"}}, "model.name 'vnet'"),
+        ({"model": {"convolution": "folded"}}, "needs 'native'"),
+        ({"data": {"patch": 8}}, "data.patch 8"),
+    ],
+)
+def test_what_is_not_proven_is_refused(config, changes, message):
+    config["mesh"] = {"data": 1, "space": 2}
+    for group, values in changes.items():
+        config[group] |= values
+    with pytest.raises(ConfigError, match=message):
+        check_config(config)
