@@ -1,13 +1,8 @@
 """What is wrong with a cohort, before hours are spent on it: `prepare.py check`."""
 
-import csv
 import hashlib
 import html
-import io
-import multiprocessing
-import signal
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +11,8 @@ import numpy as np
 from scipy import ndimage
 
 from isanet_jax.cases.grid import overlap_fraction, same_grid
-from isanet_jax.cases.prepare import Settings, check_images, read_label
+from isanet_jax.cases.prepare import Settings, check_images, in_processes, read_label
+from isanet_jax.cases.store import write_csv
 from isanet_jax.errors import DataError
 from isanet_jax.scans.sources import Scan
 from isanet_jax.scans.volume import bounds_mm, read_volume, replace_when_done
@@ -44,15 +40,12 @@ def check(scans: list[Scan], settings: Settings, *, workers=1, failures=None) ->
     """
     from tqdm import tqdm
 
-    examine = partial(_check_scan, settings=settings)
-    progress = partial(tqdm, total=len(scans), unit="case", disable=None, file=sys.stderr)
-    if workers <= 1 or len(scans) < 2:
-        rows = [examine(scan) for scan in progress(scans)]
-    else:
-        context = multiprocessing.get_context("spawn")
-        quiet = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
-        with ProcessPoolExecutor(min(workers, len(scans)), context, **quiet) as pool:
-            rows = list(progress(pool.map(examine, scans)))
+    found = {}
+    examined = in_processes(partial(_check_scan, settings=settings), scans, workers)
+    bar = {"total": len(scans), "unit": "case", "disable": None, "file": sys.stderr}
+    for scan, outcome in tqdm(examined, **bar):
+        found[scan.case] = outcome()
+    rows = [found[scan.case] for scan in scans]
     for case, reason in (failures or {}).items():
         rows.append({"case": case, "errors": [reason], "warnings": []})
     _check_cohort(scans, rows)
@@ -167,12 +160,7 @@ def write_check(rows: list[dict], folder) -> Path:
     """Writes check.csv and check.html. Returns the latter's path."""
     folder = Path(folder)
     rows = [{c: _text(row.get(c, "")) for c in _COLUMNS} for row in rows]
-    out = io.StringIO(newline="")
-    writer = csv.DictWriter(out, _COLUMNS)
-    writer.writeheader()
-    writer.writerows(rows)
-    with replace_when_done(folder / "check.csv") as place:
-        place.write_text(out.getvalue(), encoding="utf-8", newline="")
+    write_csv(folder / "check.csv", rows, _COLUMNS)
     head = "".join(f"<th>{c}</th>" for c in _COLUMNS)
     body = "".join(
         f"<tr class='{'error' if r['errors'] else 'warning' if r['warnings'] else ''}'>"

@@ -5,8 +5,10 @@ import hashlib
 import multiprocessing
 import signal
 import sys
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -323,8 +325,8 @@ def prepare_phantoms(output, *, cases, size, seed, folds=5, workers=1) -> list[d
 
 def _check_folder(output, scans):
     """Refuses a folder with cases of another source; removes what a killed run left half done."""
-    for partial in output.glob(".*.part*"):
-        partial.unlink(missing_ok=True)
+    for unfinished in output.glob(".*.part*"):
+        unfinished.unlink(missing_ok=True)
     others = sorted({p.stem for p in output.glob("*.npz")} - {scan.case for scan in scans})
     if others:
         raise DataError(
@@ -352,25 +354,39 @@ def _make_all(scans, settings, output, workers):
                 bar.write(f"error: {error}", file=sys.stderr)
             bar.update()
 
-        if workers <= 1:
-            for scan in scans:
-                collect(scan, lambda scan=scan: prepare_case(scan, settings, output))
-            return metas, failures
-        context = multiprocessing.get_context("spawn")
-        # Ctrl-C is for this process, which then ends the pool.
-        quiet = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
-        with ProcessPoolExecutor(min(workers, len(scans)), context, **quiet) as pool:
-            jobs = {pool.submit(prepare_case, s, settings, output): s for s in scans}
-            try:
-                for job in as_completed(jobs):
-                    collect(jobs[job], job.result)
-            except BrokenProcessPool as error:
-                raise DataError(
-                    "a worker process was killed, most likely for lack of memory",
-                    action="Run the same command again with fewer --workers: finished cases are "
-                    "kept",
-                ) from error
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        make = partial(prepare_case, settings=settings, output=output)
+        for scan, outcome in in_processes(make, scans, workers):
+            collect(scan, outcome)
     return metas, failures
+
+
+def in_processes(function: Callable, scans: list[Scan], workers: int):
+    """Applies a function to scans, in `workers` processes; one scan, or 1 worker, runs in this one.
+
+    Yields:
+        (scan, its outcome: to be called, returns or raises what the function did), as they finish.
+
+    Raises:
+        DataError: a process was killed.
+    """
+    if min(workers, len(scans)) <= 1:
+        for scan in scans:
+            yield scan, partial(function, scan)
+        return
+    context = multiprocessing.get_context("spawn")
+    # Ctrl-C is for this process, which then ends the pool.
+    quiet = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
+    with ProcessPoolExecutor(min(workers, len(scans)), context, **quiet) as pool:
+        jobs = {pool.submit(function, scan): scan for scan in scans}
+        try:
+            for job in as_completed(jobs):
+                if isinstance(job.exception(), BrokenProcessPool):
+                    raise DataError(
+                        "a worker process was killed, most likely for lack of memory",
+                        action="Run the same command again with fewer --workers: finished cases "
+                        "are kept",
+                    ) from job.exception()
+                yield jobs[job], job.result
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

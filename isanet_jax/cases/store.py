@@ -4,6 +4,7 @@ The format was chosen by measurement (docs/case-format.md). Everything in it is 
 JSON: nothing is unpickled.
 """
 
+import csv
 import dataclasses
 import json
 import os
@@ -148,7 +149,7 @@ class Cohort:
 
     Attributes:
         folder: where `manifest.json`, `folds.json` and the cases are.
-        settings: how they were prepared: `size`, `fit`, `spacing_mm`, `label_values`.
+        settings: how they were prepared, see `isanet_jax.cases.prepare.Settings`.
         cases: case ID -> its manifest entry.
         fold_of: case ID -> fold.
     """
@@ -167,6 +168,23 @@ def write_json(path, content) -> None:
     """Writes JSON (indented, keys as given), whole or not at all."""
     with replace_when_done(path) as partial:
         partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def write_csv(path, rows: list[dict], columns=None) -> None:
+    """Writes rows as CSV, whole or not at all.
+
+    Args:
+        path: of the file.
+        rows: keys are columns.
+        columns: their order; None: the first row's.
+    """
+    with (
+        replace_when_done(path) as partial,
+        open(partial, "w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.DictWriter(file, columns or list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def read_cohort(folder) -> Cohort:

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from isanet_jax.cases.store import read_case, read_cohort
+from isanet_jax.cases.store import read_case, read_cohort, write_csv
 from isanet_jax.comparison import figures
 from isanet_jax.comparison.cell import MASKS
 from isanet_jax.comparison.runner import Cell
 from isanet_jax.comparison.table import METRICS, Row, collect, digits, tests
 from isanet_jax.evaluation.evaluate import NETWORK
 from isanet_jax.evaluation.metrics import DISTANCES
-from isanet_jax.evaluation.report import PROTOCOLS, write_csv
+from isanet_jax.evaluation.report import PROTOCOLS
 from isanet_jax.scans.volume import replace_when_done
 
 _RECIPES = {

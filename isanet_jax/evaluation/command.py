@@ -66,7 +66,7 @@ def evaluate_runs(workdirs: list[Path], output: Path, *, cases=None) -> None:
         CheckpointError, ConfigError, DataError: see the functions called.
     """
     # Here: these import JAX and matplotlib, which --help does not need.
-    from isanet_jax.cases.store import read_cohort
+    from isanet_jax.cases.store import read_cohort, write_csv
     from isanet_jax.evaluation import pictures, report
     from isanet_jax.evaluation.evaluate import NETWORK, score_run, unseen_cases
     from isanet_jax.prediction.predictor import Predictor
@@ -118,7 +118,7 @@ def evaluate_runs(workdirs: list[Path], output: Path, *, cases=None) -> None:
             "grids": methods,
         },
     )
-    report.write_csv(output / "metrics.csv", [
+    write_csv(output / "metrics.csv", [
         {"case": case, "grid": grid, "method": method, **metrics}
         for grid, all_ in scores.items()
         for method, of in all_.items()
@@ -147,6 +147,7 @@ def evaluate_masks(predictions, references, output: Path, label_values) -> None:
     Raises:
         DataError: pairs that cannot be scored, with the reason of each.
     """
+    from isanet_jax.cases.store import write_csv
     from isanet_jax.evaluation import report
     from isanet_jax.evaluation.evaluate import pair_masks, score_masks
 
@@ -162,6 +163,6 @@ def evaluate_masks(predictions, references, output: Path, label_values) -> None:
         raise DataError("\n  ".join([f"{len(failures)} of {len(pairs)} pairs failed:", *failures]))
     report.write_metrics(output, scores, {})
     rows = [{"case": name, **metrics} for name, metrics in scores.items()]
-    report.write_csv(output / "metrics.csv", rows)
+    write_csv(output / "metrics.csv", rows)
     print(report.summary_table({"predictions": scores}))
     print(f"\nwritten to {output}")

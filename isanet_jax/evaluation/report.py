@@ -1,6 +1,5 @@
 """What an evaluation leaves behind: metrics.json, metrics.csv and report.md."""
 
-import csv
 import math
 from pathlib import Path
 
@@ -35,14 +34,6 @@ def write_metrics(output, cases, extra: dict) -> dict:
     content = {"cases": cases, "summary": summary, **extra}
     write_json(Path(output) / "metrics.json", jsonable(content))
     return summary
-
-
-def write_csv(path, rows: list[dict]) -> None:
-    """Writes rows of equal keys."""
-    with replace_when_done(path) as partial, open(partial, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def number(value: float) -> str:

@@ -2,7 +2,6 @@
 
 import argparse
 import csv
-import io
 import resource
 import sys
 import time
@@ -12,14 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from isanet_jax.errors import ConfigError, DataError
-from isanet_jax.scans.sources import Scan, box_from_lps, read_table
+from isanet_jax.scans.sources import Scan, box_from_lps, is_dicom, read_table
 from isanet_jax.scans.volume import (
     NIFTI_SUFFIXES,
     Volume,
     check_new,
     check_output,
     read_volume,
-    replace_when_done,
     write_volume,
 )
 
@@ -182,15 +180,11 @@ class _LesionTable:
         """Adds a case's rows and writes the file."""
         if self.path is None:
             return
+        from isanet_jax.cases.store import write_csv
         from isanet_jax.prediction.lesions import COLUMNS
 
         self.rows += [{"case": case, **_rounded(row)} for row in rows]
-        out = io.StringIO(newline="")
-        writer = csv.DictWriter(out, COLUMNS, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        with replace_when_done(self.path) as partial:
-            partial.write_text(out.getvalue(), encoding="utf-8", newline="")
+        write_csv(self.path, self.rows, COLUMNS)
 
 
 def _rounded(row):
@@ -242,9 +236,9 @@ def _predict_one(predictor, scan, paths, args):
 
 def _read(path, kind, case):
     """A volume, and its DICOM slices where it comes from DICOM."""
-    from isanet_jax.scans.dicom import is_dicom, read_folder  # pydicom, only where it is needed
-
     if is_dicom(path):
+        from isanet_jax.scans.dicom import read_folder  # pydicom, only where it is needed
+
         return read_folder(path, kind, case=case)
     return read_volume(path, case=case), None
 

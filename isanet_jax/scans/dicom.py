@@ -124,14 +124,15 @@ def find_series(source, *, progress=None) -> tuple[list[Series], Counter]:
             left["a second copy of an instance"] += 1
         else:
             seen.add(dataset.SOPInstanceUID)
-            groups.setdefault(str(dataset.SeriesInstanceUID), []).append((file, dataset))
+            # The first dataset alone: a cohort's thousands would take gigabytes.
+            _, members = groups.setdefault(str(dataset.SeriesInstanceUID), (dataset, []))
+            members.append(file)
     series = []
-    for _, members in sorted(groups.items()):
-        first = members[0][1]
+    for _, (first, members) in sorted(groups.items()):
         kind = _KINDS.get(first.SOPClassUID, f"{first.get('Modality') or 'unknown'} (not read)")
         if kind == "CT" and "LOCALIZER" in (first.get("ImageType") or ()):
             kind = "CT localizer (not read)"
-        series.append(Series(kind, first, tuple(file for file, _ in members)))
+        series.append(Series(kind, first, tuple(members)))
     if not series:
         raise DataError(
             f"no DICOM among {len(files)} files",
@@ -180,9 +181,33 @@ def read_image(series: Series, *, case=None) -> tuple[Volume, list[pydicom.Datas
         DataError: slices that are missing, doubled, of several sizes or orientations; no rescale
             values; pixels that cannot be decoded; no SUV (see `isanet_jax.scans.suv`).
     """
-    where = {"case": case, "file": series.files[0].path.parent}
+    where = _where(series, case)
     with refuse_damage(**where):
-        return _read_image(series, case, where)
+        shape, affine, slices = _read_grid(series, case, where)
+        headers = [dataset for dataset, _ in slices]
+        data = np.empty(shape, np.float32)
+        for index, (dataset, file) in enumerate(slices):
+            data[:, :, index] = _pixels(dataset, file, case, shape[1::-1]).T
+        if series.kind == "PET":
+            data *= suv_factors(headers, **where).astype(np.float32)
+        if not np.isfinite(data).all():
+            raise DataError("voxels that are not finite after rescaling", **where)
+        return Volume(data, affine), headers
+
+
+def read_grid(series: Series, *, case=None) -> tuple[tuple[int, int, int], np.ndarray]:
+    """Shape (columns, rows, slices) and affine of a series, its pixels left alone.
+
+    Raises:
+        DataError: see `read_image`.
+    """
+    where = _where(series, case)
+    with refuse_damage(**where):
+        return _read_grid(series, case, where)[:2]
+
+
+def _where(series, case):
+    return {"case": case, "file": series.files[0].path.parent}
 
 
 @contextlib.contextmanager
@@ -196,7 +221,8 @@ def refuse_damage(*, case=None, file=None):
         raise _unreadable(file, case, error) from error
 
 
-def _read_image(series, case, where):
+def _read_grid(series, case, where):
+    """(shape, affine, [(dataset without pixels, file)] in the order of the slices)."""
     slices = []
     for file in series.files:
         with refuse_damage(case=case, file=file):
@@ -215,18 +241,10 @@ def _read_image(series, case, where):
             )
     affine, order = _geometry([dataset for dataset, _ in slices], where)
     slices = [slices[i] for i in order]
-    headers = [dataset for dataset, _ in slices]
-    rows, columns = int(headers[0].Rows), int(headers[0].Columns)
+    rows, columns = int(slices[0][0].Rows), int(slices[0][0].Columns)
     if not 0 < rows * columns <= _LARGEST_SLICE:
         raise DataError(f"slices of {columns} x {rows} pixels", **where)
-    data = np.empty((columns, rows, len(slices)), np.float32)
-    for index, (dataset, file) in enumerate(slices):
-        data[:, :, index] = _pixels(dataset, file, case, (rows, columns)).T
-    if series.kind == "PET":
-        data *= suv_factors(headers, **where).astype(np.float32)
-    if not np.isfinite(data).all():
-        raise DataError("voxels that are not finite after rescaling", **where)
-    return Volume(data, affine), headers
+    return (columns, rows, len(slices)), affine, slices
 
 
 def _unreadable(file, case, error):
@@ -319,24 +337,19 @@ def read_folder(path, kind: str, *, case=None) -> tuple[Volume, list[pydicom.Dat
     Raises:
         DataError: none, or several.
     """
+    return read_image(one_series(path, kind, case=case), case=case)
+
+
+def one_series(path, kind: str, *, case=None) -> Series:
+    """The one series of a kind in a folder, archive or file. Raises DataError: none, or several."""
     found = [series for series in find_series(path)[0] if series.kind == kind]
     if len(found) != 1:
-        listed = "; ".join(s.describe() for s in found) or "no such series"
+        listed = "; ".join(s.describe() for s in found)
         raise DataError(
-            listed,
+            f"{len(found)} {kind} series" + (f" ({listed})" if found else ""),
             case=case,
             file=path,
-            wanted=f"one {kind} series",
-            action="Give the folder of the series that you want" if found else None,
+            wanted="one",
+            action="Give the folder of the series that you want, or use prepare.py dicom",
         )
-    return read_image(found[0], case=case)
-
-
-def is_dicom(path) -> bool:
-    """Whether a path is read as DICOM: a folder, an archive, or a file with DICOM's preamble."""
-    path = Path(path)
-    if path.is_dir() or path.suffix.lower() == ".zip":
-        return True
-    with contextlib.suppress(OSError), open(path, "rb") as file:
-        return file.read(132)[128:] == b"DICM"
-    return False
+    return found[0]

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from isanet_jax.errors import DataError
-from isanet_jax.scans.dicom import Series, find_series, read_image
+from isanet_jax.scans.dicom import Series, find_series, one_series, read_image
 from isanet_jax.scans.sources import Scan
 from isanet_jax.scans.structures import read_region, referenced_series, region_names
 from isanet_jax.scans.volume import Volume, replace_when_done, write_volume
@@ -200,7 +200,7 @@ def convert_study(study: Study, folder: Path) -> tuple[Scan, list[str]]:
     mask, drawn_on = read_region(study.structures, study.region, images, case=study.case)
     write_image(paths[CT_NAME], ct)
     write_image(paths[PET_NAME], pet)
-    write_volume(paths[MASK_NAME], Volume(mask.data.astype(np.uint8), mask.affine), overwrite=True)
+    write_image(paths[MASK_NAME], mask)
     with replace_when_done(path) as partial:
         partial.write_text(json.dumps(record), encoding="utf-8")
     on = drawn_on.kind if drawn_on else "its own grid"
@@ -211,9 +211,11 @@ def convert_study(study: Study, folder: Path) -> tuple[Scan, list[str]]:
 
 
 def write_image(path, volume: Volume) -> None:
-    """Writes a volume, as int16 where all values are whole (CT), else float32."""
+    """Writes a volume: a mask as uint8, whole values (CT) as int16, others as float32."""
     data = volume.data
-    if np.array_equal(data, np.rint(data)) and np.abs(data).max() < 2**15:
+    if data.dtype == bool:
+        data = data.astype(np.uint8)
+    elif np.array_equal(data, np.rint(data)) and np.abs(data).max() < 2**15:
         data = data.astype(np.int16)
     write_volume(path, Volume(data, volume.affine), overwrite=True)
 
@@ -249,16 +251,9 @@ def convert_files(output, *, ct=None, pet=None, rtstruct=None, region=None) -> l
     for source, kind, name in ((ct, "CT", CT_NAME), (pet, "PET", PET_NAME)):
         if source is None:
             continue
-        found = [s for s in find_series(source)[0] if s.kind == kind]
-        if len(found) != 1:
-            raise DataError(
-                f"{len(found)} {kind} series",
-                file=source,
-                wanted="one",
-                action="Give the folder of the series, or use prepare.py dicom",
-            )
-        images += found
-        volume, _ = read_image(found[0])
+        series = one_series(source, kind)
+        images.append(series)
+        volume, _ = read_image(series)
         write_image(output / name, volume)
         low, high = volume.data.min(), volume.data.max()
         unit = "HU" if kind == "CT" else "SUV"
@@ -273,7 +268,7 @@ def convert_files(output, *, ct=None, pet=None, rtstruct=None, region=None) -> l
     _, name = _structures(None, sets, (region,) if region else ())
     mask, drawn_on = read_region(sets[0], name, images)
     path = output / MASK_NAME
-    write_volume(path, Volume(mask.data.astype(np.uint8), mask.affine), overwrite=True)
+    write_image(path, mask)
     ml = mask.data.sum() * abs(np.linalg.det(mask.affine[:3, :3])) / 1000
     on = f"the {drawn_on.kind}'s grid" if drawn_on else "its own grid"
     lines.append(f"{path}: {name!r}, {mask.data.sum()} voxels, {ml:.2f} ml, on {on}")

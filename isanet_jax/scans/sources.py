@@ -209,7 +209,7 @@ def recognise(source) -> str:
                 return "hecktor"
     paths = (p for p in source.rglob("*") if p.is_file()) if source.is_dir() else [source]
     for path in itertools.islice(paths, 2000):
-        if path.is_file() and (path.suffix.lower() == ".zip" or _has_dicom_preamble(path)):
+        if path.is_file() and is_dicom(path):
             return "dicom"
     raise DataError(
         "no layout that is known",
@@ -219,7 +219,11 @@ def recognise(source) -> str:
     )
 
 
-def _has_dicom_preamble(path):
+def is_dicom(path) -> bool:
+    """Whether a path is read as DICOM: a folder, an archive, or a file with DICOM's preamble."""
+    path = Path(path)
+    if path.is_dir() or path.suffix.lower() == ".zip":
+        return True
     with contextlib.suppress(OSError), open(path, "rb") as file:
         return file.read(132)[128:] == b"DICM"
     return False

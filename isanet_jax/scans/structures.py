@@ -5,7 +5,7 @@ import pydicom
 from skimage.draw import polygon
 
 from isanet_jax.errors import DataError
-from isanet_jax.scans.dicom import LPS_TO_RAS, Series, read_image, refuse_damage
+from isanet_jax.scans.dicom import LPS_TO_RAS, Series, read_grid, refuse_damage
 from isanet_jax.scans.volume import Volume
 
 _OFF_PLANE = 0.25  # of the slice distance
@@ -57,7 +57,7 @@ def read_region(
                 **where,
             )
         if structures.kind == "SEG":
-            mask = _segment(structures, names.index(name) + 1)
+            mask = _segment(dataset, names.index(name) + 1)
             for series in images:
                 if series.uid in referenced_series(dataset):
                     return _on_grid(mask, series, case)
@@ -66,8 +66,8 @@ def read_region(
         if not contours:
             raise DataError(f"the region {name!r} has no closed planar contours", **where)
         series = _drawn_on(dataset, structures, images, where)
-        image, _ = read_image(series, case=case)
-        return Volume(rasterise(contours, image, **where), image.affine), series
+        shape, affine = read_grid(series, case=case)
+        return Volume(rasterise(contours, shape, affine, **where), affine), series
 
 
 def _drawn_on(dataset, structures, images, where):
@@ -101,21 +101,21 @@ def _contours(dataset, name):
     return contours
 
 
-def rasterise(contours, image: Volume, *, case=None, file=None) -> np.ndarray:
+def rasterise(contours, shape, affine, *, case=None, file=None) -> np.ndarray:
     """Contours as a mask: voxels whose centre lies inside; contours of a slice are combined by XOR.
 
     Args:
         contours: (n, 3) points each, LPS mm, in planes of the image's slices.
-        image: gives the grid; (column, row, slice).
+        shape, affine: the image's grid, (column, row, slice), to RAS+ mm.
 
     Returns:
-        bool, the image's shape.
+        bool, `shape`.
 
     Raises:
         DataError: contours between slices, outside the image, or not in one plane.
     """
-    to_voxel = np.linalg.inv(LPS_TO_RAS @ image.affine)
-    mask = np.zeros(image.data.shape, bool)
+    to_voxel = np.linalg.inv(LPS_TO_RAS @ affine)
+    mask = np.zeros(shape, bool)
     outside = 0
     for points in contours:
         voxels = points @ to_voxel[:3, :3].T + to_voxel[:3, 3]
@@ -145,23 +145,22 @@ def rasterise(contours, image: Volume, *, case=None, file=None) -> np.ndarray:
 
 def _on_grid(mask, series, case):
     """A mask on the grid of the image that it was made on, if its voxels are the image's."""
-    image, _ = read_image(series, case=case)
-    to_image = np.linalg.inv(image.affine) @ mask.affine
+    shape, affine = read_grid(series, case=case)
+    to_image = np.linalg.inv(affine) @ mask.affine
     places = np.argwhere(mask.data) @ to_image[:3, :3].T + to_image[:3, 3]
     nearest = np.rint(places).astype(int)
-    inside = ((nearest >= 0) & (nearest < image.data.shape)).all()
+    inside = ((nearest >= 0) & (nearest < shape)).all()
     if not inside or np.abs(places - nearest).max(initial=0) > _OFF_VOXEL:
         return mask, None
-    out = np.zeros(image.data.shape, bool)
+    out = np.zeros(shape, bool)
     out[tuple(nearest.T)] = True
-    return Volume(out, image.affine), series
+    return Volume(out, affine), series
 
 
-def _segment(series, number):
+def _segment(dataset, number):
     """A segment of a SEG on the grid that its frames span."""
     import highdicom
 
-    dataset = series.files[0].read(pixels=True)
     segmentation = highdicom.seg.Segmentation.from_dataset(dataset)
     volume = segmentation.get_volume(segment_numbers=[number], combine_segments=True)
     affine = LPS_TO_RAS @ np.asarray(volume.affine)
