@@ -15,7 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 from isanet_jax.errors import ConfigError
 from isanet_jax.network.config import MODALITIES, ModelConfig
 from isanet_jax.network.convolution import conv3d, doubling_conv3d, halving_conv3d, upsample_conv3d
-from isanet_jax.network.placement import place
+from isanet_jax.network.placement import place, volumes_are_split
 
 SPACE = (1, 2, 3)  # the axes of a volume in (B, D, H, W, C)
 _CONVOLUTION = "convolution"  # name of the values that remat "convolutions" keeps
@@ -155,7 +155,8 @@ class UpsampleConv(nnx.Module):
         self.folded = folded
 
     def __call__(self, x):
-        out = place(upsample_conv3d(x, self.kernel[...].astype(x.dtype), self.folded))
+        kernel = self.kernel[...].astype(x.dtype)
+        out = place(upsample_conv3d(x, kernel, self.folded, split_depth=volumes_are_split()))
         return out + self.bias[...].astype(x.dtype)
 
 

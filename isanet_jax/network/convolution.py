@@ -175,7 +175,9 @@ def max_pool(x: jax.Array, folded: bool) -> jax.Array:
     return x
 
 
-def upsample_conv3d(x: jax.Array, kernel: jax.Array, folded: bool) -> jax.Array:
+def upsample_conv3d(
+    x: jax.Array, kernel: jax.Array, folded: bool, *, split_depth: bool = False
+) -> jax.Array:
     """Transposed 3x3x3 convolution with stride 2 whose output is exactly twice the size.
 
     The same as PyTorch's ConvTranspose3d(kernel 3, stride 2, padding 1, output_padding 1) with
@@ -185,10 +187,14 @@ def upsample_conv3d(x: jax.Array, kernel: jax.Array, folded: bool) -> jax.Array:
         x: (B, D, H, W, C).
         kernel: (3, 3, 3, C, O).
         folded: which of the two equal forms.
+        split_depth: D lies on several devices; a third equal form, in which D is not dilated. For
+            a kernel's gradient along a dilated axis, XLA's partitioner gathers the whole volume.
 
     Returns:
         (B, 2D, 2H, 2W, O).
     """
+    if split_depth:
+        return _upsample_by_parity(x, kernel)
     if not folded:
         return lax.conv_general_dilated(
             x,
@@ -215,3 +221,29 @@ def upsample_conv3d(x: jax.Array, kernel: jax.Array, folded: bool) -> jax.Array:
         shape[axis] *= 2
         taps = pair.reshape(shape)
     return taps
+
+
+def _upsample_by_parity(x, kernel):
+    """Each voxel gives its 2x2x2 outputs as channels of one convolution without dilation.
+
+    Along an axis, output 2i sees x[i] through tap 1; output 2i+1 sees x[i] and x[i+1] through taps
+    0 and 2. The later plane comes in as further channels: then the depth needs no window.
+    """
+    batch, depth, height, width, channels = x.shape
+    later = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), (-1, 1, 0), *[(0, 0, 0)] * 3])
+    # of_parity[p, s]: the tap that output 2i+p sees x[i+s] through; 3 is none.
+    of_parity = jnp.array([[1, 3], [0, 2]])
+    taps = jnp.pad(kernel, [(0, 1)] * 3 + [(0, 0)] * 2)
+    for axis in (0, 2, 4):
+        taps = jnp.take(taps, of_parity, axis)
+    # (pd, sd, ph, sh, pw, sw, C, O) -> (1, sh, sw, sd x C, pd x ph x pw x O)
+    taps = taps.transpose(3, 5, 1, 6, 0, 2, 4, 7).reshape(1, 2, 2, 2 * channels, -1)
+    out = lax.conv_general_dilated(
+        jnp.concatenate([x, later], -1),
+        taps,
+        (1, 1, 1),
+        ((0, 0), (0, 1), (0, 1)),
+        dimension_numbers=_DIMENSIONS_3D,
+    )
+    out = out.reshape(batch, depth, height, width, 2, 2, 2, -1).transpose(0, 1, 4, 2, 5, 3, 6, 7)
+    return out.reshape(batch, 2 * depth, 2 * height, 2 * width, -1)

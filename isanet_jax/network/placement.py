@@ -25,6 +25,12 @@ def volumes_over(mesh: Mesh):
         _MESH.reset(token)
 
 
+def volumes_are_split() -> bool:
+    """Whether the function being traced is for volumes that lie on several devices."""
+    mesh = _MESH.get()
+    return mesh is not None and mesh.shape["space"] > 1
+
+
 def splits(depth: int, devices: int) -> bool:
     """Whether `depth` planes are split over `devices`: evenly, two or more each."""
     return depth % devices == 0 and depth // devices >= _LEAST_PLANES
@@ -32,9 +38,9 @@ def splits(depth: int, devices: int) -> bool:
 
 def place(x: jax.Array) -> jax.Array:
     """A feature map (B, D, H, W[, C]) where it belongs; unchanged without a split mesh."""
-    mesh = _MESH.get()
-    if mesh is None or mesh.shape["space"] == 1:
+    if not volumes_are_split():
         return x
+    mesh = _MESH.get()
     batch = "data" if x.shape[0] % mesh.shape["data"] == 0 else None  # one volume to predict on
     depth = "space" if splits(x.shape[1], mesh.shape["space"]) else None
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(batch, depth)))

@@ -20,6 +20,10 @@ from isanet_jax.training.losses import segmentation_loss
 OPTIMIZERS = ("adam", "sgd")
 # (data, space) whose gradients tests/training/test_space.py holds against one device's.
 PROVEN_SPLITS = ((1, 2), (1, 4), (1, 8), (2, 2), (2, 4))
+# Of a step whose volumes are split. XLA's GPU scheduler moves operations away from where memory is
+# least in use, to overlap them with the exchange of planes: a third more memory with
+# remat=blocks (docs/distributed.md). It is left out.
+_FOR_MEMORY = {"xla_disable_hlo_passes": "latency-hiding-scheduler"}
 
 
 class TrainState(NamedTuple):
@@ -154,6 +158,7 @@ def make_train_step(graphdef, optimizer, mesh: Mesh, *, loss: dict, patch: int =
         in_shardings=(replicated, over_data),
         out_shardings=(replicated, replicated),
         donate_argnums=0,
+        compiler_options=_FOR_MEMORY if mesh.shape["space"] > 1 else None,
     )
 
 
