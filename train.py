@@ -22,13 +22,15 @@ def main():
     from isanet_jax.network.systems import describe_systems
     from isanet_jax.training.config import parse_command_line
     from isanet_jax.training.loop import train
+    from isanet_jax.training.processes import together
 
     argv, profiled = console.take_number(sys.argv, "--profile", 0, "a number of steps to trace")
     config, workdir = parse_command_line(argv)
     if config["model"]["name"] == "help":
         print(describe_systems())
         return
-    train(config, workdir, profiled_steps=profiled)
+    with together():
+        train(config, workdir, profiled_steps=profiled)
 
 
 if __name__ == "__main__":

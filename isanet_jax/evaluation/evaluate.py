@@ -1,5 +1,6 @@
 """Scores of a trained run on its test cases, or of anyone's masks."""
 
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -39,8 +40,7 @@ def score_run(
         grid -> method -> ID -> metrics.
     """
     scores = {grid: {} for grid in grids}
-    for case, stored in evaluation_data(cohort, cases):
-        probability = predictor and predictor.probability(stored.ct, stored.pet)
+    for case, stored, probability in _predicted(predictor, cohort, cases):
         suv_max = float(stored.pet.max())
         for grid in grids:
             on_grid, reference, spacing_mm = _grid(grid, stored, cohort.path(case))
@@ -55,6 +55,20 @@ def score_run(
         mask = probability >= THRESHOLD if predictor else None
         on_case(case, stored, mask, {name: of[case] for name, of in scores[grids[0]].items()})
     return scores
+
+
+def _predicted(predictor, cohort, cases):
+    """Each case with the network's probability (None without one), a device's worth at a time."""
+    data = iter(evaluation_data(cohort, cases))
+    while group := list(islice(data, predictor.devices if predictor else 1)):
+        found = [None] * len(group)
+        if predictor:
+            found = predictor.probabilities(
+                np.stack([stored.ct for _, stored in group]),
+                np.stack([stored.pet for _, stored in group]),
+            )
+        for (case, stored), probability in zip(group, found, strict=True):
+            yield case, stored, probability
 
 
 def unseen_cases(cohort: Cohort, splits: list[dict]) -> list[str]:

@@ -79,7 +79,9 @@ def mixup(case: Case, partner: Case | None) -> dict[str, np.ndarray]:
     return {name: 0.5 * (image + getattr(partner, name)) for name, image in images.items()}
 
 
-def training_data(cohort: Cohort, cases, *, batch: int, seed: int, augment: dict):
+def training_data(
+    cohort: Cohort, cases, *, batch: int, seed: int, augment: dict, share: tuple[int, int] = (0, 1)
+):
     """Endless, seeded batches of cases, mixed up, with their augmentation's parameters.
 
     Args:
@@ -88,6 +90,8 @@ def training_data(cohort: Cohort, cases, *, batch: int, seed: int, augment: dict
         batch: elements per batch.
         seed: of shuffle, mixup partners and augmentation.
         augment: see `draw_augmentation`.
+        share: (number, of how many) equal parts of each batch is read; together they are the same
+            batches whatever their number.
 
     Returns:
         `grain.IterDataset` of dicts: ct (B, D, H, W) HU, pet SUV and label, all float32; rotation
@@ -119,11 +123,14 @@ def training_data(cohort: Cohort, cases, *, batch: int, seed: int, augment: dict
     # grain cannot batch an endless dataset; 2^31 passes do not end.
     dataset = grain.MapDataset.range(len(cases)).seed(seed).shuffle().random_map(load)
     dataset = dataset.repeat(2**31)
+    part, parts = share
+    batch //= parts
     if batch == 1:  # without the copy that stacking makes
         dataset = dataset.map(lambda case: {k: np.asarray(v)[None] for k, v in case.items()})
     else:
         dataset = dataset.batch(batch, drop_remainder=True)
-    return dataset.to_iter_dataset(_READ)
+    # The iterator's state counts batches, whatever the share.
+    return dataset[part::parts].to_iter_dataset(_READ)
 
 
 def batch_shapes(batch: int, size: int) -> dict[str, tuple[tuple[int, ...], type]]:

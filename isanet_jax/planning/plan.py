@@ -106,9 +106,9 @@ class Plan:
         def lower(mesh, params, volume):
             predict = make_predict(
                 self.graphdef,
+                mesh,
                 patch=self.config["data"]["patch"],
                 mirror=self.config["predict"]["mirror"],
-                mesh=mesh,
             )
             return predict.lower(params, volume, volume)
 

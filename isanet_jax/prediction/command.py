@@ -7,6 +7,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -110,15 +111,18 @@ def main(arguments=None) -> None:
     from isanet_jax.prediction.predictor import Predictor  # imports JAX: after the checks
 
     predictor = Predictor(args.workdir, half=args.half)
-    failures, started = [], time.perf_counter()
-    for number, (scan, paths) in enumerate(jobs, start=1):
-        try:
-            line, rows = _predict_one(predictor, scan, paths, args)
+    failures, started, number = [], time.perf_counter(), 0
+    for start in range(0, len(jobs), predictor.devices):
+        group = jobs[start : start + predictor.devices]
+        for scan, outcome in _predict_group(predictor, group, args):
+            number += 1
+            if isinstance(outcome, DataError):
+                failures.append(str(outcome))
+                print(f"error: {outcome}", file=sys.stderr, flush=True)
+                continue
+            line, rows = outcome
             table.add(scan.case, rows)
             print(f"[{number}/{len(jobs)}] {line}", flush=True)
-        except DataError as error:
-            failures.append(str(error))
-            print(f"error: {error}", file=sys.stderr, flush=True)
     if len(jobs) > 1:
         seconds = time.perf_counter() - started
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -191,12 +195,44 @@ def _rounded(row):
     return {name: round(v, 4) if isinstance(v, float) else v for name, v in row.items()}
 
 
-def _predict_one(predictor, scan, paths, args):
-    """Predicts and writes one case; returns the line to show, and its lesions."""
-    from isanet_jax.cases.ranges import differences
-    from isanet_jax.prediction.lesions import lesions
-    from isanet_jax.prediction.predictor import THRESHOLD, entropy
+class _Images(NamedTuple):
+    """A case as read: its scan, the paths to write, CT and PET, the CT's DICOM slices if any."""
 
+    scan: Scan
+    paths: dict[str, Path]
+    ct: Volume
+    pet: Volume
+    slices: list | None
+
+
+def _predict_group(predictor, jobs, args):
+    """Predicts cases together and writes each; yields (scan, its outcome).
+
+    An outcome is the line to show and the lesions, or the error that the case has met.
+    """
+    read = []
+    for job in jobs:
+        try:
+            read.append(_read_images(*job))
+        except DataError as error:
+            yield job[0], error
+    found = predictor.probabilities_of_scans(
+        [(images.scan, images.ct, images.pet) for images in read],
+        batch=args.batch,
+        progress=_progress,
+    )
+    for images, outcome in zip(read, found, strict=True):
+        if isinstance(outcome, DataError):
+            yield images.scan, outcome
+            continue
+        try:
+            written = _write_case(predictor, images, *outcome, args.keep_identity)
+        except DataError as error:
+            written = error
+        yield images.scan, written
+
+
+def _read_images(scan, paths):
     ct, slices = _read(scan.ct, "CT", scan.case)
     pet, _ = _read(scan.pet, "PET", scan.case)
     if slices is None and not {"dicom-seg", "rtstruct"}.isdisjoint(paths):
@@ -207,10 +243,17 @@ def _predict_one(predictor, scan, paths, args):
             wanted="a DICOM CT, which the output references",
             action="Give the CT's DICOM folder, or --format nifti",
         )
+    return _Images(scan, paths, ct, pet, slices)
+
+
+def _write_case(predictor, images, probability, warnings, keep_identity):
+    """Writes what a case's paths ask for; returns the line to show, and its lesions."""
+    from isanet_jax.cases.ranges import differences
+    from isanet_jax.prediction.lesions import lesions
+    from isanet_jax.prediction.predictor import THRESHOLD, entropy
+
+    _, paths, ct, pet, slices = images
     hints = [f"hint: {text}" for text in differences(ct, pet, predictor.seen)]
-    probability, warnings = predictor.probability_of_scan(
-        scan, ct, pet, batch=args.batch, progress=_progress
-    )
     mask = probability.data >= THRESHOLD
     data = {"probability": probability.data, "nifti": mask.astype(np.uint8)}
     if "uncertainty" in paths:
@@ -222,7 +265,7 @@ def _predict_one(predictor, scan, paths, args):
             volume = Volume(data[kind], probability.affine, probability.header)
             write_volume(paths[kind], volume, overwrite=True)
     if not {"dicom-seg", "rtstruct"}.isdisjoint(paths):
-        _write_dicom(paths, mask, probability.affine, slices, args.keep_identity)
+        _write_dicom(paths, mask, probability.affine, slices, keep_identity)
     rows = lesions(Volume(mask, probability.affine), pet)
     summary = f"{sum(row['volume_ml'] for row in rows):.2f} ml"
     if rows:

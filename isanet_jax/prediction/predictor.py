@@ -7,18 +7,19 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from scipy import special
 
 from isanet_jax.cases.grid import resample
 from isanet_jax.cases.prepare import Settings, check_images, image_channels
-from isanet_jax.errors import ConfigError
+from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.network import systems
 from isanet_jax.prediction.windows import predict_windows
 from isanet_jax.scans.sources import Scan
 from isanet_jax.scans.volume import Volume, bounds_mm
 from isanet_jax.training.checkpoint import load_best
 from isanet_jax.training.config import model_config
-from isanet_jax.training.step import make_predict
+from isanet_jax.training.step import make_mesh, make_predict
 
 THRESHOLD = 0.5
 
@@ -32,6 +33,7 @@ class Predictor:
         settings: how all of them want a scan prepared.
         seen: what the scans were like that the first was trained on, see
             `isanet_jax.cases.ranges.scan_ranges`.
+        devices: on how many volumes are spread: all that JAX has.
 
     Args:
         workdirs: folders of the runs.
@@ -43,6 +45,9 @@ class Predictor:
     """
 
     def __init__(self, workdirs: Sequence[Path], *, half: bool = False):
+        self.devices = jax.device_count()
+        mesh = make_mesh(self.devices, 1)
+        replicated = NamedSharding(mesh, PartitionSpec())
         self._members = []
         self.descriptions = []
         predict_of = functools.cache(make_predict)  # runs of one config share what is compiled
@@ -50,7 +55,8 @@ class Predictor:
             graphdef, params, description = _load(workdir, half)
             config = description["config"]
             options = {"patch": config["data"]["patch"], "mirror": config["predict"]["mirror"]}
-            self._members.append((predict_of(graphdef, **options), params))
+            predict = predict_of(graphdef, mesh, **options)
+            self._members.append((predict, jax.device_put(params, replicated)))
             self.descriptions.append(description)
             # Runs from before a setting existed have its default.
             default = dataclasses.asdict(Settings())
@@ -76,11 +82,15 @@ class Predictor:
         return self.probabilities(ct_hu[None], pet_suv[None])[0]
 
     def probabilities(self, ct_hu: np.ndarray, pet_suv: np.ndarray) -> np.ndarray:
-        """The same of a batch: (B, D, H, W) -> (B, D, H, W)."""
+        """The same of a batch: (B, D, H, W) -> (B, D, H, W), spread over the devices."""
+        count = len(ct_hu)
+        filled = [*range(count), *[count - 1] * (-count % self.devices)]
+        if len(filled) > count:
+            ct_hu, pet_suv = ct_hu[filled], pet_suv[filled]
         total = sum(
             np.asarray(predict(params, ct_hu, pet_suv)) for predict, params in self._members
         )
-        return total / len(self._members)
+        return total[:count] / len(self._members)
 
     def probability_of_scan(
         self, scan: Scan, ct: Volume, pet: Volume, *, batch: int = 1, progress=None
@@ -92,22 +102,56 @@ class Predictor:
         Args:
             scan: gives the box and the names for errors.
             ct, pet: its images, HU and SUV.
-            batch: windows computed together.
+            batch: windows computed together, on each device.
             progress: see `isanet_jax.prediction.windows.predict_windows`; None: not shown.
 
         Raises:
             DataError: see `isanet_jax.cases.prepare.image_channels`.
         """
-        settings = self.settings
-        if scan.box_mm is None and settings.fit == "crop" and settings.region == "given":
-            warnings = check_images(scan, ct, pet)
-            progress = progress or (lambda _, batches: batches)
-            values, affine = predict_windows(
-                self.probabilities, ct, pet, settings, batch=batch, progress=progress
-            )
-        else:
-            ct_case, pet_case, affine, warnings = image_channels(scan, ct, pet, settings)
-            values = self.probability(ct_case, pet_case)
+        (outcome,) = self.probabilities_of_scans([(scan, ct, pet)], batch=batch, progress=progress)
+        if isinstance(outcome, DataError):
+            raise outcome
+        return outcome
+
+    def probabilities_of_scans(
+        self, images: Sequence[tuple[Scan, Volume, Volume]], *, batch: int = 1, progress=None
+    ) -> list[tuple[Volume, list[str]] | DataError]:
+        """`probability_of_scan` of several scans at once, spread over the devices.
+
+        Returns:
+            For each (scan, ct, pet) what `probability_of_scan` returns, or raises.
+        """
+        found, cases = {}, {}
+        for index, (scan, ct, pet) in enumerate(images):
+            try:
+                if self._needs_windows(scan):
+                    found[index] = self._probability_by_windows(scan, ct, pet, batch, progress)
+                else:
+                    cases[index] = image_channels(scan, ct, pet, self.settings)
+            except DataError as error:
+                found[index] = error
+        if cases:
+            channels = [np.stack([case[i] for case in cases.values()]) for i in range(2)]
+            values = self.probabilities(*channels)
+            for (index, (_, _, affine, warnings)), value in zip(cases.items(), values, strict=True):
+                found[index] = to_ct_grid(value, affine, images[index][1]), warnings
+        return [found[index] for index in range(len(images))]
+
+    def _needs_windows(self, scan):
+        return (
+            scan.box_mm is None and self.settings.fit == "crop" and self.settings.region == "given"
+        )
+
+    def _probability_by_windows(self, scan, ct, pet, batch, progress):
+        warnings = check_images(scan, ct, pet)
+        values, affine = predict_windows(
+            self.probabilities,
+            ct,
+            pet,
+            self.settings,
+            batch=batch * self.devices,
+            progress=progress or (lambda _, batches: batches),
+        )
         return to_ct_grid(values, affine, ct), warnings
 
 

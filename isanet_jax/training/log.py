@@ -115,6 +115,21 @@ class RunLog:
                 self._board.add_scalar(name, value, line["step"])
 
 
+class NoLog:
+    """`RunLog` of the processes that write none."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        pass
+
+    def _nothing(self, *_, **__):
+        pass
+
+    step = validation = message = _nothing
+
+
 def read_log(path) -> list[dict]:
     """The lines of a metrics.jsonl; a last line cut short by a kill is left out."""
     path = Path(path)

@@ -8,12 +8,14 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 import jax
 import numpy as np
 import optax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from isanet_jax.cases.folds import Split, folds_by_centre, split
 from isanet_jax.cases.prepare import prepare_phantoms
@@ -32,16 +34,20 @@ from isanet_jax.training.config import (
     claim_workdir,
     model_config,
 )
-from isanet_jax.training.log import RunLog
+from isanet_jax.training.log import NoLog, RunLog
 from isanet_jax.training.needs import GIB, compile_with_needs, device_bytes
+from isanet_jax.training.processes import in_turn
 from isanet_jax.training.profile import StepTrace
 from isanet_jax.training.schedule import poly_schedule, restart_schedule
 from isanet_jax.training.step import (
+    batch_share,
     init_state,
+    local_rows,
     make_mesh,
     make_optimizer,
     make_predict,
     make_train_step,
+    place_batch,
 )
 
 # What a step that does not fit is tried with, the least costly first.
@@ -53,6 +59,9 @@ _SAVINGS = (
     {"model.dtype": "bfloat16", "model.remat": "levels"},
     {"model.dtype": "bfloat16", "model.remat": "levels", "train.batch": "one a device"},
 )
+
+
+_SEEN = ("ct", "pet")  # what a network sees of a case
 
 
 class StopRequest:
@@ -117,6 +126,7 @@ class _Run:
     parts: Split
     steps_per_epoch: int
     schedule: optax.Schedule
+    mesh: Mesh
     train_step: Callable
     predict: Callable
 
@@ -127,6 +137,8 @@ class _Run:
 
 def train(config: dict, workdir: Path, *, profiled_steps: int = 0) -> bool:
     """Trains until the last epoch, or goes on where an earlier call was stopped.
+
+    With several processes (`isanet_jax.training.processes`), each calls it with the same arguments.
 
     Args:
         config: see configs/hecktor.py.
@@ -143,8 +155,14 @@ def train(config: dict, workdir: Path, *, profiled_steps: int = 0) -> bool:
     """
     check_config(config)
     mesh = make_mesh(config["mesh"]["data"], config["mesh"]["space"])
-    cohort = load_cohort(config)
-    claim_workdir(workdir, config)
+    is_first = jax.process_index() == 0
+
+    def look_and_claim():
+        cohort = load_cohort(config)
+        claim_workdir(workdir, config)
+        return cohort
+
+    cohort = in_turn(look_and_claim)
     run, state = _build(config, cohort, mesh)
     parts = run.parts
     info = {
@@ -159,6 +177,7 @@ def train(config: dict, workdir: Path, *, profiled_steps: int = 0) -> bool:
         batch=config["train"]["batch"],
         seed=config["seed"],
         augment=config["augment"],
+        share=batch_share(mesh),
     )
     with (
         contextlib.closing(iter(data)) as batches,
@@ -177,8 +196,9 @@ def train(config: dict, workdir: Path, *, profiled_steps: int = 0) -> bool:
         if step:
             print(f"going on from step {step} (epoch {step // run.steps_per_epoch + 1})")
         print("compiling the train step: this takes a while the first time ...", flush=True)
-        run = dataclasses.replace(run, train_step=_compile_step(run, state, mesh))
-        with RunLog(workdir, step, run.total_steps, run.steps_per_epoch) as log:
+        run = dataclasses.replace(run, train_step=_compile_step(run, state))
+        record = RunLog(workdir, step, run.total_steps, run.steps_per_epoch)
+        with record if is_first else NoLog() as log:
             return _train_steps(
                 run,
                 state,
@@ -188,7 +208,7 @@ def train(config: dict, workdir: Path, *, profiled_steps: int = 0) -> bool:
                 checkpoints=checkpoints,
                 stop=stop,
                 log=log,
-                trace=StepTrace(workdir / "profile", profiled_steps),
+                trace=StepTrace(workdir / "profile", profiled_steps if is_first else 0),
             )
 
 
@@ -205,6 +225,7 @@ def _build(config, cohort, mesh):
         f"{count_parameters(state.params):,} parameters, {len(parts.train)} cases to train on, "
         f"{len(parts.selection)} to validate ({config['selection']} protocol, fold "
         f"{config['fold']}), on {mesh.size} {jax.devices()[0].platform} device(s)"
+        + (f" of {jax.process_count()} processes" if jax.process_count() > 1 else "")
     )
     empty = [case for case in parts.train if cohort.cases[case]["volume_case_ml"] == 0]
     if empty:
@@ -212,11 +233,11 @@ def _build(config, cohort, mesh):
     patch = config["data"]["patch"]
     train_step = make_train_step(graphdef, optimizer, mesh, loss=config["loss"], patch=patch)
     # Mirror images are left to the final prediction: they would make each validation cost eight.
-    predict = make_predict(graphdef, patch=patch, mesh=mesh)
-    return _Run(config, cohort, parts, steps_per_epoch, schedule, train_step, predict), state
+    predict = make_predict(graphdef, mesh, patch=patch)
+    return _Run(config, cohort, parts, steps_per_epoch, schedule, mesh, train_step, predict), state
 
 
-def _compile_step(run, state, mesh):
+def _compile_step(run, state):
     """The compiled train step; says what it needs.
 
     Raises:
@@ -224,7 +245,7 @@ def _compile_step(run, state, mesh):
     """
     compiled, needs = compile_with_needs(run.train_step, state, run.config)
     return_memory()
-    usable = device_bytes(mesh.devices.flat[0])
+    usable = device_bytes(jax.local_devices()[0])
     print(
         f"a step: {needs.flops / 1e12:.3f} TFLOP, {needs.peak_bytes / GIB:.2f} GiB"
         + (f" of {usable / GIB:.1f} GiB" if usable else "")
@@ -237,11 +258,11 @@ def _compile_step(run, state, mesh):
         config = copy.deepcopy(run.config)
         for name, value in settings.items():
             group, key = name.split(".")
-            config[group][key] = mesh.size if name == "train.batch" else value
+            config[group][key] = run.mesh.size if name == "train.batch" else value
         graphdef, _ = systems.create(model_config(config), jax.random.key(0))
         optimizer = optimizer_of(run.schedule, config)
         patch = config["data"]["patch"]
-        step = make_train_step(graphdef, optimizer, mesh, loss=config["loss"], patch=patch)
+        step = make_train_step(graphdef, optimizer, run.mesh, loss=config["loss"], patch=patch)
         _, less = compile_with_needs(step, state, config)
         if less.peak_bytes <= usable:
             changes = " ".join(
@@ -281,22 +302,27 @@ def optimizer_of(schedule: optax.Schedule, config: dict) -> optax.GradientTransf
 
 def _train_steps(run, state, progress, *, workdir, batches, checkpoints, stop, log, trace):
     """Steps from the state's on, until the last (True) or until a stop is requested (False)."""
-    step, batch_now = int(state.step), next(batches)
+    step, batch_now, stopped_on = int(state.step), next(batches), None
     while step < run.total_steps:
         started = time.perf_counter()
         progress["data"] = batches.get_state()  # the iterator's place after this step's batch
-        state, metrics = run.train_step(state, batch_now)
+        if jax.process_count() > 1:  # all of them learn in the same step that one is to stop
+            batch_now["stop"] = np.full(len(batch_now["case"]), bool(stop.signal_name))
+        state, metrics = run.train_step(state, place_batch(batch_now, run.mesh))
         # The step runs on its own; the next batch is fetched meanwhile.
         asked = time.perf_counter()
         upcoming = next(batches)
         # The device has waited only if its step was done before the batch came: at most so long.
         waited = time.perf_counter() - asked if metrics["loss"].is_ready() else 0.0
         metrics = {name: float(value) for name, value in metrics.items()}
+        if metrics.pop("stop", bool(stop.signal_name)):
+            stopped_on = stop.signal_name or "another process's signal"
         if not np.isfinite(metrics["loss"]):
             raise _not_finite(workdir, step, batch_now, run.parts.train, metrics)
-        step, cases, batch_now = step + 1, len(batch_now["case"]), upcoming
+        step, batch_now = step + 1, upcoming
         seconds = time.perf_counter() - started
         rate = run.schedule(step - 1)
+        cases = run.config["train"]["batch"]
         log.step(step, metrics, rate, cases=cases, seconds=seconds, waited=waited)
         if message := trace.step_done():
             log.message(message)
@@ -304,20 +330,20 @@ def _train_steps(run, state, progress, *, workdir, batches, checkpoints, stop, l
         epoch, within = divmod(step, run.steps_per_epoch)
         is_due = within == 0 and epoch % run.config["train"]["validate_every"] == 0
         if is_due or step == run.total_steps:
-            dsc = validate(run.predict, state.params, run.cohort, run.parts.selection)
+            dsc = validate(run.predict, state.params, run.cohort, run.parts.selection, run.mesh)
             if dsc["mean"] > progress["best_dsc"]:
                 progress |= {"best_dsc": dsc["mean"], "best_epoch": epoch}
                 checkpoints.save_best(step, state, progress)
             checkpoints.save_latest(step, state, progress)
             log.validation(step, dsc, progress)
-        elif stop.signal_name:
+        elif stopped_on:
             checkpoints.save_latest(step, state, progress)
-        if (stop.signal_name or step == run.total_steps) and (message := trace.stop()):
+        if (stopped_on or step == run.total_steps) and (message := trace.stop()):
             log.message(message)
-        if stop.signal_name and step < run.total_steps:
+        if stopped_on and step < run.total_steps:
             checkpoints.close()
             log.message(
-                f"stopped on {stop.signal_name} after step {step}, saved; the same command goes on "
+                f"stopped on {stopped_on} after step {step}, saved; the same command goes on "
                 "from here"
             )
             return False
@@ -329,24 +355,37 @@ def _train_steps(run, state, progress, *, workdir, batches, checkpoints, stop, l
     return True
 
 
-def validate(predict, params, cohort: Cohort, cases) -> dict:
-    """DSC at threshold 0.5 on the case grid.
+def validate(predict, params, cohort: Cohort, cases, mesh: Mesh) -> dict:
+    """DSC at threshold 0.5 on the case grid; cases are spread over the mesh's `data` axis.
 
     Returns:
         `mean` over the cases, and `cases`: ID -> DSC; two empty masks count 1.
     """
+    rows, (part, parts) = mesh.shape["data"], batch_share(mesh)
+    each = rows // parts  # cases of this process at a time
+    # The last case fills up the last batch.
+    own = [i for i in range(-(-len(cases) // rows) * rows) if i // each % parts == part]
+    stored = iter(evaluation_data(cohort, [cases[min(i, len(cases) - 1)] for i in own]))
+    counts = []
+    while batch := [case for _, case in islice(stored, each)]:
+        images = place_batch({n: np.stack([getattr(c, n) for c in batch]) for n in _SEEN}, mesh)
+        masks = local_rows(predict(params, images["ct"], images["pet"])) >= 0.5
+        labels = [case.label > 0 for case in batch]
+        counts += [(m.sum() + t.sum(), (m & t).sum()) for m, t in zip(masks, labels, strict=True)]
+    of_all = multihost_utils.process_allgather(np.c_[own, counts].astype(np.int32))
+    both = {index: (total, common) for index, total, common in of_all.reshape(-1, 3).tolist()}
     scores = {}
-    for case, stored in evaluation_data(cohort, cases):
-        mask = np.asarray(predict(params, stored.ct[None], stored.pet[None]))[0] >= 0.5
-        label = stored.label > 0
-        total = int(mask.sum()) + int(label.sum())
-        scores[case] = 2 * int((mask & label).sum()) / total if total else 1.0
+    for index, case in enumerate(cases):
+        total, common = both[index]
+        scores[case] = 2 * common / total if total else 1.0
     return {"mean": float(np.mean(list(scores.values()))), "cases": scores}
 
 
 def _not_finite(workdir, step, batch, cases, metrics):
     """Writes the batch and returns the error that names its cases."""
-    path = workdir / "nonfinite_batch.npz"
+    # Of several processes, each writes what it has read of the batch.
+    rank = f"_{jax.process_index()}" if jax.process_count() > 1 else ""
+    path = workdir / f"nonfinite_batch{rank}.npz"
     with replace_when_done(path) as partial, open(partial, "wb") as file:
         np.savez(file, **batch)
     names = sorted({cases[i] for key in ("case", "partner") for i in batch[key]})

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
 from isanet_jax.pipeline.dataset import batch_shapes
 
@@ -86,6 +87,8 @@ def compile_with_needs(train_step, state, config: dict) -> tuple[jax.stages.Comp
     """
     shapes = batch_shapes(config["train"]["batch"], config["data"]["size"])
     batch = {name: jax.ShapeDtypeStruct(*of) for name, of in shapes.items()}
+    if jax.process_count() > 1:
+        batch["stop"] = jax.ShapeDtypeStruct((config["train"]["batch"],), np.bool_)
     # Tracing makes millions of objects that live on: looking for garbage among them took a third of
     # its time.
     gc.disable()

@@ -1,5 +1,6 @@
 """The train step and the prediction, as pure functions that are compiled once."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -44,9 +45,52 @@ def make_mesh(data: int, space: int) -> Mesh:
 
     Raises:
         ConfigError: more devices than there are, or a split of volumes whose gradients have not
-            been proven right.
+            been proven right; devices of other processes that would be left out.
     """
-    return mesh_of(jax.devices(), data, space)
+    mesh = mesh_of(jax.devices(), data, space)
+    if jax.process_count() > 1 and mesh.size < jax.device_count():
+        raise ConfigError(
+            f"mesh.data is {data} and mesh.space {space}, and the {jax.process_count()} processes "
+            f"have {jax.device_count()} devices: use all, as in --config.mesh.data="
+            f"{jax.device_count() // space}"
+        )
+    batch_share(mesh)
+    return mesh
+
+
+def batch_share(mesh: Mesh) -> tuple[int, int]:
+    """Which part of each batch this process reads: (its number, number of equal parts).
+
+    Processes that split a volume between them read the same part.
+
+    Raises:
+        ConfigError: a process's devices would hold parts of rows of the batch.
+    """
+    parts = []
+    for process in sorted({d.process_index for d in mesh.devices.flat}):
+        own = [any(d.process_index == process for d in row) for row in mesh.devices]
+        parts.append((own.index(True), sum(own)))
+    here = [any(d.process_index == jax.process_index() for d in row) for row in mesh.devices]
+    first, rows = (here.index(True), sum(here)) if any(here) else (0, len(here))
+    if any(size != rows or start % rows for start, size in parts):
+        raise ConfigError(
+            f"mesh.data x mesh.space is {mesh.shape['data']} x {mesh.shape['space']} over "
+            f"{len(parts)} processes: each process's devices must split the same number of whole "
+            "volumes, or the processes whole multiples of them"
+        )
+    return first // rows, len(here) // rows
+
+
+def place_batch(batch: dict, mesh: Mesh) -> dict[str, jax.Array]:
+    """The batch over the mesh's devices, of which `batch` is this process's part."""
+    over_data = NamedSharding(mesh, PartitionSpec("data"))
+    return {k: jax.make_array_from_process_local_data(over_data, v) for k, v in batch.items()}
+
+
+def local_rows(array: jax.Array) -> np.ndarray:
+    """The rows of a batch over a mesh that this process's devices hold, in order."""
+    shards = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}
+    return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])
 
 
 def mesh_of(devices, data: int, space: int) -> Mesh:
@@ -126,7 +170,8 @@ def make_train_step(graphdef, optimizer, mesh: Mesh, *, loss: dict, patch: int =
         patch: edge of the patch that is cut from each volume; 0: the whole volume.
 
     Returns:
-        The step. Its metrics are scalars: loss, dice_loss, focal_loss.
+        The step. Its metrics are scalars: loss, dice_loss, focal_loss; and stop, where the batch
+        has it: whether any element of it is True.
     """
 
     def loss_fn(params, image, label):
@@ -149,7 +194,10 @@ def make_train_step(graphdef, optimizer, mesh: Mesh, *, loss: dict, patch: int =
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         state = TrainState(params, opt_state, state.step + 1, state.key)
-        return state, {"loss": loss_value, **parts}
+        metrics = {"loss": loss_value, **parts}
+        if "stop" in batch:
+            metrics["stop"] = jnp.any(batch["stop"])
+        return state, metrics
 
     replicated = NamedSharding(mesh, PartitionSpec())
     over_data = NamedSharding(mesh, PartitionSpec("data"))
@@ -162,22 +210,22 @@ def make_train_step(graphdef, optimizer, mesh: Mesh, *, loss: dict, patch: int =
     )
 
 
-def make_predict(
-    graphdef, *, patch: int = 0, mirror: bool = False, mesh: Mesh | None = None
-) -> Callable:
+def make_predict(graphdef, mesh: Mesh, *, patch: int = 0, mirror: bool = False) -> Callable:
     """Compiles (params, ct_hu, pet_suv) -> tumour probability, all volumes (B, D, H, W).
 
     Args:
         graphdef: the network's structure.
+        mesh: volumes are spread over its `data` axis, of which B is a multiple, and a volume's
+            depth is split over `space`.
         patch: edge of the windows that the network sees; 0: the whole volume at once.
         mirror: take the mean over the eight mirror images (nnU-Net's test-time augmentation).
-        mesh: splits a volume's depth over its `space` axis.
     """
+    replicated = NamedSharding(mesh, PartitionSpec())
+    over_data = NamedSharding(mesh, PartitionSpec("data"))
+    shardings = (replicated, over_data, over_data)
 
-    @jax.jit
+    @functools.partial(jax.jit, in_shardings=shardings, out_shardings=over_data)
     def predict(params, ct_hu, pet_suv):
-        if mesh is None:
-            return whole_prediction(params, ct_hu, pet_suv)
         with volumes_over(mesh):
             return whole_prediction(params, place(ct_hu), place(pet_suv))
 

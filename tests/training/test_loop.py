@@ -284,7 +284,8 @@ def test_patches_sgd_deep_supervision_and_mirrors_train_and_predict(config, coho
         tmp_path, lambda d: systems.create(model_config(d["config"]), jax.random.key(0))[1]
     )
     graphdef, _ = systems.create(model_config(config), jax.random.key(0))
-    predict = make_predict(graphdef, patch=8)  # windows; validation is without mirror images
+    # Windows; validation is without mirror images.
+    predict = make_predict(graphdef, make_mesh(1, 1), patch=8)
     epoch = description["progress"]["best_epoch"]
     (best,) = (c for c in lines if c["epoch"] == epoch and "validation_dsc" in c)
     for name, dsc in best["cases"].items():
