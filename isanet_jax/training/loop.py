@@ -68,9 +68,21 @@ class StopRequest:
     """Context that turns SIGTERM and SIGINT into a request: `signal_name` is then set.
 
     A second signal ends the program at once.
+
+    Attributes:
+        signal_name: of the signal that this process has got.
+        is_agreed: whether every process knows that one of them is to stop.
     """
 
     signal_name: str | None = None
+    is_agreed = False
+
+    @property
+    def reason(self) -> str | None:
+        """Why to stop after this step; of several processes, the same step for all."""
+        if jax.process_count() == 1:
+            return self.signal_name
+        return (self.signal_name or "another process's signal") if self.is_agreed else None
 
     def __enter__(self):
         self._previous = {
@@ -302,7 +314,7 @@ def optimizer_of(schedule: optax.Schedule, config: dict) -> optax.GradientTransf
 
 def _train_steps(run, state, progress, *, workdir, batches, checkpoints, stop, log, trace):
     """Steps from the state's on, until the last (True) or until a stop is requested (False)."""
-    step, batch_now, stopped_on = int(state.step), next(batches), None
+    step, batch_now = int(state.step), next(batches)
     while step < run.total_steps:
         started = time.perf_counter()
         progress["data"] = batches.get_state()  # the iterator's place after this step's batch
@@ -315,8 +327,7 @@ def _train_steps(run, state, progress, *, workdir, batches, checkpoints, stop, l
         # The device has waited only if its step was done before the batch came: at most so long.
         waited = time.perf_counter() - asked if metrics["loss"].is_ready() else 0.0
         metrics = {name: float(value) for name, value in metrics.items()}
-        if metrics.pop("stop", bool(stop.signal_name)):
-            stopped_on = stop.signal_name or "another process's signal"
+        stop.is_agreed = bool(metrics.pop("stop", False))
         if not np.isfinite(metrics["loss"]):
             raise _not_finite(workdir, step, batch_now, run.parts.train, metrics)
         step, batch_now = step + 1, upcoming
@@ -336,14 +347,14 @@ def _train_steps(run, state, progress, *, workdir, batches, checkpoints, stop, l
                 checkpoints.save_best(step, state, progress)
             checkpoints.save_latest(step, state, progress)
             log.validation(step, dsc, progress)
-        elif stopped_on:
+        elif stop.reason:
             checkpoints.save_latest(step, state, progress)
-        if (stopped_on or step == run.total_steps) and (message := trace.stop()):
+        if (stop.reason or step == run.total_steps) and (message := trace.stop()):
             log.message(message)
-        if stopped_on and step < run.total_steps:
+        if stop.reason and step < run.total_steps:
             checkpoints.close()
             log.message(
-                f"stopped on {stopped_on} after step {step}, saved; the same command goes on "
+                f"stopped on {stop.reason} after step {step}, saved; the same command goes on "
                 "from here"
             )
             return False

@@ -19,7 +19,7 @@ from isanet_jax.pipeline.augment import augment, crop_patch, normalise
 from isanet_jax.training.losses import segmentation_loss
 
 OPTIMIZERS = ("adam", "sgd")
-# (data, space) whose gradients tests/training/test_space.py holds against one device's.
+# (data, space) whose gradients tests/training/test_mesh.py holds against one device's.
 PROVEN_SPLITS = ((1, 2), (1, 4), (1, 8), (2, 2), (2, 4))
 # Of a step whose volumes are split. XLA's GPU scheduler moves operations away from where memory is
 # least in use, to overlap them with the exchange of planes: a third more memory with

@@ -1,6 +1,6 @@
-"""Gradients of the real train step on split meshes, against one device's, in float64.
+"""Gradients of the real train step on meshes of devices, against one device's, in float64.
 
-Run by test_space.py in a process of its own: eight made-up devices, no optimisation by LLVM.
+Run by test_mesh.py in a process of its own: eight made-up devices, no optimisation by LLVM.
 """
 
 import json
@@ -42,8 +42,15 @@ def batch_of(count, size):
 def gradients(name, data, space, size, batch, remat):
     """(loss, gradients) of one step: with this optimiser, parameters lose their gradient."""
     mesh = make_mesh(data, space)
+    levels = 5 if size == 32 else 3
     model = ModelConfig(
-        name=name, size=size, width=2, levels=5, convolution="native", dtype="float64", remat=remat
+        name=name,
+        size=size,
+        width=2,
+        levels=levels,
+        convolution="native",
+        dtype="float64",
+        remat=remat,
     )
     optimizer = optax.sgd(1.0)
     graphdef, state = init_state(model, optimizer, 0)

@@ -1,4 +1,4 @@
-"""Volumes split over devices have the gradients of one device."""
+"""Batches and volumes split over devices have the gradients of one device."""
 
 import json
 import os
@@ -23,7 +23,7 @@ _FLAGS = (
 def start(cases):
     """A process that prints [case, difference of the loss, of the gradients, of the worst one]."""
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.training.space_gradients", *cases],
+        [sys.executable, "-m", "tests.training.mesh_gradients", *cases],
         cwd=ROOT,
         env=os.environ | {"XLA_FLAGS": _FLAGS, "JAX_PLATFORMS": "cpu"},
         stdout=subprocess.PIPE,
@@ -37,6 +37,7 @@ def test_gradients_are_one_devices_on_every_mesh_that_is_allowed():
     meshes = sorted(PROVEN_SPLITS, reverse=True)
     cases = [f"isa,{data}x{space},32,none" for data, space in meshes]
     cases += ["isa,1x4,32,blocks", "unet,1x4,32,none"]
+    cases += [f"isa,{data}x1,16,none" for data in (2, 4, 8)]
     processes = [start(cases[:3]), start(cases[3:])]  # compilation is most of it: side by side
     found = []
     for process in processes:
