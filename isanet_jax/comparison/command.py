@@ -13,7 +13,9 @@ usage: python compare.py --config configs/compare/table2_sts.py [--workdir runs/
 --config  a comparison: table1, table2, table3 or fig6, of sts or hecktor, in configs/compare/.
           table2_sts.py:smoke is a size for two CPU cores, table3_sts.py:own gives each system its
           own recipe.
---jobs N  cells (a method on a fold with a seed) at a time on the CPU, which they share.
+--jobs N  cells (a method on a fold with a seed) at a time: on a GPU each (default: all GPUs), or
+          on the CPU, which they share (default: 1). Several of these commands, on one machine or
+          as a SLURM array, share the cells of one --workdir.
 
 --config.order="('isa','unet')" compares these methods; any system that train.py lists can stand
 there. --config.folds="(0,)" compares on one fold. --config.base.NAME=VALUE changes a setting of
@@ -31,7 +33,7 @@ def main():
     from isanet_jax.comparison.runner import make_cells, run_cells, with_systems
     from isanet_jax.training.config import parse_command_line
 
-    argv, jobs = console.take_number(sys.argv, "--jobs", 1, "a number of cells to run at a time")
+    argv, jobs = console.take_number(sys.argv, "--jobs", 0, "a number of cells to run at a time")
     comparison, workdir = parse_command_line(argv)
     if "methods" not in comparison:
         raise ConfigError(
@@ -40,9 +42,15 @@ def main():
         )
     comparison = with_systems(comparison)
     cells = make_cells(comparison, workdir)
-    failures, stopped = run_cells(cells, jobs=jobs)
+    failures, stopped, elsewhere = run_cells(cells, jobs=jobs)
     if stopped:
         print(f"stopped on {stopped}; the same command goes on from here")
+        return
+    if elsewhere:
+        print(
+            f"other processes still run {', '.join(elsewhere)}; the last one to end writes the "
+            "tables, and so does the same command"
+        )
         return
     write_comparison(workdir, comparison, cells, failures)
     if failures:

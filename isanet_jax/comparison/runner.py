@@ -1,7 +1,12 @@
-"""The cells of a comparison, run one process each, and gone on with where they were stopped."""
+"""The cells of a comparison, run one process each, and gone on with where they were stopped.
+
+Several comparisons of the same folder, such as the tasks of a SLURM array, share its cells: each
+cell's process holds a lock on the cell's folder, which ends with it however it ends.
+"""
 
 import copy
 import dataclasses
+import fcntl
 import functools
 import json
 import math
@@ -11,8 +16,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from isanet_jax.comparison.cell import SCORES, STOPPED
 from isanet_jax.errors import ConfigError, IsaNetError
@@ -137,18 +143,31 @@ def check_data(cells: list[Cell]) -> dict[str, IsaNetError]:
     return {name: error for name, error in problems.items() if error}
 
 
-def run_cells(cells: list[Cell], *, jobs: int = 1) -> tuple[dict[str, str], str | None]:
+class Outcome(NamedTuple):
+    """What `run_cells` leaves.
+
+    Attributes:
+        failures: cell's name -> why it failed.
+        stopped: name of the signal that stopped the comparison, or None.
+        elsewhere: names of cells that other comparisons of the same folder still run.
+    """
+
+    failures: dict[str, str]
+    stopped: str | None
+    elsewhere: list[str]
+
+
+def run_cells(cells: list[Cell], *, jobs: int = 0) -> Outcome:
     """Runs what is not done yet; a cell that fails does not stop the others.
 
     Args:
         cells: see `make_cells`.
-        jobs: cells at a time; each then has its share of the processor's cores.
-
-    Returns:
-        (cell's name -> why it failed, name of the signal that stopped the comparison or None).
+        jobs: cells at a time, each on a GPU of its own, or on its share of the processor's cores
+            where there is no GPU; 0: one a GPU, or one.
 
     Raises:
-        ConfigError, DataError: none of the cells has cases that it can be trained on.
+        ConfigError, DataError: none of the cells has cases that it can be trained on; more jobs
+            than there are GPUs or cores.
     """
     failures, waiting = {}, []
     bad_data = check_data(cells)
@@ -180,7 +199,8 @@ def run_cells(cells: list[Cell], *, jobs: int = 1) -> tuple[dict[str, str], str 
             left = math.ceil(per_cell * (len(waiting) - number))
             print(f"[{number}/{len(waiting)}] {cell.name}: {outcome}; about {left} min left")
             sys.stdout.flush()
-    return failures, processes.signal_name
+    elsewhere = [cell.name for cell in processes.elsewhere if not cell.is_done]
+    return Outcome(failures, processes.signal_name, elsewhere)
 
 
 class _Processes:
@@ -188,12 +208,14 @@ class _Processes:
 
     Attributes:
         running: slot -> (cell, process, when it was started).
+        elsewhere: cells that were found locked.
         signal_name: of the signal that came, or None.
     """
 
     def __init__(self, jobs: int):
-        self.shares = _shares(jobs)
+        self.shares = shares(jobs)
         self.running = {}
+        self.elsewhere: list[Cell] = []
         self.signal_name: str | None = None
 
     def __enter__(self):
@@ -213,38 +235,100 @@ class _Processes:
 
     def run(self, cells) -> Iterator[tuple[Cell, int, float]]:
         """Runs the cells; yields each with its exit status and minutes when it ends."""
-        waiting = list(cells)
+        waiting, looked_again = list(cells), False
         while self.running or (waiting and not self.signal_name):
-            for slot, cores in enumerate(self.shares):
-                if slot not in self.running and waiting and not self.signal_name:
-                    cell = waiting.pop(0)
-                    print(f"{cell.name}: runs, log in {cell.folder / 'log.txt'}", flush=True)
-                    self.running[slot] = cell, _start(cell, cores), time.perf_counter()
+            for slot in range(len(self.shares)):
+                while slot not in self.running and waiting and not self.signal_name:
+                    self._try_to_start(waiting.pop(0), slot)
+            if not (
+                waiting or self.running or looked_again
+            ):  # what another comparison has given up meanwhile
+                looked_again, waiting = True, self.elsewhere
+                self.elsewhere = []
             time.sleep(0.2)
             for slot, (cell, process, started) in list(self.running.items()):
                 if process.poll() is not None:
                     del self.running[slot]
                     yield cell, process.returncode, (time.perf_counter() - started) / 60
 
+    def _try_to_start(self, cell, slot):
+        """Starts a cell, unless another comparison runs it or has done it."""
+        lock = _lock(cell.folder)
+        if lock is None:
+            self.elsewhere.append(cell)
+            return
+        with lock:
+            if cell.is_done:  # since we looked
+                print(f"{cell.name}: done elsewhere", flush=True)
+                return
+            print(f"{cell.name}: runs, log in {cell.folder / 'log.txt'}", flush=True)
+            process = _start(cell, self.shares[slot], lock)
+        self.running[slot] = cell, process, time.perf_counter()
 
-def _shares(jobs):
-    """The processor's cores, dealt to the jobs; None where one job has them all."""
+
+class Share(NamedTuple):
+    """What a job has of the machine: cores (None: all), and a GPU where there are any."""
+
+    cores: list[int] | None = None
+    gpu: str | None = None
+
+
+def shares(jobs: int) -> list[Share]:
+    """The machine's GPUs, or else its cores, dealt to the jobs; see `run_cells`."""
+    gpus = visible_gpus(os.environ)
+    jobs = jobs or len(gpus) or 1
+    if gpus:
+        if jobs > len(gpus):
+            raise ConfigError(f"--jobs is {jobs} and there are {len(gpus)} GPUs, for a cell each")
+        return [Share(gpu=gpu) for gpu in gpus[:jobs]]
     if jobs == 1 or not hasattr(os, "sched_getaffinity"):
-        return [None] * jobs
+        return [Share()] * jobs
     cores = sorted(os.sched_getaffinity(0))
     if jobs > len(cores):
         raise ConfigError(f"--jobs is {jobs} and this machine has {len(cores)} cores")
-    return [cores[slot::jobs] for slot in range(jobs)]
+    return [Share(cores[slot::jobs]) for slot in range(jobs)]
 
 
-def _start(cell, cores):
+def visible_gpus(environ: Mapping[str, str]) -> list[str]:
+    """NVIDIA's GPUs that programs started from here would use, without taking hold of them."""
+    if environ.get("JAX_PLATFORMS", "").startswith("cpu"):
+        return []
+    if "CUDA_VISIBLE_DEVICES" in environ:
+        return [gpu for gpu in environ["CUDA_VISIBLE_DEVICES"].split(",") if gpu]
+    driver = Path("/proc/driver/nvidia/gpus")
+    return [str(i) for i in range(len(list(driver.iterdir())))] if driver.is_dir() else []
+
+
+def _lock(folder):
+    """An open file whose lock is ours as long as a process has it open; None where it is held.
+
+    Raises:
+        ConfigError: a file system without locks.
+    """
+    file = open(folder / "lock", "a")  # noqa: SIM115 (closing it is letting the cell go)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    except OSError as error:
+        file.close()
+        raise ConfigError(
+            f"{folder} cannot be locked ({error}), by which a cell is kept from being run twice; "
+            "put --workdir on a file system that has locks"
+        ) from error
+    return file
+
+
+def _start(cell, share, lock):
     """Starts a cell's process in its own group, so that Ctrl-C reaches it through us alone."""
     job = {
         "config": cell.config,
         "folder": str(cell.folder),
         "thresholds": cell.method == THRESHOLDS,
-        "cores": cores,
+        "cores": share.cores,
     }
+    environ = {} if share.gpu is None else {"CUDA_VISIBLE_DEVICES": share.gpu}
     paths = [str(_PACKAGES), *filter(None, [os.environ.get("PYTHONPATH")])]
     with open(cell.folder / "log.txt", "wb") as log:
         process = subprocess.Popen(
@@ -253,7 +337,8 @@ def _start(cell, cores):
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+            env=os.environ | environ | {"PYTHONPATH": os.pathsep.join(paths)},
+            pass_fds=[lock.fileno()],
         )
     process.stdin.write(json.dumps(job).encode())
     process.stdin.close()

@@ -129,10 +129,11 @@ if method == "cbam":
 
 @pytest.fixture
 def stand_in(monkeypatch):
-    def start(cell, cores):
+    def start(cell, share, lock):
         command = [sys.executable, "-c", PROCESS, cell.method, str(cell.folder)]
+        options = {"start_new_session": True, "pass_fds": [lock.fileno()]}
         with open(cell.folder / "log.txt", "wb") as log:
-            return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+            return subprocess.Popen(command, stdout=log, stderr=log, **options)
 
     monkeypatch.setattr(runner, "_start", start)
     monkeypatch.setattr(runner, "check_data", lambda cells: {})
@@ -171,7 +172,7 @@ def test_the_process_that_starts_the_cells_takes_no_device():
 @pytest.mark.usefixtures("stand_in")
 def test_failing_cells_are_reported_and_tried_again_and_finished_ones_left_alone(tmp_path, capsys):
     cells = cells_in(tmp_path, order=["se", "isa", "sk"])
-    failures, stopped = run_cells(cells, jobs=2)
+    failures, stopped, _ = run_cells(cells, jobs=2)
     assert stopped is None
     assert [c.method for c in cells if c.is_done] == ["isa", "isa"]
     assert failures["se fold 0 seed 0"] == "no such folder"
@@ -179,7 +180,7 @@ def test_failing_cells_are_reported_and_tried_again_and_finished_ones_left_alone
     assert len(failures) == 4
     assert "[6/6]" in capsys.readouterr().out
     stamp = cells[1].folder.joinpath("scores.json").stat().st_mtime_ns
-    again, _ = run_cells(cells, jobs=2)
+    again, *_ = run_cells(cells, jobs=2)
     assert again.keys() == failures.keys()
     assert cells[1].folder.joinpath("scores.json").stat().st_mtime_ns == stamp
     assert "6 cells: 2 done, 4 to run" in capsys.readouterr().out
@@ -190,7 +191,7 @@ def test_a_folder_of_other_settings_is_a_failed_cell(tmp_path):
     run_cells(cells_in(tmp_path, order=["isa"]))
     changed = cells_in(tmp_path, order=["isa"])
     changed[0].config["train"]["epochs"] = 7
-    failures, _ = run_cells(changed)
+    failures, *_ = run_cells(changed)
     assert list(failures) == ["isa fold 0 seed 0"]
     assert "train.epochs: 25 there, 7 now" in failures["isa fold 0 seed 0"]
 
@@ -206,8 +207,73 @@ def test_a_signal_reaches_the_running_cells_and_starts_no_more(tmp_path):
 
     threading.Thread(target=interrupt).start()
     before = signal.getsignal(signal.SIGTERM)
-    failures, stopped = run_cells(cells)
+    failures, stopped, _ = run_cells(cells)
     assert (failures, stopped) == ({}, "SIGTERM")
     assert (cells[0].folder / "saved").exists()
     assert not any(cell.is_done for cell in cells)
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+OTHER = """
+import sys, time
+sys.path.insert(0, sys.argv[2])
+from pathlib import Path
+from isanet_jax.comparison.runner import _lock
+lock = _lock(Path(sys.argv[1]))
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_no_cell_is_taken_twice_and_a_killed_ones_is_free_again(tmp_path, capsys):
+    cells = cells_in(tmp_path, order=["isa", "unet"], folds=(0,))
+    cells[0].folder.mkdir(parents=True)
+    command = [sys.executable, "-c", OTHER, str(cells[0].folder), str(ROOT)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        outcome = run_cells(cells)
+        assert outcome == ({}, None, ["isa fold 0 seed 0"])
+        assert [cell.is_done for cell in cells] == [False, True]
+        assert not (cells[0].folder / "log.txt").exists()
+        other.kill()
+    assert run_cells(cells) == ({}, None, [])
+    assert cells[0].is_done
+    assert "done elsewhere" not in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_comparisons_that_run_at_once_share_the_cells(tmp_path, capsys):
+    cells = cells_in(tmp_path, order=["isa", "unet", "cbam"], folds=(0, 1))
+    slow = [cell for cell in cells if cell.method == "cbam"]  # theirs sleep until told to stop
+    fast = [cell for cell in cells if cell.method != "cbam"]
+    for cell in cells:
+        cell.folder.mkdir(parents=True)
+    first = runner._Processes(1)
+    with first:
+        running = first.run([slow[0], *fast[:1]])
+        thread = threading.Thread(target=lambda: list(running))
+        thread.start()
+        while thread.is_alive() and not (slow[0].folder / "ready").exists():
+            time.sleep(0.01)
+        second = runner._Processes(1)
+        done = [cell for cell, status, _ in second.run([slow[0], *fast]) if status == 0]
+        assert done == fast
+        assert second.elsewhere == [slow[0]]
+        os.kill(first.running[0][1].pid, signal.SIGTERM)
+        thread.join(60)
+    assert f"{fast[0].name}: done elsewhere" in capsys.readouterr().out
+
+
+def test_a_gpu_each_or_a_share_of_the_cores(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5,7")
+    assert [share.gpu for share in runner.shares(0)] == ["2", "5", "7"]
+    assert [share.gpu for share in runner.shares(2)] == ["2", "5"]
+    with pytest.raises(ConfigError, match="--jobs is 4 and there are 3 GPUs"):
+        runner.shares(4)
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert runner.shares(0) == [runner.Share()]
+    if hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) > 1:
+        one, two = (set(share.cores) for share in runner.shares(2))
+        assert not one & two
