@@ -20,10 +20,10 @@ _FLAGS = (
 )
 
 
-def start(cases):
-    """A process that prints [case, difference of the loss, of the gradients, of the worst one]."""
+def start(name, *arguments):
+    """A process of a module beside this one, on eight made-up devices."""
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.training.mesh_gradients", *cases],
+        [sys.executable, "-m", f"tests.training.{name}", *map(str, arguments)],
         cwd=ROOT,
         env=os.environ | {"XLA_FLAGS": _FLAGS, "JAX_PLATFORMS": "cpu"},
         stdout=subprocess.PIPE,
@@ -38,7 +38,9 @@ def test_gradients_are_one_devices_on_every_mesh_that_is_allowed():
     cases = [f"isa,{data}x{space},32,none" for data, space in meshes]
     cases += ["isa,1x4,32,blocks", "unet,1x4,32,none"]
     cases += [f"isa,{data}x1,16,none" for data in (2, 4, 8)]
-    processes = [start(cases[:3]), start(cases[3:])]  # compilation is most of it: side by side
+    processes = [
+        start("mesh_gradients", *half) for half in (cases[:4], cases[4:])
+    ]  # compilation is most of it: side by side
     found = []
     for process in processes:
         out, errors = process.communicate()
@@ -49,6 +51,22 @@ def test_gradients_are_one_devices_on_every_mesh_that_is_allowed():
         assert loss < 1e-12, case
         assert gradient < 1e-9, case
         assert worst < 1e-7, case
+
+
+def test_a_run_goes_on_on_other_meshes_and_predicts_from_any(cohort_folder, tmp_path):
+    process = start("mesh_runs", cohort_folder, tmp_path)
+    out, errors = process.communicate()
+    assert process.returncode == 0, errors[-3000:]
+    found = json.loads(out.split("found ")[-1])
+    expected = found.pop("1x1")
+    assert list(map(int, expected["losses"])) == list(range(1, 7))
+    assert len(found) == 3
+    for mesh, run in found.items():
+        assert run["losses"].keys() == expected["losses"].keys(), mesh
+        for step, loss in run["losses"].items():
+            assert loss == pytest.approx(expected["losses"][step], rel=1e-4), (mesh, step)
+        assert run["dsc"] == pytest.approx(expected["dsc"], abs=0.02), mesh
+        assert run["probability"] == pytest.approx(expected["probability"], abs=2e-3), mesh
 
 
 def test_only_levels_with_planes_enough_are_split():

@@ -1,0 +1,65 @@
+"""A run that is stopped on four devices and goes on on others: prints what each mesh makes of it.
+
+Run by test_mesh.py in a process of its own: eight made-up devices, no optimisation by LLVM.
+"""
+
+import json
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from isanet_jax.cases.store import read_case, read_cohort
+from isanet_jax.prediction.predictor import Predictor
+from isanet_jax.training.log import RunLog, read_log
+from isanet_jax.training.loop import train
+from tests.conftest import small_config
+
+STOP_AT = 3  # in the second epoch, after a validation
+_record = RunLog.step
+
+
+def stop_after(self, step, *args, **kwargs):
+    _record(self, step, *args, **kwargs)
+    if step == STOP_AT:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def config_on(cohort_folder, data, space):
+    config = small_config(cohort_folder)
+    config["mesh"] = {"data": data, "space": space}
+    config["model"]["convolution"] = "native"
+    config["train"] |= {"batch": 8, "steps_per_epoch": 2, "epochs": 3}
+    return config
+
+
+def main():
+    """Prints {mesh: {losses, probability}}; "1x1" is the run that was not stopped."""
+    cohort_folder, folder = sys.argv[1], Path(sys.argv[2])
+    train(config_on(cohort_folder, 1, 1), folder / "1x1")
+    RunLog.step = stop_after
+    train(config_on(cohort_folder, 4, 1), folder / "stopped")
+    RunLog.step = _record
+    cohort = read_cohort(cohort_folder)
+    case = read_case(cohort.path(sorted(cohort.cases)[0]))
+    meshes = {"from 4 on 1": (1, 1), "from 4 on 8": (8, 1), "from 4 on 1x4": (1, 4)}
+    for name, mesh in meshes.items():
+        shutil.copytree(folder / "stopped", folder / name)
+        train(config_on(cohort_folder, *mesh), folder / name)
+    found = {}
+    for name in ("1x1", *meshes):
+        lines = read_log(folder / name / "metrics.jsonl")
+        probability = Predictor([folder / name]).probability(case.ct, case.pet)
+        found[name] = {
+            "losses": {line["step"]: line["loss"] for line in lines if "loss" in line},
+            "dsc": [line["validation_dsc"] for line in lines if "validation_dsc" in line],
+            "probability": np.round(probability[::4, ::4, ::4], 6).ravel().tolist(),
+        }
+    print("found " + json.dumps(found), flush=True)
+
+
+if __name__ == "__main__":
+    main()
