@@ -1,3 +1,8 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import nibabel
 import numpy as np
 import pytest
@@ -6,6 +11,7 @@ from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.prediction.command import main
 from tests.conftest import real_data
 
+ROOT = Path(__file__).parents[2]
 KINDS = ("output", "probability", "uncertainty")
 
 
@@ -125,6 +131,34 @@ def test_a_bad_case_in_a_table_does_not_stop_the_others(trained, cohort_folder, 
     table.write_text("case,ct,pet\n" + rows[1] + "\n")
     main([*arguments, "--skip-existing"])
     assert "every mask is there" in capsys.readouterr().out
+
+
+def test_cases_are_spread_over_devices(trained, cohort_folder, tmp_path):
+    """Five cases, one of them broken, on two devices as on one."""
+    names = [f"phantom_{i:03}" for i in range(5)]
+    rows = [f"{n},{cohort_folder}/scans/{n}/ct.nii.gz,{cohort_folder}/scans/{n}/pet.nii.gz"
+            for n in names]  # fmt: skip
+    (tmp_path / "bad.nii.gz").write_text("no image")
+    rows[1] = f"{names[1]},{cohort_folder}/scans/{names[1]}/ct.nii.gz,{tmp_path}/bad.nii.gz"
+    (tmp_path / "table.csv").write_text("\n".join(["case,ct,pet", *rows]) + "\n")
+    for devices in (1, 2):
+        command = [sys.executable, "predict.py", "--workdir", trained, "--table",
+                   tmp_path / "table.csv", "--output", tmp_path / f"masks{devices}",
+                   "--probability", tmp_path / f"on{devices}"]  # fmt: skip
+        flags = f"--xla_force_host_platform_device_count={devices}"
+        process = subprocess.run(
+            list(map(str, command)), cwd=ROOT, env=os.environ | {"XLA_FLAGS": flags},
+            capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+        assert process.returncode == 2, process.stderr
+        assert "1 of 5 cases failed" in process.stderr
+        assert process.stdout.count("lesion(s)") + process.stdout.count("EMPTY") == 4
+    for name in names[:1] + names[2:]:
+        one, two = (
+            np.asarray(nibabel.load(tmp_path / f"on{n}" / f"{name}.nii.gz").dataobj) for n in (1, 2)
+        )
+        np.testing.assert_allclose(two, one, atol=1e-5)
+    assert not (tmp_path / "on2" / "phantom_001.nii.gz").exists()
 
 
 def test_arguments_that_do_not_fit_together(tmp_path):

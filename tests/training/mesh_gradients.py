@@ -42,7 +42,7 @@ def batch_of(count, size):
 def gradients(name, data, space, size, batch, remat):
     """(loss, gradients) of one step: with this optimiser, parameters lose their gradient."""
     mesh = make_mesh(data, space)
-    levels = 5 if size == 32 else 3
+    levels = 3 if size == 16 else 5
     model = ModelConfig(
         name=name,
         size=size,

@@ -36,6 +36,10 @@ def config_on(cohort_folder, data, space):
     return config
 
 
+def three(image):
+    return np.stack([image[::-1], image[:, ::-1], image])
+
+
 def main():
     """Prints {mesh: {losses, probability}}; "1x1" is the run that was not stopped."""
     cohort_folder, folder = sys.argv[1], Path(sys.argv[2])
@@ -52,7 +56,9 @@ def main():
     found = {}
     for name in ("1x1", *meshes):
         lines = read_log(folder / name / "metrics.jsonl")
-        probability = Predictor([folder / name]).probability(case.ct, case.pet)
+        # On eight devices: three volumes at a time, of which the first two are another's.
+        predictor = Predictor([folder / name])
+        probability = predictor.probabilities(*map(three, (case.ct, case.pet)))[2]
         found[name] = {
             "losses": {line["step"]: line["loss"] for line in lines if "loss" in line},
             "dsc": [line["validation_dsc"] for line in lines if "validation_dsc" in line],
