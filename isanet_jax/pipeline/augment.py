@@ -32,7 +32,7 @@ def rotate(x: jax.Array, matrix: jax.Array, *, order: int, fill: float) -> jax.A
 def _source_coordinates(shape, matrix):
     """Where each voxel of the rotated grid lies in the source: three arrays of `shape`, voxels."""
     centre = [(n - 1) / 2 for n in shape]
-    d, h, w = (jnp.arange(n, dtype=jnp.float32) - c for n, c in zip(shape, centre, strict=True))
+    d, h, w = (jnp.arange(n, dtype=matrix.dtype) - c for n, c in zip(shape, centre, strict=True))
     return [
         row[0] * d[:, None, None] + row[1] * h[:, None] + row[2] * w + c
         for row, c in zip(matrix, centre, strict=True)

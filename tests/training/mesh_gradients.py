@@ -30,7 +30,7 @@ def batch_of(count, size):
         "ct": 300 * ct + 50 * noise[0],
         "pet": np.abs(3 * pet + noise[1]),
         "label": (label > 0.7).astype(float),
-        "rotation": np.stack([rotation_matrix(a, (1, 1, 1)) for a in angles]),
+        "rotation": np.stack([rotation_matrix(a, (1, 1, 1)) for a in angles]).astype(float),
         "mirror": np.array([[True, False, True]] * count),
         "patch_place": np.zeros((count, 3), np.float32),
         "patch_pick": np.zeros(count, np.float32),

@@ -68,27 +68,43 @@ def test_the_devices_of_a_process():
     assert local_devices(1, rank=3, tasks=4) == [0]  # the launcher shows each its own
 
 
+def by_hand(rank):
+    return {"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(rank)}
+
+
+def by_srun(rank):
+    """What srun sets for `--ntasks=2` on one machine."""
+    return {
+        "SLURM_JOB_ID": "1",
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": "2",
+        "SLURM_PROCID": str(rank),
+        "SLURM_LOCALID": str(rank),
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_STEP_TASKS_PER_NODE": "2",
+    }
+
+
 class Pair:
     """Two processes that train on phantoms, a device each."""
 
-    def __init__(self, workdir, cohort_folder, *settings):
+    def __init__(self, variables, workdir, cohort_folder, *settings):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.workdir = workdir
         self.processes = []
         for rank in range(2):
-            environ = os.environ | {
-                "JAX_PLATFORMS": "cpu",
-                "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
-                "JAX_NUM_PROCESSES": "2",
-                "JAX_PROCESS_ID": str(rank),
-            }
+            environ = os.environ | {"JAX_PLATFORMS": "cpu"} | variables(rank)
+            if variables is by_hand:
+                environ["JAX_COORDINATOR_ADDRESS"] = f"127.0.0.1:{port}"
+            else:  # srun's processes agree on one by the job's ID, which may be in use here
+                environ["JAX_COORDINATOR_PORT"] = str(port)
             self.processes.append(start(workdir, cohort_folder, 2, *settings, env=environ))
 
     def wait_for(self, condition):
         """Waits until it holds while both run."""
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not condition():
             ended = [p for p in self.processes if p.poll() is not None]
             assert not ended, ended[0].communicate()
@@ -140,8 +156,8 @@ def alone(cohort_folder, tmp_path_factory):
 def pair_of(cohort_folder):
     pairs = []
 
-    def make(workdir, *settings):
-        pairs.append(Pair(workdir, cohort_folder, *settings))
+    def make(workdir, *settings, variables=by_hand):
+        pairs.append(Pair(variables, workdir, cohort_folder, *settings))
         return pairs[-1]
 
     yield make
@@ -191,7 +207,7 @@ def test_the_first_process_killed_while_it_saves(alone, cohort_folder, tmp_path,
     workdir = tmp_path / "run"
     latest = workdir / "checkpoints" / "latest"
     settings = ["--config.train.epochs=3"]
-    pair = pair_of(workdir, *settings)
+    pair = pair_of(workdir, *settings, variables=by_srun)
     pair.wait_for(lambda: (latest / "4").exists() and any(latest.glob("8.*tmp*")))
     pair.processes[0].kill()
     status, _, stderr = pair.outcome(1)
