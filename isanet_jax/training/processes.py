@@ -22,6 +22,7 @@ from isanet_jax.errors import ConfigError, IsaNetError
 
 _LOST_AFTER = 20  # seconds without a sign of life
 _LOOK_EVERY = 2  # seconds
+_MEET_WITHIN = 300  # seconds
 # Address (and port), number of processes and rank, as JAX's users and torchrun set them.
 _BY_HAND = (
     (("JAX_COORDINATOR_ADDRESS",), "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"),
@@ -94,8 +95,10 @@ def together():
     A process that dies ends the others within half a minute: JAX's own service, which runs in the
     first process, notices it, and each says which was lost.
 
+    Ends the program, with a message and status 2, where the processes do not find each other.
+
     Raises:
-        ConfigError: see `found_processes`; or the others were not found.
+        ConfigError: see `found_processes`.
     """
     found = found_processes(os.environ)
     if found is None:
@@ -103,15 +106,15 @@ def together():
         return
     # Otherwise JAX ends the process by abort() before it can say which other was lost.
     jax.config.update("jax_enable_recoverability", True)
-    try:
-        jax.distributed.initialize(**found, heartbeat_timeout_seconds=_LOST_AFTER)
-    except (RuntimeError, ValueError) as error:
-        raise ConfigError(
-            f"the processes do not find each other ({str(error).splitlines()[0]}). The first one's "
-            "address must be reachable from all, and all must be started within five minutes"
-        ) from error
+    _at_abort(
+        f"the processes do not find each other ({found}). All must be started within "
+        f"{_MEET_WITHIN // 60} minutes, and reach the first one's address"
+    )
+    jax.distributed.initialize(
+        **found, heartbeat_timeout_seconds=_LOST_AFTER, initialization_timeout=_MEET_WITHIN
+    )
     hosts = _hosts()
-    _explain_abort(hosts)
+    _at_abort(_loss_of(0, hosts))
     watch = _Watch(hosts)
     watch.start()
     with contextlib.ExitStack() as stack:
@@ -150,34 +153,32 @@ class _Watch(threading.Thread):
                     pass
             except multihost_utils.ProcessFailureError as error:
                 live = set(jax.devices()) - error.failed_devices
-            except Exception:  # the service is gone, see `_explain_abort`, or left
+            except Exception:  # the service is gone, see `_at_abort`, or left
                 return
             lost = everyone - {d.process_index for d in live}
             if lost and not self.is_over:
-                _end(self.hosts, min(lost))
+                _end(_loss_of(min(lost), self.hosts))
             if len(lost) == len(everyone) - 1:
                 self.alone.set()
 
 
-def _explain_abort(hosts):
-    """Says in words what JAX's abort() means, by which it ends when the first process is lost."""
-
-    def explain(number):
-        _end(hosts, 0)
-
+def _at_abort(message):
+    """Says in words what JAX's abort() means: the service in the first process is not there."""
     kind = ctypes.CFUNCTYPE(None, ctypes.c_int)
-    _explain_abort.handler = kind(explain)  # kept: C holds no reference
-    ctypes.CDLL(None).signal(signal.SIGABRT, _explain_abort.handler)
+    _at_abort.handler = kind(lambda number: _end(message))  # kept: C holds no reference
+    ctypes.CDLL(None).signal(signal.SIGABRT, _at_abort.handler)
 
 
-def _end(hosts, lost):
-    print(
-        f"error: process {lost} of {len(hosts)} (on {hosts[lost]}) was lost: it was killed, its "
+def _loss_of(process, hosts):
+    return (
+        f"process {process} of {len(hosts)} (on {hosts[process]}) was lost: it was killed, its "
         "machine failed, or it ended with an error of its own. This one ends, too; the same "
-        "command goes on from the last whole checkpoint",
-        file=sys.stderr,
-        flush=True,
+        "command goes on from the last whole checkpoint"
     )
+
+
+def _end(message):
+    print(f"error: {message}", file=sys.stderr, flush=True)
     os._exit(2)
 
 

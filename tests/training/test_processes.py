@@ -226,3 +226,23 @@ def test_devices_left_out_are_refused(cohort_folder, tmp_path, pair_of):
         status, _, stderr = pair.outcome(rank)
         assert status == 2
     assert "the 2 processes have 2 devices: use all" in stderr or LOST.format(0) in stderr
+
+
+def test_processes_that_do_not_meet_say_so():
+    code = (
+        "from isanet_jax.training import processes\n"
+        "processes._MEET_WITHIN = 5\n"
+        "with processes.together():\n"
+        "    pass\n"
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    environ = os.environ | by_hand(1) | {"JAX_COORDINATOR_ADDRESS": address}
+    process = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environ, capture_output=True, text=True,
+        timeout=120, check=False,
+    )  # fmt: skip
+    assert process.returncode == 2
+    assert "error: the processes do not find each other" in process.stderr
+    assert address in process.stderr
