@@ -240,11 +240,9 @@ class _Processes:
             for slot in range(len(self.shares)):
                 while slot not in self.running and waiting and not self.signal_name:
                     self._try_to_start(waiting.pop(0), slot)
-            if not (
-                waiting or self.running or looked_again
-            ):  # what another comparison has given up meanwhile
-                looked_again, waiting = True, self.elsewhere
-                self.elsewhere = []
+            if not (waiting or self.running or looked_again):
+                # Another comparison may have given some up meanwhile.
+                looked_again, waiting, self.elsewhere = True, self.elsewhere, []
             time.sleep(0.2)
             for slot, (cell, process, started) in list(self.running.items()):
                 if process.poll() is not None:
