@@ -58,7 +58,8 @@ def parser() -> argparse.ArgumentParser:
         "--batch",
         type=int,
         default=1,
-        help="windows computed together, where a scan is larger than the network (default: 1)",
+        help="windows computed together on each device, where a scan is larger than the network "
+        "(default: 1)",
     )
     root.add_argument(
         "--probability", help="also write the probability here; a folder with --table"
