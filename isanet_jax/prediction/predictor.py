@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from isanet_jax.scans.sources import Scan
 from isanet_jax.scans.volume import Volume, bounds_mm
 from isanet_jax.training.checkpoint import load_best
 from isanet_jax.training.config import model_config
-from isanet_jax.training.step import make_mesh, make_predict
+from isanet_jax.training.step import PROVEN_SPLITS, make_mesh, make_predict
 
 THRESHOLD = 0.5
 
@@ -33,7 +34,8 @@ class Predictor:
         settings: how all of them want a scan prepared.
         seen: what the scans were like that the first was trained on, see
             `isanet_jax.cases.ranges.scan_ranges`.
-        devices: on how many volumes are spread: all that JAX has.
+        devices: how many volumes are computed at a time: one on each of JAX's devices, or on each
+            group of devices that splits a volume, for a run that was trained so.
 
     Args:
         workdirs: folders of the runs.
@@ -45,15 +47,16 @@ class Predictor:
     """
 
     def __init__(self, workdirs: Sequence[Path], *, half: bool = False):
-        self.devices = jax.device_count()
-        mesh = make_mesh(self.devices, 1)
-        replicated = NamedSharding(mesh, PartitionSpec())
         self._members = []
+        self.devices = 1
         self.descriptions = []
         predict_of = functools.cache(make_predict)  # runs of one config share what is compiled
         for workdir in workdirs:
             graphdef, params, description = _load(workdir, half)
             config = description["config"]
+            mesh = make_mesh(*_devices_for(config))
+            self.devices = math.lcm(self.devices, mesh.shape["data"])
+            replicated = NamedSharding(mesh, PartitionSpec())
             options = {"patch": config["data"]["patch"], "mirror": config["predict"]["mirror"]}
             predict = predict_of(graphdef, mesh, **options)
             self._members.append((predict, jax.device_put(params, replicated)))
@@ -155,13 +158,23 @@ class Predictor:
         return to_ct_grid(values, affine, ct), warnings
 
 
+def _devices_for(config) -> tuple[int, int]:
+    """The mesh (data, space) of all devices that predicts with a run of this config."""
+    devices, space = jax.device_count(), config["mesh"]["space"]
+    if space > 1:  # its volumes may not fit one device
+        for data in (devices // space, 1):
+            if (data, space) in PROVEN_SPLITS and data * space <= devices:
+                return data, space
+    return devices, 1
+
+
 def _load(workdir, half):
     """A run's structure, best parameters and description."""
     structure = {}
 
     def make_params(description):
-        one = {"mesh": {"data": 1, "space": 1}}  # however many devices it was trained on
-        model = model_config(description["config"] | one)
+        data, space = _devices_for(description["config"])  # not those that it was trained on
+        model = model_config(description["config"] | {"mesh": {"data": data, "space": space}})
         if half:
             model = dataclasses.replace(model, dtype="bfloat16")
         structure["graphdef"], params = systems.create(model, jax.random.key(0))

@@ -56,8 +56,10 @@ def main():
     found = {}
     for name in ("1x1", *meshes):
         lines = read_log(folder / name / "metrics.jsonl")
-        # On eight devices: three volumes at a time, of which the first two are another's.
+        # On eight devices, which split a volume between four where the run did: three volumes at
+        # a time, of which the first two are others.
         predictor = Predictor([folder / name])
+        assert predictor.devices == (2 if name.endswith("1x4") else 8)
         probability = predictor.probabilities(*map(three, (case.ct, case.pet)))[2]
         found[name] = {
             "losses": {line["step"]: line["loss"] for line in lines if "loss" in line},
