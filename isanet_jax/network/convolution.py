@@ -156,10 +156,15 @@ def doubling_conv3d(x: jax.Array, kernel: jax.Array) -> jax.Array:
     Returns:
         (B, 2D, 2H, 2W, O).
     """
-    b, d, h, w, c = x.shape
-    out = x @ kernel.transpose(3, 0, 1, 2, 4).reshape(c, -1)
-    out = out.reshape(b, d, h, w, 2, 2, 2, -1).transpose(0, 1, 4, 2, 5, 3, 6, 7)
-    return out.reshape(b, 2 * d, 2 * h, 2 * w, -1)
+    out = x @ kernel.transpose(3, 0, 1, 2, 4).reshape(x.shape[-1], -1)
+    return _channels_to_voxels(out)
+
+
+def _channels_to_voxels(x):
+    """(B, D, H, W, 2 x 2 x 2 x O) -> (B, 2D, 2H, 2W, O)."""
+    b, d, h, w, _ = x.shape
+    x = x.reshape(b, d, h, w, 2, 2, 2, -1).transpose(0, 1, 4, 2, 5, 3, 6, 7)
+    return x.reshape(b, 2 * d, 2 * h, 2 * w, -1)
 
 
 def max_pool(x: jax.Array, folded: bool) -> jax.Array:
@@ -229,7 +234,7 @@ def _upsample_by_parity(x, kernel):
     Along an axis, output 2i sees x[i] through tap 1; output 2i+1 sees x[i] and x[i+1] through taps
     0 and 2. The later plane comes in as further channels: then the depth needs no window.
     """
-    batch, depth, height, width, channels = x.shape
+    channels = x.shape[-1]
     later = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), (-1, 1, 0), *[(0, 0, 0)] * 3])
     # of_parity[p, s]: the tap that output 2i+p sees x[i+s] through; 3 is none.
     of_parity = jnp.array([[1, 3], [0, 2]])
@@ -245,5 +250,4 @@ def _upsample_by_parity(x, kernel):
         ((0, 0), (0, 1), (0, 1)),
         dimension_numbers=_DIMENSIONS_3D,
     )
-    out = out.reshape(batch, depth, height, width, 2, 2, 2, -1).transpose(0, 1, 4, 2, 5, 3, 6, 7)
-    return out.reshape(batch, 2 * depth, 2 * height, 2 * width, -1)
+    return _channels_to_voxels(out)

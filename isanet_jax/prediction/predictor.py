@@ -95,34 +95,22 @@ class Predictor:
         )
         return total[:count] / len(self._members)
 
-    def probability_of_scan(
-        self, scan: Scan, ct: Volume, pet: Volume, *, batch: int = 1, progress=None
-    ) -> tuple[Volume, list[str]]:
-        """Tumour probability on the CT's own grid, and warnings about the scan.
+    def probabilities_of_scans(
+        self, images: Sequence[tuple[Scan, Volume, Volume]], *, batch: int = 1, progress=None
+    ) -> list[tuple[Volume, list[str]] | DataError]:
+        """Tumour probability of scans on the CTs' own grids, spread over the devices.
 
         A network of fixed spacing sees a scan without a box in windows over the whole CT.
 
         Args:
-            scan: gives the box and the names for errors.
-            ct, pet: its images, HU and SUV.
+            images: of each scan (scan, ct, pet): the scan gives the box and the names for errors,
+                ct and pet are in HU and SUV.
             batch: windows computed together, on each device.
             progress: see `isanet_jax.prediction.windows.predict_windows`; None: not shown.
 
-        Raises:
-            DataError: see `isanet_jax.cases.prepare.image_channels`.
-        """
-        (outcome,) = self.probabilities_of_scans([(scan, ct, pet)], batch=batch, progress=progress)
-        if isinstance(outcome, DataError):
-            raise outcome
-        return outcome
-
-    def probabilities_of_scans(
-        self, images: Sequence[tuple[Scan, Volume, Volume]], *, batch: int = 1, progress=None
-    ) -> list[tuple[Volume, list[str]] | DataError]:
-        """`probability_of_scan` of several scans at once, spread over the devices.
-
         Returns:
-            For each (scan, ct, pet) what `probability_of_scan` returns, or raises.
+            For each scan its probability and warnings about it, or the error that
+            `isanet_jax.cases.prepare.image_channels` raised.
         """
         found, cases = {}, {}
         for index, (scan, ct, pet) in enumerate(images):

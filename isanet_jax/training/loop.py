@@ -61,9 +61,6 @@ _SAVINGS = (
 )
 
 
-_SEEN = ("ct", "pet")  # what a network sees of a case
-
-
 class StopRequest:
     """Context that turns SIGTERM and SIGINT into a request: `signal_name` is then set.
 
@@ -379,8 +376,9 @@ def validate(predict, params, cohort: Cohort, cases, mesh: Mesh) -> dict:
     stored = iter(evaluation_data(cohort, [cases[min(i, len(cases) - 1)] for i in own]))
     counts = []
     while batch := [case for _, case in islice(stored, each)]:
-        images = place_batch({n: np.stack([getattr(c, n) for c in batch]) for n in _SEEN}, mesh)
-        masks = local_rows(predict(params, images["ct"], images["pet"])) >= 0.5
+        images = {"ct": np.stack([c.ct for c in batch]), "pet": np.stack([c.pet for c in batch])}
+        placed = place_batch(images, mesh)
+        masks = local_rows(predict(params, placed["ct"], placed["pet"])) >= 0.5
         labels = [case.label > 0 for case in batch]
         counts += [(m.sum() + t.sum(), (m & t).sum()) for m, t in zip(masks, labels, strict=True)]
     of_all = multihost_utils.process_allgather(np.c_[own, counts].astype(np.int32))

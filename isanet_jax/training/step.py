@@ -66,19 +66,20 @@ def batch_share(mesh: Mesh) -> tuple[int, int]:
     Raises:
         ConfigError: a process's devices would hold parts of rows of the batch.
     """
-    parts = []
-    for process in sorted({d.process_index for d in mesh.devices.flat}):
-        own = [any(d.process_index == process for d in row) for row in mesh.devices]
-        parts.append((own.index(True), sum(own)))
-    here = [any(d.process_index == jax.process_index() for d in row) for row in mesh.devices]
-    first, rows = (here.index(True), sum(here)) if any(here) else (0, len(here))
-    if any(size != rows or start % rows for start, size in parts):
+    rows_of = {
+        process: [
+            i for i, row in enumerate(mesh.devices) if process in {d.process_index for d in row}
+        ]
+        for process in {d.process_index for d in mesh.devices.flat}
+    }
+    own = rows_of[jax.process_index()]
+    if any(len(rows) != len(own) or rows[0] % len(own) for rows in rows_of.values()):
         raise ConfigError(
             f"mesh.data x mesh.space is {mesh.shape['data']} x {mesh.shape['space']} over "
-            f"{len(parts)} processes: each process's devices must split the same number of whole "
+            f"{len(rows_of)} processes: each process's devices must split the same number of whole "
             "volumes, or the processes whole multiples of them"
         )
-    return first // rows, len(here) // rows
+    return own[0] // len(own), len(mesh.devices) // len(own)
 
 
 def place_batch(batch: dict, mesh: Mesh) -> dict[str, jax.Array]:
