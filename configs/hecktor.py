@@ -35,7 +35,8 @@ def get_config() -> ConfigDict:
     config.augment.rotation_degrees = 45.0  # largest angle, either sign, one to three axes
     config.augment.mirror_probability = 0.5
     config.augment.mixup_probability = 0.2
-    config.augment.tumour_patch_probability = 0.33  # patches centred on a voxel of the tumour
+    # Share of the patches that are centred on a voxel of the tumour; in a batch of two, one has it.
+    config.augment.tumour_patch_probability = 0.33
 
     config.model = ConfigDict()  # see isanet_jax/network/config.py for each
     config.model.name = "isa"  # "help" lists the systems
@@ -43,6 +44,7 @@ def get_config() -> ConfigDict:
     config.model.levels = 0  # resolutions; 0: the system's own (isa: 5)
     config.model.deep_supervision = False  # xie2020 and xie2021 only
     config.model.encoder_attention = True
+    config.model.reading = "code"  # of the paper's authors, or its text: docs/decisions.md
     config.model.fusion = "matmul"
     config.model.weight_scale = "sum"
     config.model.modalities = ("ct", "pet")

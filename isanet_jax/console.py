@@ -5,16 +5,20 @@ import ctypes
 import errno
 import hashlib
 import importlib.util
+import logging
 import os
 import platform
+import signal
 import sys
+import threading
 from pathlib import Path
 
 from isanet_jax.errors import ConfigError, IsaNetError
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # glibc's malloc.h
 GPU_MEMORY_SHARE = 0.92  # of a GPU, that JAX takes and plan.py counts on
-_FROM_OUTSIDE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_READER = (errno.EPIPE, errno.EIO)  # of a pipe that was closed, a terminal that is gone
 
 
 def run(program) -> None:
@@ -22,17 +26,89 @@ def run(program) -> None:
     keep_compiled()
     keep_memory()
     choose_platform()
+    quieten_libraries()
+    sys.stdout, sys.stderr = KeptOpen(sys.stdout), KeptOpen(sys.stderr)
     try:
         program()
     except IsaNetError as error:
         _end(error)
-    except OSError as error:
-        if error.errno not in _FROM_OUTSIDE:
-            raise
-        _end(f"{error}. Free space or choose another folder, then run the same command again")
+    except OSError as error:  # of files and folders that were named to the program
+        _end(
+            f"{error}. Free space or choose another folder, then run the same command again"
+            if error.errno in _NO_SPACE
+            else f"{error}. Look at this file or folder, or name another one"
+        )
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
+        say_at_once("interrupted; run the same command again to go on")
+        sys.stdout.flush()
+        os._exit(130)  # a compiler may still be at work in another thread, and cannot be stopped
+
+
+class KeptOpen:
+    """A text stream that goes on when nobody reads it any more: `train.py | head -1`, or SIGHUP.
+
+    Args:
+        stream: to be written to; from the first failed write on, it leads nowhere.
+    """
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
+
+    def write(self, text):
+        """Writes the text, if there is a reader."""
+        return self._try(self._stream.write, text)
+
+    def flush(self):
+        """Flushes, if there is a reader."""
+        self._try(self._stream.flush)
+
+    def _try(self, method, *arguments):
+        try:
+            return method(*arguments)
+        except OSError as error:
+            if error.errno not in _NO_READER:
+                raise
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())  # what waits in the buffer goes there, too
+            os.close(nowhere)
+            return None
+
+
+def say_at_once(text: str) -> None:
+    """Writes a line to standard error from anywhere, a signal's handler too; never fails."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"{text}\n".encode())
+
+
+def stop_signals() -> list[signal.Signals]:
+    """The signals that ask a program to save and stop."""
+    names = ("SIGTERM", "SIGINT", "SIGHUP")
+    return [getattr(signal, name) for name in names if hasattr(signal, name)]
+
+
+def quieten_libraries() -> None:
+    """Leaves out what libraries log of errors that they also raise, which are then shown once."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's, of GPUs that are not there
+    for name in ("absl", "asyncio", "concurrent.futures", "orbax"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    threading.excepthook = _quiet_excepthook
+
+
+def _quiet_excepthook(arguments):
+    """Shows nothing of threads of Orbax's: their errors are raised where a save is waited for."""
+    if "orbax" not in str(arguments.exc_traceback and _files_of(arguments.exc_traceback)):
+        threading.__excepthook__(arguments)
+
+
+def _files_of(traceback):
+    files = []
+    while traceback is not None:
+        files.append(traceback.tb_frame.f_code.co_filename)
+        traceback = traceback.tb_next
+    return files
 
 
 def take_number(argv, flag: str, default: int, meaning: str) -> tuple[list[str], int]:
@@ -120,5 +196,7 @@ def _processor():
 
 
 def _end(error):
+    # The last line: what libraries' threads and objects find on their way out adds nothing to it.
+    threading.excepthook = sys.unraisablehook = lambda *_: None
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)

@@ -1,7 +1,8 @@
 """Iantsen et al., winner of HECKTOR 2020, by its own recipe: residual U-Net with SE-Norm.
 
 Trained on four leave-one-centre-out and four random splits; the mean of the eight probabilities is
-the prediction. The number of epochs is recalled, not confirmed.
+the prediction. Epochs, batch and learning rates are those of the public configuration
+(github.com/iantsen/hecktor, config/model_train.yaml).
 
     python train.py --config configs/own/iantsen2020.py --workdir runs/i0 --config.fold_by=centre
     python train.py --config configs/own/iantsen2020.py --workdir runs/i4 --config.fold=0
@@ -20,7 +21,8 @@ def get_config():
     config.loss.dice_smooth = 1.0
     config.loss.focal_weight = 2.0
     config.optimizer.peak_learning_rate = 1e-3
-    config.train.batch = 2
-    config.train.epochs = 800
+    config.optimizer.floor_learning_rate = 1e-5
+    config.train.batch = 1
+    config.train.epochs = 300
     config.augment.mixup_probability = 0.0
     return config

@@ -7,18 +7,28 @@ JSON: nothing is unpickled.
 import csv
 import dataclasses
 import json
+import math
 import os
+import re
+import threading
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 
 from isanet_jax.errors import DataError
-from isanet_jax.scans.sources import HECKTOR_HOW
+from isanet_jax.scans.sources import CASE_ID, CASE_ID_WORDS, HECKTOR_HOW
 from isanet_jax.scans.volume import Volume, replace_when_done
 
 FORMAT = 1
-_ARRAYS = ("ct", "pet", "label", "label_ct", "meta")
+_PARSING = threading.Lock()
+_DAMAGE = (
+    *(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error),
+    *(NotImplementedError, RuntimeError),  # compressed or protected in ways that zipfile lacks
+)
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_NUMBERS = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?( to [-+]?[\d.]+(e[-+]?\d+)?)?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,23 +84,55 @@ def read_case(path) -> Case:
     return Case(arrays["ct"], arrays["pet"], arrays["label"], _meta(arrays, path))
 
 
-def map_case(path) -> Case:
-    """Like `read_case`, but the arrays stay in the file: read-only, read anew at every use.
+class StoredCase:
+    """A case whose arrays stay in its file until they are asked for.
 
-    Checksums are verified once, here. Once the system holds the file in memory, using a case costs
-    a tenth of reading it. Raises like `read_case`.
+    The whole file is verified once, here; each `read` then takes the arrays alone, which the
+    system usually still holds in memory, for a tenth of the cost. They are read and not mapped: a
+    mapped file that is cut short ends the program without a word.
+
+    Attributes:
+        meta: see `Case`.
+
+    Args:
+        path: `ID.npz`.
+
+    Raises:
+        DataError: see `read_case`.
     """
-    meta = read_case(path).meta
-    arrays = {}
-    with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
-        for name in ("ct", "pet", "label"):
-            file.seek(archive.getinfo(f"{name}.npy").header_offset + 26)
-            lengths = np.frombuffer(file.read(4), "<u2")  # of the member's name and extra field
-            file.seek(int(lengths.sum()), os.SEEK_CUR)
-            np.lib.format.read_magic(file)
-            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-            arrays[name] = np.memmap(path, dtype, "r", file.tell(), shape)
-    return Case(**arrays, meta=meta)
+
+    def __init__(self, path):
+        self._path = Path(path)
+        self.meta = read_case(path).meta
+        self._arrays = {}
+        with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
+            for name in ("ct", "pet", "label"):
+                file.seek(archive.getinfo(f"{name}.npy").header_offset + 26)
+                lengths = np.frombuffer(file.read(4), "<u2")  # of the member's name and extra field
+                file.seek(int(lengths.sum()), os.SEEK_CUR)
+                shape, dtype = _read_header(file)
+                self._arrays[name] = shape, dtype, file.tell()
+
+    def read(self) -> Case:
+        """The case.
+
+        Raises:
+            DataError: the file is gone, or was cut short since it was verified.
+        """
+        arrays = {}
+        try:
+            with open(self._path, "rb") as file:
+                for name, (shape, dtype, offset) in self._arrays.items():
+                    file.seek(offset)
+                    arrays[name] = np.fromfile(file, dtype, math.prod(shape)).reshape(shape)
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"the prepared case has changed since the program began ({error})",
+                case=self._path.stem,
+                file=self._path,
+                action="Run prepare.py again, which makes it anew, and then this command",
+            ) from error
+        return Case(**arrays, meta=self.meta)
 
 
 def read_meta(path) -> dict:
@@ -114,14 +156,13 @@ def read_label_on_ct(path) -> Volume:
 def _read(path, names):
     path = Path(path)
     try:
-        # Opened here: NumPy leaves the file open where it is no zip archive.
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in names}
+        with zipfile.ZipFile(path) as archive:
+            return {name: _read_array(archive, f"{name}.npy") for name in names}
     except FileNotFoundError as error:
         raise DataError(
             "no such file", file=path, wanted="a prepared case", action="Run prepare.py again"
         ) from error
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise DataError(
             f"the prepared case is damaged ({error})",
             case=path.stem,
@@ -131,8 +172,35 @@ def _read(path, names):
         ) from error
 
 
+def _read_array(archive, member):
+    """An array of a case; its checksum is verified when its last byte is read."""
+    info = archive.getinfo(member)
+    if info.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"{member} is compressed, which no case is")
+    with archive.open(info) as file:
+        shape, dtype = _read_header(file)
+        data = file.read(info.file_size)
+    return np.frombuffer(data, dtype, math.prod(shape)).reshape(shape)
+
+
+def _read_header(file):
+    """(shape, dtype) of an .npy file of plain numbers, at whose data `file` then stands."""
+    version = np.lib.format.read_magic(file)
+    if version != (1, 0):
+        raise ValueError(f".npy of version {version}")
+    # NumPy parses the header as Python, which threads of CPython 3.11 cannot do at the same time.
+    with _PARSING:
+        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    if is_fortran or dtype.hasobject:
+        raise ValueError(f".npy of {dtype} in another order than cases have")
+    return shape, dtype
+
+
 def _meta(arrays, path):
-    meta = json.loads(arrays["meta"].tobytes())
+    try:
+        meta = json.loads(arrays["meta"].tobytes())
+    except ValueError as error:
+        raise DataError(f"the prepared case is damaged ({error})", file=path) from error
     if meta.get("format") != FORMAT:
         raise DataError(
             f"format {meta.get('format')}",
@@ -173,6 +241,8 @@ def write_json(path, content) -> None:
 def write_csv(path, rows: list[dict], columns=None) -> None:
     """Writes rows as CSV, whole or not at all.
 
+    Text that a spreadsheet would take for a formula gets an apostrophe before it.
+
     Args:
         path: of the file.
         rows: keys are columns.
@@ -184,7 +254,12 @@ def write_csv(path, rows: list[dict], columns=None) -> None:
     ):
         writer = csv.DictWriter(file, columns or list(rows[0]))
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({k: _no_formula(v) for k, v in row.items()} for row in rows)
+
+
+def _no_formula(value):
+    is_one = isinstance(value, str) and value.startswith(_FORMULA)
+    return f"'{value}" if is_one and not _NUMBERS.fullmatch(value) else value
 
 
 def read_cohort(folder) -> Cohort:
@@ -217,6 +292,13 @@ def read_cohort(folder) -> Cohort:
             action="Prepare the cases again with this version",
         )
     cases = {entry["case"]: entry for entry in manifest["cases"]}
+    bad = [case for case in {**cases, **folds["fold_of"]} if not CASE_ID.fullmatch(str(case))]
+    if bad:
+        raise DataError(
+            f"the ID {bad[0]!r} cannot name a file",
+            file=folder / "manifest.json",
+            wanted=CASE_ID_WORDS,
+        )
     missing = sorted(cases.keys() ^ folds["fold_of"].keys())
     missing += [c for c in cases if not (folder / f"{c}.npz").is_file() and c not in missing]
     if missing:

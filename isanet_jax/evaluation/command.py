@@ -20,6 +20,12 @@ def parser() -> argparse.ArgumentParser:
         "probability), scored on the cases that none of them has seen",
     )
     root.add_argument(
+        "--checkpoint",
+        default="best",
+        choices=("best", "latest"),
+        help="of each run: the one with the best validation DSC, or the last one (default: best)",
+    )
+    root.add_argument(
         "--cases", help="prepared cases: another cohort, or where they have moved since training"
     )
     root.add_argument("--predictions", help="folder of masks to score")
@@ -52,14 +58,15 @@ def main(arguments=None) -> None:
             action="Choose another --output or add --overwrite",
         )
     if args.workdir:
-        evaluate_runs([Path(w) for w in args.workdir], output, cases=args.cases)
+        workdirs = [Path(w) for w in args.workdir]
+        evaluate_runs(workdirs, output, cases=args.cases, checkpoint=args.checkpoint)
     else:
         evaluate_masks(
             args.predictions, args.references, output, parse_label_values(args.label_values)
         )
 
 
-def evaluate_runs(workdirs: list[Path], output: Path, *, cases=None) -> None:
+def evaluate_runs(workdirs: list[Path], output: Path, *, cases=None, checkpoint="best") -> None:
     """Scores a run, or several as an ensemble, and writes metrics, pictures and a report.
 
     Raises:
@@ -73,7 +80,7 @@ def evaluate_runs(workdirs: list[Path], output: Path, *, cases=None) -> None:
     from isanet_jax.training.config import check_cohort
     from isanet_jax.training.log import read_log
 
-    predictor = Predictor(workdirs)
+    predictor = Predictor(workdirs, checkpoint=checkpoint)
     descriptions = predictor.descriptions
     cohort = read_cohort(cases or descriptions[0]["config"]["data"]["cases"])
     check_cohort(descriptions[0]["config"], cohort)

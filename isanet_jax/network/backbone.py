@@ -70,7 +70,7 @@ class Encoder(nnx.Module):
 
 
 class DecoderLevel(nnx.Module):
-    """Transposed convolution, concatenation, Residual, attention (the paper's DRIM).
+    """Transposed convolution, concatenation, Residual (two as the text says), attention: DRIM.
 
     `parts` is the number of further maps of `outputs` channels that are concatenated.
     """
@@ -78,8 +78,10 @@ class DecoderLevel(nnx.Module):
     def __init__(self, config, inputs, outputs, parts, attention, *, rngs):
         self.config = config
         folded = is_folded(config.convolution)
-        self.up = UpsampleConv(inputs, outputs, folded=folded, rngs=rngs)
+        self.up = UpsampleConv(inputs, outputs, folded=folded, bias=config.bias, rngs=rngs)
         self.residual = Residual((1 + parts) * outputs, outputs, folded=folded, rngs=rngs)
+        has_second = config.reading == "text"
+        self.second = Residual(outputs, outputs, folded=folded, rngs=rngs) if has_second else None
         self.attention = attention and attention(outputs, config, rngs=rngs)
 
     def __call__(self, x, up_weight, parts):
@@ -91,9 +93,9 @@ class DecoderLevel(nnx.Module):
             return self.residual(jnp.concatenate([up_weight * self.up(x), *parts], axis=-1))
 
         x = recompute(join, self.config, "block")(x, parts)
-        if self.attention is None:
-            return x
-        return recompute(self.attention, self.config, "block")(x)
+        for block in (self.second, self.attention):
+            x = x if block is None else recompute(block, self.config, "block")(x)
+        return x
 
 
 class Decoder(nnx.Module):
@@ -153,7 +155,7 @@ class TwoBranchNet(nnx.Module):
             only = config.modalities[0]
             self.decoders = nnx.Dict({only: Decoder(config, deepest, 1, attention, rngs)})
         folded = is_folded(config.convolution)
-        self.head = Conv(config.width, 1, 1, folded=folded, bias=True, rngs=rngs)
+        self.head = Conv(config.width, 1, 1, folded=folded, bias=config.bias, rngs=rngs)
 
     def __call__(self, image: jax.Array) -> Output:
         """`image`: (B, D, H, W, 2) float32; channels (CT, PET), normalised."""

@@ -31,6 +31,8 @@ class System(NamedTuple):
         levels: size of its input -> its own number of levels.
         least_levels: fewer cannot work.
         two_branch: whether it has the settings of the two-branch network.
+        version: raised where the same parameters come to mean something else; checkpoints of
+            another version are refused.
     """
 
     description: str
@@ -39,6 +41,7 @@ class System(NamedTuple):
     levels: Callable[[int], int] = lambda size: 5
     least_levels: int = 2
     two_branch: bool = False
+    version: int = 1
 
 
 class Output(NamedTuple):
@@ -96,6 +99,11 @@ def _normal(rngs: nnx.Rngs, shape, deviation) -> np.ndarray:
     return generator.standard_normal(shape, np.float32) * np.float32(deviation)
 
 
+def _uniform(rngs, shape, bound):
+    generator = np.random.default_rng(np.asarray(jax.random.key_data(rngs.params())))
+    return generator.uniform(-bound, bound, shape).astype(np.float32)
+
+
 def _he_normal(rngs, shape):
     """He et al. 2015, fan-in: variance 2 / (taps x input channels)."""
     return _normal(rngs, shape, (2.0 / np.prod(shape[:-1])) ** 0.5)
@@ -147,17 +155,17 @@ class DoublingConv(nnx.Module):
 
 
 class UpsampleConv(nnx.Module):
-    """Transposed convolution 3^3 with stride 2 and bias; the output has twice the size."""
+    """Transposed convolution 3^3 with stride 2; the output has twice the size."""
 
-    def __init__(self, inputs, outputs, *, folded, rngs):
+    def __init__(self, inputs, outputs, *, folded, bias=True, rngs):
         self.kernel = nnx.Param(_he_normal(rngs, (3, 3, 3, inputs, outputs)))
-        self.bias = nnx.Param(np.zeros(outputs, np.float32))
+        self.bias = nnx.Param(np.zeros(outputs, np.float32)) if bias else None
         self.folded = folded
 
     def __call__(self, x):
         kernel = self.kernel[...].astype(x.dtype)
         out = place(upsample_conv3d(x, kernel, self.folded, split_depth=volumes_are_split()))
-        return out + self.bias[...].astype(x.dtype)
+        return out if self.bias is None else out + self.bias[...].astype(x.dtype)
 
 
 def widened(x: jax.Array) -> jax.Array:
@@ -207,11 +215,19 @@ class Residual(nnx.Module):
 
 
 class Dense(nnx.Module):
-    """Fully connected layer with bias, weights from N(0, 0.01)."""
+    """Fully connected layer with bias, weights from N(0, 0.01).
 
-    def __init__(self, inputs, outputs, *, rngs):
-        self.kernel = nnx.Param(_normal(rngs, (inputs, outputs), 0.01))
-        self.bias = nnx.Param(np.zeros(outputs, np.float32))
+    With `uniform`, weights and bias are uniform within 1 / sqrt(inputs), as PyTorch's layers start.
+    """
+
+    def __init__(self, inputs, outputs, *, uniform=False, rngs):
+        if uniform:
+            kernel = _uniform(rngs, (inputs, outputs), inputs**-0.5)
+            bias = _uniform(rngs, (outputs,), inputs**-0.5)
+        else:
+            kernel = _normal(rngs, (inputs, outputs), 0.01)
+            bias = np.zeros(outputs, np.float32)
+        self.kernel, self.bias = nnx.Param(kernel), nnx.Param(bias)
 
     def __call__(self, x):
         return x @ self.kernel[...] + self.bias[...]
@@ -220,9 +236,9 @@ class Dense(nnx.Module):
 class Perceptron(nnx.Module):
     """Two fully connected layers with a ReLU between: (B, C) -> (B, outputs)."""
 
-    def __init__(self, inputs, hidden, outputs, *, rngs):
-        self.first = Dense(inputs, hidden, rngs=rngs)
-        self.second = Dense(hidden, outputs, rngs=rngs)
+    def __init__(self, inputs, hidden, outputs, *, uniform=False, rngs):
+        self.first = Dense(inputs, hidden, uniform=uniform, rngs=rngs)
+        self.second = Dense(hidden, outputs, uniform=uniform, rngs=rngs)
 
     def __call__(self, x):
         return self.second(jax.nn.relu(self.first(x)))

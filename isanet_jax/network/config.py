@@ -1,12 +1,14 @@
 """The network's settings, checked when they are made."""
 
 import dataclasses
+import math
 
 from isanet_jax.errors import ConfigError
 from isanet_jax.network.convolution import FORMS
 
 # Every name that the config accepts, in one place.
 CHOICES = {
+    "reading": ("code", "text"),
     "fusion": ("matmul", "matmul_scaled", "product"),
     "weight_scale": ("sum", "mean"),
     "decoder": ("dual", "shared"),
@@ -29,6 +31,9 @@ class ModelConfig:
         deep_supervision: losses on coarser levels too, in the systems that have it (xie2020,
             xie2021).
         encoder_attention: False keeps the attention at the bottleneck and in the decoders only.
+        reading: where the paper's text and its authors' public code differ, which of them the
+            network follows. `text`: no convolution has a bias, ISA's output convolution ends in a
+            ReLU, and decoder levels have two residual blocks, too (docs/decisions.md).
         fusion: how ISA joins query and key (Eq. 5): per-slice matrix product as printed, the
             same over sqrt(W), or element-wise.
         weight_scale: `sum`: ISA's weights sum to 1 over the volume as printed; `mean`: their mean
@@ -52,6 +57,7 @@ class ModelConfig:
     levels: int = 5
     deep_supervision: bool = False
     encoder_attention: bool = True
+    reading: str = "code"
     fusion: str = "matmul"
     weight_scale: str = "sum"
     modalities: tuple[str, ...] = MODALITIES
@@ -86,10 +92,16 @@ class ModelConfig:
             )
         if self.decoder == "shared" and len(self.modalities) == 1:
             raise ConfigError("model.decoder 'shared' needs both modalities; use 'dual' for one")
-        if len(self.fusion_weights) != 2 or min(self.fusion_weights) < 0:
+        weights = self.fusion_weights
+        if len(weights) != 2 or not all(0 <= w < math.inf for w in weights):
             raise ConfigError(
                 f"model.fusion_weights is {self.fusion_weights!r}; give two factors >= 0 (CT, PET)"
             )
+
+    @property
+    def bias(self) -> bool:
+        """Whether convolutions without a norm after them have a bias."""
+        return self.reading == "code"
 
     @property
     def widths(self) -> tuple[int, ...]:

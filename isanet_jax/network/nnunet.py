@@ -34,13 +34,10 @@ def nnunet_levels(size: int) -> int:
 class _Stage(nnx.Module):
     """Two (convolution 3^3 -> norm -> LeakyReLU 0.01), then the attention, if any."""
 
-    def __init__(self, inputs, outputs, *, stride, config, norm, attention, rngs):
-        folded = is_folded(config.convolution)
+    def __init__(self, inputs, outputs, *, stride, config, norm, bias, attention, rngs):
+        make = {"folded": is_folded(config.convolution), "bias": bias, "rngs": rngs}
         self.convs = nnx.List(
-            [
-                Conv(inputs, outputs, 3, folded=folded, stride=stride, rngs=rngs),
-                Conv(outputs, outputs, 3, folded=folded, rngs=rngs),
-            ]
+            [Conv(inputs, outputs, 3, stride=stride, **make), Conv(outputs, outputs, 3, **make)]
         )
         self.norms = nnx.List([norm(outputs, rngs), norm(outputs, rngs)])
         self.attention = attention and attention(outputs, config, rngs=rngs)
@@ -54,19 +51,19 @@ class _Stage(nnx.Module):
 class NNUNet(nnx.Module):
     """Strided convolutions down, transposed convolutions up, two convolutions per stage.
 
-    Convolutions have no bias: the norm after them would remove it. With
-    `config.deep_supervision`, every decoder level but the coarsest is supervised, with half the
-    weight of the level above.
+    With `config.deep_supervision`, every decoder level but the coarsest is supervised, with half
+    the weight of the level above.
 
     Args:
         norm: (channels, rngs) -> module.
+        bias: whether the stages' convolutions have one; instance norm would remove it.
         attention: module of isanet_jax/network/attention after each stage, or None.
     """
 
-    def __init__(self, config: ModelConfig, norm, attention, *, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, norm, attention, *, bias=False, rngs: nnx.Rngs):
         self.config = config
         widths = [config.width * min(2**level, _MAX_GROWTH) for level in range(config.levels)]
-        make = {"config": config, "norm": norm, "attention": attention, "rngs": rngs}
+        make = {"config": config, "norm": norm, "bias": bias, "attention": attention, "rngs": rngs}
         inputs = (len(config.modalities), *widths[:-1])
         self.encoder = nnx.List(
             _Stage(a, b, stride=2 if level else 1, **make)
@@ -104,12 +101,16 @@ def xie2020(config: ModelConfig, *, rngs: nnx.Rngs) -> NNUNet:
 
 
 def xie2021(config: ModelConfig, *, rngs: nnx.Rngs) -> NNUNet:
-    """nnU-Net with SE-Norm in place of instance norm (HECKTOR 2021, first)."""
-    return NNUNet(config, lambda channels, rngs: SENorm(channels, rngs=rngs), None, rngs=rngs)
+    """nnU-Net with SE-Norm in place of instance norm (HECKTOR 2021, first).
+
+    SE-Norm looks at the mean that a bias shifts: nnU-Net's biases stay (version 2).
+    """
+    make_norm = lambda channels, rngs: SENorm(channels, rngs=rngs)  # noqa: E731
+    return NNUNet(config, make_norm, None, bias=True, rngs=rngs)
 
 
 _OWN = {"width": 32, "levels": nnunet_levels}
 SYSTEMS = {
     "xie2020": System("nnU-Net with scSE, HECKTOR 2020", xie2020, **_OWN),
-    "xie2021": System("nnU-Net with SE-Norm, HECKTOR 2021", xie2021, **_OWN),
+    "xie2021": System("nnU-Net with SE-Norm, HECKTOR 2021", xie2021, **_OWN, version=2),
 }

@@ -10,13 +10,13 @@ from isanet_jax.network.blocks import Perceptron, global_mean, normalise_instanc
 class SENorm(nnx.Module):
     """gamma x instance norm (without affine) + beta, both from the input's global mean.
 
-    gamma = sigmoid, beta = tanh of two perceptrons C -> C/2 -> C.
+    gamma = sigmoid, beta = tanh of two perceptrons C -> C/2 -> C, which start as the original's.
     """
 
     def __init__(self, channels, *, rngs):
         hidden = max(channels // 2, 1)
-        self.gamma = Perceptron(channels, hidden, channels, rngs=rngs)
-        self.beta = Perceptron(channels, hidden, channels, rngs=rngs)
+        self.gamma = Perceptron(channels, hidden, channels, uniform=True, rngs=rngs)
+        self.beta = Perceptron(channels, hidden, channels, uniform=True, rngs=rngs)
 
     def __call__(self, x):
         pooled = global_mean(x)

@@ -33,7 +33,7 @@ def find_systems() -> dict[str, System]:
 
 SYSTEMS = find_systems()
 # Settings of the two-branch network alone; another system takes their defaults only.
-_TWO_BRANCH_ONLY = ("encoder_attention", "decoder", "fusion_weights")
+_TWO_BRANCH_ONLY = ("encoder_attention", "decoder", "fusion_weights", "reading")
 
 
 def describe_systems() -> str:

@@ -23,8 +23,8 @@ from isanet_jax.network.convolution import is_folded
 _DOWN, _UP = (1, 2, 3, 2), (1, 1, 2, 2)
 
 
-class _Activated(nnx.Module):
-    """A convolution without bias -> instance norm -> ELU.
+class _Normed(nnx.Module):
+    """A convolution without bias -> instance norm.
 
     Instance norm for the original's batch norm: the batch is one volume. It removes any bias.
     """
@@ -34,7 +34,14 @@ class _Activated(nnx.Module):
         self.norm = InstanceNorm(channels)
 
     def __call__(self, x):
-        return jax.nn.elu(self.norm(self.conv(x)))
+        return self.norm(self.conv(x))
+
+
+class _Activated(_Normed):
+    """The same -> ELU."""
+
+    def __call__(self, x):
+        return jax.nn.elu(super().__call__(x))
 
 
 def _stage(channels, count, folded, rngs):
@@ -47,7 +54,8 @@ def _stage(channels, count, folded, rngs):
 class VNet(nnx.Module):
     """Encoder and decoder of 5^3 convolutions with a residual sum per stage.
 
-    The first stage adds the input, repeated to `width` channels, to its convolution.
+    The first stage adds the input, repeated to `width` channels, to its convolution before the
+    activation (version 2; version 1 activated the convolution before the sum, too).
     """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
@@ -59,7 +67,7 @@ class VNet(nnx.Module):
         up = (*_UP, *[2] * config.levels)[: config.levels - 1]
         wide = [2 * w for w in widths[:-1]]  # upward stages: the level's width and its skip's
         below = (*wide[1:], widths[-1])
-        self.first = _Activated(Conv(inputs, widths[0], 5, folded=folded, rngs=rngs), widths[0])
+        self.first = _Normed(Conv(inputs, widths[0], 5, folded=folded, rngs=rngs), widths[0])
         self.halve = nnx.List(
             _Activated(HalvingConv(a, b, rngs=rngs), b) for a, b in itertools.pairwise(widths)
         )
@@ -99,4 +107,4 @@ class VNet(nnx.Module):
         return recompute(blocks, self.config, "block", "level")(x)
 
 
-SYSTEMS = {"vnet": System("V-Net (Milletari 2016)", VNet)}
+SYSTEMS = {"vnet": System("V-Net (Milletari 2016)", VNet, version=2)}

@@ -5,7 +5,7 @@ import functools
 import grain
 import numpy as np
 
-from isanet_jax.cases.store import Case, Cohort, map_case, read_case
+from isanet_jax.cases.store import Case, Cohort, StoredCase, read_case
 from isanet_jax.errors import ConfigError
 
 IMAGES = ("ct", "pet", "label")
@@ -46,8 +46,8 @@ def draw_augmentation(generator: np.random.Generator, augment: dict, spacing_mm)
         spacing_mm: (3,) voxel size of the case.
 
     Returns:
-        rotation (3, 3) float32, mirror (3,) bool, mixup, a bool; patch_place (3,) and patch_pick ()
-        float32, see `isanet_jax.pipeline.augment.crop_patch`.
+        rotation (3, 3) float32, mirror (3,) bool, mixup and on_tumour, bools; patch_place (3,) and
+        patch_pick () float32, see `isanet_jax.pipeline.augment.crop_patch`.
     """
     angles = np.zeros(3)
     if generator.random() < augment["rotation_probability"]:
@@ -63,8 +63,26 @@ def draw_augmentation(generator: np.random.Generator, augment: dict, spacing_mm)
         "mirror": mirror,
         "mixup": generator.random() < augment["mixup_probability"],
         "patch_place": generator.random(3, np.float32),
-        "patch_pick": np.float32(generator.random(dtype=np.float32) if on_tumour else -1),
+        "patch_pick": np.float32(generator.random(dtype=np.float32)),
+        "on_tumour": on_tumour,
     }
+
+
+def tumour_patches(on_tumour: np.ndarray, first: int, batch: int, probability: float) -> np.ndarray:
+    """Which elements of a batch have their patch on the tumour: (B,) bool.
+
+    As in nnU-Net the last of a batch have, as many as the probability rounds to (of two, one); of
+    batches of one, each has with the probability.
+
+    Args:
+        on_tumour: (B,) bool, drawn with the probability for each element.
+        first: number, within the whole batch, of the first of these elements.
+        batch: size of the whole batch.
+        probability: `tumour_patch_probability`.
+    """
+    if batch == 1:
+        return on_tumour
+    return first + np.arange(len(on_tumour)) >= round(batch * (1 - probability))
 
 
 def mixup(case: Case, partner: Case | None) -> dict[str, np.ndarray]:
@@ -103,17 +121,18 @@ def training_data(
     """
     if not cases or batch < 1:
         raise ConfigError(f"{len(cases)} cases to train on in batches of {batch}")
-    read = functools.cache(lambda index: map_case(cohort.path(cases[index])))
+    stored = functools.cache(lambda index: StoredCase(cohort.path(cases[index])))
 
     def load(index, generator):
         index = int(index)
-        case = read(index)
+        case = stored(index).read()
         drawn = draw_augmentation(generator, augment, case.meta["spacing_mm"])
-        # Drawn for every element, so that the probabilities do not shift the later draws.
-        other = int(generator.integers(len(cases)))
-        is_mixed = drawn.pop("mixup")
+        # Drawn for every element, so that the probabilities do not shift the later draws. One of
+        # the other cases: a case mixed with itself would be none.
+        other = (index + 1 + int(generator.integers(max(len(cases) - 1, 1)))) % len(cases)
+        is_mixed = drawn.pop("mixup") and other != index
         return {
-            **mixup(case, read(other) if is_mixed else None),
+            **mixup(case, stored(other).read() if is_mixed else None),
             **drawn,
             "case": np.int32(index),
             "partner": np.int32(other if is_mixed else index),
@@ -124,11 +143,18 @@ def training_data(
     dataset = grain.MapDataset.range(len(cases)).seed(seed).shuffle().random_map(load)
     dataset = dataset.repeat(2**31)
     part, parts = share
-    batch //= parts
+    whole, batch = batch, batch // parts
     if batch == 1:  # without the copy that stacking makes
         dataset = dataset.map(lambda case: {k: np.asarray(v)[None] for k, v in case.items()})
     else:
         dataset = dataset.batch(batch, drop_remainder=True)
+
+    def choose_patches(elements):
+        drawn, probability = elements.pop("on_tumour"), augment["tumour_patch_probability"]
+        chosen = tumour_patches(drawn, part * batch, whole, probability)
+        return elements | {"patch_pick": np.where(chosen, elements["patch_pick"], np.float32(-1))}
+
+    dataset = dataset.map(choose_patches)
     # The iterator's state counts batches, whatever the share.
     return dataset[part::parts].to_iter_dataset(_READ)
 

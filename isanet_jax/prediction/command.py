@@ -36,6 +36,12 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         help="folder of a trained run; of several, the mean of their probabilities counts",
     )
+    root.add_argument(
+        "--checkpoint",
+        default="best",
+        choices=("best", "latest"),
+        help="of each run: the one with the best validation DSC, or the last one (default: best)",
+    )
     root.add_argument("--ct", help="CT: NIfTI in HU, or a DICOM folder or zip")
     root.add_argument("--pet", help="PET: NIfTI in SUV, or a DICOM folder or zip")
     root.add_argument("--table", help="CSV with case, ct, pet: many cases in one go")
@@ -111,7 +117,7 @@ def main(arguments=None) -> None:
 
     from isanet_jax.prediction.predictor import Predictor  # imports JAX: after the checks
 
-    predictor = Predictor(args.workdir, half=args.half)
+    predictor = Predictor(args.workdir, half=args.half, checkpoint=args.checkpoint)
     failures, started, number = [], time.perf_counter(), 0
     for start in range(0, len(jobs), predictor.devices):
         group = jobs[start : start + predictor.devices]

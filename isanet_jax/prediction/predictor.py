@@ -18,7 +18,7 @@ from isanet_jax.network import systems
 from isanet_jax.prediction.windows import predict_windows
 from isanet_jax.scans.sources import Scan
 from isanet_jax.scans.volume import Volume, bounds_mm
-from isanet_jax.training.checkpoint import load_best
+from isanet_jax.training.checkpoint import load_params
 from isanet_jax.training.config import model_config
 from isanet_jax.training.step import PROVEN_SPLITS, make_mesh, make_predict
 
@@ -40,19 +40,20 @@ class Predictor:
     Args:
         workdirs: folders of the runs.
         half: compute in bfloat16, whatever the network was trained in.
+        checkpoint: the `best` one of each run, or the `latest`.
 
     Raises:
-        CheckpointError: a run holds no checkpoint that fits.
+        CheckpointError: a run holds no checkpoint that fits, or a damaged one.
         ConfigError: runs on cases that were prepared differently.
     """
 
-    def __init__(self, workdirs: Sequence[Path], *, half: bool = False):
+    def __init__(self, workdirs: Sequence[Path], *, half: bool = False, checkpoint: str = "best"):
         self._members = []
         self.devices = 1
         self.descriptions = []
         predict_of = functools.cache(make_predict)  # runs of one config share what is compiled
         for workdir in workdirs:
-            graphdef, params, description = _load(workdir, half)
+            graphdef, params, description = _load(workdir, half, checkpoint)
             config = description["config"]
             mesh = make_mesh(*_devices_for(config))
             self.devices = math.lcm(self.devices, mesh.shape["data"])
@@ -156,7 +157,7 @@ def _devices_for(config) -> tuple[int, int]:
     return devices, 1
 
 
-def _load(workdir, half):
+def _load(workdir, half, checkpoint):
     """A run's structure, best parameters and description."""
     structure = {}
 
@@ -168,7 +169,7 @@ def _load(workdir, half):
         structure["graphdef"], params = systems.create(model, jax.random.key(0))
         return params
 
-    params, description = load_best(workdir, make_params)
+    params, description = load_params(workdir, make_params, which=checkpoint)
     return structure["graphdef"], params, description
 
 

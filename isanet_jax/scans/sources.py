@@ -16,6 +16,9 @@ _BOX_COLUMNS = ("x1", "x2", "y1", "y2", "z1", "z2")
 _HECKTOR_LABELS = ("_ct_gtvt.nii.gz", "_gtvt.nii.gz")  # 2020, 2021
 _NNUNET_CHANNELS = {"CT": "CT", "PET": "PET", "PT": "PET", "SUV": "PET"}
 _TABLE_COLUMNS = ("case", "ct", "pet", "label")
+# A case's ID names files, with endings and prefixes added to it.
+CASE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+CASE_ID_WORDS = "at most 100 letters, digits, '_', '-' and '.', of which the first is no '-' or '.'"
 HECKTOR_HOW = (
     "HECKTOR is gated: sign the end-user agreement at https://hecktor.grand-challenge.org, "
     "download the training data and unpack it there. To see the program at work without data, "
@@ -352,11 +355,10 @@ def _complete(scans):
     """The scans, if their IDs can name files, are unique, and every file of every scan is there."""
     seen = {}
     for scan in scans:
-        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", scan.case):
+        if not CASE_ID.fullmatch(scan.case):
+            shown = scan.case if len(scan.case) <= 100 else f"{scan.case[:100]}..."
             raise DataError(
-                f"the ID {scan.case!r} cannot name a file",
-                file=scan.ct,
-                wanted="letters, digits, '_', '-' and '.'",
+                f"the ID {shown!r} cannot name a file", file=scan.ct, wanted=CASE_ID_WORDS
             )
         if scan.case in seen:
             raise DataError(

@@ -2,34 +2,53 @@
 
 Two Orbax series of one checkpoint each. `latest` holds parameters, optimiser, step and key;
 `best` the parameters alone. Both carry the run's description (config, preparation, folds) and the
-progress (data iterator, best validation DSC) as JSON.
+progress (data iterator, best validation DSC) as JSON, and digests of all of it: a disk that
+returns other bytes than were written is noticed when a checkpoint is loaded.
 """
 
 import contextlib
+import hashlib
+import json
 from pathlib import Path
 
 import jax
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from isanet_jax.cases.store import write_json
 from isanet_jax.errors import CheckpointError, DataError
-from isanet_jax.training.step import TrainState
+from isanet_jax.network.systems import SYSTEMS
+from isanet_jax.training.step import TrainState, local_value
 
 _PARAMS, _REST = "params", "rest"
+SERIES = ("best", "latest")
+_SAVED = "saved.json"  # beside the series: the step of each that was written whole, and its files
 
 
 class Checkpoints:
     """Writes and reads the checkpoints of a run folder; a context manager.
 
     Saving copies the arrays and returns; files are written in the background, and a checkpoint
-    appears under its name only when it is whole.
+    appears under its name only when it is whole. One checkpoint is written at a time: Orbax's saves
+    of two series side by side can take each other's signals, and each save that is not waited for
+    keeps its thread and files open.
+
+    Args:
+        workdir: the run's folder.
+        info: description of the run: `config`, `preparation`, `seen`, `split`.
     """
 
     def __init__(self, workdir, *, info: dict):
-        self.info = info
-        self._series = {which: _open(workdir, which) for which in ("latest", "best")}
+        model = info.get("config", {}).get("model", {}).get("name")
+        version = SYSTEMS[model].version if model in SYSTEMS else 1
+        self.info = {**info, "system_version": version}
+        self._workdir = Path(workdir)
+        self._series = {which: _open(workdir, which) for which in SERIES}
+        self._saved = _read_saved(workdir)
+        self._pending = None
 
     def save_latest(self, step: int, state: TrainState, progress: dict) -> None:
-        """Saves all that training needs to go on."""
+        """Saves all that training needs to go on, once the best one before it is written."""
         rest = (state.opt_state, state.step, state.key)
         self._save("latest", step, {_PARAMS: state.params, _REST: rest}, progress)
 
@@ -38,32 +57,83 @@ class Checkpoints:
         self._save("best", step, {_PARAMS: state.params}, progress)
 
     def _save(self, which, step, items, progress):
-        # overwrite: a run killed between the two saves repeats the epoch, and its results.
-        metadata = {**self.info, "progress": dict(progress)}
-        with _disk_errors(self._series[which].directory):
-            self._series[which].save_checkpointables_async(
-                step, items, force=True, overwrite=True, custom_metadata=metadata
+        self.wait()
+        description = {**self.info, "progress": dict(progress)}
+        digests = {name: digest_of(tree) for name, tree in items.items()}
+        digests["description"] = _digest_of_text(description)
+        series = self._series[which]
+        with _disk_errors(series.directory):
+            # overwrite: a run killed between the two saves repeats the epoch, and its results.
+            response = series.save_checkpointables_async(
+                step,
+                items,
+                force=True,
+                overwrite=True,
+                custom_metadata={**description, "digests": digests},
             )
+        self._pending = which, step, response
+
+    def wait(self) -> None:
+        """Waits for what is being written.
+
+        Raises:
+            DataError: it could not be.
+        """
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        which, step, response = pending
+        with _disk_errors(self._series[which].directory):
+            if response is not None:
+                response.result()
+        folder = Path(self._series[which].directory) / str(step)
+        files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in _files(folder)}
+        self._saved[which] = {"step": step, "files": files}
+        if jax.process_index() == 0:
+            write_json(self._workdir / "checkpoints" / _SAVED, self._saved)
 
     def load_latest(self, state: TrainState) -> tuple[TrainState, dict] | None:
         """The latest state and its progress, or None where nothing has been saved.
 
         Args:
             state: gives structure, shapes and placement.
+
+        Raises:
+            CheckpointError: damaged, missing after it had been saved, or of another network.
         """
         series = self._series["latest"]
-        if series.latest is None:
+        if _step_of(series, self._workdir) is None:
+            if "latest" in self._saved:
+                raise _lost(self._workdir, f"the checkpoint of step {self._saved['latest']['step']}")
             return None
         rest = (state.opt_state, state.step, state.key)
-        items = _load(series, {_PARAMS: state.params, _REST: rest})
-        progress = series.metadata(series.latest.step).custom_metadata["progress"]
-        return TrainState(items[_PARAMS], *items[_REST]), progress
+        description, items = _load(
+            series,
+            lambda description: {_PARAMS: state.params, _REST: rest},
+            self._workdir,
+            config=self.info.get("config"),
+        )
+        return TrainState(items[_PARAMS], *items[_REST]), description["progress"]
+
+    def check_best(self) -> None:
+        """Raises CheckpointError where the best checkpoint is missing."""
+        self.wait()
+        if _step_of(self._series["best"], self._workdir) is None:
+            raise CheckpointError(
+                f"{self._series['best'].directory} holds no whole checkpoint, although the best "
+                "one had been saved there: was it deleted? The latest parameters are there: "
+                f"python eval.py --workdir {self._workdir} --checkpoint latest. To choose the best "
+                "ones again, train in a new --workdir"
+            )
 
     def close(self):
         """Waits for what is being written."""
-        for series in self._series.values():
-            with _disk_errors(series.directory):
-                series.close()
+        try:
+            self.wait()
+        finally:
+            for series in self._series.values():
+                with _disk_errors(series.directory):
+                    series.close()
 
     def __enter__(self):
         return self
@@ -76,45 +146,132 @@ class Checkpoints:
                 raise
 
 
-def load_best(workdir, make_params) -> tuple[object, dict]:
-    """The best parameters of a run and the run's description.
+def check_record(workdir) -> None:
+    """Refuses to begin anew in a folder whose checkpoints are gone while its record is there.
+
+    Raises:
+        CheckpointError: says what would start anew.
+    """
+    workdir = Path(workdir)
+    record = workdir / "metrics.jsonl"
+    has_steps = record.is_file() and record.stat().st_size > 0
+    if has_steps and not (workdir / "checkpoints" / "latest").is_dir():
+        raise _lost(workdir, "checkpoints/latest")
+
+
+def _lost(workdir, what):
+    return CheckpointError(
+        f"{what} is missing in {workdir}, which holds the record of an earlier training. Put it "
+        f"back from a copy to go on. To start anew, use another --workdir, or delete {workdir}"
+        + _way_out(workdir, "latest")
+    )
+
+
+def load_params(workdir, make_params, *, which="best") -> tuple[object, dict]:
+    """The parameters of a run and the run's description.
 
     Args:
         workdir: the run's folder.
         make_params: description -> parameters of the right structure and shapes.
+        which: of `SERIES`.
 
     Returns:
         (parameters, description).
 
     Raises:
-        CheckpointError: no run, no checkpoint yet, or a checkpoint of another network.
+        CheckpointError: no run, no checkpoint yet, a damaged one, or one of another network.
     """
-    folder = Path(workdir).absolute() / "checkpoints" / "best"
+    folder = Path(workdir).absolute() / "checkpoints" / which
     if not folder.is_dir():
+        if (Path(workdir) / "checkpoints").is_dir():
+            raise CheckpointError(f"{folder} is missing{_way_out(workdir, which)}")
         raise CheckpointError(
             f"{workdir} holds no trained network; train one first: python train.py --config "
             f"configs/hecktor.py --workdir {workdir}"
         )
-    with contextlib.closing(ocp.training.Checkpointer(folder)) as series:
-        if series.latest is None:
+    with contextlib.closing(_open(workdir, which, cleanup=False)) as series:
+        if _step_of(series, workdir) is None:
+            if which in _read_saved(workdir):
+                raise CheckpointError(
+                    f"{folder} holds no whole checkpoint any more: its files were deleted or "
+                    f"damaged{_way_out(workdir, which)}"
+                )
             raise CheckpointError(f"{workdir} holds no finished checkpoint yet; train on")
-        description = series.metadata(series.latest.step).custom_metadata
-        return _load(series, {_PARAMS: make_params(description)})[_PARAMS], description
+        description, items = _load(series, lambda d: {_PARAMS: make_params(d)}, Path(workdir))
+        return items[_PARAMS], description
 
 
-def _open(workdir, which):
+def digest_of(tree) -> str:
+    """SHA-256 of names, types, shapes and bytes of a tree's arrays."""
+    digest = hashlib.sha256()
+    for name, leaf in sorted(_named(tree), key=lambda named: named[0]):
+        array = np.ascontiguousarray(local_value(leaf))
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(array.view(np.uint8).data if array.ndim else array.tobytes())
+    return digest.hexdigest()
+
+
+def _digest_of_text(description):
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
+
+
+def _open(workdir, which, *, cleanup=True):
     return ocp.training.Checkpointer(
         Path(workdir).absolute() / "checkpoints" / which,
         preservation_policy=ocp.training.preservation_policies.LatestN(1),
-        cleanup_tmp_directories=True,
+        cleanup_tmp_directories=cleanup,
     )
 
 
-def _load(series, items):
-    """Loads the items of the latest checkpoint, once their parameters are known to fit."""
-    metadata = series.checkpointables_metadata(series.latest.step).metadata
-    found, wanted = _shapes(metadata[_PARAMS]), _shapes(items[_PARAMS])
-    different = sorted(n for n in found.keys() | wanted.keys() if found.get(n) != wanted.get(n))
+def _step_of(series, workdir):
+    """The step of a series' checkpoint, or None."""
+    folder = Path(series.directory)
+    steps = [path for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
+    with _damage(max(steps, default=folder / "0", key=lambda path: int(path.name)), workdir):
+        return None if series.latest is None else series.latest.step
+
+
+def _read_saved(workdir):
+    path = Path(workdir) / "checkpoints" / _SAVED
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    is_ours = isinstance(content, dict) and all(isinstance(v, dict) for v in content.values())
+    return content if is_ours else {}
+
+
+def _load(series, make_items, workdir, *, config=None):
+    """(description, items) of the latest checkpoint, once both are known to be what was saved.
+
+    Args:
+        series: Orbax's.
+        make_items: description -> name -> arrays that give structure, shapes and placement.
+        workdir: for messages.
+        config: of the run that loads it, which may be another than the checkpoint's; None: the
+            items follow from the description.
+    """
+    step = _step_of(series, workdir)
+    folder = Path(series.directory) / str(step)
+    with _damage(folder, workdir):
+        description = dict(series.metadata(step).custom_metadata or {})
+        if "progress" not in description:
+            raise ValueError("_CHECKPOINT_METADATA does not describe the run")
+        digests = description.pop("digests", None)  # runs from before there were digests: None
+        if digests and digests["description"] != _digest_of_text(description):
+            raise ValueError("_CHECKPOINT_METADATA is not what was saved")
+    _check_version(description, folder)
+    items = make_items(description)
+    with _damage(folder, workdir):
+        metadata = series.checkpointables_metadata(step).metadata
+        found, wanted = _shapes(metadata[_PARAMS]), _shapes(items[_PARAMS])
+        different = sorted(n for n in found.keys() | wanted.keys() if found.get(n) != wanted.get(n))
+        is_of_another = config is not None and any(
+            config.get(name) != description["config"].get(name) for name in ("model", "data")
+        )
+        if different and digests and not is_of_another:
+            name = different[0]
+            raise ValueError(f"params/_METADATA or params/d: {name} is {found.get(name, 'absent')}")
     if different:
         name = different[0]
         raise CheckpointError(
@@ -122,30 +279,121 @@ def _load(series, items):
             f"{name} is {found.get(name, 'absent')} there and {wanted.get(name, 'absent')} here. "
             "Use the config it was trained with, or another --workdir"
         )
-    abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), items
+    with _damage(folder, workdir):
+        abstract = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), items
+        )
+        loaded = series.load_checkpointables(step, abstract)
+        for name, tree in loaded.items():
+            if digests and digest_of(tree) != digests[name]:
+                raise ValueError(f"the arrays in {name}/d are not those that were saved")
+    return description, loaded
+
+
+def _check_version(description, folder):
+    """Refuses a checkpoint of a system that has since been changed in what it computes."""
+    name = description.get("config", {}).get("model", {}).get("name")
+    there = description.get("system_version", 1)
+    if name in SYSTEMS and there != SYSTEMS[name].version:
+        raise CheckpointError(
+            f"the checkpoint in {folder} is of version {there} of {name}, and this program has "
+            f"version {SYSTEMS[name].version}, which computes something else (CHANGELOG.md says "
+            "what). Use the program it was trained with, or train it anew in another --workdir"
+        )
+
+
+@contextlib.contextmanager
+def _damage(folder, workdir):
+    """Context: whatever goes wrong while a checkpoint is read is damage, and said so in a line."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:  # Orbax, TensorStore and JSON raise a dozen types
+        reason = _reason(error, folder)
+        which = folder.parent.name
+        lacking = _lacking(folder, _read_saved(workdir).get(which, {}))
+        raise CheckpointError(
+            f"the checkpoint in {folder} is damaged ({lacking or reason}): it was not "
+            f"loaded{_way_out(workdir, which)}"
+        ) from error
+
+
+def _reason(error, folder):
+    """The message, of an error and its causes, that names a file; the first where none does."""
+    messages, seen = [], error
+    while seen is not None and len(messages) < 10:
+        messages.append(" ".join(str(seen).split()) or type(seen).__name__)
+        seen = seen.__cause__ or seen.__context__
+    named = (text for text in messages if f"{folder}/" in text)
+    return next(named, messages[0]).replace(f"{folder}/", "")[:300]
+
+
+def _lacking(folder, saved):
+    """Which of a checkpoint's files are missing or of another size than was written; "" if none.
+
+    Args:
+        folder: of the checkpoint.
+        saved: `step` and `files` of the series; empty: unknown.
+    """
+    found = []
+    written = saved.get("files", {}) if str(saved.get("step")) == folder.name else {}
+    for name, size in written.items():
+        path = folder / name
+        if not path.is_file():
+            found.append(f"{name} is missing")
+        elif path.stat().st_size != size:
+            found.append(f"{name} has {path.stat().st_size} bytes of {size}")
+    return ", ".join(found[:5])
+
+
+def _files(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _way_out(workdir, which):
+    """What the other series still allows."""
+    other = "latest" if which == "best" else "best"
+    folder = Path(workdir) / "checkpoints" / other
+    if not folder.is_dir() or not any(p.name.isdigit() for p in folder.iterdir()):
+        return ". There is no other checkpoint in this folder"
+    if other == "latest":
+        return (
+            f". The latest parameters may be whole: eval.py and predict.py --workdir {workdir} "
+            "--checkpoint latest"
+        )
+    return (
+        f". The best parameters may be whole: eval.py and predict.py --workdir {workdir} use them; "
+        "training cannot go on from them"
     )
-    return series.load_checkpointables(None, abstract)
+
+
+def _named(tree):
+    """(name, leaf) of every array, names the same for a network's state and Orbax's metadata."""
+    return [
+        (".".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", None))))
+                  for k in path), leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    ]  # fmt: skip
 
 
 def _shapes(tree):
-    """Name -> shape of every array, the same for a network's state and for Orbax's metadata."""
-    return {
-        ".".join(str(getattr(k, "key", getattr(k, "name", None))) for k in path): tuple(leaf.shape)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
+    return {name: tuple(leaf.shape) for name, leaf in _named(tree)}
 
 
 @contextlib.contextmanager
 def _disk_errors(folder):
+    """Context: what fails while a checkpoint is written, in one line.
+
+    TensorStore reports a disk that is full, or has an error, by a ValueError of many wordings.
+    """
     try:
         yield
-    except (OSError, ValueError) as error:
-        if isinstance(error, OSError) or "No space" in str(error):
-            raise DataError(
-                f"a checkpoint cannot be written ({error})",
-                file=folder,
-                action="Free space on the disk and run the same command again: it goes on from "
-                "the last whole checkpoint",
-            ) from error
-        raise
+    except (OSError, ValueError, RuntimeError) as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(
+            f"a checkpoint cannot be written ({text[:300]})",
+            file=folder,
+            action="Free space on the disk and run the same command again: it goes on from "
+            "the last whole checkpoint",
+        ) from error

@@ -161,21 +161,27 @@ def check_cohort(config: dict, cohort: Cohort) -> None:
         )
 
 
-def claim_workdir(workdir: Path, config: dict) -> None:
-    """Writes the config into a new run folder, or checks it against the one that is there.
+def compare_workdir(workdir: Path, config: dict) -> bool:
+    """Checks the config of the run folder, if there is one, against this one.
+
+    Returns:
+        Whether there is one.
 
     Raises:
         ConfigError: the folder belongs to a run of another config; every difference is listed.
     """
+    if workdir.exists() and not workdir.is_dir():
+        raise ConfigError(f"--workdir {workdir} is a file; name a folder")
     path = workdir / "config.json"
     if not path.exists():
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_json(path, config)
-        return
+        return False
     try:
         existing = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+        if not isinstance(existing, dict):
+            raise ValueError("no settings in it")
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read ({error}); use another --workdir") from error
+    existing = _with_later_settings(existing, config)
     # On how many devices a run goes on is free: its state is the same on all of them.
     differences = _differences(existing | {"mesh": config["mesh"]}, config)
     if differences:
@@ -184,6 +190,28 @@ def claim_workdir(workdir: Path, config: dict) -> None:
             + "\n  ".join(differences)
             + "\nUse another --workdir, or the settings of that run to go on with it"
         )
+    return True
+
+
+def claim_workdir(workdir: Path, config: dict) -> None:
+    """Writes the config into a new run folder, or checks it as `compare_workdir` does."""
+    if not compare_workdir(workdir, config):
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(workdir / "config.json", config)
+
+
+# Settings that came later, with what runs from before them had.
+_LATER = {"model": {"remat": "none", "reading": "code"}}
+
+
+def _with_later_settings(existing, config):
+    """A config from before some settings existed, with what it then meant."""
+    filled = dict(existing)
+    for section, settings in _LATER.items():
+        if section in config and isinstance(existing.get(section), dict):
+            known = {k: v for k, v in settings.items() if k in config[section]}
+            filled[section] = known | existing[section]
+    return filled
 
 
 def _differences(a, b, prefix=""):

@@ -103,6 +103,11 @@ class RunLog:
             f"{progress['best_epoch']}), waited for data {waiting:.1%}, {remaining} left"
         )
 
+    def flush(self):
+        """Has everything that was recorded so far on its way to the disk."""
+        self._file.flush()
+        self._board.flush()
+
     def message(self, text):
         """Prints a line without breaking the progress line."""
         self._bar.write(text, file=sys.stdout)
@@ -127,7 +132,7 @@ class NoLog:
     def _nothing(self, *_, **__):
         pass
 
-    step = validation = message = _nothing
+    step = validation = flush = message = _nothing
 
 
 def read_log(path) -> list[dict]:

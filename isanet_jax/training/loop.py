@@ -5,9 +5,10 @@ import copy
 import dataclasses
 import json
 import signal
-import sys
+import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -21,17 +22,19 @@ from isanet_jax.cases.folds import Split, folds_by_centre, split
 from isanet_jax.cases.prepare import prepare_phantoms
 from isanet_jax.cases.ranges import scan_ranges
 from isanet_jax.cases.store import Cohort, read_cohort
-from isanet_jax.console import return_memory
-from isanet_jax.errors import ConfigError, IsaNetError
+from isanet_jax.console import return_memory, say_at_once, stop_signals
+from isanet_jax.errors import ConfigError, DataError, IsaNetError
+from isanet_jax.locks import only_here
 from isanet_jax.network import systems
 from isanet_jax.network.systems import count_parameters
 from isanet_jax.pipeline.dataset import evaluation_data, training_data
 from isanet_jax.scans.volume import replace_when_done
-from isanet_jax.training.checkpoint import Checkpoints
+from isanet_jax.training.checkpoint import Checkpoints, check_record
 from isanet_jax.training.config import (
     check_cohort,
     check_config,
     claim_workdir,
+    compare_workdir,
     model_config,
 )
 from isanet_jax.training.log import NoLog, RunLog
@@ -47,6 +50,7 @@ from isanet_jax.training.step import (
     make_optimizer,
     make_predict,
     make_train_step,
+    not_finite,
     place_batch,
 )
 
@@ -62,17 +66,20 @@ _SAVINGS = (
 
 
 class StopRequest:
-    """Context that turns SIGTERM and SIGINT into a request: `signal_name` is then set.
+    """Context that turns SIGTERM, SIGINT and SIGHUP into a request: `signal_name` is then set.
 
-    A second signal ends the program at once.
+    A second signal ends the program at once, and so does the first while there is nothing to save.
+    SIGHUP that is ignored (nohup) stays so.
 
     Attributes:
         signal_name: of the signal that this process has got.
         is_agreed: whether every process knows that one of them is to stop.
+        has_steps: whether steps have been made that saving would keep.
     """
 
     signal_name: str | None = None
     is_agreed = False
+    has_steps = False
 
     @property
     def reason(self) -> str | None:
@@ -82,9 +89,10 @@ class StopRequest:
         return (self.signal_name or "another process's signal") if self.is_agreed else None
 
     def __enter__(self):
-        self._previous = {
-            s: signal.signal(s, self._receive) for s in (signal.SIGTERM, signal.SIGINT)
-        }
+        numbers = [
+            s for s in stop_signals() if signal.getsignal(s) is not signal.SIG_IGN
+        ]
+        self._previous = {s: signal.signal(s, self._receive) for s in numbers}
         return self
 
     def __exit__(self, *exception):
@@ -92,10 +100,33 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _receive(self, number, frame):
-        if self.signal_name:
+        # Several processes stop together, in the first step that all of them make.
+        if self.signal_name or not (self.has_steps or jax.process_count() > 1):
             raise KeyboardInterrupt
         self.signal_name = signal.Signals(number).name
-        print(f"\n{self.signal_name}: saving after this step ...", file=sys.stderr)
+        say_at_once(f"\n{self.signal_name}: saving after this step ...")
+
+
+def interruptibly(function: Callable):
+    """What the function returns; meanwhile signals are heard, which compilers would hold up.
+
+    A signal that raises leaves the function running: the program must end.
+    """
+    done, outcome = threading.Event(), {}
+
+    def run():
+        try:
+            outcome["value"] = function()
+        except BaseException as error:  # noqa: BLE001 - raised in the calling thread
+            outcome["error"] = error
+        done.set()
+
+    threading.Thread(target=run, daemon=True).start()
+    while not done.wait(0.2):
+        pass
+    if "error" in outcome:
+        raise outcome["error"]
+    return outcome["value"]
 
 
 def load_cohort(config: dict) -> Cohort:
@@ -106,9 +137,12 @@ def load_cohort(config: dict) -> Cohort:
         ConfigError: cases that were prepared otherwise.
     """
     data = config["data"]
-    if data["phantoms"] and not (Path(data["cases"]) / "manifest.json").exists():
-        print(f"making {data['phantoms']} phantoms in {data['cases']}")
-        prepare_phantoms(data["cases"], cases=data["phantoms"], size=data["size"], seed=0)
+    manifest = Path(data["cases"]) / "manifest.json"
+    if data["phantoms"] and not manifest.exists():
+        with only_here(data["cases"], "prepare", "makes cases there", wait=True):
+            if not manifest.exists():
+                print(f"making {data['phantoms']} phantoms in {data['cases']}")
+                prepare_phantoms(data["cases"], cases=data["phantoms"], size=data["size"], seed=0)
     cohort = read_cohort(data["cases"])
     check_cohort(config, cohort)
     return cohort
@@ -159,19 +193,29 @@ def train(config: dict, workdir: Path, *, profiled_steps: int = 0) -> bool:
         Whether the training is complete; False where a signal stopped it.
 
     Raises:
-        ConfigError, DataError, CheckpointError: see the functions called.
-        IsaNetError: the loss is not finite.
+        ConfigError, DataError, CheckpointError: see the functions called; another program trains
+            in the folder.
+        IsaNetError: the loss, the parameters or a probability are not finite.
     """
     check_config(config)
-    mesh = make_mesh(config["mesh"]["data"], config["mesh"]["space"])
     is_first = jax.process_index() == 0
+    alone = only_here(workdir, "train", "trains there") if is_first else contextlib.nullcontext()
+    with alone:
+        return _train_alone(config, Path(workdir), is_first, profiled_steps)
 
-    def look_and_claim():
+
+def _train_alone(config, workdir, is_first, profiled_steps):
+    """`train`, in a folder that no other program trains in."""
+    mesh = make_mesh(config["mesh"]["data"], config["mesh"]["space"])
+
+    def look():
+        compare_workdir(workdir, config)
+        check_record(workdir)
         cohort = load_cohort(config)
-        claim_workdir(workdir, config)
+        check_labels(cohort, split_cohort(config, cohort))
         return cohort
 
-    cohort = in_turn(look_and_claim)
+    cohort = in_turn(look)
     run, state = _build(config, cohort, mesh)
     parts = run.parts
     info = {
@@ -198,6 +242,8 @@ def train(config: dict, workdir: Path, *, profiled_steps: int = 0) -> bool:
         if restored:
             state, progress = restored
             batches.set_state(progress["data"])
+            if progress["best_epoch"]:
+                checkpoints.check_best()
         step = int(state.step)
         if step >= run.total_steps:
             print(f"{workdir} is trained already; next: python eval.py --workdir {workdir}")
@@ -205,7 +251,9 @@ def train(config: dict, workdir: Path, *, profiled_steps: int = 0) -> bool:
         if step:
             print(f"going on from step {step} (epoch {step // run.steps_per_epoch + 1})")
         print("compiling the train step: this takes a while the first time ...", flush=True)
-        run = dataclasses.replace(run, train_step=_compile_step(run, state))
+        compiled = interruptibly(partial(_compile_step, run, state))
+        run = dataclasses.replace(run, train_step=compiled)
+        in_turn(partial(claim_workdir, workdir, config))  # nothing refuses the config any more
         record = RunLog(workdir, step, run.total_steps, run.steps_per_epoch)
         with record if is_first else NoLog() as log:
             return _train_steps(
@@ -312,6 +360,7 @@ def optimizer_of(schedule: optax.Schedule, config: dict) -> optax.GradientTransf
 def _train_steps(run, state, progress, *, workdir, batches, checkpoints, stop, log, trace):
     """Steps from the state's on, until the last (True) or until a stop is requested (False)."""
     step, batch_now = int(state.step), next(batches)
+    saved = step
     while step < run.total_steps:
         started = time.perf_counter()
         progress["data"] = batches.get_state()  # the iterator's place after this step's batch
@@ -326,8 +375,8 @@ def _train_steps(run, state, progress, *, workdir, batches, checkpoints, stop, l
         metrics = {name: float(value) for name, value in metrics.items()}
         stop.is_agreed = bool(metrics.pop("stop", False))
         if not np.isfinite(metrics["loss"]):
-            raise _not_finite(workdir, step, batch_now, run.parts.train, metrics)
-        step, batch_now = step + 1, upcoming
+            raise _not_finite(workdir, step, saved, batch_now, run.parts.train, metrics)
+        step, batch_now, stop.has_steps = step + 1, upcoming, True
         seconds = time.perf_counter() - started
         rate = run.schedule(step - 1)
         cases = run.config["train"]["batch"]
@@ -337,15 +386,23 @@ def _train_steps(run, state, progress, *, workdir, batches, checkpoints, stop, l
 
         epoch, within = divmod(step, run.steps_per_epoch)
         is_due = within == 0 and epoch % run.config["train"]["validate_every"] == 0
-        if is_due or step == run.total_steps:
+        is_due |= step == run.total_steps
+        if is_due or stop.reason:
+            _check_parameters(state, step, saved)
+        if is_due:
             dsc = validate(run.predict, state.params, run.cohort, run.parts.selection, run.mesh)
-            if dsc["mean"] > progress["best_dsc"]:
+            is_best = dsc["mean"] > progress["best_dsc"]
+            if is_best:
                 progress |= {"best_dsc": dsc["mean"], "best_epoch": epoch}
-                checkpoints.save_best(step, state, progress)
-            checkpoints.save_latest(step, state, progress)
+            # Before the checkpoint: what is logged after it would be lacking, were it killed then.
             log.validation(step, dsc, progress)
-        elif stop.reason:
+            if is_best:
+                checkpoints.save_best(step, state, progress)
+        if is_due or stop.reason:
+            log.flush()
             checkpoints.save_latest(step, state, progress)
+            saved = step
+            return_memory()  # of the validation and of what was written
         if (stop.reason or step == run.total_steps) and (message := trace.stop()):
             log.message(message)
         if stop.reason and step < run.total_steps:
@@ -355,6 +412,7 @@ def _train_steps(run, state, progress, *, workdir, batches, checkpoints, stop, l
                 "from here"
             )
             return False
+    checkpoints.check_best()
     checkpoints.close()
     log.message(
         f"done: best validation DSC {progress['best_dsc']:.4f} in epoch {progress['best_epoch']}; "
@@ -368,6 +426,9 @@ def validate(predict, params, cohort: Cohort, cases, mesh: Mesh) -> dict:
 
     Returns:
         `mean` over the cases, and `cases`: ID -> DSC; two empty masks count 1.
+
+    Raises:
+        IsaNetError: a probability is not finite.
     """
     rows, (part, parts) = mesh.shape["data"], batch_share(mesh)
     each = rows // parts  # cases of this process at a time
@@ -378,7 +439,16 @@ def validate(predict, params, cohort: Cohort, cases, mesh: Mesh) -> dict:
     while batch := [case for _, case in islice(stored, each)]:
         images = {"ct": np.stack([c.ct for c in batch]), "pet": np.stack([c.pet for c in batch])}
         placed = place_batch(images, mesh)
-        masks = local_rows(predict(params, placed["ct"], placed["pet"])) >= 0.5
+        probability = local_rows(predict(params, placed["ct"], placed["pet"]))
+        if not np.isfinite(probability).all():
+            bad = next(i for i, p in enumerate(probability) if not np.isfinite(p).all())
+            raise IsaNetError(
+                f"the network's probability is not finite on the validation case "
+                f"{batch[bad].meta['case']}: nothing was saved of this epoch. Look at this case; "
+                "if it is sound, lower --config.optimizer.peak_learning_rate or use "
+                "--config.model.dtype=float32 in a new --workdir"
+            )
+        masks = probability >= 0.5
         labels = [case.label > 0 for case in batch]
         counts += [(m.sum() + t.sum(), (m & t).sum()) for m, t in zip(masks, labels, strict=True)]
     of_all = multihost_utils.process_allgather(np.c_[own, counts].astype(np.int32))
@@ -390,7 +460,44 @@ def validate(predict, params, cohort: Cohort, cases, mesh: Mesh) -> dict:
     return {"mean": float(np.mean(list(scores.values()))), "cases": scores}
 
 
-def _not_finite(workdir, step, batch, cases, metrics):
+def check_labels(cohort: Cohort, parts: Split) -> None:
+    """Refuses a run that has nothing to learn, or nothing to choose its checkpoint by.
+
+    Raises:
+        DataError: all labels of the training cases, or of the validation cases, are empty.
+    """
+    for cases, what, consequence in (
+        (parts.train, "training", "there is nothing to learn"),
+        (parts.selection, "validation", "a network that finds nothing would score 1"),
+    ):
+        if all(cohort.cases[case]["volume_case_ml"] == 0 for case in cases):
+            raise DataError(
+                f"the labels of all {len(cases)} {what} cases are empty: {consequence}",
+                file=cohort.folder,
+                wanted="tumour in some of them",
+                action="Look at --label-values (or --target, --roi) of prepare.py, and at check",
+            )
+
+
+def _check_parameters(state, step, saved):
+    """Raises IsaNetError where the state must not be saved."""
+    bad = not_finite(state)
+    if bad:
+        raise IsaNetError(
+            f"{len(bad)} of the network's and the optimiser's arrays are not finite after step "
+            f"{step}, such as {bad[0]}: they were not saved. {_kept(saved)} Lower "
+            "--config.optimizer.peak_learning_rate or use --config.model.dtype=float32 in a new "
+            "--workdir"
+        )
+
+
+def _kept(saved):
+    if not saved:
+        return "No checkpoint had been saved before."
+    return f"The last checkpoint, of step {saved}, is from before."
+
+
+def _not_finite(workdir, step, saved, batch, cases, metrics):
     """Writes the batch and returns the error that names its cases."""
     # Of several processes, each writes what it has read of the batch.
     rank = f"_{jax.process_index()}" if jax.process_count() > 1 else ""
@@ -400,7 +507,7 @@ def _not_finite(workdir, step, batch, cases, metrics):
     names = sorted({cases[i] for key in ("case", "partner") for i in batch[key]})
     return IsaNetError(
         f"the loss is not finite at step {step + 1} ({json.dumps(metrics)}) on the cases "
-        f"{', '.join(names)}. The batch is in {path}; the last checkpoint is from before it. "
+        f"{', '.join(names)}. The batch is in {path}. {_kept(saved)} "
         "Look at these cases; if they are sound, lower --config.optimizer.peak_learning_rate or "
         "use --config.model.dtype=float32 in a new --workdir"
     )

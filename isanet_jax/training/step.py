@@ -94,6 +94,20 @@ def local_rows(array: jax.Array) -> np.ndarray:
     return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])
 
 
+def local_value(array) -> np.ndarray:
+    """An array of the state, which every device holds whole, as NumPy's."""
+    return np.asarray(array.addressable_data(0) if isinstance(array, jax.Array) else array)
+
+
+def not_finite(tree) -> list[str]:
+    """Names of a state's arrays that hold a NaN or an infinity."""
+    return [
+        jax.tree_util.keystr(path, simple=True, separator=".")
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        if not np.isfinite(local_value(leaf)).all()
+    ]
+
+
 def mesh_of(devices, data: int, space: int) -> Mesh:
     """`make_mesh` of given devices, which may be described ones.
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from isanet_jax.cases import command, prepare
-from isanet_jax.cases.store import map_case, read_case, read_cohort, read_label_on_ct
+from isanet_jax.cases.store import read_case, read_cohort, read_label_on_ct
 from isanet_jax.errors import DataError
 from isanet_jax.scans.phantom import make_phantom
 from isanet_jax.scans.sources import Scan
@@ -217,17 +217,6 @@ def test_hecktor_from_download_to_cases(tmp_path, patient, year, capsys):
     meta = read_case(cohort.path("CHUS010")).meta
     centre = np.array(meta["affine"]) @ [15.5, 15.5, 15.5, 1]
     np.testing.assert_allclose(centre[:3], [-1, -10, -4.75])
-
-
-def test_a_mapped_case_is_the_case(cohort):
-    path = cohort.path(sorted(cohort.cases)[0])
-    read, mapped = read_case(path), map_case(path)
-    for name in ("ct", "pet", "label"):
-        a, b = getattr(read, name), getattr(mapped, name)
-        assert a.dtype == b.dtype
-        np.testing.assert_array_equal(a, b)
-        assert not b.flags.writeable
-    assert read.meta == mapped.meta
 
 
 @pytest.mark.parametrize(("target", "voxels"), [("gtvp", 1), ("gtvn", 2), ("both", 3), (None, 1)])

@@ -60,7 +60,7 @@ def channel_gate(x, p):
     return x * sigmoid(perceptron(x.mean((0, 1, 2)), p["perceptron"]))
 
 
-def isa(x, p, fusion, scale):
+def isa(x, p, fusion, scale, reading):
     attended = channel_gate(x, p["channel_gate"])
     q, k, v = (conv_block(attended, p[name]) for name in ("query", "key", "value"))
     if fusion == "product":
@@ -77,7 +77,8 @@ def isa(x, p, fusion, scale):
     if scale == "mean":
         weight *= x.shape[0] * x.shape[1] * x.shape[2]
     joined = np.concatenate([weight * v, x], -1)
-    return joined @ p["output"]["kernel"][0, 0, 0] + p["output"]["bias"]
+    out = joined @ p["output"]["kernel"][0, 0, 0]
+    return np.maximum(out, 0) if reading == "text" else out + p["output"]["bias"]
 
 
 def scse(x, p):
@@ -97,7 +98,8 @@ def pool(x):
 
 
 def attend(x, p, config):
-    return isa(x, p["attention"], config.fusion, config.weight_scale) if "attention" in p else x
+    options = config.fusion, config.weight_scale, config.reading
+    return isa(x, p["attention"], *options) if "attention" in p else x
 
 
 def encode(x, p, config):
@@ -114,9 +116,12 @@ def decode(x, p, config, up_weight, parts):
     outputs = {}
     for level in reversed(range(config.levels - 1)):
         weights = p["levels"][level]
-        up = transposed(x, weights["up"]["kernel"], weights["up"]["bias"])
-        x = np.concatenate([up_weight * up, *parts[level]], -1)
-        x = outputs[level] = attend(residual(x, weights["residual"]), weights, config)
+        bias = weights["up"]["bias"] if config.reading == "code" else 0
+        up = transposed(x, weights["up"]["kernel"], bias)
+        x = residual(np.concatenate([up_weight * up, *parts[level]], -1), weights["residual"])
+        if config.reading == "text":
+            x = residual(x, weights["second"])
+        x = outputs[level] = attend(x, weights, config)
     return outputs
 
 
@@ -143,4 +148,5 @@ def forward(params, config, image):
             of_pet = decode(pet[-1], decoders["pet"], config, 1, [[pet[i]] for i in levels])
             parts = [[w_ct * ct[i], w_pet * of_pet[i]] for i in levels]
             out = decode(ct[-1], decoders["ct"], config, w_ct, parts)
-    return (out[0] @ params["head"]["kernel"][0, 0, 0] + params["head"]["bias"])[..., 0]
+    logits = (out[0] @ params["head"]["kernel"][0, 0, 0])[..., 0]
+    return logits + params["head"]["bias"] if config.reading == "code" else logits

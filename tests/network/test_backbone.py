@@ -40,6 +40,10 @@ apply = jax.jit(lambda g, p, x: systems.apply(g, p, x).logits, static_argnums=0)
         ({"modalities": ("ct",)}, 23_321_057),
         ({"modalities": ("pet",)}, 23_321_057),
         ({"decoder": "shared"}, 42_279_073),
+        # Without the biases of two decoders' transposed convolutions (2 x 240), of ISA (2 x 496 in
+        # the encoders, 2 x 240 in the decoders) and of the head; and with a block of 27 C^2 + 2 C
+        # more at each decoder level (C = 16, 32, 64, 128).
+        ({"reading": "text"}, 47_251_377 - 480 - 992 - 480 - 1 + 2 * (27 * 21_760 + 2 * 240)),
     ],
 )
 def test_parameter_counts(options, count):
@@ -66,6 +70,8 @@ def test_parameter_counts_of_isa(channels, count):
         {"encoder_attention": False, "modalities": ("ct",)},
         {"decoder": "shared", "fusion_weights": (2.0, 0.5)},
         {"convolution": "native", "weight_scale": "mean"},
+        {"reading": "text", "fusion": "product", "weight_scale": "mean"},
+        {"reading": "text", "decoder": "shared", "name": "unet"},
     ],
 )
 def test_forward_agrees_with_numpy(generator, options):

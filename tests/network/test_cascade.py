@@ -33,11 +33,24 @@ def test_the_box_is_centred_on_what_was_found_and_stays_inside(generator):
     assert starts.max() == 14
 
 
-def test_scattered_voxels_are_one_box(generator):
-    mask = np.zeros((1, 8, 8, 8), bool)
-    mask[0, 1, 2, 3] = mask[0, 6, 3, 3] = True
-    # Depth: voxels 1 to 6, middle 4; height: 2 to 3, middle 3; width: voxel 3, middle 3.5.
-    assert box_start(jnp.asarray(mask), box=4, size=8)[0].tolist() == [2, 1, 1]
+def test_the_box_is_at_the_centre_of_mass_of_scattered_voxels(generator):
+    masks = generator.random((20, 12, 12, 12)) < 0.05
+    expected = [
+        np.clip(np.floor(2 * (np.array(ndimage.center_of_mass(m)) + 0.5) - 5 + 1e-6), 0, 14)
+        for m in masks
+    ]
+    np.testing.assert_array_equal(box_start(jnp.asarray(masks), box=10, size=24), expected)
+
+
+def test_a_single_false_voxel_does_not_move_the_box_off_the_tumour():
+    mask = np.zeros((1, 24, 24, 24), bool)
+    mask[0, 15:21, 15:21, 15:21] = True
+    alone = np.asarray(box_start(jnp.asarray(mask), box=12, size=24))[0]
+    mask[0, 0, 0, 0] = True
+    with_false = np.asarray(box_start(jnp.asarray(mask), box=12, size=24))[0]
+    assert np.abs(with_false - alone).max() <= 1
+    assert (with_false <= 15).all()
+    assert (with_false + 12 >= 21).all()
 
 
 def test_paste_undoes_crop(generator):

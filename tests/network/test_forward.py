@@ -48,7 +48,9 @@ def vnet(image, p):
         return elu(x + out)
 
     width = p["first"]["conv"]["kernel"].shape[-1]
-    x = elu(activated(image, p["first"]) + np.concatenate([image] * (width // 2), -1))
+    # As published: the first convolution is activated after the sum only.
+    first = norm(conv(image, p["first"]["conv"]["kernel"]), p["first"]["norm"])
+    x = elu(first + np.concatenate([image] * (width // 2), -1))
     skips = []
     for halve, down in zip(p["halve"].values(), p["down"].values(), strict=True):
         skips.append(x)
@@ -92,7 +94,7 @@ def nnunet(normalise, attend):
     def forward(image, p):
         def stage(x, q, stride=1):
             for i in range(2):
-                out = conv(x, q["convs"][i]["kernel"])
+                out = conv(x, q["convs"][i]["kernel"]) + q["convs"][i].get("bias", 0)
                 out = out[::stride, ::stride, ::stride] if i == 0 else out
                 out = normalise(out, q["norms"][i])
                 x = np.where(out > 0, out, 0.01 * out)
@@ -131,8 +133,8 @@ def cascade(image, p):
     coarse = unet(image.reshape(half, 2, half, 2, half, 2, 2).mean((1, 3, 5)), p["coarse"])
     found = np.argwhere(special.expit(coarse) >= 0.2)
     box = 12  # two thirds of 16 is 10.7; the boxes come in steps of 4 voxels
-    middle = (found.min(0) + found.max(0) + 1) if len(found) else np.full(3, half)
-    start = np.clip((2 * middle - box) // 2, 0, SIZE - box)
+    centre = 2 * (found.mean(0) + 0.5) if len(found) else np.full(3, half)
+    start = np.clip(np.floor(centre - box / 2 + 1e-6).astype(int), 0, SIZE - box)
     place = tuple(slice(s, s + box) for s in start)
     fine = unet(image[place], p["fine"])
     refined = unet(np.concatenate([image[place], special.expit(fine)[..., None]], -1), p["refine"])

@@ -67,9 +67,10 @@ def iantsen2020():
     return encoder + decoder + paths + (24 + 1)
 
 
-def nnunet(norm, attention, heads=1):
+def nnunet(norm, attention, heads=1, biases=0):
     def stage(inputs, outputs):
-        return 27 * inputs * outputs + 27 * outputs**2 + 2 * norm(outputs) + attention(outputs)
+        convs = 27 * inputs * outputs + 27 * outputs**2 + biases * outputs
+        return convs + 2 * norm(outputs) + attention(outputs)
 
     widths = (32, 64, 128, 256, 320, 320)
     down = stage(2, 32) + sum(stage(a, b) for a, b in itertools.pairwise(widths))
@@ -106,7 +107,7 @@ COUNTS = {
     ("vnet", 144): vnet(),
     ("iantsen2020", 144): iantsen2020(),
     ("xie2020", 128): nnunet(lambda c: 2 * c, scse),
-    ("xie2021", 128): nnunet(se_norm, lambda c: 0),
+    ("xie2021", 128): nnunet(se_norm, lambda c: 0, biases=2),
     ("an2021", 144): an2021(),
 }
 
@@ -215,7 +216,10 @@ def test_gradients_reach_every_parameter(name, step, generator):
     silent = jax.tree.map(lambda p: np.ones(p.shape, bool), params)
     # Of every draw, a ReLU silences half of a gate's few hidden units: each has many chances.
     for _ in range(40):
-        drawn = jax.tree.map(lambda p: p + 0.1 * generator.normal(size=p.shape), params)
+        drawn = jax.tree.map(
+            lambda p: p * generator.choice((-1, 1), p.shape) + 0.1 * generator.normal(size=p.shape),
+            params,
+        )
         _, _, _, grads = run(jax.tree.map(jnp.float32, drawn), opt_state)
         silent = jax.tree.map(lambda s, g: s & (np.asarray(g) == 0), silent, grads)
         if not any(leaf.any() for leaf in jax.tree.leaves(silent)):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.signal.windows import gaussian
+from scipy import ndimage
 
 from isanet_jax.network.whole_volume import gaussian_weights, mirrored, window_starts, windowed
 
@@ -28,11 +28,15 @@ def test_windows_cover_the_volume_and_overlap_by_half():
             assert all(b - a <= -(-patch // 2) for a, b in itertools.pairwise(starts))
 
 
-def test_gaussian_weights_are_scipys():
-    line = gaussian(12, 12 / 8)
-    expected = np.einsum("i,j,k->ijk", line, line, line)
-    expected = np.maximum(expected / expected.max(), 1e-6)
-    np.testing.assert_allclose(gaussian_weights(12), expected, rtol=1e-5)
+@pytest.mark.parametrize("patch", [12, 13])
+def test_gaussian_weights_are_nnunets(patch):
+    """nnU-Net filters a single voxel in the middle, patch // 2, with sigma p/8."""
+    point = np.zeros((patch,) * 3)
+    point[(patch // 2,) * 3] = 1
+    expected = ndimage.gaussian_filter(point, patch / 8, mode="constant")
+    weights = gaussian_weights(patch)
+    np.testing.assert_allclose(weights, expected / expected.max(), rtol=1e-5)
+    assert weights.min() > 0
 
 
 def uneven(image):

@@ -70,8 +70,36 @@ def test_a_batch_of_one_is_like_one_of_more(cohort):
     (one,) = take(data(cohort, batch=1), 1)
     (two,) = take(data(cohort, batch=2), 1)
     assert {k: (v.shape, v.dtype.type) for k, v in one.items()} == batch_shapes(1, 16)
-    for name in one:
+    for name in one.keys() - {"patch_pick"}:  # see the next test
         np.testing.assert_array_equal(one[name][0], two[name][0])
+
+
+def test_patches_on_the_tumour_are_forced_as_in_nnunet(cohort):
+    """Of a batch of two the second, of six the last two (0.33); of one, a third of them."""
+    for batch, on_tumour in ((2, [False, True]), (6, [False] * 4 + [True] * 2)):
+        for found in take(data(cohort, batch=batch), 3):
+            np.testing.assert_array_equal(found["patch_pick"] >= 0, on_tumour)
+    single = [b["patch_pick"][0] >= 0 for b in take(data(cohort, batch=1), 300)]
+    assert np.mean(single) == pytest.approx(0.33, abs=0.09)
+    halves = [
+        training_data(
+            cohort, sorted(cohort.cases), batch=4, seed=0, augment=AUGMENT, share=(part, 2)
+        )
+        for part in (0, 1)
+    ]
+    first, second = (next(iter(half))["patch_pick"] >= 0 for half in halves)
+    np.testing.assert_array_equal([*first, *second], [False, False, False, True])
+
+
+def test_a_mixup_partner_is_another_case(cohort):
+    always = AUGMENT | {"mixup_probability": 1.0}
+    cases = sorted(cohort.cases)[:3]
+    batches = take(iter(training_data(cohort, cases, batch=1, seed=0, augment=always)), 60)
+    pairs = [(int(b["case"][0]), int(b["partner"][0])) for b in batches]
+    assert all(a != b for a, b in pairs)
+    assert len(set(pairs)) == 6
+    (alone,) = take(iter(training_data(cohort, cases[:1], batch=1, seed=0, augment=always)), 1)
+    np.testing.assert_array_equal(alone["ct"][0], read_case(cohort.path(cases[0])).ct)
 
 
 def test_every_epoch_has_every_case_in_another_order(cohort):

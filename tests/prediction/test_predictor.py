@@ -39,15 +39,15 @@ def test_an_ensemble_is_the_mean_of_its_networks(trained, trained_again, cohort)
 
 
 def test_networks_that_want_different_images_are_no_ensemble(trained, monkeypatch):
-    load = module.load_best
+    load = module.load_params
 
-    def load_differing(workdir, make_params):
-        params, description = load(trained, make_params)
+    def load_differing(workdir, make_params, *, which):
+        params, description = load(trained, make_params, which=which)
         if workdir == "resized":
             description["preparation"] |= {"size": 32}
         return params, description
 
-    monkeypatch.setattr(module, "load_best", load_differing)
+    monkeypatch.setattr(module, "load_params", load_differing)
     with pytest.raises(ConfigError, match=r"prepared differently \(size 32 and 16\)"):
         Predictor([trained, "resized"])
 

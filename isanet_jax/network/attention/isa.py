@@ -13,8 +13,9 @@ from isanet_jax.network.convolution import is_folded
 
 
 def fuse(q: jax.Array, k: jax.Array, fusion: str) -> jax.Array:
-    """Eq. 5, query and key joined into U, all (B, D, H, W, C).
+    """Eq. 5, query and key joined into U, all (B, D, H, W, C); U is float32 at least.
 
+    The softmax that follows takes differences of U, which bfloat16 would round to whole numbers.
     `matmul` is the H x W matrix product of each channel's depth slices, `matmul_scaled` the same
     over sqrt(W), `product` element-wise.
 
@@ -22,14 +23,15 @@ def fuse(q: jax.Array, k: jax.Array, fusion: str) -> jax.Array:
         ConfigError: a matrix product of slices that are not square.
     """
     if fusion == "product":
-        return q * k
+        return widened(q) * widened(k)
     height, width = q.shape[2:4]
     if height != width:
         raise ConfigError(
             f"model.fusion {fusion!r} multiplies square slices, and these are {height} x {width}; "
             "use model.fusion 'product' or a cubic size"
         )
-    fused = jnp.einsum("bdhic,bdiwc->bdhwc", q, k)
+    precise = jnp.promote_types(q.dtype, jnp.float32)
+    fused = jnp.einsum("bdhic,bdiwc->bdhwc", q, k, preferred_element_type=precise)
     return fused / width**0.5 if fusion == "matmul_scaled" else fused
 
 
@@ -46,18 +48,20 @@ class ISA(nnx.Module):
         self.query = ConvBlock(channels, channels, 3, folded=folded, rngs=rngs)
         self.key = ConvBlock(channels, channels, 5, folded=folded, rngs=rngs)
         self.value = ConvBlock(channels, channels, 1, folded=folded, rngs=rngs)
-        self.output = Conv(2 * channels, channels, 1, folded=folded, bias=True, rngs=rngs)
+        self.output = Conv(2 * channels, channels, 1, folded=folded, bias=config.bias, rngs=rngs)
         self.fusion, self.weight_scale = config.fusion, config.weight_scale
+        self.reading = config.reading
 
     def __call__(self, x):
         attended = self.channel_gate(x)
         fused = fuse(self.query(attended), self.key(attended), self.fusion)
         # float32 whatever the compute dtype: a sum over millions of voxels.
-        weight = jax.nn.softmax(widened(fused), axis=SPACE)
+        weight = jax.nn.softmax(fused, axis=SPACE)
         if self.weight_scale == "mean":
             weight = weight * (x.shape[1] * x.shape[2] * x.shape[3])
         weighted = weight.astype(x.dtype) * self.value(attended)
-        return self.output(jnp.concatenate([weighted, x], axis=-1))
+        output = self.output(jnp.concatenate([weighted, x], axis=-1))
+        return jax.nn.relu(output) if self.reading == "text" else output
 
 
 SYSTEMS = {"isa": two_branch("ISA-Net (Huang 2022)", ISA)}
