@@ -11,6 +11,7 @@ import platform
 import signal
 import sys
 import threading
+import warnings
 from pathlib import Path
 
 from isanet_jax.errors import ConfigError, IsaNetError
@@ -94,21 +95,25 @@ def quieten_libraries() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's, of GPUs that are not there
     for name in ("absl", "asyncio", "concurrent.futures", "orbax"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-    threading.excepthook = _quiet_excepthook
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    threading.excepthook = _quietly(threading.__excepthook__)
+    sys.unraisablehook = _quietly(sys.__unraisablehook__)
 
 
-def _quiet_excepthook(arguments):
-    """Shows nothing of threads of Orbax's: their errors are raised where a save is waited for."""
-    if "orbax" not in str(arguments.exc_traceback and _files_of(arguments.exc_traceback)):
-        threading.__excepthook__(arguments)
+def _quietly(show):
+    """A hook that shows nothing of Orbax's threads and coroutines, whose errors are raised where
+    a save is waited for.
+    """
 
+    def hook(arguments):
+        traceback, files = arguments.exc_traceback, []
+        while traceback is not None:
+            files.append(traceback.tb_frame.f_code.co_filename)
+            traceback = traceback.tb_next
+        if not any(name in file for file in files for name in ("orbax", "asyncio", "uvloop")):
+            show(arguments)
 
-def _files_of(traceback):
-    files = []
-    while traceback is not None:
-        files.append(traceback.tb_frame.f_code.co_filename)
-        traceback = traceback.tb_next
-    return files
+    return hook
 
 
 def take_number(argv, flag: str, default: int, meaning: str) -> tuple[list[str], int]:
@@ -196,7 +201,13 @@ def _processor():
 
 
 def _end(error):
-    # The last line: what libraries' threads and objects find on their way out adds nothing to it.
+    """Ends the program; the error is the last line that it prints.
+
+    At once: what libraries' threads and objects would still find on their way out adds nothing.
+    """
     threading.excepthook = sys.unraisablehook = lambda *_: None
+    warnings.simplefilter("ignore")
     print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(2)

@@ -116,12 +116,15 @@ class Checkpoints:
         return TrainState(items[_PARAMS], *items[_REST]), description["progress"]
 
     def check_best(self) -> None:
-        """Raises CheckpointError where the best checkpoint is missing."""
+        """Raises CheckpointError where the best checkpoint, or a file of it, is missing."""
         self.wait()
-        if _step_of(self._series["best"], self._workdir) is None:
+        folder = Path(self._series["best"].directory)
+        step = _step_of(self._series["best"], self._workdir)
+        lacking = step is not None and _lacking(folder / str(step), self._saved.get("best", {}))
+        if step is None or lacking:
             raise CheckpointError(
-                f"{self._series['best'].directory} holds no whole checkpoint, although the best "
-                "one had been saved there: was it deleted? The latest parameters are there: "
+                f"{folder} holds no whole checkpoint{f' ({lacking})' if lacking else ''}, although "
+                "the best one had been saved there: was it deleted? The latest parameters are there: "
                 f"python eval.py --workdir {self._workdir} --checkpoint latest. To choose the best "
                 "ones again, train in a new --workdir"
             )

@@ -198,14 +198,7 @@ def train(config: dict, workdir: Path, *, profiled_steps: int = 0) -> bool:
         IsaNetError: the loss, the parameters or a probability are not finite.
     """
     check_config(config)
-    is_first = jax.process_index() == 0
-    alone = only_here(workdir, "train", "trains there") if is_first else contextlib.nullcontext()
-    with alone:
-        return _train_alone(config, Path(workdir), is_first, profiled_steps)
-
-
-def _train_alone(config, workdir, is_first, profiled_steps):
-    """`train`, in a folder that no other program trains in."""
+    workdir = Path(workdir)
     mesh = make_mesh(config["mesh"]["data"], config["mesh"]["space"])
 
     def look():
@@ -216,6 +209,13 @@ def _train_alone(config, workdir, is_first, profiled_steps):
         return cohort
 
     cohort = in_turn(look)
+    is_first = jax.process_index() == 0
+    with only_here(workdir, "train", "trains there") if is_first else contextlib.nullcontext():
+        return _train_alone(config, workdir, mesh, cohort, is_first, profiled_steps)
+
+
+def _train_alone(config, workdir, mesh, cohort, is_first, profiled_steps):
+    """`train`, in a folder that no other program trains in."""
     run, state = _build(config, cohort, mesh)
     parts = run.parts
     info = {
