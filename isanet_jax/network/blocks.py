@@ -4,6 +4,7 @@ Feature maps are (B, D, H, W, C). Parameters are float32 and are cast to the inp
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -14,7 +15,13 @@ from jax.ad_checkpoint import checkpoint_name
 
 from isanet_jax.errors import ConfigError
 from isanet_jax.network.config import MODALITIES, ModelConfig
-from isanet_jax.network.convolution import conv3d, doubling_conv3d, halving_conv3d, upsample_conv3d
+from isanet_jax.network.convolution import (
+    conv3d,
+    doubling_conv3d,
+    halving_conv3d,
+    is_folded,
+    upsample_conv3d,
+)
 from isanet_jax.network.placement import place, volumes_are_split
 
 SPACE = (1, 2, 3)  # the axes of a volume in (B, D, H, W, C)
@@ -81,11 +88,52 @@ def recompute(function: Callable, config: ModelConfig, *scopes: str) -> Callable
         scopes: `block`, `level` or both, what the function is.
     """
     if config.remat in {f"{scope}s" for scope in scopes}:
-        return jax.checkpoint(function)
+        # The forms of the convolutions for CPUs, whose compiler merges what is computed twice.
+        on_cpu = is_folded(config.convolution)
+        return _recompute_in_branch(function) if on_cpu else jax.checkpoint(function)
     if config.remat == "convolutions" and "block" in scopes:
         policy = jax.checkpoint_policies.save_only_these_names(_CONVOLUTION)
         return jax.checkpoint(function, policy=policy)
     return function
+
+
+def _recompute_in_branch(function):
+    """`jax.checkpoint` for XLA's CPU compiler, which removes the barriers that it relies on.
+
+    What is computed again lies in a branch that is always taken, which the compiler cannot know:
+    it does not merge what is inside a branch with what is outside.
+    """
+
+    def run(*arguments):
+        converted, constants = jax.closure_convert(function, *arguments)
+        return _kept(converted, tuple(constants), arguments)
+
+    return run
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _kept(function, constants, arguments):
+    return function(*arguments, *constants)
+
+
+def _kept_forward(function, constants, arguments):
+    return function(*arguments, *constants), (constants, arguments)
+
+
+def _kept_backward(function, kept, gradient):
+    def compute(kept, gradient):
+        _, pull = jax.vjp(lambda c, a: function(*a, *c), *kept)
+        return pull(gradient)
+
+    def nothing(kept, gradient):
+        return jax.tree.map(jnp.zeros_like, kept)
+
+    first = jax.tree.leaves(gradient)[0].ravel()[0].astype(jnp.float32)
+    bits = jax.lax.population_count(jax.lax.bitcast_convert_type(first, jnp.int32))
+    return jax.lax.cond(bits <= 32, compute, nothing, kept, gradient)
+
+
+_kept.defvjp(_kept_forward, _kept_backward)
 
 
 def _normal(rngs: nnx.Rngs, shape, deviation) -> np.ndarray:
