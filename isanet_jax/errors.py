@@ -1,5 +1,8 @@
 """Errors that a user can act on; the programs print them without a traceback."""
 
+import traceback
+from pathlib import Path
+
 
 class IsaNetError(ValueError):
     """Base of every error that the user, not the code, has to resolve."""
@@ -34,3 +37,26 @@ class DataError(IsaNetError):
 
 class CheckpointError(IsaNetError):
     """A checkpoint or run folder that does not fit what was asked of it."""
+
+
+def failure_of(error: Exception, case: str, log) -> IsaNetError:
+    """The error as one of its case alone: others go on, and the traceback is kept.
+
+    Args:
+        error: whatever was raised while a case was worked on.
+        case: its ID.
+        log: file that the traceback of an unforeseen error is added to.
+    """
+    if isinstance(error, IsaNetError):
+        return error
+    log = Path(log)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "a", encoding="utf-8") as file:
+        file.write(f"case {case}\n{''.join(traceback.format_exception(error))}\n")
+    reason = " ".join(str(error).split())[:200]
+    what = "out of memory" if isinstance(error, MemoryError) else type(error).__name__
+    return DataError(
+        f"cannot be processed: {what}{f' ({reason})' if reason else ''}",
+        case=case,
+        action=f"The traceback is in {log}",
+    )

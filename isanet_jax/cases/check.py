@@ -13,7 +13,7 @@ from scipy import ndimage
 from isanet_jax.cases.grid import overlap_fraction, same_grid
 from isanet_jax.cases.prepare import Settings, check_images, in_processes, read_label
 from isanet_jax.cases.store import write_csv
-from isanet_jax.errors import DataError
+from isanet_jax.errors import DataError, failure_of
 from isanet_jax.scans.sources import Scan
 from isanet_jax.scans.volume import bounds_mm, read_volume, replace_when_done
 
@@ -26,7 +26,9 @@ _COLUMNS = (
 )
 
 
-def check(scans: list[Scan], settings: Settings, *, workers=1, failures=None) -> list[dict]:
+def check(
+    scans: list[Scan], settings: Settings, *, workers=1, failures=None, log="errors.log"
+) -> list[dict]:
     """Checks every scan, and the cohort as a whole.
 
     Args:
@@ -34,6 +36,7 @@ def check(scans: list[Scan], settings: Settings, *, workers=1, failures=None) ->
         settings: gives the label's values.
         workers: processes.
         failures: case -> reason, of what could not even become a scan.
+        log: file for the tracebacks of unforeseen errors.
 
     Returns:
         a row per case: `_COLUMNS` as text, `errors` and `warnings` as lists.
@@ -44,7 +47,12 @@ def check(scans: list[Scan], settings: Settings, *, workers=1, failures=None) ->
     examined = in_processes(partial(_check_scan, settings=settings), scans, workers)
     bar = {"total": len(scans), "unit": "case", "disable": None, "file": sys.stderr}
     for scan, outcome in tqdm(examined, **bar):
-        found[scan.case] = outcome()
+        try:
+            found[scan.case] = outcome()
+        except Exception as error:  # noqa: BLE001 - of this case: the others go on
+            failure = failure_of(error, scan.case, log)
+            row = {"case": scan.case, "patient": scan.patient, "warnings": []}
+            found[scan.case] = row | {"errors": [str(failure)]}
     rows = [found[scan.case] for scan in scans]
     for case, reason in (failures or {}).items():
         rows.append({"case": case, "errors": [reason], "warnings": []})

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from isanet_jax.cases.grid import FITS
 from isanet_jax.cases.prepare import Settings, prepare, prepare_phantoms
-from isanet_jax.errors import ConfigError, DataError
+from isanet_jax.errors import ConfigError, DataError, failure_of
+from isanet_jax.locks import only_here
 from isanet_jax.scans import sources
+from isanet_jax.scans.volume import VOXEL_MM
 
 _READERS = {
     "hecktor": (sources.read_hecktor, "HECKTOR 2020, 2021 (with the boxes' CSV), 2022, 2025, 2026"),
@@ -125,24 +127,48 @@ def _add_workers(command):
 def main(arguments=None) -> None:
     """Runs prepare.py."""
     args = parser().parse_args(arguments)
-    if args.layout == "phantom":
-        entries = prepare_phantoms(
-            args.output,
-            cases=args.cases,
-            size=args.size,
-            seed=args.seed,
-            folds=args.folds,
-            workers=args.workers,
-        )
-        _summarise(entries, args.output)
-    elif args.layout == "convert":
+    _check_arguments(args)
+    if args.layout == "convert":
         _convert(args)
     elif args.layout == "check":
         _check(args)
     else:
-        if args.layout == "sts":
-            _download(args)
-        _prepare(args)
+        with only_here(args.output, "prepare", "makes cases there"):
+            if args.layout == "phantom":
+                _make_phantoms(args)
+            else:
+                if args.layout == "sts":
+                    _download(args)
+                _prepare(args)
+
+
+def _check_arguments(args):
+    """Refuses what cannot work before any file is read."""
+    given = vars(args)
+    for name, least in (("size", 1), ("workers", 1), ("folds", 2), ("cases", 2), ("seed", 0)):
+        if given.get(name) is not None and given[name] < least:
+            raise ConfigError(f"--{name} is {given[name]}; give {least} or more")
+    spacing_mm = given.get("spacing_mm")
+    low, high = VOXEL_MM
+    if spacing_mm is not None and not low <= spacing_mm <= high:
+        raise ConfigError(f"--spacing-mm is {spacing_mm:g}; give {low:g} to {high:g}")
+    output, source = Path(args.output), given.get("source")
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"--output {output} is a file; name a folder")
+    if source and output.resolve() == Path(source).resolve():
+        raise ConfigError(f"--output {output} is the source; name a folder of its own")
+
+
+def _make_phantoms(args):
+    entries = prepare_phantoms(
+        args.output,
+        cases=args.cases,
+        size=args.size,
+        seed=args.seed,
+        folds=args.folds,
+        workers=args.workers,
+    )
+    _summarise(entries, args.output)
 
 
 def _prepare(args):
@@ -195,8 +221,8 @@ def _scans(args, layout, nifti):
     for study in studies:
         try:
             scan, notes = convert_study(study, nifti)
-        except DataError as error:
-            failures[study.case] = str(error)
+        except Exception as error:  # noqa: BLE001 - of this study: the others go on
+            failures[study.case] = str(failure_of(error, study.case, nifti.parent / "errors.log"))
             continue
         scans.append(scan)
         print(f"{study.case}: {'; '.join(notes)}", flush=True)
@@ -258,7 +284,8 @@ def _check(args):
         scans, failures = _scans(args, layout, Path(folder))
         values, others = _label_values(args, layout, scans)
         settings = Settings(label_values=values, other_values=others)
-        rows = check.check(scans, settings, workers=args.workers, failures=failures)
+        log = Path(args.output) / "errors.log"
+        rows = check.check(scans, settings, workers=args.workers, failures=failures, log=log)
     print(check.table_of(rows))
     path = check.write_check(rows, args.output)
     failed = sum(bool(row["errors"]) for row in rows)

@@ -35,10 +35,11 @@ def make_folds(cases, *, folds: int, seed: int) -> dict[str, int]:
         return prescribed
     centre_of = {c["patient"]: c["centre"] for c in cases}
     if len(centre_of) < folds:
+        fewer = f", or use --folds {len(centre_of)}" if len(centre_of) >= 2 else ""
         raise DataError(
-            f"{len(centre_of)} patients for {folds} folds",
-            wanted="at least one patient per fold",
-            action=f"Prepare more patients, or use --folds {max(2, len(centre_of))}",
+            f"{len(centre_of)} patient{'s' if len(centre_of) != 1 else ''} for {folds} folds",
+            wanted="at least one patient per fold, and two folds",
+            action=f"Prepare more patients{fewer}",
         )
     by_centre = defaultdict(list)
     for patient in sorted(centre_of):

@@ -3,8 +3,11 @@
 import dataclasses
 import hashlib
 import multiprocessing
+import multiprocessing.connection
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -26,7 +29,7 @@ from isanet_jax.cases.grid import (
 )
 from isanet_jax.cases.head import find_head
 from isanet_jax.cases.store import FORMAT, Case, read_meta, write_case, write_json
-from isanet_jax.errors import DataError
+from isanet_jax.errors import DataError, failure_of
 from isanet_jax.scans.phantom import FIELD_MM, write_phantoms
 from isanet_jax.scans.sources import Scan, read_table
 from isanet_jax.scans.volume import Volume, bounds_mm, read_volume
@@ -115,7 +118,7 @@ def check_images(scan: Scan, ct: Volume, pet: Volume) -> list[str]:
             wanted="CT and PET of one patient in one frame of reference",
         )
     low, high = float(ct.data.min()), float(ct.data.max())
-    if low >= 0 or high <= AIR_HU:
+    if low == high or low >= 0 or high <= AIR_HU:
         raise DataError(
             f"CT values from {low:g} to {high:g}",
             case=scan.case,
@@ -349,7 +352,8 @@ def _make_all(scans, settings, output, workers):
                 metas.append(meta)
                 for warning in meta["warnings"]:
                     bar.write(f"warning: case {scan.case}: {warning}", file=sys.stderr)
-            except DataError as error:
+            except Exception as error:  # noqa: BLE001 - of this case: the others go on
+                error = failure_of(error, scan.case, output / "errors.log")
                 failures[scan.case] = str(error)
                 bar.write(f"error: {error}", file=sys.stderr)
             bar.update()
@@ -363,30 +367,55 @@ def _make_all(scans, settings, output, workers):
 def in_processes(function: Callable, scans: list[Scan], workers: int):
     """Applies a function to scans, in `workers` processes; one scan, or 1 worker, runs in this one.
 
+    A process that is killed takes all others of its pool with it: the scans that were not done are
+    then tried again, each in a pool of its own, so that only the one that did it fails.
+
     Yields:
         (scan, its outcome: to be called, returns or raises what the function did), as they finish.
-
-    Raises:
-        DataError: a process was killed.
     """
     if min(workers, len(scans)) <= 1:
         for scan in scans:
             yield scan, partial(function, scan)
         return
+    undone = dict(enumerate(scans))
+    for index, outcome in _in_pool(function, undone, workers):
+        yield undone.pop(index), outcome
+    for index, scan in undone.items():
+        outcomes = dict(_in_pool(function, {index: scan}, 1))
+        yield scan, outcomes.get(index, partial(_killed, scan))
+
+
+def _in_pool(function, scans, workers):
+    """(index, outcome) of the scans that are done before a process of the pool is killed."""
     context = multiprocessing.get_context("spawn")
-    # Ctrl-C is for this process, which then ends the pool.
-    quiet = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
-    with ProcessPoolExecutor(min(workers, len(scans)), context, **quiet) as pool:
-        jobs = {pool.submit(function, scan): scan for scan in scans}
+    with ProcessPoolExecutor(min(workers, len(scans)), context, initializer=_begin_worker) as pool:
+        jobs = {pool.submit(function, scan): index for index, scan in scans.items()}
         try:
             for job in as_completed(jobs):
                 if isinstance(job.exception(), BrokenProcessPool):
-                    raise DataError(
-                        "a worker process was killed, most likely for lack of memory",
-                        action="Run the same command again with fewer --workers: finished cases "
-                        "are kept",
-                    ) from job.exception()
+                    return
                 yield jobs[job], job.result
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _killed(scan):
+    raise DataError(
+        "the process that worked on it was killed, most likely for lack of memory",
+        case=scan.case,
+        file=scan.ct,
+        action="Look at the size of its images; fewer --workers need less memory",
+    )
+
+
+def _begin_worker():
+    """Leaves Ctrl-C to the parent, and ends with it, however it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def watch():
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -7,7 +7,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from isanet_jax.cases.command import parse_label_values
-from isanet_jax.errors import ConfigError, DataError
+from isanet_jax.errors import ConfigError, DataError, failure_of
 
 
 def parser() -> argparse.ArgumentParser:
@@ -51,6 +51,8 @@ def main(arguments=None) -> None:
     if args.workdir and len(args.workdir) > 1 and not args.output:
         raise ConfigError("give --output: the results of an ensemble belong to none of its runs")
     output = Path(args.output) if args.output else Path(args.workdir[0]) / "eval"
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"--output {output} is a file; name a folder")
     if (output / "metrics.json").exists() and not args.overwrite:
         raise DataError(
             "exists already",
@@ -163,7 +165,8 @@ def evaluate_masks(predictions, references, output: Path, label_values) -> None:
     for name, (prediction, reference) in tqdm(pairs.items(), unit="case", disable=None):
         try:
             scores[name] = score_masks(name, prediction, reference, label_values)
-        except DataError as error:
+        except Exception as error:  # noqa: BLE001 - of this pair: the others go on
+            error = failure_of(error, name, output / "errors.log")
             failures.append(str(error))
             print(f"error: {error}", file=sys.stderr)
     if failures:

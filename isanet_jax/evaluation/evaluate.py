@@ -68,6 +68,13 @@ def _predicted(predictor, cohort, cases):
                 np.stack([stored.pet for _, stored in group]),
             )
         for (case, stored), probability in zip(group, found, strict=True):
+            if probability is not None and not np.isfinite(probability).all():
+                raise DataError(
+                    "the network's probability is not finite",
+                    case=case,
+                    wanted="a probability in each voxel",
+                    action="Train the network again, or look at this case",
+                )
             yield case, stored, probability
 
 

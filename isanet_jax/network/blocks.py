@@ -90,18 +90,19 @@ def recompute(function: Callable, config: ModelConfig, *scopes: str) -> Callable
     if config.remat in {f"{scope}s" for scope in scopes}:
         # The forms of the convolutions for CPUs, whose compiler merges what is computed twice.
         on_cpu = is_folded(config.convolution)
-        return _recompute_in_branch(function) if on_cpu else jax.checkpoint(function)
+        return _recompute_on_cpu(function) if on_cpu else jax.checkpoint(function)
     if config.remat == "convolutions" and "block" in scopes:
         policy = jax.checkpoint_policies.save_only_these_names(_CONVOLUTION)
         return jax.checkpoint(function, policy=policy)
     return function
 
 
-def _recompute_in_branch(function):
+def _recompute_on_cpu(function):
     """`jax.checkpoint` for XLA's CPU compiler, which removes the barriers that it relies on.
 
-    What is computed again lies in a branch that is always taken, which the compiler cannot know:
-    it does not merge what is inside a branch with what is outside.
+    What is computed again starts from inputs times a one that depends on the gradient and that the
+    compiler cannot see through: so it can neither merge it with the first computation nor begin
+    early. (In a branch of its own it would not merge it either, but convolutions are slow there.)
     """
 
     def run(*arguments):
@@ -121,16 +122,13 @@ def _kept_forward(function, constants, arguments):
 
 
 def _kept_backward(function, kept, gradient):
-    def compute(kept, gradient):
-        _, pull = jax.vjp(lambda c, a: function(*a, *c), *kept)
-        return pull(gradient)
-
-    def nothing(kept, gradient):
-        return jax.tree.map(jnp.zeros_like, kept)
-
+    constants, arguments = kept
     first = jax.tree.leaves(gradient)[0].ravel()[0].astype(jnp.float32)
     bits = jax.lax.population_count(jax.lax.bitcast_convert_type(first, jnp.int32))
-    return jax.lax.cond(bits <= 32, compute, nothing, kept, gradient)
+    one = (bits <= 32).astype(jnp.float32)  # always
+    arguments = jax.tree.map(lambda x: x * one.astype(x.dtype), arguments)
+    _, pull = jax.vjp(lambda c, a: function(*a, *c), constants, arguments)
+    return pull(gradient)
 
 
 _kept.defvjp(_kept_forward, _kept_backward)

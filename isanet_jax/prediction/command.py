@@ -1,6 +1,7 @@
 """The command line of predict.py."""
 
 import argparse
+import contextlib
 import csv
 import resource
 import sys
@@ -11,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from isanet_jax.errors import ConfigError, DataError
+from isanet_jax.errors import ConfigError, DataError, failure_of
 from isanet_jax.scans.sources import Scan, box_from_lps, is_dicom, read_table
 from isanet_jax.scans.volume import (
     NIFTI_SUFFIXES,
@@ -19,6 +20,7 @@ from isanet_jax.scans.volume import (
     check_new,
     check_output,
     read_volume,
+    replace_when_done,
     write_volume,
 )
 
@@ -103,17 +105,11 @@ def main(arguments=None) -> None:
     if not jobs:
         print("every mask is there already")
         return
-    written = Counter(path for _, paths in jobs for path in paths.values())
-    for path, count in written.items():
-        if count > 1:
-            raise ConfigError(f"two outputs would be written to {path}; give each its own place")
-        if path.suffix == ".dcm":
-            check_new(path, overwrite=args.overwrite)
-        else:
-            check_output(path, overwrite=args.overwrite)
+    _check_outputs(args, jobs)
     if args.batch < 1:
         raise ConfigError(f"--batch is {args.batch}; give the number of windows, 1 or more")
     table = _LesionTable(args, {scan.case for scan, _ in jobs})
+    log = (Path(args.output) if args.table else Path(args.output).parent) / "errors.log"
 
     from isanet_jax.prediction.predictor import Predictor  # imports JAX: after the checks
 
@@ -121,15 +117,14 @@ def main(arguments=None) -> None:
     failures, started, number = [], time.perf_counter(), 0
     for start in range(0, len(jobs), predictor.devices):
         group = jobs[start : start + predictor.devices]
-        for scan, outcome in _predict_group(predictor, group, args):
+        for scan, outcome in _predict_group(predictor, group, args, table):
             number += 1
-            if isinstance(outcome, DataError):
-                failures.append(str(outcome))
-                print(f"error: {outcome}", file=sys.stderr, flush=True)
+            if isinstance(outcome, Exception):
+                error = failure_of(outcome, scan.case, log)
+                failures.append(str(error))
+                print(f"error: {error}", file=sys.stderr, flush=True)
                 continue
-            line, rows = outcome
-            table.add(scan.case, rows)
-            print(f"[{number}/{len(jobs)}] {line}", flush=True)
+            print(f"[{number}/{len(jobs)}] {outcome}", flush=True)
     if len(jobs) > 1:
         seconds = time.perf_counter() - started
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -142,6 +137,28 @@ def main(arguments=None) -> None:
             f"{len(failures)} of {len(jobs)} cases failed (see above)",
             action="The others are written; go on with --skip-existing" if len(jobs) > 1 else None,
         )
+
+
+def _check_outputs(args, jobs):
+    """Refuses outputs that exist, that are written twice, or that are inputs."""
+    written = Counter(path.resolve() for _, paths in jobs for path in paths.values())
+    lesions = [Path(args.lesions)] if args.lesions else []
+    written.update(path.resolve() for path in lesions)
+    inputs = {scan_path.resolve() for scan, _ in jobs for scan_path in (scan.ct, scan.pet)}
+    inputs |= {Path(args.table).resolve()} if args.table else set()
+    for path, count in written.items():
+        if count > 1:
+            raise ConfigError(f"two outputs would be written to {path}; give each its own place")
+        if path in inputs or any(folder in path.parents for folder in inputs if folder.is_dir()):
+            raise ConfigError(
+                f"{path} would be written over an input, or into its folder; give the outputs a "
+                "place of their own"
+            )
+    for path in (path for _, paths in jobs for path in paths.values()):
+        if path.suffix == ".dcm":
+            check_new(path, overwrite=args.overwrite)
+        else:
+            check_output(path, overwrite=args.overwrite)
 
 
 def _jobs(args):
@@ -165,6 +182,8 @@ def _jobs(args):
     if not (args.ct and args.pet):
         raise ConfigError("give --ct and --pet, or --table")
     box_mm = box_from_lps(args.box) if args.box else None
+    if box_mm is not None and not (np.isfinite(box_mm).all() and (box_mm[1] > box_mm[0]).all()):
+        raise ConfigError(f"--box is {args.box}; give finite corners of a box that is not empty")
     scan = Scan("scan", Path(args.ct), Path(args.pet), None, "scan", box_mm=box_mm)
     stem = output.name
     for suffix in (*NIFTI_SUFFIXES, *_SUFFIXES.values(), ".dcm"):
@@ -184,8 +203,22 @@ class _LesionTable:
         if self.path is None or not self.path.exists():
             return
         check_new(self.path, overwrite=args.overwrite or args.skip_existing)
-        with open(self.path, newline="", encoding="utf-8") as file:
-            self.rows = [row for row in csv.DictReader(file) if row.get("case") not in cases]
+        from isanet_jax.prediction.lesions import COLUMNS
+
+        try:
+            with open(self.path, newline="", encoding="utf-8") as file:
+                reader = csv.DictReader(file)
+                columns, rows = tuple(reader.fieldnames or ()), list(reader)
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise DataError(f"cannot be read as CSV ({error})", file=self.path) from error
+        if columns != COLUMNS:
+            raise DataError(
+                f"is no table of lesions: it has the columns {', '.join(columns)[:200]}",
+                file=self.path,
+                wanted=", ".join(COLUMNS),
+                action="Name another file with --lesions",
+            )
+        self.rows = [row for row in rows if row["case"] not in cases]
 
     def add(self, case, rows):
         """Adds a case's rows and writes the file."""
@@ -212,16 +245,16 @@ class _Images(NamedTuple):
     slices: list | None
 
 
-def _predict_group(predictor, jobs, args):
+def _predict_group(predictor, jobs, args, table):
     """Predicts cases together and writes each; yields (scan, its outcome).
 
-    An outcome is the line to show and the lesions, or the error that the case has met.
+    An outcome is the line to show, or the error that the case has met, whatever it is.
     """
     read = []
     for job in jobs:
         try:
             read.append(_read_images(*job))
-        except DataError as error:
+        except Exception as error:  # noqa: BLE001 - the other cases go on
             yield job[0], error
     found = predictor.probabilities_of_scans(
         [(images.scan, images.ct, images.pet) for images in read],
@@ -229,12 +262,12 @@ def _predict_group(predictor, jobs, args):
         progress=_progress,
     )
     for images, outcome in zip(read, found, strict=True):
-        if isinstance(outcome, DataError):
+        if isinstance(outcome, Exception):
             yield images.scan, outcome
             continue
         try:
-            written = _write_case(predictor, images, *outcome, args.keep_identity)
-        except DataError as error:
+            written = _write_case(predictor, images, *outcome, args.keep_identity, table)
+        except Exception as error:  # noqa: BLE001
             written = error
         yield images.scan, written
 
@@ -253,27 +286,34 @@ def _read_images(scan, paths):
     return _Images(scan, paths, ct, pet, slices)
 
 
-def _write_case(predictor, images, probability, warnings, keep_identity):
-    """Writes what a case's paths ask for; returns the line to show, and its lesions."""
+def _write_case(predictor, images, probability, warnings, keep_identity, table):
+    """Writes what a case's paths ask for, all of it or nothing; returns the line to show."""
     from isanet_jax.cases.ranges import differences
     from isanet_jax.prediction.lesions import lesions
     from isanet_jax.prediction.predictor import THRESHOLD, entropy
 
-    _, paths, ct, pet, slices = images
+    scan, paths, ct, pet, slices = images
     hints = [f"hint: {text}" for text in differences(ct, pet, predictor.seen)]
     mask = probability.data >= THRESHOLD
     data = {"probability": probability.data, "nifti": mask.astype(np.uint8)}
     if "uncertainty" in paths:
         data["uncertainty"] = entropy(probability.data)
     notes = [*warnings, *hints]
-    # The masks last: --skip-existing takes them as the sign that a case is finished.
-    for kind in ("probability", "uncertainty", "nifti"):
-        if kind in paths:
-            volume = Volume(data[kind], probability.affine, probability.header)
-            write_volume(paths[kind], volume, overwrite=True)
-    if not {"dicom-seg", "rtstruct"}.isdisjoint(paths):
-        _write_dicom(paths, mask, probability.affine, slices, keep_identity)
     rows = lesions(Volume(mask, probability.affine), pet)
+    with contextlib.ExitStack() as stack:
+        # Under other names first. Then the table gets its rows, and then, in the opposite order,
+        # all get theirs: --skip-existing takes the masks as the sign that a case is finished.
+        masks_first = sorted(paths, key=lambda kind: kind not in _SUFFIXES)
+        partial = {}
+        for kind in masks_first:
+            suffix = _nifti_suffix(paths[kind])
+            partial[kind] = stack.enter_context(replace_when_done(paths[kind], suffix))
+        for kind in data.keys() & paths.keys():
+            volume = Volume(data[kind], probability.affine, probability.header)
+            write_volume(partial[kind], volume, overwrite=True)
+        if not {"dicom-seg", "rtstruct"}.isdisjoint(paths):
+            _write_dicom(partial, mask, probability.affine, slices, keep_identity)
+        table.add(scan.case, rows)
     summary = f"{sum(row['volume_ml'] for row in rows):.2f} ml"
     if rows:
         hottest = max(row["suv_max"] for row in rows)
@@ -281,7 +321,11 @@ def _write_case(predictor, images, probability, warnings, keep_identity):
     else:
         notes.append("EMPTY: no tumour found")
     written = next(str(paths[kind]) for kind in _SUFFIXES if kind in paths)
-    return f"{written}: {summary}" + "".join(f"; {note}" for note in notes), rows
+    return f"{written}: {summary}" + "".join(f"; {note}" for note in notes)
+
+
+def _nifti_suffix(path):
+    return next((suffix for suffix in NIFTI_SUFFIXES if path.name.endswith(suffix)), "")
 
 
 def _read(path, kind, case):

@@ -98,7 +98,7 @@ class Predictor:
 
     def probabilities_of_scans(
         self, images: Sequence[tuple[Scan, Volume, Volume]], *, batch: int = 1, progress=None
-    ) -> list[tuple[Volume, list[str]] | DataError]:
+    ) -> list[tuple[Volume, list[str]] | Exception]:
         """Tumour probability of scans on the CTs' own grids, spread over the devices.
 
         A network of fixed spacing sees a scan without a box in windows over the whole CT.
@@ -110,8 +110,8 @@ class Predictor:
             progress: see `isanet_jax.prediction.windows.predict_windows`; None: not shown.
 
         Returns:
-            For each scan its probability and warnings about it, or the error that
-            `isanet_jax.cases.prepare.image_channels` raised.
+            For each scan its probability and warnings about it, or the error that it has met:
+            a DataError, or whatever else was raised.
         """
         found, cases = {}, {}
         for index, (scan, ct, pet) in enumerate(images):
@@ -120,13 +120,21 @@ class Predictor:
                     found[index] = self._probability_by_windows(scan, ct, pet, batch, progress)
                 else:
                     cases[index] = image_channels(scan, ct, pet, self.settings)
-            except DataError as error:
+            except Exception as error:  # noqa: BLE001 - of this scan alone
                 found[index] = error
         if cases:
             channels = [np.stack([case[i] for case in cases.values()]) for i in range(2)]
-            values = self.probabilities(*channels)
+            try:
+                values = self.probabilities(*channels)
+            except Exception as error:  # noqa: BLE001
+                return [found.get(index, error) for index in range(len(images))]
             for (index, (_, _, affine, warnings)), value in zip(cases.items(), values, strict=True):
-                found[index] = to_ct_grid(value, affine, images[index][1]), warnings
+                scan, ct, _ = images[index]
+                try:
+                    check_finite(value, scan)
+                    found[index] = to_ct_grid(value, affine, ct), warnings
+                except Exception as error:  # noqa: BLE001
+                    found[index] = error
         return [found[index] for index in range(len(images))]
 
     def _needs_windows(self, scan):
@@ -143,8 +151,23 @@ class Predictor:
             self.settings,
             batch=batch * self.devices,
             progress=progress or (lambda _, batches: batches),
+            where={"case": scan.case, "file": scan.ct},
         )
+        check_finite(values, scan)
         return to_ct_grid(values, affine, ct), warnings
+
+
+def check_finite(probability: np.ndarray, scan: Scan) -> None:
+    """Raises DataError where a network's probability is not finite: "no tumour" does not follow."""
+    bad = probability.size - np.count_nonzero(np.isfinite(probability))
+    if bad:
+        raise DataError(
+            f"the network's probability is not finite in {bad} of {probability.size} voxels",
+            case=scan.case,
+            file=scan.ct,
+            wanted="a probability in each",
+            action="Look at the network: does eval.py score it? Train it again where not",
+        )
 
 
 def _devices_for(config) -> tuple[int, int]:

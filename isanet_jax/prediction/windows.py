@@ -8,7 +8,7 @@ import numpy as np
 from isanet_jax.cases.grid import grid_affine
 from isanet_jax.cases.prepare import Settings, resample_images
 from isanet_jax.network.whole_volume import gaussian_weights, window_starts
-from isanet_jax.scans.volume import Volume, bounds_mm
+from isanet_jax.scans.volume import Volume, bounds_mm, check_grid
 
 
 def whole_grid(ct: Volume, settings: Settings) -> tuple[tuple[int, int, int], np.ndarray]:
@@ -27,7 +27,14 @@ def whole_grid(ct: Volume, settings: Settings) -> tuple[tuple[int, int, int], np
 
 
 def predict_windows(
-    probability: Callable, ct: Volume, pet: Volume, settings: Settings, *, batch: int, progress
+    probability: Callable,
+    ct: Volume,
+    pet: Volume,
+    settings: Settings,
+    *,
+    batch: int,
+    progress,
+    where: dict | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Tumour probability over a whole CT: windows with half overlap and Gaussian weights.
 
@@ -40,16 +47,22 @@ def predict_windows(
         settings: the network's size and spacing.
         batch: windows computed together.
         progress: called with the number of batches and an iterable of them; returns the iterable.
+        where: `case` and `file`, for errors.
+
+    Raises:
+        DataError: a grid larger than any scan's (see `isanet_jax.scans.volume.check_grid`).
 
     Returns:
         probability (D, H, W) float32 and its grid's affine. Memory is bounded by two volumes of
         that shape, the batch and the scan.
     """
     shape, affine = whole_grid(ct, settings)
+    check_grid(shape, affine, where or {})
     size = settings.size
     places = list(itertools.product(*(window_starts(n, size) for n in shape)))
     weights = gaussian_weights(size) if len(places) > 1 else np.ones((size,) * 3, np.float32)
     total, weight = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    batch = min(batch, len(places))
     groups = [places[i : i + batch] for i in range(0, len(places), batch)]
     for group in progress(len(groups), groups):
         images = [_window(ct, pet, affine, place, size) for place in group]

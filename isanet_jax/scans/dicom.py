@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import io
 import zipfile
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import numpy as np
 import pydicom
 from pydicom.uid import (
     CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
     PositronEmissionTomographyImageStorage,
     RTStructureSetStorage,
     SegmentationStorage,
@@ -21,7 +23,7 @@ from pydicom.uid import (
 
 from isanet_jax.errors import DataError
 from isanet_jax.scans.suv import suv_factors
-from isanet_jax.scans.volume import Volume
+from isanet_jax.scans.volume import Volume, check_grid
 
 # Real scanners break the standard's rules of text lengths and formats by the hundred; what is used
 # is checked here.
@@ -35,7 +37,8 @@ _KINDS = {
     SegmentationStorage: "SEG",
 }
 _GAP_TOLERANCE = 0.1  # of the slice distance; scanners round positions
-_LARGEST_FILE = 2**31
+# Of one file, unpacked: a slice has a few MB, a large structure set or segmentation some hundred.
+_LARGEST_FILE = 2**29
 _LARGEST_SLICE = 2**27  # pixels
 _REQUIRED = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
 _CHOOSING = (
@@ -58,11 +61,31 @@ class DicomFile:
     def read(self, *, pixels=False) -> pydicom.Dataset:
         """The dataset, without its pixels unless asked for. Raises what pydicom raises."""
         if self.member is None:
-            return pydicom.dcmread(self.path, stop_before_pixels=not pixels)
+            with open(self.path, "rb") as file:
+                return _read_dataset(file, pixels)
         with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as file:
             if archive.getinfo(self.member).file_size > _LARGEST_FILE:
-                raise ValueError("larger than 2 GiB")
-            return pydicom.dcmread(io.BytesIO(file.read()), stop_before_pixels=not pixels)
+                raise ValueError(f"unpacks to more than {_LARGEST_FILE // 2**20} MiB")
+            if not pixels:
+                return _read_dataset(file, pixels)  # of a slice, the header alone is unpacked
+            return _read_dataset(io.BytesIO(file.read()), pixels)
+
+
+def _read_dataset(file, pixels):
+    """A dataset of an open file; one that is deflated is unpacked only as far as the limit."""
+    with contextlib.suppress(pydicom.errors.InvalidDicomError):
+        pydicom.filereader.read_preamble(file, force=False)
+        meta = pydicom.filereader._read_file_meta_info(file)
+        if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+            unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
+            size, packed = 0, b""
+            while size <= _LARGEST_FILE and (packed or (packed := file.read(2**20))):
+                size += len(unpacker.decompress(packed, 2**24))
+                packed = unpacker.unconsumed_tail
+            if size > _LARGEST_FILE:
+                raise ValueError(f"inflates to more than {_LARGEST_FILE // 2**20} MiB")
+    file.seek(0)
+    return pydicom.dcmread(file, stop_before_pixels=not pixels)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,6 +267,7 @@ def _read_grid(series, case, where):
     rows, columns = int(slices[0][0].Rows), int(slices[0][0].Columns)
     if not 0 < rows * columns <= _LARGEST_SLICE:
         raise DataError(f"slices of {columns} x {rows} pixels", **where)
+    check_grid((columns, rows, len(slices)), affine, where)
     return (columns, rows, len(slices)), affine, slices
 
 

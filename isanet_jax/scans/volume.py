@@ -11,6 +11,11 @@ import numpy as np
 from isanet_jax.errors import DataError
 
 _DEFLATE_LIMIT = 1032  # bytes out of one byte of a gzip file
+# Limits that no scan of a patient meets; what is beyond them is damaged, or made to do harm.
+MOST_VOXELS = 2**30  # 1024^3, 4 GiB as float32
+VOXEL_MM = (0.1, 20.0)
+MOST_FIELD_MM = 4000.0
+_UNIT_MM = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 _GEOMETRY_FIELDS = (
     *("dim", "pixdim", "xyzt_units", "qform_code", "sform_code"),
@@ -52,7 +57,7 @@ def bounds_mm(shape, affine) -> np.ndarray:
 
 
 def read_volume(path, *, case=None, dtype=np.float32) -> Volume:
-    """Reads a NIfTI file, slope and intercept applied.
+    """Reads a NIfTI file, slope and intercept applied; lengths are read in the header's unit.
 
     Args:
         path: `.nii` or `.nii.gz`.
@@ -60,8 +65,8 @@ def read_volume(path, *, case=None, dtype=np.float32) -> Volume:
         dtype: of the returned data.
 
     Raises:
-        DataError: missing, truncated, not NIfTI, not 3D, without geometry, or with NaN or
-            infinite voxels.
+        DataError: missing, truncated, not NIfTI, not 3D, without geometry, with voxels or a field
+            of a size that no scan has, or with NaN or infinite voxels.
     """
     path = Path(path)
     where = {"case": case, "file": path}
@@ -71,6 +76,10 @@ def read_volume(path, *, case=None, dtype=np.float32) -> Volume:
         image = nibabel.Nifti1Image.from_filename(path)
         shape = image.shape
         _check_size(path, image)
+        affine = np.asarray(image.affine, np.float64)
+        affine[:3] *= _UNIT_MM[image.header.get_xyzt_units()[0]]
+        if len(shape) in (3, 4) and min(shape) > 0 and np.isfinite(affine).all():
+            check_grid(shape[:3], affine, where)
         if len(shape) == 4 and shape[3] == 1:
             # Some converters write a trailing axis of one; it changes nothing.
             data = np.asarray(image.dataobj, dtype=dtype)[..., 0]
@@ -78,6 +87,8 @@ def read_volume(path, *, case=None, dtype=np.float32) -> Volume:
             data = np.asarray(image.dataobj, dtype=dtype)
         else:
             data = None
+    except DataError:
+        raise
     except Exception as error:  # nibabel and gzip raise a dozen types on damaged files
         raise DataError(
             f"cannot be read as NIfTI ({' '.join(str(error).split())[:200]})",
@@ -92,7 +103,6 @@ def read_volume(path, *, case=None, dtype=np.float32) -> Volume:
             action="Extract the volume that you want (one frame, one channel)",
             **where,
         )
-    affine = np.asarray(image.affine, np.float64)
     determinant = np.linalg.det(affine[:3, :3]) if np.isfinite(affine).all() else 0.0
     if min(shape) < 1 or not np.isfinite(affine).all() or abs(determinant) < 1e-9:
         raise DataError(
@@ -109,6 +119,35 @@ def read_volume(path, *, case=None, dtype=np.float32) -> Volume:
             **where,
         )
     return Volume(data, affine, _geometry_header(image.header))
+
+
+def check_grid(shape, affine, where: dict) -> None:
+    """Raises DataError where a grid is none of a scan: before anything of its size is made.
+
+    Args:
+        shape: (3,) voxels per axis.
+        affine: (4, 4) to mm.
+        where: `case` and `file`, for the message.
+    """
+    spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
+    shown = " x ".join(f"{s:.4g}" for s in spacing_mm)
+    low, high = VOXEL_MM
+    if (spacing_mm > 0).all() and not ((spacing_mm >= low) & (spacing_mm <= high)).all():
+        raise DataError(
+            f"voxels of {shown} mm",
+            wanted=f"sizes from {low:g} to {high:g} mm",
+            action="Look at the unit of its lengths: a header that says mm over numbers in m or "
+            "um is wrong by a factor of 1000",
+            **where,
+        )
+    field_mm = spacing_mm * shape
+    if math.prod(map(int, shape)) > MOST_VOXELS or field_mm.max() > MOST_FIELD_MM:
+        raise DataError(
+            f"{' x '.join(map(str, shape))} voxels of {shown} mm",
+            wanted=f"at most {MOST_VOXELS} voxels in a field of at most {MOST_FIELD_MM / 1000:g} m",
+            action="Crop it to the patient",
+            **where,
+        )
 
 
 def _check_size(path, image):
