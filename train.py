@@ -26,7 +26,7 @@ def main():
 
     argv, profiled = console.take_number(sys.argv, "--profile", 0, "a number of steps to trace")
     config, workdir = parse_command_line(argv)
-    if config["model"]["name"] == "help":
+    if config.get("model", {}).get("name") == "help":
         print(describe_systems())
         return
     with together():

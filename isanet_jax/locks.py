@@ -40,6 +40,8 @@ def try_lock(path):
 def only_here(folder, name: str, doing: str, *, wait=False):
     """Context in which no other program does the same in a folder, which is made.
 
+    A folder that was made and in which nothing was written before an error is removed again.
+
     Args:
         folder: to be written to.
         name: of the lock: `.NAME.lock` in the folder.
@@ -52,6 +54,7 @@ def only_here(folder, name: str, doing: str, *, wait=False):
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file; name a folder")
+    made = [p for p in (folder, *folder.parents) if not p.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f".{name}.lock"
     file = None
@@ -71,6 +74,13 @@ def only_here(folder, name: str, doing: str, *, wait=False):
         print(f"note: {folder} cannot be locked ({error.strerror}): start one program at a time")
     try:
         yield
+    except BaseException:
+        if made and file is not None and list(folder.iterdir()) == [path]:
+            path.unlink()
+            for empty in made:
+                with contextlib.suppress(OSError):
+                    empty.rmdir()
+        raise
     finally:
         if file is not None:
             file.close()

@@ -6,7 +6,6 @@ cell's process holds a lock on the cell's folder, which ends with it however it 
 
 import copy
 import dataclasses
-import fcntl
 import functools
 import json
 import math
@@ -21,7 +20,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from isanet_jax.comparison.cell import SCORES, STOPPED
+from isanet_jax.console import say_at_once, stop_signals
 from isanet_jax.errors import ConfigError, IsaNetError
+from isanet_jax.locks import try_lock
 from isanet_jax.network.systems import SYSTEMS
 from isanet_jax.training.config import check_config, claim_workdir
 from isanet_jax.training.loop import load_cohort, split_cohort
@@ -108,7 +109,7 @@ def make_cells(comparison: dict, workdir: Path) -> list[Cell]:
                 try:
                     check_config(config)
                 except ConfigError as error:
-                    raise ConfigError(f"method {method}: {error}") from error
+                    raise ConfigError(f"method {method}: {of_comparison(error)}") from error
                 folder = Path(workdir) / method / f"fold{fold}-seed{seed}"
                 cells.append(Cell(method, fold, seed, config, folder))
     return cells
@@ -143,6 +144,12 @@ def check_data(cells: list[Cell]) -> dict[str, IsaNetError]:
     return {name: error for name, error in problems.items() if error}
 
 
+def of_comparison(error: Exception | str) -> str:
+    """A run's error as one of a comparison, where a run's settings are called otherwise."""
+    text = re.sub(r"--config\.(fold|seed)=\S+", r"--config.\1s=...", str(error))
+    return re.sub(r"--config\.(?!base\.|folds|seeds|order)", "--config.base.", text)
+
+
 class Outcome(NamedTuple):
     """What `run_cells` leaves.
 
@@ -172,15 +179,16 @@ def run_cells(cells: list[Cell], *, jobs: int = 0) -> Outcome:
     failures, waiting = {}, []
     bad_data = check_data(cells)
     if len(bad_data) == len(cells):
-        raise next(iter(bad_data.values()))
+        error = next(iter(bad_data.values()))
+        raise type(error)(of_comparison(error)) from error
     for cell in cells:
         try:
             if cell.name in bad_data:
                 raise bad_data[cell.name]
             claim_workdir(cell.folder, cell.config)
         except IsaNetError as error:
-            failures[cell.name] = str(error)
-            print(f"{cell.name}: FAILED: {error}")
+            failures[cell.name] = of_comparison(error)
+            print(f"{cell.name}: FAILED: {failures[cell.name]}")
             continue
         if not cell.is_done:
             waiting.append(cell)
@@ -219,7 +227,7 @@ class _Processes:
         self.signal_name: str | None = None
 
     def __enter__(self):
-        numbers = (signal.SIGTERM, signal.SIGINT)
+        numbers = [n for n in stop_signals() if signal.getsignal(n) is not signal.SIG_IGN]
         self._previous = {number: signal.signal(number, self._receive) for number in numbers}
         return self
 
@@ -229,7 +237,7 @@ class _Processes:
 
     def _receive(self, number, frame):
         self.signal_name = signal.Signals(number).name
-        print(f"\n{self.signal_name}: the running cells save and stop ...", file=sys.stderr)
+        say_at_once(f"\n{self.signal_name}: the running cells save and stop ...")
         for _, process, _ in self.running.values():
             process.send_signal(number)
 
@@ -298,24 +306,18 @@ def visible_gpus(environ: Mapping[str, str]) -> list[str]:
 
 
 def _lock(folder):
-    """An open file whose lock is ours as long as a process has it open; None where it is held.
+    """The lock of a cell's folder, see `isanet_jax.locks.try_lock`.
 
     Raises:
         ConfigError: a file system without locks.
     """
-    file = open(folder / "lock", "a")  # noqa: SIM115 (closing it is letting the cell go)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        return None
+        return try_lock(folder / "lock")
     except OSError as error:
-        file.close()
         raise ConfigError(
             f"{folder} cannot be locked ({error}), by which a cell is kept from being run twice; "
             "put --workdir on a file system that has locks"
         ) from error
-    return file
 
 
 def _start(cell, share, lock):
@@ -327,10 +329,12 @@ def _start(cell, share, lock):
         "cores": share.cores,
     }
     environ = {} if share.gpu is None else {"CUDA_VISIBLE_DEVICES": share.gpu}
-    paths = [str(_PACKAGES), *filter(None, [os.environ.get("PYTHONPATH")])]
+    inherited = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    paths = [str(_PACKAGES), *map(os.path.abspath, inherited)]
     with open(cell.folder / "log.txt", "wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "isanet_jax.comparison.cell"],
+            # -P: nothing is imported from the folder that the user stands in.
+            [sys.executable, "-P", "-m", "isanet_jax.comparison.cell"],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -349,7 +353,7 @@ def _reason(cell, status):
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("error: ")]
     if status == 2 and errors:
-        return errors[-1].removeprefix("error: ")
+        return of_comparison(errors[-1].removeprefix("error: "))
     last = lines[-1] if lines else "no output"
     ended = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
     hint = "; the machine may be short of memory" if status == -signal.SIGKILL else ""

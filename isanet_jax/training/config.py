@@ -43,7 +43,7 @@ def parse_command_line(argv) -> tuple[dict, Path]:
         raise ConfigError(
             f"unexpected arguments {' '.join(rest[1:])}; settings are --config.name=value"
         )
-    if config is None:
+    if not isinstance(config, dict):
         raise ConfigError(
             "give --config FILE, as in: python train.py --config configs/hecktor.py --workdir "
             "runs/h0"
@@ -63,26 +63,73 @@ def _reason(message):
 _SPLIT_SYSTEMS = ("isa", "unet")
 
 
+_INFINITY = float("inf")
+# Section.setting -> (least, most) of what it may be; lists are checked value by value.
+_RANGES = {
+    "seed": (0, 2**32 - 1),
+    "fold": (0, 10**6),
+    "data.size": (1, 4096),
+    "data.spacing_mm": (0.1, 20.0),
+    "data.phantoms": (0, 10**6),
+    "data.patch": (0, 4096),
+    "augment.rotation_probability": (0.0, 1.0),
+    "augment.rotation_degrees": (0.0, 180.0),
+    "augment.mirror_probability": (0.0, 1.0),
+    "augment.mixup_probability": (0.0, 1.0),
+    "augment.tumour_patch_probability": (0.0, 1.0),
+    "model.width": (0, 4096),
+    "model.levels": (0, 12),
+    "model.fusion_weights": (0.0, 1e6),
+    "loss.dice_smooth": (0.0, 1e6),
+    "loss.alpha": (0.0, 1.0),
+    "loss.gamma": (0.0, 100.0),
+    "loss.focal_weight": (0.0, 1e6),
+    "optimizer.floor_learning_rate": (0.0, _INFINITY),
+    "optimizer.restart_epochs": (1, 10**9),
+    "optimizer.b1": (0.0, 0.999999),
+    "optimizer.b2": (0.0, 0.999999),
+    "optimizer.momentum": (0.0, 0.999999),
+    "optimizer.weight_decay": (0.0, 1e6),
+    "optimizer.clip_norm": (0.0, _INFINITY),
+    "train.epochs": (1, 10**9),
+    "train.batch": (1, 10**6),
+    "train.steps_per_epoch": (0, 10**9),
+    "train.validate_every": (1, 10**9),
+    "mesh.data": (1, 10**6),
+    "mesh.space": (1, 10**6),
+}
+_SECTIONS = (
+    *("seed", "fold", "fold_by", "selection", "data", "augment", "model", "loss", "optimizer"),
+    *("train", "predict", "mesh"),
+)
+
+
 def check_config(config: dict) -> None:
     """Checks what can be checked before any data is read.
 
     Raises:
         ConfigError: names the setting, its value and what would work.
     """
+    _check_sections(config)
+    for name, (least, most) in _RANGES.items():
+        *section, key = name.split(".")
+        values = config[section[0]] if section else config
+        if key not in values:
+            raise ConfigError(f"the config has no setting {name}; configs/hecktor.py has them all")
+        value = values[key]
+        for number in value if isinstance(value, (list, tuple)) else [value]:
+            if not isinstance(number, (int, float)) or not least <= number <= most:
+                limit = "or more" if most in (10**6, 10**9, _INFINITY) else f"to {most:g}"
+                raise ConfigError(f"{name} is {value!r}; it must be a number, {least:g} {limit}")
+    rates = config["optimizer"]
+    peak, floor = rates["peak_learning_rate"], rates["floor_learning_rate"]
+    if not 0 < peak < _INFINITY:
+        raise ConfigError(f"optimizer.peak_learning_rate is {peak!r}; it must be above 0")
+    if rates["schedule"] == "restart" and floor > peak:
+        raise ConfigError(
+            f"optimizer.floor_learning_rate is {floor:g}, above the peak_learning_rate, {peak:g}"
+        )
     model_config(config)
-    positive = {
-        "train.epochs": config["train"]["epochs"],
-        "train.batch": config["train"]["batch"],
-        "train.validate_every": config["train"]["validate_every"],
-        "optimizer.restart_epochs": config["optimizer"]["restart_epochs"],
-        "optimizer.peak_learning_rate": config["optimizer"]["peak_learning_rate"],
-    }
-    for name, value in positive.items():
-        if not value > 0:
-            raise ConfigError(f"{name} is {value}; it must be above 0")
-    for name, value in config["augment"].items():
-        if name.endswith("probability") and not 0 <= value <= 1:
-            raise ConfigError(f"augment.{name} is {value}; a probability is between 0 and 1")
     choices = {
         "selection": (config["selection"], SELECTIONS),
         "fold_by": (config["fold_by"], FOLDS_BY),
@@ -104,6 +151,21 @@ def check_config(config: dict) -> None:
         raise ConfigError(
             f"train.batch is {batch} and mesh.data is {data}: the batch must be a multiple of the "
             "devices it is split over"
+        )
+
+
+def _check_sections(config):
+    """Refuses what is no config of a run at all."""
+    if "methods" in config:
+        raise ConfigError(
+            "this config is of a comparison; train.py takes one of configs/, and this one is run "
+            "by: python compare.py --config FILE"
+        )
+    missing = [name for name in _SECTIONS if name not in config]
+    if missing:
+        raise ConfigError(
+            f"the config has no {', '.join(missing)}; it must have every setting of "
+            "configs/hecktor.py, as one that begins with hecktor.get_config() has"
         )
 
 

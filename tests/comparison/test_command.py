@@ -90,3 +90,20 @@ def test_arguments_that_cannot_be_meant(run, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["compare.py", "--config", str(ROOT / "configs/sts.py")])
     with pytest.raises(ConfigError, match="of one run; compare.py takes one of configs/compare"):
         command.main()
+
+
+def test_a_cell_imports_nothing_from_the_folder_that_the_user_stands_in(run, tmp_path, monkeypatch):
+    """A downloaded folder with a numpy.py in it would have run there."""
+    (tmp_path / "here").mkdir()
+    for name in ("numpy", "jax", "json"):
+        (tmp_path / "here" / f"{name}.py").write_text("raise SystemExit('imported from here')")
+    monkeypatch.chdir(tmp_path / "here")
+    run("--config.order=('none',)", "--config.thresholds=False", "--config.curve=")
+    assert (tmp_path / "w/none/fold0-seed0/scores.json").exists()
+
+
+def test_advice_names_the_settings_as_a_comparison_has_them(run):
+    with pytest.raises(ConfigError, match=r"as they are with --config\.base\.data\.size=16"):
+        run("--config.base.data.size=32", "--config.order=('none',)")
+    with pytest.raises(ConfigError, match=r"method none: .*b1 is 5"):
+        run("--config.base.optimizer.b1=5.0", "--config.order=('none',)")

@@ -1,9 +1,15 @@
+import json
 from pathlib import Path
 
 import pytest
 
 from isanet_jax.errors import ConfigError
-from isanet_jax.training.config import check_config, model_config, parse_command_line
+from isanet_jax.training.config import (
+    check_config,
+    compare_workdir,
+    model_config,
+    parse_command_line,
+)
 
 BASE = ["train.py", "--config", "configs/hecktor.py", "--workdir", "w"]
 
@@ -59,7 +65,28 @@ def test_typos_are_refused_by_name(arguments, message):
     [
         ("data.size=100", "size of 100 is not a multiple of 16"),
         ("train.epochs=0", "train.epochs is 0"),
-        ("augment.mixup_probability=1.5", "between 0 and 1"),
+        ("augment.mixup_probability=1.5", "mixup_probability is 1.5; it must be a number, 0 to 1"),
+        ("train.steps_per_epoch=-1", "train.steps_per_epoch is -1"),
+        ("mesh.data=0", "mesh.data is 0"),
+        ("mesh.space=-2", "mesh.space is -2"),
+        ("seed=-1", "seed is -1"),
+        ("fold=-1", "fold is -1"),
+        ("augment.rotation_degrees=nan", "augment.rotation_degrees is nan"),
+        ("augment.mirror_probability=nan", "augment.mirror_probability is nan"),
+        ("optimizer.b1=5.0", "optimizer.b1 is 5.0"),
+        ("optimizer.b2=1.0", "optimizer.b2 is 1.0"),
+        ("optimizer.peak_learning_rate=nan", "optimizer.peak_learning_rate is nan"),
+        ("optimizer.peak_learning_rate=inf", "optimizer.peak_learning_rate is inf"),
+        ("optimizer.floor_learning_rate=1.0", "floor_learning_rate is 1, above the peak"),
+        ("optimizer.weight_decay=-1.0", "optimizer.weight_decay is -1.0"),
+        ("loss.alpha=2.0", "loss.alpha is 2.0"),
+        ("loss.gamma=nan", "loss.gamma is nan"),
+        ("data.spacing_mm=0.0", "data.spacing_mm is 0.0"),
+        ("data.phantoms=-1", "data.phantoms is -1"),
+        ("model.width=-1", "model.width is -1"),
+        ("model.fusion_weights=(1.0,-1.0)", "model.fusion_weights is"),
+        ("model.fusion_weights=(1.0,inf)", "model.fusion_weights is"),
+        ("model.reading=words", "code, text"),
         ("selection=best", "paper, nested"),
         ("data.fit=stretch", "crop, resize"),
         ("mesh.data=3", "multiple of the devices"),
@@ -75,3 +102,35 @@ def test_settings_that_cannot_work_are_refused(override, message):
     config, _ = parse_command_line([*BASE, f"--config.{override}"])
     with pytest.raises(ConfigError, match=message):
         check_config(config)
+
+
+def test_what_is_no_config_of_a_run_is_refused():
+    for argument in ("configs/compare/table2_sts.py", "configs/compare/fig6_hecktor.py"):
+        config, _ = parse_command_line(["t", "--config", argument])
+        with pytest.raises(ConfigError, match="this config is of a comparison"):
+            check_config(config)
+    config, _ = parse_command_line(BASE)
+    del config["loss"]
+    with pytest.raises(ConfigError, match="the config has no loss"):
+        check_config(config)
+    config["loss"] = {}
+    with pytest.raises(ConfigError, match="the config has no setting loss.dice_smooth"):
+        check_config(config)
+
+
+def test_runs_from_before_a_setting_existed_go_on(tmp_path):
+    config, _ = parse_command_line(BASE)
+    older = json.loads(json.dumps(config))
+    for name in ("reading", "remat"):
+        del older["model"][name]
+    (tmp_path / "config.json").write_text(json.dumps(older))
+    assert compare_workdir(tmp_path, config)
+    config["model"]["reading"] = "text"
+    with pytest.raises(ConfigError, match="model.reading: 'code' there, 'text' now"):
+        compare_workdir(tmp_path, config)
+
+
+def test_a_file_is_no_run_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="is a file; name a folder"):
+        compare_workdir(tmp_path / "file", {})

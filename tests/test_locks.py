@@ -1,0 +1,124 @@
+"""Two programs in one folder, and workers whose parent is gone."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from isanet_jax.cases import prepare
+from isanet_jax.cases.command import main as prepare_main
+from isanet_jax.errors import ConfigError, DataError
+from isanet_jax.locks import only_here
+from isanet_jax.scans.sources import Scan
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_a_folder_is_one_programs_at_a_time(tmp_path):
+    folder = tmp_path / "new" / "folder"
+    with only_here(folder, "prepare", "makes cases there"):
+        with pytest.raises(ConfigError, match=f"another program makes.*process {os.getpid()} on"):
+            with only_here(folder, "prepare", "makes cases there"):
+                pass
+        with only_here(folder, "train", "trains there"):  # another thing to do
+            pass
+        with pytest.raises(ConfigError, match="another program makes cases there"):
+            prepare_main(["phantom", "--output", str(folder), "--cases", "2", "--folds", "2"])
+    with only_here(folder, "prepare", "makes cases there"):
+        pass
+
+
+def test_a_program_that_was_refused_leaves_no_folder(tmp_path):
+    with pytest.raises(ValueError, match="refused"), only_here(tmp_path / "a" / "b", "x", "works"):
+        raise ValueError("refused")
+    assert not list(tmp_path.iterdir())
+
+
+def _scans(tmp_path, count=4):
+    path = tmp_path / "ct.nii.gz"
+    return [Scan(f"case{i}", path, path, None, f"case{i}") for i in range(count)]
+
+
+def _kill_oneself(scan):
+    if scan.case == "case1":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return scan.case
+
+
+def _fail(scan):
+    if scan.case == "case2":
+        raise MemoryError("208 GiB")
+    return scan.case
+
+
+def test_a_case_that_kills_its_process_fails_alone(tmp_path):
+    """As the system does where memory is short."""
+    found = {}
+    for scan, outcome in prepare.in_processes(_kill_oneself, _scans(tmp_path), 2):
+        try:
+            found[scan.case] = outcome()
+        except DataError as error:
+            found[scan.case] = str(error)
+    assert "case case1" in found.pop("case1")
+    assert found == {f"case{i}": f"case{i}" for i in (0, 2, 3)}
+
+
+def test_any_exception_of_a_case_is_its_failure_and_its_traceback_is_kept(tmp_path, monkeypatch):
+    scans = _scans(tmp_path)
+    monkeypatch.setattr(prepare, "prepare_case", lambda scan, **_: ({"warnings": []}, _fail(scan)))
+    metas, failures = prepare._make_all(scans, prepare.Settings(), tmp_path, 1)
+    assert len(metas) == 3
+    assert list(failures) == ["case2"]
+    assert "out of memory (208 GiB)" in failures["case2"]
+    assert str(tmp_path / "errors.log") in failures["case2"]
+    assert "MemoryError: 208 GiB" in (tmp_path / "errors.log").read_text()
+
+
+_PARENT = """
+import sys, time
+from pathlib import Path
+from isanet_jax.cases.prepare import in_processes
+from isanet_jax.scans.sources import Scan
+sys.path.insert(0, sys.argv[2])
+from tests.test_locks import _say_and_sleep
+scans = [Scan(f"case{i}", Path(sys.argv[1]), Path("b"), None, "p") for i in range(2)]
+if __name__ == "__main__":
+    for _ in in_processes(_say_and_sleep, scans, 2):
+        pass
+"""
+
+
+def _say_and_sleep(scan):
+    (scan.ct / f"{scan.case}.pid").write_text(str(os.getpid()))
+    time.sleep(120)
+
+
+def _is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_workers_end_with_their_parent_however_it_ends(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(_PARENT)
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path), str(ROOT)], cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    files = [tmp_path / f"case{i}.pid" for i in range(2)]
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not all(f.exists() and f.read_text() for f in files):
+        time.sleep(0.1)
+    pids = [int(f.read_text()) for f in files]
+    assert all(map(_is_running, pids))
+    process.kill()
+    process.wait()
+    while time.monotonic() < deadline + 20 and any(map(_is_running, pids)):
+        time.sleep(0.1)
+    assert not any(map(_is_running, pids))
