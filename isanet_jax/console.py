@@ -16,7 +16,8 @@ from pathlib import Path
 
 from isanet_jax.errors import ConfigError, IsaNetError
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # glibc's malloc.h
+# glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -3, -4, -8
 GPU_MEMORY_SHARE = 0.92  # of a GPU, that JAX takes and plan.py counts on
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_READER = (errno.EPIPE, errno.EIO)  # of a pipe that was closed, a terminal that is gone
@@ -163,13 +164,26 @@ def keep_memory() -> None:
     thread's keeps arrays of more than 64 MB.
     """
     os.environ.setdefault("JAX_CPU_ENABLE_ASYNC_DISPATCH", "false")
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
     # Two arenas: of more, some threads would map large arrays all the same; one is fought over.
-    for option, value in ((_M_ARENA_MAX, 2), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1)):
-        mallopt(option, value)
+    _set_malloc((_M_ARENA_MAX, 2), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def map_memory() -> None:
+    """Undoes `keep_memory`: large arrays are mapped, each for itself (glibc only).
+
+    For arrays that take a good part of the machine's memory. A step's temporaries are one block;
+    where something small came to lie in the place that the last step's left, the kept memory grows
+    by another block of that size.
+    """
+    _set_malloc((_M_MMAP_MAX, 2**16), (_M_MMAP_THRESHOLD, 2**25), (_M_TRIM_THRESHOLD, 2**27))
+    return_memory()
+
+
+def _set_malloc(*settings):
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for option, value in settings:
+            mallopt(option, value)
 
 
 def return_memory() -> None:

@@ -260,7 +260,8 @@ def _download(args):
     if args.download:
         args.source = args.source or str(Path(args.output) / "raw")
         print(download.STS_NOTICE, flush=True)
-        download.download(args.source, download.sts_files(), url=args.url or download.STS_URL)
+        with only_here(args.source, "download", "downloads into it"):
+            download.download(args.source, download.sts_files(), url=args.url or download.STS_URL)
     elif not args.source:
         raise ConfigError("give --source, or --download to fetch the public cohort")
 

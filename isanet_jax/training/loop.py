@@ -22,7 +22,7 @@ from isanet_jax.cases.folds import Split, folds_by_centre, split
 from isanet_jax.cases.prepare import prepare_phantoms
 from isanet_jax.cases.ranges import scan_ranges
 from isanet_jax.cases.store import Cohort, read_cohort
-from isanet_jax.console import return_memory, say_at_once, stop_signals
+from isanet_jax.console import map_memory, return_memory, say_at_once, stop_signals
 from isanet_jax.errors import ConfigError, DataError, IsaNetError
 from isanet_jax.locks import only_here
 from isanet_jax.network import systems
@@ -54,6 +54,9 @@ from isanet_jax.training.step import (
     place_batch,
 )
 
+# Of a device's memory, that a step may need for its memory to be kept for the next step: up to
+# twice as much is then held.
+_KEPT_SHARE = 0.2
 # What a step that does not fit is tried with, the least costly first.
 _SAVINGS = (
     {"model.remat": "convolutions"},
@@ -310,6 +313,8 @@ def _compile_step(run, state):
         flush=True,
     )
     if not usable or needs.peak_bytes <= usable:
+        if usable and needs.peak_bytes > usable * _KEPT_SHARE:
+            map_memory()
         return compiled
     for settings in _SAVINGS:
         config = copy.deepcopy(run.config)

@@ -41,6 +41,8 @@ def test_prescribed_folds_are_used_and_checked():
 def test_too_few_patients():
     with pytest.raises(DataError, match="3 patients for 5 folds"):
         make_folds(cohort(3), folds=5, seed=0)
+    with pytest.raises(DataError, match=r"^1 patient for 2 folds.*Prepare more patients$"):
+        make_folds(cohort(1), folds=2, seed=0)  # no --folds would help
     with pytest.raises(ConfigError, match="at least 2"):
         make_folds(cohort(3), folds=1, seed=0)
 

@@ -6,7 +6,7 @@ import pytest
 
 from isanet_jax.cases import command, prepare
 from isanet_jax.cases.store import read_case, read_cohort, read_label_on_ct
-from isanet_jax.errors import DataError
+from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.scans.phantom import make_phantom
 from isanet_jax.scans.sources import Scan
 from isanet_jax.scans.volume import Volume, read_volume, write_volume
@@ -91,6 +91,7 @@ def test_parallel_and_serial_preparation_agree(tmp_path, patient):
             lambda ct, pet, label: {"ct": changed(ct, np.clip(ct.data // 8 + 125, 0, 255))},
             "expected HU",
         ),
+        (lambda ct, pet, label: {"ct": changed(ct, ct.data * 0 - 500)}, "CT values from -500 to"),
         (
             lambda ct, pet, label: {"pet": Volume(pet.data, pet.affine + np.eye(4, k=3) * 5000)},
             "do not overlap",
@@ -111,6 +112,30 @@ def test_bad_scans_are_refused_and_the_others_kept(tmp_path, patient, change, me
     entries = run([bad, good, other], output, skip_bad=True)
     assert [e["case"] for e in entries] == ["good", "other"]
     assert message in json.loads((output / "manifest.json").read_text())["failed"]["bad"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--size", "0"], "--size is 0"),
+        (["--folds", "1"], "--folds is 1"),
+        (["--workers", "0"], "--workers is 0"),
+        (["--spacing-mm", "nan"], "--spacing-mm is nan"),
+        (["--seed", "-1"], "--seed is -1"),
+    ],
+)
+def test_arguments_that_cannot_work_are_refused_before_any_work(tmp_path, arguments, message):
+    source = ["table", "--source", str(tmp_path / "absent.csv"), "--output", str(tmp_path / "o")]
+    with pytest.raises(ConfigError, match=message):
+        command.main([*source, *arguments])
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_output_is_neither_a_file_nor_the_source(tmp_path):
+    (tmp_path / "file").write_text("")
+    for output, message in (("file", "is a file; name a folder"), ("", "is the source")):
+        with pytest.raises(ConfigError, match=message):
+            command.main(["sts", "--source", str(tmp_path), "--output", str(tmp_path / output)])
 
 
 def test_an_empty_label_is_a_warning(tmp_path, patient, capsys):

@@ -7,6 +7,7 @@ from flax import nnx
 from scipy import ndimage, special
 
 from isanet_jax.network.attention.cbam import CBAM
+from isanet_jax.network.attention.isa import fuse
 from isanet_jax.network.attention.scse import SCSE
 from isanet_jax.network.attention.se import SE
 from isanet_jax.network.attention.sk import SK
@@ -73,3 +74,24 @@ def test_modules_agree_with_numpy(name, generator):
     plain = jax.tree.map(lambda p: np.asarray(p, np.float64), nnx.to_pure_dict(params))
     for one, image in zip(out, x.astype(np.float64), strict=True):
         np.testing.assert_allclose(one, expected(image, plain), atol=1e-4, rtol=1e-4)
+
+
+def test_se_norm_starts_with_the_originals_spread():
+    """PyTorch's layers, of which it was made, start uniform within 1 / sqrt(inputs)."""
+    norm = SENorm(64, rngs=nnx.Rngs(0))
+    for perceptron in (norm.gamma, norm.beta):
+        for layer, inputs in ((perceptron.first, 64), (perceptron.second, 32)):
+            for values in (layer.kernel[...], layer.bias[...]):
+                assert np.abs(values).max() <= inputs**-0.5
+                assert np.std(values) == pytest.approx((3 * inputs) ** -0.5, rel=0.25)
+
+
+@pytest.mark.parametrize("fusion", ["matmul", "matmul_scaled", "product"])
+def test_query_and_key_are_joined_in_float32_whatever_they_are(generator, fusion):
+    """In bfloat16 a product of 100 has steps of one half, and the softmax takes its differences."""
+    shape = (1, 2, 16, 16, 3)
+    q, k = (jax.numpy.bfloat16(3 * generator.random(shape)) for _ in range(2))
+    fused = fuse(q, k, fusion)
+    assert fused.dtype == np.float32
+    exact = fuse(*(np.asarray(x, np.float64).astype(np.float32) for x in (q, k)), fusion)
+    np.testing.assert_allclose(fused, exact, rtol=1e-5)

@@ -1,9 +1,12 @@
+import copy
 import zipfile
 
 import numpy as np
 import pytest
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from isanet_jax.errors import DataError
+from isanet_jax.scans import dicom
 from isanet_jax.scans.dicom import find_series, read_folder
 from isanet_jax.scans.structures import read_region, region_names
 from isanet_jax.scans.volume import read_volume
@@ -148,3 +151,30 @@ def test_real_series_equal_their_nifti():
                 nifti = read_volume(expected / patient / f"{kind}_{name}.nii.gz")
                 np.testing.assert_allclose(found.affine, nifti.affine, atol=1e-4)
                 np.testing.assert_allclose(found.data, nifti.data, atol=tolerance)
+
+
+def _zeros(slice_, path, mib, **changes):
+    """A slice with as many MiB of zeros for pixels."""
+    one = copy.deepcopy(slice_)
+    one.PixelData, one.SOPInstanceUID = bytes(mib * 2**20), f"1.2.3.{mib}"
+    one.file_meta.MediaStorageSOPInstanceUID = one.SOPInstanceUID
+    for key, value in changes.items():
+        setattr(one.file_meta, key, value)
+    one.save_as(path, enforce_file_format=True)
+    return path
+
+
+def test_what_unpacks_to_more_than_any_scan_has_is_not_unpacked(tmp_path, monkeypatch):
+    """A zip of 6 MB became 5 GB, deflated DICOM of 6 MB became 6."""
+    monkeypatch.setattr(dicom, "_LARGEST_FILE", 2**20)
+    folder = tmp_path / "ct"
+    first, *_ = write_series(folder, "CT", study(), VALUES[:2])
+    deflated = {"TransferSyntaxUID": DeflatedExplicitVRLittleEndian}
+    _zeros(first, folder / "small.dcm", 0, **deflated)
+    _zeros(first, folder / "large.dcm", 3, **deflated)
+    with zipfile.ZipFile(folder / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(_zeros(first, tmp_path / "z.dcm", 2), "z.dcm")
+    (series,), left = find_series(folder)
+    assert len(series.files) == 3
+    assert "small.dcm" in {file.path.name for file in series.files}
+    assert left == {"not DICOM, or damaged": 2}

@@ -1,3 +1,4 @@
+import gzip
 import resource
 
 import nibabel
@@ -87,6 +88,38 @@ def bad_files(folder):
     flat = bytearray(nibabel.Nifti1Image(np.zeros((4, 4, 4), np.uint8), np.eye(4)).to_bytes())
     flat[280:328] = bytes(48)  # sform rows of zero
     (folder / "singular.nii").write_bytes(flat)
+    # A few kilobytes that a header would have become 5 GB of voxels.
+    header = nibabel.Nifti1Header()
+    header.set_data_shape((1100, 1100, 1100))
+    header.set_data_dtype(np.uint8)
+    header.set_sform(np.eye(4), 1)
+    with gzip.open(folder / "bomb.nii.gz", "wb") as file:
+        file.write(header.binaryblock + bytes(4))
+        for _ in range(1400):
+            file.write(bytes(2**20))
+    for name, size in (("fine", 0.04), ("coarse", 1000.0)):
+        image = nibabel.Nifti1Image(np.zeros((4, 4, 4), np.float32), np.diag([size] * 3 + [1]))
+        nibabel.save(image, folder / f"{name}.nii.gz")
+
+
+@pytest.fixture(scope="module")
+def bad(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bad")
+    bad_files(folder)
+    return folder
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("micron", 1000.0), ("meter", 0.001), ("mm", 1.0)])
+def test_lengths_are_read_in_the_headers_unit(tmp_path, unit, factor):
+    """As ITK does. What is written keeps the header, and is read back alike."""
+    image = nibabel.Nifti1Image(np.zeros((4, 4, 4), np.float32), factor * np.diag([2, 3, 4, 1]))
+    image.header.set_xyzt_units(unit)
+    nibabel.save(image, tmp_path / "a.nii.gz")
+    volume = read_volume(tmp_path / "a.nii.gz")
+    np.testing.assert_allclose(volume.spacing_mm, [2, 3, 4], rtol=1e-6)
+    write_volume(tmp_path / "b.nii.gz", volume)
+    again = read_volume(tmp_path / "b.nii.gz")
+    np.testing.assert_allclose(again.affine, volume.affine)
 
 
 @pytest.mark.parametrize(
@@ -100,12 +133,14 @@ def bad_files(folder):
         ("nan.nii.gz", "64 of 64 voxels are NaN or infinite"),
         ("inf.nii.gz", "64 of 64 voxels are NaN or infinite"),
         ("singular.nii", "singular"),
+        ("bomb.nii.gz", "1100 x 1100 x 1100 voxels of 1 x 1 x 1 mm; expected at most 1073741824"),
+        ("fine.nii.gz", "voxels of 0.04 x 0.04 x 0.04 mm; expected sizes from 0.1 to 20 mm"),
+        ("coarse.nii.gz", "voxels of 1000 x 1000 x 1000 mm; expected sizes from 0.1 to 20 mm"),
     ],
 )
-def test_bad_files_are_refused_by_case_and_file(tmp_path, name, message):
-    bad_files(tmp_path)
+def test_bad_files_are_refused_by_case_and_file(bad, name, message):
     with pytest.raises(DataError) as error:
-        read_volume(tmp_path / name, case="P7")
+        read_volume(bad / name, case="P7")
     assert message in str(error.value)
     assert "case P7" in str(error.value)
     assert name in str(error.value)

@@ -417,3 +417,20 @@ def test_a_reader_that_leaves_does_not_stop_the_training(trained, config, cohort
     assert process.wait(240) == 0, stderr
     assert "Traceback" not in stderr
     assert_same_run(tmp_path / "run", trained, config)
+
+
+def test_sixty_validations_leave_nothing_behind(trained, config, cohort):
+    """Files, threads and memory: of the data's readers, and of what is computed."""
+    graphdef, params = systems.create(model_config(config), jax.random.key(0))
+    mesh = make_mesh(1, 1)
+    predict = make_predict(graphdef, mesh)
+    used = []
+    for _ in range(60):
+        loop.validate(predict, params, cohort, sorted(cohort.cases), mesh)
+        with open("/proc/self/statm") as file:
+            mib = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+        used.append((len(os.listdir("/proc/self/fd")), threading.active_count(), mib))
+    files, threads, mib = (last - first for first, last in zip(used[9], used[-1], strict=True))
+    assert files <= 4
+    assert threads <= 4
+    assert mib <= 50
