@@ -177,6 +177,8 @@ def _prepare(args):
         layout = sources.recognise(args.source)
         print(f"{args.source}: {layout}")
     scans, failures = _scans(args, layout, Path(args.output) / "nifti")
+    if not args.skip_bad:
+        sources.check_files(scans)  # before hours are spent on the others
     values, others = _label_values(args, layout, scans)
     settings = Settings(
         size=args.size,

@@ -16,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage
 
 import isanet_jax
 from isanet_jax.cases.folds import make_folds
@@ -36,6 +37,9 @@ from isanet_jax.scans.volume import Volume, bounds_mm, read_volume
 
 # SUV of the hottest organ (bladder) stays in the hundreds; activity in Bq/ml is in the thousands.
 MAX_SUV = 1000.0
+_LEAST_SUV = -50.0  # noise goes below 0; a CT goes to -1024
+_LEAST_RANGE_HU = 50.0  # the noise of one tissue alone spans more
+_LABEL_ROUNDING = 1e-3
 _MANIFEST_KEYS = (
     *("case", "patient", "centre", "fold", "spacing_mm", "volume_ml", "volume_case_ml"),
     *("ct_shape", "ct_affine", "ct_hu", "pet_suv", "sources", "warnings"),
@@ -118,16 +122,24 @@ def check_images(scan: Scan, ct: Volume, pet: Volume) -> list[str]:
             wanted="CT and PET of one patient in one frame of reference",
         )
     low, high = float(ct.data.min()), float(ct.data.max())
-    if low == high or low >= 0 or high <= AIR_HU:
+    if high - low < _LEAST_RANGE_HU or low >= 0 or high <= AIR_HU:
         raise DataError(
             f"CT values from {low:g} to {high:g}",
             case=scan.case,
             file=scan.ct,
             wanted="HU, where air is near -1000 and water 0",
             action="Export the CT with its rescale slope and intercept applied, not as a picture "
-            "of grey values",
+            "of grey values, and not scaled for another network",
         )
     low, high = float(pet.data.min()), float(pet.data.max())
+    if low < _LEAST_SUV:
+        raise DataError(
+            f"PET values from {low:g} to {high:g}",
+            case=scan.case,
+            file=scan.pet,
+            wanted="body-weight SUV, which is hardly below 0",
+            action="This looks like HU: is it a CT?",
+        )
     if high > MAX_SUV or high <= 0:
         raise DataError(
             f"PET values from {low:g} to {high:g}",
@@ -147,7 +159,7 @@ def _span(box):
     )
 
 
-def read_label(path, values, others=(), *, case) -> Volume:
+def read_label(path, values, others=(), *, case, placed=True) -> Volume:
     """Reads a mask file as bool, on its own grid.
 
     Args:
@@ -155,15 +167,20 @@ def read_label(path, values, others=(), *, case) -> Volume:
         values: that are tumour.
         others: that are known and not tumour.
         case: ID to name in errors.
+        placed: see `isanet_jax.scans.volume.read_volume`.
 
     Raises:
-        DataError: unreadable, or with a value that is neither 0 nor in `values` or `others`.
+        DataError: unreadable, or with a value that is neither 0 nor in `values` or `others`, but
+            for the rounding errors of a resampler.
     """
-    label = read_volume(path, case=case)
+    label = read_volume(path, case=case, placed=placed)
+    whole = np.rint(label.data)
+    if np.abs(label.data - whole).max(initial=0) < _LABEL_ROUNDING:
+        label = Volume(whole, label.affine, label.header)
     found = np.unique(label.data)
     unexpected = [v for v in found if v != 0 and v not in (*values, *others)]
     if unexpected:
-        listed = ", ".join(f"{v:g}" for v in found[:10])
+        listed = ", ".join(f"{v:.9g}" for v in found[:10])
         raise DataError(
             f"label values {listed}{', ...' if len(found) > 10 else ''}",
             case=case,
@@ -235,9 +252,41 @@ def prepare_case(scan: Scan, settings: Settings, output: Path) -> tuple[dict, bo
     return meta, True
 
 
+def _lost_lesions(label, label_case, affine):
+    """Volumes, in ml, of the label's 26-connected components that have no voxel on the case grid.
+
+    A component is there if a voxel of the mask lies within a voxel of one of its own.
+    """
+    parts, _ = ndimage.label(label.data, np.ones((3, 3, 3)))
+    near = ndimage.binary_dilation(label_case, np.ones((3, 3, 3)))
+    to_case = np.linalg.inv(affine) @ label.affine
+    voxels = np.argwhere(label.data)
+    places = np.rint(voxels @ to_case[:3, :3].T + to_case[:3, 3]).astype(int)
+    inside = ((places >= 0) & (places < label_case.shape)).all(1)
+    found = np.zeros(len(voxels), bool)
+    found[inside] = near[tuple(places[inside].T)]
+    numbers = parts[tuple(voxels.T)]
+    kept = np.unique(numbers[found])
+    sizes = np.bincount(numbers)
+    ml = abs(np.linalg.det(label.affine[:3, :3])) / 1000
+    return [size * ml for n, size in enumerate(sizes) if size and n not in kept]
+
+
 def _label_warnings(label, label_case, volume_ml, affine):
     if not label.data.any():
         return ["the label is empty"]
+    lost = _lost_lesions(label, label_case, affine)
+    if label_case.any() and lost:
+        listed = ", ".join(f"{ml:.3f} ml" for ml in lost[:10])
+        more = f" and {len(lost) - 10} more" if len(lost) > 10 else ""
+        return [
+            f"{len(lost)} lesion(s) of the label are lost on the case's grid ({listed}{more})",
+            *_outside(label, label_case, volume_ml, affine),
+        ]
+    return _outside(label, label_case, volume_ml, affine)
+
+
+def _outside(label, label_case, volume_ml, affine):
     points = np.argwhere(label.data) @ label.affine[:3, :3].T + label.affine[:3, 3]
     low, high = bounds_mm(label_case.shape, affine)
     outside = 1 - ((points >= low) & (points <= high)).all(1).mean()

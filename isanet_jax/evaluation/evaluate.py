@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from isanet_jax.cases.grid import same_grid
+from isanet_jax.cases.grid import grid_distance_mm, same_grid
 from isanet_jax.cases.prepare import read_label
 from isanet_jax.cases.store import Cohort, read_label_on_ct
 from isanet_jax.errors import ConfigError, DataError
@@ -13,6 +13,7 @@ from isanet_jax.evaluation.metrics import case_metrics
 from isanet_jax.evaluation.thresholds import threshold_masks
 from isanet_jax.pipeline.dataset import evaluation_data
 from isanet_jax.prediction.predictor import THRESHOLD, to_ct_grid
+from isanet_jax.scans.sources import visible
 from isanet_jax.scans.volume import NIFTI_SUFFIXES, Volume
 
 NETWORK = "network"
@@ -150,10 +151,10 @@ def _masks(folder):
     if not folder.is_dir():
         raise DataError("no such folder", file=folder, wanted="a folder of NIfTI masks")
     masks = {}
-    for path in sorted(folder.rglob("*")):
-        suffix = next((s for s in NIFTI_SUFFIXES if path.name.endswith(s)), None)
+    for path in visible(folder.rglob("*")):
+        suffix = next((s for s in NIFTI_SUFFIXES if path.name.lower().endswith(s)), None)
         if suffix and path.is_file():
-            name = path.relative_to(folder).as_posix().removesuffix(suffix)
+            name = path.relative_to(folder).as_posix()[: -len(suffix)]
             if name in masks:
                 raise DataError(f"two masks named {name}", file=path)
             masks[name] = path
@@ -169,16 +170,19 @@ def score_masks(name, prediction, reference, label_values) -> dict[str, float]:
         DataError: unreadable, unexpected values, or grids that differ.
     """
     masks: list[Volume] = [
-        read_label(path, label_values, case=name) for path in (prediction, reference)
+        read_label(path, label_values, case=name, placed=False) for path in (prediction, reference)
     ]
     if not same_grid(*masks):
         described = [
-            f"{m.data.shape} voxels of {np.round(m.spacing_mm, 3).tolist()} mm at "
-            f"{np.round(m.affine[:3, 3], 2).tolist()}"
+            f"{m.data.shape} voxels of {np.round(m.spacing_mm, 5).tolist()} mm at "
+            f"{np.round(m.affine[:3, 3], 3).tolist()}"
             for m in masks
         ]
+        apart = ""
+        if masks[0].data.shape == masks[1].data.shape:
+            apart = f", up to {grid_distance_mm(*masks):.3g} mm apart"
         raise DataError(
-            f"its grid is {described[0]}, the reference's {described[1]} ({reference})",
+            f"its grid is {described[0]}, the reference's {described[1]} ({reference}){apart}",
             case=name,
             file=prediction,
             wanted="equal grids",

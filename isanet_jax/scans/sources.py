@@ -50,6 +50,11 @@ class Scan:
     fold: int | None = None
 
 
+def visible(paths) -> list[Path]:
+    """The paths, sorted, without the `._NAME` files that macOS puts beside every file it copies."""
+    return sorted(p for p in paths if not p.name.startswith("._") and "__MACOSX" not in p.parts)
+
+
 def read_sts(source) -> list[Scan]:
     """Soft-tissue sarcoma, NIfTI copy of the IBSI: `STS_001/{CT_image,PET_image,CT_mask}.nii.gz`.
 
@@ -85,11 +90,12 @@ def read_hecktor(source) -> list[Scan]:
         DataError: no such folder, no layout of these, a case that lacks a file or a box.
     """
     source = _existing_folder(source, "the HECKTOR training data", HECKTOR_HOW)
-    later = sorted({*source.rglob("imagesTr/*__CT.nii.gz"), *source.rglob("*/*__CT.nii.gz")})
+    later = visible({*source.rglob("imagesTr/*__CT.nii.gz"), *source.rglob("*/*__CT.nii.gz")})
+    later = [ct for ct in later if ct.parent.name != "imagesTs"]  # test images have no labels
     if later:
         return _complete([_hecktor_without_box(ct) for ct in later])
     nifti = next((p for p in sorted(source.rglob("hecktor_nii")) if p.is_dir()), source)
-    cts = sorted({*nifti.glob("*_ct.nii.gz"), *nifti.glob("*/*_ct.nii.gz")})
+    cts = visible({*nifti.glob("*_ct.nii.gz"), *nifti.glob("*/*_ct.nii.gz")})
     if not cts:
         raise DataError(
             "no CT files named ID_ct.nii.gz or ID__CT.nii.gz",
@@ -139,11 +145,11 @@ def read_nnunet(source) -> list[Scan]:
     """
     source = _existing_folder(source, "an nnU-Net raw dataset")
     description = _nnunet_description(source)
-    names = description.get("channel_names") or description.get("modality") or {}
+    names = _numbered(description.get("channel_names") or description.get("modality"))
     channels = {}
     for index, name in names.items():
         kind = _NNUNET_CHANNELS.get(str(name).strip().upper())
-        if kind:
+        if kind and str(index).isdigit():
             channels.setdefault(kind, []).append(int(index))
     if sorted(channels) != ["CT", "PET"] or any(len(v) > 1 for v in channels.values()):
         raise DataError(
@@ -156,7 +162,7 @@ def read_nnunet(source) -> list[Scan]:
     first = f"_{channels['CT'][0]:04d}{ending}"
     second = f"_{channels['PET'][0]:04d}{ending}"
     scans = []
-    for ct in sorted((source / "imagesTr").glob(f"*{first}")):
+    for ct in visible((source / "imagesTr").glob(f"*{first}")):
         case = ct.name.removesuffix(first)
         label = source / "labelsTr" / f"{case}{ending}"
         autopet = re.fullmatch(r"(?:fdg|psma)_([0-9a-f]{8,})_.+", case)  # a patient's scans differ
@@ -169,7 +175,7 @@ def read_nnunet(source) -> list[Scan]:
 
 def nnunet_tumour_values(source) -> tuple[int, ...]:
     """The label values that an nnU-Net dataset.json calls neither background nor ignore."""
-    labels = _nnunet_description(Path(source)).get("labels") or {}
+    labels = _numbered(_nnunet_description(Path(source)).get("labels"))
     values = set()
     for key, value in labels.items():
         # nnU-Net 1 has value -> name, nnU-Net 2 name -> value, or values where regions overlap.
@@ -178,6 +184,13 @@ def nnunet_tumour_values(source) -> tuple[int, ...]:
         if str(name).lower() not in ("background", "ignore"):
             values |= {int(n) for n in numbers if str(n).isdigit()}
     return tuple(sorted(values - {0})) or (1,)
+
+
+def _numbered(names):
+    """An object of dataset.json; a list, as some programs write it, is numbered from 0."""
+    if isinstance(names, list):
+        return {str(index): name for index, name in enumerate(names)}
+    return names if isinstance(names, dict) else {}
 
 
 def _nnunet_description(source):
@@ -329,15 +342,23 @@ def read_table(source, *, with_label=True) -> list[Scan]:
 def _read_csv(path, columns):
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            missing = [name for name in columns if name not in (reader.fieldnames or [])]
+            header = file.readline()
+            file.seek(0)
+            # Spreadsheets write semicolons or tabs in some countries.
+            delimiter = max(",;\t", key=header.count)
+            reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True)
+            found = [name.strip() for name in next(reader, [])]
+            missing = [name for name in columns if name not in found]
             if missing:
                 raise DataError(
-                    f"no column {', '.join(missing)} (found {', '.join(reader.fieldnames or [])})",
+                    f"no column {', '.join(missing)} (found {', '.join(found)}, separated by "
+                    f"{delimiter!r})",
                     file=path,
-                    wanted=f"the columns {', '.join(columns)}",
+                    wanted=f"the columns {', '.join(columns)}, separated by commas, semicolons or "
+                    "tabs",
                 )
-            return list(reader)
+            rows = ([value.strip() for value in row] for row in reader if any(row))
+            return [dict(itertools.zip_longest(found, row[: len(found)])) for row in rows]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"cannot be read as CSV ({error})", file=path) from error
 
@@ -352,7 +373,10 @@ def _existing_folder(source, what, how=""):
 
 
 def _complete(scans):
-    """The scans, if their IDs can name files, are unique, and every file of every scan is there."""
+    """The scans, if their IDs can name files and are unique.
+
+    A file that is missing is its case's failure, when it is read: the others may be prepared.
+    """
     seen = {}
     for scan in scans:
         if not CASE_ID.fullmatch(scan.case):
@@ -368,6 +392,15 @@ def _complete(scans):
                 action="Give each case its own ID",
             )
         seen[scan.case] = scan.ct
+    return scans
+
+
+def check_files(scans: list[Scan]) -> list[Scan]:
+    """The scans, if every file of every scan is there.
+
+    Raises:
+        DataError: names all that are missing.
+    """
     missing = [
         f"case {scan.case}: no {what}: {path}"
         for scan in scans
@@ -377,5 +410,9 @@ def _complete(scans):
     ]
     if missing:
         more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
-        raise DataError("; ".join(missing[:10]) + more, wanted="CT, PET and label of every case")
+        raise DataError(
+            "; ".join(missing[:10]) + more,
+            wanted="CT, PET and label of every case",
+            action="Leave these cases out with --skip-bad, or see them all with: prepare.py check",
+        )
     return scans

@@ -56,16 +56,57 @@ def bounds_mm(shape, affine) -> np.ndarray:
     return np.stack([world.min(0), world.max(0)])
 
 
-def read_volume(path, *, case=None, dtype=np.float32) -> Volume:
+class _Quaternion:
+    """Of a header: takes a quaternion that is too long by float32's rounding, as others do."""
+
+    def get_qform_quaternion(self):
+        vector = np.array([self["quatern_b"], self["quatern_c"], self["quatern_d"]], float)
+        if 1 < vector @ vector < 1 + 1e-4:
+            return np.array([0.0, *vector / np.linalg.norm(vector)])
+        return super().get_qform_quaternion()
+
+
+class _Header(_Quaternion, nibabel.Nifti1Header):
+    pass
+
+
+class _Header2(_Quaternion, nibabel.Nifti2Header):
+    pass
+
+
+class _Image(nibabel.Nifti1Image):
+    header_class = _Header
+
+
+class _Image2(nibabel.Nifti2Image):
+    header_class = _Header2
+
+
+def _open(path):
+    """The image of a NIfTI-1 or NIfTI-2 file, its voxels not yet read."""
+    try:
+        return _Image.from_filename(path)
+    except nibabel.spatialimages.HeaderDataError:
+        raise
+    except Exception as error:
+        try:
+            return _Image2.from_filename(path)
+        except Exception:  # noqa: BLE001 - it is neither
+            raise error from None
+
+
+def read_volume(path, *, case=None, dtype=np.float32, placed=True) -> Volume:
     """Reads a NIfTI file, slope and intercept applied; lengths are read in the header's unit.
 
     Args:
         path: `.nii` or `.nii.gz`.
         case: ID to name in errors.
         dtype: of the returned data.
+        placed: whether it must say where it lies; False where only its own grid counts.
 
     Raises:
-        DataError: missing, truncated, not NIfTI, not 3D, without geometry, with voxels or a field
+        DataError: missing, truncated, not NIfTI, not 3D, without geometry, with two geometries that
+            contradict each other, with voxels or a field
             of a size that no scan has, or with NaN or infinite voxels.
     """
     path = Path(path)
@@ -73,7 +114,7 @@ def read_volume(path, *, case=None, dtype=np.float32) -> Volume:
     if not path.is_file():
         raise DataError("no such file", wanted="a NIfTI file", **where)
     try:
-        image = nibabel.Nifti1Image.from_filename(path)
+        image = _open(path)
         shape = image.shape
         _check_size(path, image)
         affine = np.asarray(image.affine, np.float64)
@@ -96,6 +137,8 @@ def read_volume(path, *, case=None, dtype=np.float32) -> Volume:
             action="Copy or convert it again",
             **where,
         ) from error
+    if placed:
+        _check_forms(image.header, shape, where)
     if data is None:
         raise DataError(
             f"a {len(shape)}D image of shape {shape}",
@@ -119,6 +162,30 @@ def read_volume(path, *, case=None, dtype=np.float32) -> Volume:
             **where,
         )
     return Volume(data, affine, _geometry_header(image.header))
+
+
+def _check_forms(header, shape, where):
+    """Raises DataError where a header's qform and sform say nothing, or two different things."""
+    if not (header["qform_code"] or header["sform_code"]):
+        raise DataError(
+            "qform_code and sform_code are both 0: it has no place in space",
+            wanted="a qform or sform, by which CT, PET and mask are put together",
+            action="Convert it from its DICOM again, with a program that keeps the geometry",
+            **where,
+        )
+    if header["qform_code"] and header["sform_code"]:
+        ends = np.array([[0, n - 1] for n in shape[:3]])
+        corners = np.stack(np.meshgrid(*ends, indexing="ij"), -1).reshape(-1, 3)
+        shift = header.get_sform() - header.get_qform()
+        apart = np.linalg.norm(corners @ shift[:3, :3].T + shift[:3, 3], axis=1).max()
+        if apart > 0.5 * np.linalg.norm(header.get_sform()[:3, :3], axis=0).min():
+            raise DataError(
+                f"its qform (code {header['qform_code']}) and sform (code "
+                f"{header['sform_code']}) place its voxels up to {apart:.3g} apart",
+                wanted="one place in space",
+                action="Set the code of the wrong one to 0",
+                **where,
+            )
 
 
 def check_grid(shape, affine, where: dict) -> None:
@@ -153,7 +220,7 @@ def check_grid(shape, affine, where: dict) -> None:
 def _check_size(path, image):
     """Raises ValueError where a file cannot hold what its header announces: before it is read."""
     announced = math.prod(image.shape) * image.header["bitpix"].item() // 8
-    held = path.stat().st_size * (_DEFLATE_LIMIT if path.suffix == ".gz" else 1)
+    held = path.stat().st_size * (_DEFLATE_LIMIT if path.suffix.lower() == ".gz" else 1)
     if announced > held:
         raise ValueError(f"its header announces {announced} bytes, and the file cannot hold them")
 
@@ -184,8 +251,11 @@ def write_volume(path, volume: Volume, *, overwrite=False) -> None:
     suffix = check_output(path, overwrite=overwrite)
     if volume.header is None:
         image = nibabel.Nifti1Image(volume.data, volume.affine)
-        image.set_qform(volume.affine, 1)
         image.set_sform(volume.affine, 1)
+        image.set_qform(volume.affine, 1)
+        # A qform cannot hold the shear of a tilted gantry; programs that prefer it would be off.
+        if np.abs(image.get_qform() - volume.affine).max() > 1e-3:
+            image.set_qform(None, 0)
         image.header.set_xyzt_units("mm")
     else:
         header = nibabel.Nifti1Header(volume.header, endianness="<", check=False)

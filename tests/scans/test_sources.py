@@ -43,7 +43,7 @@ def test_hecktor_names_missing_files_and_boxes(tmp_path):
         sources.read_hecktor(tmp_path)
     (tmp_path / "bbox.csv").write_text(BOXES)
     with pytest.raises(DataError, match="case CHGJ007: no PET: .*CHGJ007_pt.nii.gz"):
-        sources.read_hecktor(tmp_path)
+        sources.check_files(sources.read_hecktor(tmp_path))
     (tmp_path / "bbox.csv").write_text(BOXES.replace("-10,134", "134,134"))
     with pytest.raises(DataError, match="CHGJ007.*empty box"):
         sources.read_hecktor(tmp_path)
@@ -54,7 +54,7 @@ def test_sts_layout_lists_every_missing_file(tmp_path):
     assert [s.case for s in sources.read_sts(tmp_path)] == ["STS_001"]
     touch(tmp_path / "STS_002" / "PET_image.nii.gz")
     with pytest.raises(DataError, match="STS_002: no CT.*STS_002: no label"):
-        sources.read_sts(tmp_path)
+        sources.check_files(sources.read_sts(tmp_path))
 
 
 def table(folder, text):
@@ -91,7 +91,7 @@ def test_table_paths_are_relative_to_it(tmp_path):
 def test_bad_tables_are_refused(tmp_path, text, message):
     touch(tmp_path / "f")
     with pytest.raises(DataError, match=message):
-        sources.read_table(table(tmp_path, text))
+        sources.check_files(sources.read_table(table(tmp_path, text)))
 
 
 @pytest.mark.parametrize("year", [2022, 2025])
@@ -109,7 +109,7 @@ def test_later_hecktor_layouts_have_no_boxes(tmp_path, year):
     assert sources.recognise(tmp_path) == "hecktor"
     scans[0].label.unlink()
     with pytest.raises(DataError, match="CHUM-001: no label"):
-        sources.read_hecktor(tmp_path)
+        sources.check_files(sources.read_hecktor(tmp_path))
 
 
 def nnunet(folder, channels, labels, cases=("fdg_0a1b2c3d4e_20-01", "fdg_0a1b2c3d4e_21-01", "x")):
