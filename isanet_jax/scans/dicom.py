@@ -9,19 +9,24 @@ import io
 import zipfile
 import zlib
 from collections import Counter
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pydicom
 from pydicom.uid import (
     CTImageStorage,
     DeflatedExplicitVRLittleEndian,
+    EnhancedCTImageStorage,
+    EnhancedPETImageStorage,
+    LegacyConvertedEnhancedCTImageStorage,
+    LegacyConvertedEnhancedPETImageStorage,
     PositronEmissionTomographyImageStorage,
     RTStructureSetStorage,
     SegmentationStorage,
 )
 
 from isanet_jax.errors import DataError
+from isanet_jax.scans.sources import visible
 from isanet_jax.scans.suv import suv_factors
 from isanet_jax.scans.volume import Volume, check_grid
 
@@ -36,9 +41,20 @@ _KINDS = {
     RTStructureSetStorage: "RTSTRUCT",
     SegmentationStorage: "SEG",
 }
+# Of several frames in one instance: named, so that the advice can be given.
+_MULTI_FRAME = {
+    EnhancedCTImageStorage: "enhanced CT",
+    EnhancedPETImageStorage: "enhanced PET",
+    LegacyConvertedEnhancedCTImageStorage: "enhanced CT",
+    LegacyConvertedEnhancedPETImageStorage: "enhanced PET",
+}
+# Words of ImageType by which an image is no slice of a volume.
+_NOT_SLICES = ("LOCALIZER", "MIP", "PROJECTION", "SCREEN SAVE")
+_FEW = 0.25  # images unlike the others of their series, as a share of these: left out
 _GAP_TOLERANCE = 0.1  # of the slice distance; scanners round positions
 # Of one file, unpacked: a slice has a few MB, a large structure set or segmentation some hundred.
 _LARGEST_FILE = 2**29
+_FIRST_GROUPS = (b"\x08\x00", b"\x02\x00")  # what a dataset without preamble begins with
 _LARGEST_SLICE = 2**27  # pixels
 _REQUIRED = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
 _CHOOSING = (
@@ -57,6 +73,17 @@ class DicomFile:
 
     def __str__(self):
         return str(self.path) if self.member is None else f"{self.path}, {self.member!r}"
+
+    @property
+    def name(self) -> str:
+        """The file's own name."""
+        return self.path.name if self.member is None else PurePosixPath(self.member).name
+
+    @property
+    def suffix(self) -> str:
+        """Its ending, in small letters; "" where it is a number, as in a UID."""
+        suffix = PurePosixPath(self.name).suffix.lower()
+        return "" if suffix[1:].isdigit() else suffix
 
     def read(self, *, pixels=False) -> pydicom.Dataset:
         """The dataset, without its pixels unless asked for. Raises what pydicom raises."""
@@ -85,22 +112,27 @@ def _read_dataset(file, pixels):
             if size > _LARGEST_FILE:
                 raise ValueError(f"inflates to more than {_LARGEST_FILE // 2**20} MiB")
     file.seek(0)
-    return pydicom.dcmread(file, stop_before_pixels=not pixels)
+    # Some planning systems write no preamble and no meta header.
+    is_bare = file.read(2) in _FIRST_GROUPS
+    file.seek(0)
+    return pydicom.dcmread(file, stop_before_pixels=not pixels, force=is_bare)
 
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """The instances of one series.
+    """The images of one series that belong together, or one structure set or segmentation.
 
     Attributes:
         kind: CT, PET, RTSTRUCT, SEG, or the modality of what is not read.
         first: its first dataset, without pixels.
         files: one per instance.
+        warnings: what was left out of it, and what lies beside it and cannot be read.
     """
 
     kind: str
     first: pydicom.Dataset
     files: tuple[DicomFile, ...]
+    warnings: tuple[str, ...] = ()
 
     @property
     def uid(self) -> str:
@@ -121,6 +153,10 @@ class Series:
 def find_series(source, *, progress=None) -> tuple[list[Series], Counter]:
     """Every series below a folder, in a zip archive, or of a single file.
 
+    What shares a Series Instance UID may be several things: each structure set and segmentation is
+    a series of its own here, and so are images of another SOP class, image type, size or direction.
+    A few such images among many (a scout in a CT) are left out of it, with a warning.
+
     Args:
         source: the folder, archive or file; archives within the folder are read too.
         progress: called with an iterable of files, returns it with a progress bar.
@@ -132,14 +168,18 @@ def find_series(source, *, progress=None) -> tuple[list[Series], Counter]:
         DataError: nothing there, or an archive that cannot be read.
     """
     files = _files(Path(source))
-    left, groups, seen = Counter(), {}, set()
+    left, seen = Counter(), set()
+    groups: dict[tuple, list[_Group]] = {}
+    unreadable = []
     for file in progress(files) if progress else files:
         try:
             dataset = file.read()
             missing = [name for name in _REQUIRED if not dataset.get(name)]
             _convert(dataset)
+            part = None if missing else _group_of(dataset, file)
         except Exception:  # pydicom raises a dozen types on what is not DICOM, or damaged
             left["not DICOM, or damaged"] += 1
+            unreadable.append(file)
             continue
         if missing:
             left["a DICOMDIR or without SOP and series UIDs"] += 1
@@ -147,15 +187,13 @@ def find_series(source, *, progress=None) -> tuple[list[Series], Counter]:
             left["a second copy of an instance"] += 1
         else:
             seen.add(dataset.SOPInstanceUID)
-            # The first dataset alone: a cohort's thousands would take gigabytes.
-            _, members = groups.setdefault(str(dataset.SeriesInstanceUID), (dataset, []))
-            members.append(file)
+            _sort_in(groups, part)
     series = []
-    for _, (first, members) in sorted(groups.items()):
-        kind = _KINDS.get(first.SOPClassUID, f"{first.get('Modality') or 'unknown'} (not read)")
-        if kind == "CT" and "LOCALIZER" in (first.get("ImageType") or ()):
-            kind = "CT localizer (not read)"
-        series.append(Series(kind, first, tuple(members)))
+    for _, parts in sorted(groups.items()):
+        kept, warnings = _main_part(parts)
+        for part in kept:
+            told = (*warnings, *_beside(part.files, unreadable))
+            series.append(Series(part.kind, part.first, tuple(part.files), told))
     if not series:
         raise DataError(
             f"no DICOM among {len(files)} files",
@@ -163,6 +201,98 @@ def find_series(source, *, progress=None) -> tuple[list[Series], Counter]:
             wanted="DICOM files in folders or zip archives",
         )
     return series, left
+
+
+@dataclasses.dataclass
+class _Group:
+    """Files that belong together; the first dataset alone: a cohort's thousands take gigabytes."""
+
+    kind: str
+    first: pydicom.Dataset
+    signature: tuple | None
+    files: list[DicomFile]
+
+
+def _group_of(dataset, file):
+    """A group of one file. Raises what pydicom raises on damage."""
+    kind = _kind(dataset)
+    return _Group(kind, dataset, _signature(dataset) if kind in ("CT", "PET") else None, [file])
+
+
+def _sort_in(groups, one):
+    """Joins a group of one file to that of its series that it is like, or keeps it as another."""
+    key = (str(one.first.SeriesInstanceUID), one.kind)
+    if one.kind in ("RTSTRUCT", "SEG"):
+        key += (str(one.first.SOPInstanceUID),)
+    parts = groups.setdefault(key, [])
+    for part in parts:
+        if part.signature == one.signature:
+            part.files += one.files
+            return
+    parts.append(one)
+
+
+def _kind(dataset):
+    """CT, PET, RTSTRUCT, SEG, or in words what is not read."""
+    name = str(dataset.get("Modality") or "unknown")
+    kind = _KINDS.get(dataset.SOPClassUID)
+    if kind is None and dataset.SOPClassUID in _MULTI_FRAME:
+        return f"{_MULTI_FRAME[dataset.SOPClassUID]} (not read)"
+    if kind is None:
+        return f"{name} (not read)"
+    types = {str(word).upper() for word in dataset.get("ImageType") or ()}
+    for word in _NOT_SLICES:
+        if kind in ("CT", "PET") and any(word in one for one in types):
+            return f"{kind} {word.lower()} (not read)"
+    return kind
+
+
+def _signature(dataset):
+    """By what images of one series that belong together are alike: type, size, and plane.
+
+    A direction that differs a little is for reading to refuse; another plane is another image.
+    """
+    try:
+        types = tuple(str(word).upper() for word in dataset.get("ImageType") or ())[:2]
+        size = int(dataset.Rows), int(dataset.Columns)
+        across, down = np.array(dataset.ImageOrientationPatient, float).reshape(2, 3)
+    except (AttributeError, TypeError, ValueError):
+        return None
+    plane = int(np.abs(np.cross(across, down)).argmax())
+    return types, size, plane
+
+
+def _main_part(parts):
+    """The groups of a series to keep, and warnings of those that are a few among many."""
+    largest = max(parts, key=lambda part: len(part.files))
+    odd = [part for part in parts if part is not largest]
+    count = sum(len(part.files) for part in odd)
+    if not odd:
+        return parts, ()
+    if count > _FEW * len(largest.files):
+        # Nothing dominates: one image that is not one, which reading says in its own words.
+        if len(parts) > 2:
+            files = [file for part in parts for file in part.files]
+            return [dataclasses.replace(largest, files=files)], ()
+        return parts, ()
+    names = ", ".join(file.name for part in odd for file in part.files[:3])
+    return [largest], (
+        f"{count} of {count + len(largest.files)} files of the {largest.kind} series are of "
+        f"another image type, size or direction and were left out: {names}",
+    )
+
+
+def _beside(files, unreadable):
+    """A warning of the files that lie in a series' folders, are named alike, and cannot be read."""
+    places = {(file.path.parent, file.suffix) for file in files}
+    bad = [file for file in unreadable if (file.path.parent, file.suffix) in places]
+    if not bad:
+        return ()
+    names = ", ".join(file.name for file in bad[:3]) + (", ..." if len(bad) > 3 else "")
+    return (
+        f"{len(bad)} files beside its {len(files)} cannot be read as DICOM (empty, damaged or "
+        f"cut short): {names}",
+    )
 
 
 def _convert(dataset):
@@ -178,7 +308,7 @@ def _convert(dataset):
 def _files(source):
     if not source.exists():
         raise DataError("no such folder or file", file=source, wanted="DICOM")
-    paths = sorted(p for p in source.rglob("*") if p.is_file()) if source.is_dir() else [source]
+    paths = visible(p for p in source.rglob("*") if p.is_file()) if source.is_dir() else [source]
     files = []
     for path in paths:
         if path.suffix.lower() != ".zip":
@@ -189,12 +319,20 @@ def _files(source):
                 names = [info.filename for info in archive.infolist() if not info.is_dir()]
         except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
             raise DataError(f"cannot be read as a zip archive ({error})", file=path) from error
-        files += [DicomFile(path, name) for name in sorted(names)]
+        kept = visible(map(PurePosixPath, names))
+        files += [DicomFile(path, str(name)) for name in kept]
     return files
 
 
-def read_image(series: Series, *, case=None) -> tuple[Volume, list[pydicom.Dataset]]:
+def read_image(
+    series: Series, *, case=None, notes: list | None = None
+) -> tuple[Volume, list[pydicom.Dataset]]:
     """A CT series in HU or a PET series in SUVbw.
+
+    Args:
+        series: to be read.
+        case: to name in errors.
+        notes: gets what was assumed, and what was left out of the series.
 
     Returns:
         the volume, float32, axes (column, row, slice); and the slices' datasets without pixels,
@@ -212,9 +350,11 @@ def read_image(series: Series, *, case=None) -> tuple[Volume, list[pydicom.Datas
         for index, (dataset, file) in enumerate(slices):
             data[:, :, index] = _pixels(dataset, file, case, shape[1::-1]).T
         if series.kind == "PET":
-            data *= suv_factors(headers, **where).astype(np.float32)
+            data *= suv_factors(headers, **where, notes=notes).astype(np.float32)
         if not np.isfinite(data).all():
             raise DataError("voxels that are not finite after rescaling", **where)
+        if notes is not None:
+            notes += series.warnings
         return Volume(data, affine), headers
 
 
@@ -355,25 +495,32 @@ def _geometry(headers, where):
     return LPS_TO_RAS @ affine, order
 
 
-def read_folder(path, kind: str, *, case=None) -> tuple[Volume, list[pydicom.Dataset]]:
+def read_folder(
+    path, kind: str, *, case=None, notes: list | None = None
+) -> tuple[Volume, list[pydicom.Dataset]]:
     """The one series of a kind (CT or PET) in a folder or archive; see `read_image`.
 
     Raises:
         DataError: none, or several.
     """
-    return read_image(one_series(path, kind, case=case), case=case)
+    return read_image(one_series(path, kind, case=case), case=case, notes=notes)
 
 
 def one_series(path, kind: str, *, case=None) -> Series:
     """The one series of a kind in a folder, archive or file. Raises DataError: none, or several."""
-    found = [series for series in find_series(path)[0] if series.kind == kind]
+    series, left = find_series(path)
+    found = [one for one in series if one.kind == kind]
     if len(found) != 1:
-        listed = "; ".join(s.describe() for s in found)
+        listed = "; ".join(s.describe() for s in (found or series))
+        several = any(one.kind.startswith("enhanced") for one in series)
+        unread = sum(left.values())
         raise DataError(
-            f"{len(found)} {kind} series" + (f" ({listed})" if found else ""),
+            f"{len(found)} {kind} series ({listed}{f'; {unread} other files' if unread else ''})",
             case=case,
             file=path,
             wanted="one",
-            action="Give the folder of the series that you want, or use prepare.py dicom",
+            action="Convert the series from enhanced (multi-frame) to classic DICOM"
+            if several and not found
+            else "Give the folder of the series that you want, or use prepare.py dicom",
         )
     return found[0]

@@ -7,6 +7,7 @@ value: a wrong SUV looks like a right one.
 
 import datetime
 import math
+import re
 
 import numpy as np
 
@@ -14,23 +15,41 @@ from isanet_jax.errors import DataError
 
 _MEGA = 1e6
 _LEAST_DOSE_BQ = 1e5  # below: the dose was written in MBq
+# What the attributes can be of a patient, in their units; grams, minutes and centimetres are not.
+_WEIGHT_KG, _HEIGHT_M, _DOSE_BQ = (0.3, 500.0), (0.2, 2.6), (1e6, 2e10)
+# Half-lives of nuclides that PET is made with, s (ENSDF).
+_HALF_LIVES_S = {
+    "O-15": 122.24, "Rb-82": 76.38, "Cu-62": 580.0, "N-13": 597.9, "C-11": 1223.4, "Cu-60": 1422.0,
+    "Ga-68": 4062.6, "F-18": 6586.2, "Cu-61": 12020.0, "Sc-44": 14292.0, "Cu-64": 45724.0,
+    "Y-86": 53064.0, "Br-76": 58320.0, "Zr-89": 282276.0, "Y-90": 230760.0, "I-124": 360806.0,
+    "Mn-52": 483062.0, "Ge-68": 2.3414e7, "Na-22": 8.2133e7,
+}  # fmt: skip
+_ELEMENTS = {
+    "oxygen": "O", "rubidium": "Rb", "copper": "Cu", "nitrogen": "N", "carbon": "C", "gallium":
+    "Ga", "fluor": "F", "scandium": "Sc", "yttrium": "Y", "bromine": "Br", "zirconium": "Zr",
+    "iodine": "I", "manganese": "Mn", "germanium": "Ge", "sodium": "Na",
+}  # fmt: skip
+_HALF_LIFE_TOLERANCE = 0.03
+_AGREEMENT = 1e-3  # of one attribute's values in several places
 _TOLERANCE_S = 1.0
 _PHILIPS_SUV, _PHILIPS_ACTIVITY = (0x7053, 0x1000), (0x7053, 0x1009)
 _GE_REFERENCE = (0x0009, 0x100D)
 
 
-def suv_factors(slices, *, case=None, file=None) -> np.ndarray:
+def suv_factors(slices, *, case=None, file=None, notes=None) -> np.ndarray:
     """What each slice's rescaled values are multiplied by to be SUVbw (g/ml).
 
     Args:
         slices: pydicom datasets of one PET series (pixels are not needed).
         case, file: to name in errors.
+        notes: list that gets what was assumed; None: not asked for.
 
     Returns:
         (len(slices),) float64.
 
     Raises:
-        DataError: an attribute is missing or has a value that gives no SUVbw; names both.
+        DataError: an attribute is missing, has a value that gives no SUVbw or that no patient's
+            scan has, or has two values in several places; names it.
     """
     attributes = _Attributes(slices, case, file)
     corrections = attributes.words("CorrectedImage")
@@ -59,29 +78,73 @@ def suv_factors(slices, *, case=None, file=None) -> np.ndarray:
         attributes.refuse("DecayCorrection", "NONE, START or ADMIN")
     if decay != "NONE" and "DECY" not in corrections:
         attributes.refuse("CorrectedImage", f"DECY among them, with DecayCorrection {decay}")
-    weight_g = 1000 * attributes.positive("PatientWeight")
+    weight_g = 1000 * attributes.positive("PatientWeight", _WEIGHT_KG, "kg")
     dose_bq = attributes.positive("RadionuclideTotalDose")
     if dose_bq < _LEAST_DOSE_BQ:
         dose_bq *= _MEGA
-    half_life_s = attributes.positive("RadionuclideHalfLife")
+        if notes is not None:
+            notes.append("RadionuclideTotalDose (0018,1074) was taken as MBq: it is below 1e5")
+    if not _DOSE_BQ[0] <= dose_bq <= _DOSE_BQ[1]:
+        attributes.refuse("RadionuclideTotalDose", "{:g} to {:g} Bq, or MBq".format(*_DOSE_BQ))
+    half_life_s = _half_life(attributes)
     elapsed_s = np.array(_elapsed(attributes, slices, decay, math.log(2) / half_life_s))
     return to_activity * weight_g / (dose_bq * 2.0 ** (-elapsed_s / half_life_s))
 
 
+def _half_life(attributes):
+    """The half-life, s, if it is that of the nuclide which the series names, or of any of PET."""
+    half_life_s = attributes.positive("RadionuclideHalfLife")
+    nuclide = attributes.nuclide()
+    known = {nuclide: _HALF_LIVES_S[nuclide]} if nuclide else _HALF_LIVES_S
+    if not any(abs(half_life_s / s - 1) <= _HALF_LIFE_TOLERANCE for s in known.values()):
+        attributes.refuse(
+            "RadionuclideHalfLife",
+            f"seconds, {known[nuclide]:g} of {nuclide}"
+            if nuclide
+            else "seconds of a nuclide of PET, such as 6586.2 of F-18",
+        )
+    return half_life_s
+
+
 class _Attributes:
-    """A series' attributes, the same in every slice; refuses by tag and value."""
+    """A series' attributes, wherever they stand and the same in every place; refuses by tag."""
 
     def __init__(self, slices, case, file):
         self.slices, self.where = slices, {"case": case, "file": file}
-        sequence = slices[0].get("RadiopharmaceuticalInformationSequence") or [None]
-        self.places = [p for p in (slices[0], sequence[0]) if p is not None]
+        self.places = []
+        for dataset in slices:
+            self.places += [
+                dataset, *(dataset.get("RadiopharmaceuticalInformationSequence") or ())
+            ]  # fmt: skip
 
     def get(self, keyword):
-        """The first value found, or None where it is missing or empty."""
+        """The value found, or None where it is missing or empty everywhere.
+
+        Raises:
+            DataError: two places contradict each other.
+        """
+        values = [place.get(keyword) for place in self.places]
+        values = [value for value in values if value not in (None, "")]
+        for value in values[1:]:
+            if not _agree(values[0], value):
+                self.refuse(keyword, "the same value wherever it stands", value=values[0])
+        return values[0] if values else None
+
+    def nuclide(self):
+        """The nuclide that the series names, as a key of `_HALF_LIVES_S`; None where it does not.
+
+        From the code's meaning, such as "^18^Fluorine", "Fluorine F^18^" or "F-18".
+        """
         for place in self.places:
-            value = place.get(keyword)
-            if value not in (None, ""):
-                return value
+            for code in place.get("RadionuclideCodeSequence") or ():
+                meaning = str(code.get("CodeMeaning") or "").lower()
+                mass = re.search(r"\d+", meaning)
+                element = next((e for word, e in _ELEMENTS.items() if word in meaning), None)
+                if element is None and (short := re.match(r"\W*([a-z]{1,2})\W*\d", meaning)):
+                    element = short[1].capitalize()
+                name = f"{element}-{mass[0]}" if element and mass else None
+                if name in _HALF_LIVES_S:
+                    return name
         return None
 
     def text(self, keyword, default=""):
@@ -91,20 +154,22 @@ class _Attributes:
         value = self.get(keyword)
         return {value} if isinstance(value, str) else set(value or ())
 
-    def positive(self, keyword):
+    def positive(self, keyword, limits=(0.0, math.inf), unit=""):
         try:
             value = float(self.get(keyword) or 0)
         except (TypeError, ValueError):
             value = 0.0
         if not (value > 0 and math.isfinite(value)):
             self.refuse(keyword, "a number above 0")
+        if not limits[0] <= value <= limits[1]:
+            self.refuse(keyword, f"{limits[0]:g} to {limits[1]:g} {unit}")
         return value
 
-    def refuse(self, keyword, wanted, action=None):
+    def refuse(self, keyword, wanted, action=None, value=None):
         from pydicom.datadict import tag_for_keyword
 
         tag = tag_for_keyword(keyword)
-        value = self.get(keyword)
+        value = self.get(keyword) if value is None else value
         shown = str(value)[:80]
         if "DateTime" in keyword:
             shown = f"...{shown[8:]}"  # the day is the patient's own
@@ -117,12 +182,21 @@ class _Attributes:
         )
 
 
+def _agree(a, b):
+    """Whether two values of an attribute say the same."""
+    try:
+        first, second = float(a), float(b)
+    except (TypeError, ValueError):
+        return str(a).strip().upper() == str(b).strip().upper()
+    return abs(first - second) <= _AGREEMENT * max(abs(first), abs(second))
+
+
 def _from_suv(attributes, kind):
     """Factor from SUV of another normalisation to SUVbw: weight over what it normalises by."""
     if kind == "BW":
         return 1.0
-    weight = attributes.positive("PatientWeight")  # kg
-    height_cm = 100 * attributes.positive("PatientSize")
+    weight = attributes.positive("PatientWeight", _WEIGHT_KG, "kg")
+    height_cm = 100 * attributes.positive("PatientSize", _HEIGHT_M, "m")
     if kind == "BSA":  # cm2/ml: Du Bois and Du Bois 1916, in m2
         return 1000 * weight / (1e4 * 0.007184 * weight**0.425 * height_cm**0.725)
     sex = attributes.text("PatientSex")
@@ -210,9 +284,12 @@ def _since_injection(attributes, reference):
         if injection > reference:
             injection -= datetime.timedelta(days=1)
     elapsed = (reference - injection).total_seconds()
-    if not 0 <= elapsed < 86400:
+    # Of long-lived nuclides, known by date and time, the scan may be days later.
+    longest = max(86400.0, 10 * attributes.positive("RadionuclideHalfLife") if full else 0)
+    if not 0 <= elapsed < longest:
         attributes.refuse(
-            "RadiopharmaceuticalStartTime", f"at most a day before the scan, not {elapsed:.0f} s"
+            "RadiopharmaceuticalStartDateTime" if full else "RadiopharmaceuticalStartTime",
+            f"at most {longest / 86400:.3g} day(s) before the scan, not {elapsed:.0f} s",
         )
     return elapsed
 

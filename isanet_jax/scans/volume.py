@@ -121,6 +121,8 @@ def read_volume(path, *, case=None, dtype=np.float32, placed=True) -> Volume:
         affine[:3] *= _UNIT_MM[image.header.get_xyzt_units()[0]]
         if len(shape) in (3, 4) and min(shape) > 0 and np.isfinite(affine).all():
             check_grid(shape[:3], affine, where)
+            if placed:
+                _check_forms(image.header, shape, where)
         if len(shape) == 4 and shape[3] == 1:
             # Some converters write a trailing axis of one; it changes nothing.
             data = np.asarray(image.dataobj, dtype=dtype)[..., 0]
@@ -137,8 +139,6 @@ def read_volume(path, *, case=None, dtype=np.float32, placed=True) -> Volume:
             action="Copy or convert it again",
             **where,
         ) from error
-    if placed:
-        _check_forms(image.header, shape, where)
     if data is None:
         raise DataError(
             f"a {len(shape)}D image of shape {shape}",

@@ -1,8 +1,10 @@
+import copy
 import math
 
 import numpy as np
 import pytest
 from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
 
 from isanet_jax.errors import DataError
 from isanet_jax.scans.dicom import find_series, read_folder, read_image
@@ -99,11 +101,61 @@ def test_other_units():
         ({"Units": "GML", "SUVType": "X", "PatientSize": 1.8, "PatientSex": "M"}, "SUVType.*'X'"),
         ({"Units": "CM2ML", "PatientSize": 0.0}, r"PatientSize \(0010,1020\)"),
         ({"SeriesTime": "ten"}, "SeriesDate and SeriesTime cannot be read"),
+        # Minutes, grams, centimetres, kBq: each gives SUVs that look like some.
+        ({"RadionuclideHalfLife": 109.77}, r"RadionuclideHalfLife \(0018,1075\) is '109.77'.*F-18"),
+        ({"PatientWeight": 70000.0}, r"PatientWeight \(0010,1030\) is '70000.0'.*500 kg"),
+        ({"Units": "CM2ML", "PatientSize": 180.0}, r"PatientSize \(0010,1020\) is '180.0'"),
+        ({"RadionuclideTotalDose": 350000.0}, r"RadionuclideTotalDose \(0018,1074\) is '350000.0'"),
+        ({"RadionuclideTotalDose": 3.5e11}, r"RadionuclideTotalDose \(0018,1074\)"),
     ],
 )
 def test_what_gives_no_suv_is_refused_by_tag_and_value(changes, message):
     with pytest.raises(DataError, match=message):
         suv_factors([pet_dataset(**changes)], case="A")
+
+
+@pytest.mark.parametrize("meaning", ["^18^Fluorine", "Fluorine F^18^", "F-18", "18F"])
+def test_the_half_life_is_that_of_the_named_nuclide(meaning):
+    code = Dataset()
+    code.CodeMeaning = meaning
+    dataset = pet_dataset(RadionuclideHalfLife=1223.4)  # of C-11
+    suv_factors([dataset])
+    dataset.RadiopharmaceuticalInformationSequence[0].RadionuclideCodeSequence = [code]
+    if meaning == "18F":
+        code.CodeMeaning = "F 18"
+    with pytest.raises(DataError, match=r"\(0018,1075\) is '1223.4'.*6586.2 of F-18"):
+        suv_factors([dataset])
+
+
+def test_values_that_contradict_each_other_are_refused():
+    """In the series' slices, and in its places: which is right cannot be known."""
+    with pytest.raises(DataError, match="PatientWeight.*the same value wherever it stands"):
+        suv_factors([pet_dataset(), pet_dataset(PatientWeight=71.0)])
+    twice = pet_dataset()
+    item = copy.deepcopy(twice.RadiopharmaceuticalInformationSequence[0])
+    item.RadionuclideTotalDose = 3.4e8
+    twice.RadiopharmaceuticalInformationSequence.append(item)
+    with pytest.raises(DataError, match="RadionuclideTotalDose.*the same value wherever"):
+        suv_factors([twice])
+    item.RadionuclideTotalDose = 3.5e8 * (1 + 1e-5)  # another rounding
+    assert suv_factors([twice])[0] == pytest.approx(expected(3600), rel=1e-4)
+
+
+def test_a_dose_that_is_taken_as_mbq_is_said():
+    notes = []
+    suv_factors([pet_dataset(RadionuclideTotalDose=350)], notes=notes)
+    assert notes == ["RadionuclideTotalDose (0018,1074) was taken as MBq: it is below 1e5"]
+    suv_factors([pet_dataset()], notes=notes)
+    assert len(notes) == 1
+
+
+def test_a_scan_days_after_the_injection_of_a_long_lived_nuclide():
+    zirconium = {"RadionuclideHalfLife": 282276.0}
+    three_days = {"RadiopharmaceuticalStartDateTime": "20191230100000"}
+    found = factor(**zirconium, **three_days)
+    assert found == pytest.approx(70e3 / (3.5e8 * 2 ** (-3 * 86400 / 282276.0)))
+    with pytest.raises(DataError, match=r"\(0018,1078\).*at most 1 day"):
+        factor(**three_days)  # of F-18 nothing would be left
 
 
 def test_digital_reference_objects_read_their_suv():
