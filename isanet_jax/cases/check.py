@@ -62,7 +62,8 @@ def check(
 
 def _check_scan(scan, settings):
     """One scan's row; `hashes` of its voxels besides."""
-    row = {"case": scan.case, "patient": scan.patient, "errors": [], "warnings": [], "hashes": {}}
+    row = {"case": scan.case, "patient": scan.patient, "errors": [], "hashes": {}}
+    row["warnings"] = list(scan.warnings)
     volumes = {}
     for kind in ("ct", "pet"):
         try:

@@ -58,7 +58,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--ct", help="folder or zip of a DICOM CT series")
     command.add_argument("--pet", help="folder or zip of a DICOM PET series")
     command.add_argument("--rtstruct", help="RTSTRUCT or SEG; alone, its image is looked for near")
-    command.add_argument("--roi", help="name of its region, exactly (default: its only one)")
+    command.add_argument(
+        "--roi", action="append", help="name of its region, exactly (default: its only one)"
+    )
     command.add_argument("--output", required=True, help="folder of the NIfTI files")
     command = commands.add_parser("phantom", help="synthetic patients, no data needed")
     command.add_argument("--cases", type=int, default=24, help="default: %(default)s")
@@ -80,8 +82,17 @@ def _add_source(command, *, required=True):
     )
     command.add_argument(
         "--roi",
-        metavar="NAME[,NAME]",
-        help="of DICOM: the region's name, exactly; the first that a study has counts",
+        metavar="NAME",
+        action="append",
+        help="of DICOM: the region's name, exactly; may be given again, or be several names with "
+        "commas between: the first that a study has counts",
+    )
+    command.add_argument(
+        "--series",
+        metavar="UID",
+        action="append",
+        default=[],
+        help="of DICOM: the Series Instance UID to take where several would do; may be given again",
     )
     command.add_argument(
         "--keep-identity",
@@ -213,8 +224,9 @@ def _scans(args, layout, nifti):
 
     progress = partial(tqdm, unit="file", disable=None, file=sys.stderr)
     series, left = find_series(args.source, progress=progress)
-    regions = tuple(name for name in (args.roi or "").split(",") if name)
-    studies, failures, incomplete = find_studies(series, regions, keep_identity=args.keep_identity)
+    studies, failures, incomplete = find_studies(
+        series, _regions(args.roi), keep_identity=args.keep_identity, chosen=args.series
+    )
     for reason, count in left.items():
         print(f"left {count} files: {reason}")
     for text in incomplete:
@@ -237,6 +249,14 @@ def _scans(args, layout, nifti):
             wanted="both, in one study or one frame of reference",
         )
     return scans, failures
+
+
+def _regions(given):
+    """The names to look for, in their order: each as it was given, then its parts at commas."""
+    names = []
+    for text in given or ():
+        names += [text, *(part for part in text.split(",") if part and part != text)]
+    return tuple(dict.fromkeys(names))
 
 
 def _is_later_hecktor(layout, scans):
@@ -274,7 +294,7 @@ def _convert(args):
     if not (args.ct or args.pet or args.rtstruct):
         raise ConfigError("give --ct, --pet or --rtstruct, or several of them")
     lines = convert_files(
-        args.output, ct=args.ct, pet=args.pet, rtstruct=args.rtstruct, region=args.roi
+        args.output, ct=args.ct, pet=args.pet, rtstruct=args.rtstruct, regions=_regions(args.roi)
     )
     print("\n".join(lines))
 

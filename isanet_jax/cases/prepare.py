@@ -83,7 +83,7 @@ def image_channels(scan: Scan, ct: Volume, pet: Volume, settings: Settings):
     Raises:
         DataError: no overlap, or units that are not HU and SUV.
     """
-    warnings = check_images(scan, ct, pet)
+    warnings = [*scan.warnings, *check_images(scan, ct, pet)]
     box_mm = scan.box_mm
     if box_mm is None and settings.region == "head":
         box_mm, found = find_head(pet)

@@ -4,6 +4,7 @@ Series are put together by their attributes and references, never by file names.
 """
 
 import dataclasses
+import datetime
 import hashlib
 import json
 import re
@@ -31,6 +32,7 @@ class Study:
         structures: the chosen RTSTRUCT or SEG, and the name of the region.
         region: its name.
         left: series that were not chosen, as text with the reason.
+        notes: what to be warned of.
     """
 
     case: str
@@ -40,15 +42,17 @@ class Study:
     structures: Series
     region: str
     left: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
-def find_studies(series: list[Series], regions=(), *, keep_identity=False):
+def find_studies(series: list[Series], regions=(), *, keep_identity=False, chosen=()):
     """Chooses CT, PET and region of every study.
 
     Args:
         series: see `isanet_jax.scans.dicom.find_series`.
         regions: names to look for, the first that a study has counts; empty: its only one.
         keep_identity: IDs are the Patient IDs, also where these are not marked as de-identified.
+        chosen: Series Instance UIDs that are taken wherever they are among the possible ones.
 
     Returns:
         the studies; failures, case -> reason; and texts about what was left out as a whole.
@@ -73,30 +77,56 @@ def find_studies(series: list[Series], regions=(), *, keep_identity=False):
         for number, group in enumerate(complete, start=1):
             case = f"{name}_{number}" if len(complete) > 1 else name
             try:
-                studies.append(_choose(case, name, group, regions))
+                studies.append(_choose(case, name, group, regions, frozenset(chosen)))
             except DataError as error:
                 failures[case] = str(error)
     return studies, failures, left
 
 
 def _group(series):
-    """Series that share a study or a frame of reference, or that reference one another."""
-    groups = []
+    """The series of each study; what a study lacks is looked for in incomplete ones.
+
+    A structure set belongs to the images that it references. Studies without a CT or without a PET
+    are put together where they share a frame of reference; complete ones are never mixed, since
+    some anonymisers write one frame of reference into all studies of a patient.
+    """
+    studies, place = {}, {}
     for one in series:
-        keys = {("study", str(one.first.StudyInstanceUID)), ("series", one.uid)}
-        if one.frame:
-            keys.add(("frame", one.frame))
-        if one.kind in ("RTSTRUCT", "SEG"):
-            keys |= {("series", uid) for uid in referenced_series(one.first)}
-        keys = {(str(one.first.get("PatientID")), *key) for key in keys}
-        joined, others = [one], []
-        for members, known in groups:
-            if keys & known:
-                joined, keys = members + joined, keys | known
+        key = (str(one.first.get("PatientID")), str(one.first.StudyInstanceUID))
+        studies.setdefault(key, []).append(one)
+        if one.kind in ("CT", "PET"):
+            place[key[0], one.uid] = key
+    for key, members in list(studies.items()):
+        for one in [s for s in members if s.kind in ("RTSTRUCT", "SEG")]:
+            targets = {place.get((key[0], uid)) for uid in referenced_series(one.first)} - {None}
+            if targets and key not in targets:
+                members.remove(one)
+                studies[min(targets)].append(one)
+    groups = [(key[0], members) for key, members in studies.items() if members]
+    complete = [g for g in groups if _is_complete(g[1])]
+    joined = []
+    for patient, members in (g for g in groups if not _is_complete(g[1])):
+        frames = {s.frame for s in members} - {""}
+        if not any(s.kind in ("CT", "PET") for s in members):
+            fitting = [
+                g for g in complete if g[0] == patient and frames & {s.frame for s in g[1]}
+            ]
+            if len(fitting) == 1:
+                fitting[0][1].extend(members)
+                continue
+        apart = []
+        for other in joined:
+            if other[0] == patient and frames & {s.frame for s in other[1]}:
+                members = other[1] + members
+                frames |= {s.frame for s in other[1]} - {""}
             else:
-                others.append((members, known))
-        groups = [*others, (joined, keys)]
-    return [members for members, _ in groups]
+                apart.append(other)
+        joined = [*apart, (patient, members)]
+    return [members for _, members in complete + joined]
+
+
+def _is_complete(members):
+    return {"CT", "PET"} <= {s.kind for s in members}
 
 
 def _identity(patient, groups, keep_identity):
@@ -111,57 +141,141 @@ def _identity(patient, groups, keep_identity):
     return f"anon_{hashlib.sha256(secret.encode()).hexdigest()[:10]}"
 
 
-def _choose(case, patient, group, regions):
+def _choose(case, patient, group, regions, chosen):
     """The pair and region of one study.
 
     Raises:
-        DataError: no region, or several and none asked for.
+        DataError: no region, or several and none asked for; several series of which nothing says
+            which one is meant.
     """
-    chosen, region = _structures(case, group, regions)
-    referenced = referenced_series(chosen.first)
+    structures, region, notes = _structures(case, group, regions, chosen)
+    referenced = referenced_series(structures.first)
+    pets = [s for s in group if s.kind == "PET"]
+    cts = [s for s in group if s.kind == "CT"]
+    starts = [_start(s) for s in cts if _start(s)]
 
-    def rank(one):
-        number = int(one.first.get("SeriesNumber") or 0)
-        return (one.uid not in referenced, -len(one.files), number, one.uid)
+    def from_ct(one):
+        """Quarters of an hour between a PET and the CT: a delayed one is a scan of its own."""
+        start = _start(one)
+        return min((abs((start - s).total_seconds()) // 900 for s in starts), default=0) if (
+            start
+        ) else 0
 
-    pets = sorted((s for s in group if s.kind == "PET"), key=rank)
+    def is_derived(one):
+        return "DERIVED" in {str(word).upper() for word in one.first.get("ImageType") or ()}
+
     corrected = [s for s in pets if "ATTN" in (s.first.get("CorrectedImage") or ())]
-    pet = (corrected or pets)[0]
-    cts = sorted(
-        (s for s in group if s.kind == "CT"), key=lambda s: (s.frame != pet.frame, rank(s))
+    pet = _decide(
+        "PET",
+        corrected or pets,
+        [
+            lambda s: s.uid not in referenced,
+            is_derived,
+            lambda s: s.frame not in {c.frame for c in cts},
+            from_ct,
+            lambda s: -len(s.files),
+        ],
+        case,
+        chosen,
     )
-    ct = cts[0]
+    ct = _decide(
+        "CT",
+        cts,
+        [
+            lambda s: s.frame != pet.frame,
+            lambda s: s.uid not in referenced,
+            is_derived,
+            lambda s: -len(s.files),
+        ],
+        case,
+        chosen,
+    )
     left = []
     for one in group:
-        if not any(one is c for c in (ct, pet, chosen)):
+        if not any(one is c for c in (ct, pet, structures)):
             reasons = {"PET": "another PET", "CT": "another CT"}
             if one.kind == "PET" and corrected and one not in corrected:
                 reasons["PET"] = "no attenuation correction"
             left.append(f"{one.describe()}: {reasons.get(one.kind, 'not needed')}")
     if ct.frame != pet.frame:
-        left.append("CT and PET have different frames of reference: are they registered?")
-    return Study(case, patient, ct, pet, chosen, region, tuple(left))
+        notes.append("CT and PET have different frames of reference: are they registered?")
+    return Study(case, patient, ct, pet, structures, region, tuple(left), tuple(notes))
 
 
-def _structures(case, group, regions):
-    """(the RTSTRUCT or SEG, its region): on the CT where there are several."""
+def _decide(what, candidates, criteria, case, chosen):
+    """The one candidate that the criteria leave, each taking those of its smallest value.
+
+    Raises:
+        DataError: they leave several.
+    """
+    asked = [one for one in candidates if one.uid in chosen]
+    left = asked or candidates
+    for criterion in criteria:
+        values = [criterion(one) for one in left]
+        left = [one for one, value in zip(left, values, strict=True) if value == min(values)]
+    if len(left) > 1:
+        listed = "; ".join(f"{one.describe()}, UID {one.uid}" for one in left)
+        raise DataError(
+            f"{len(left)} {what} would do: {listed}",
+            case=case,
+            wanted="one, or what says which one is meant (references, type, frame, times, approval)",
+            action="Choose with --series UID",
+        )
+    return left[0]
+
+
+def _start(one):
+    """When a series was acquired, or None."""
+    day = one.first.get("AcquisitionDate") or one.first.get("SeriesDate")
+    clock = one.first.get("AcquisitionTime") or one.first.get("SeriesTime")
+    try:
+        text = f"{day}{str(clock).split('.')[0]}"
+        return datetime.datetime.strptime(text[:14].ljust(14, "0"), "%Y%m%d%H%M%S")
+    except ValueError:
+        return None
+
+
+def _structures(case, group, regions, chosen=frozenset()):
+    """(the RTSTRUCT or SEG, its region, notes): on the CT where there are several.
+
+    A structure set that is approved goes before one that is not, and of two the newer one.
+    """
     kinds = {s.uid: s.kind for s in group}
     sets = [s for s in group if s.kind in ("RTSTRUCT", "SEG")]
 
     def on_ct(one):
         on = {kinds.get(uid) for uid in referenced_series(one.first)}
-        return (0 if "CT" in on else 1 if "PET" in on else 2, one.uid)
+        return 0 if "CT" in on else 1 if "PET" in on else 2
 
-    sets.sort(key=on_ct)
+    def approval(one):
+        status = str(one.first.get("ApprovalStatus") or "").upper()
+        return {"APPROVED": 0, "REJECTED": 2}.get(status, 1)
+
+    def age(one):
+        day = one.first.get("StructureSetDate") or one.first.get("SeriesDate") or "0"
+        clock = one.first.get("StructureSetTime") or one.first.get("SeriesTime") or "0"
+        digits = re.sub(r"\D", "", f"{day}{str(clock).split('.')[0]:0<6}")
+        return -int(digits or 0)
+
+    criteria = [on_ct, lambda s: s.kind == "RTSTRUCT", approval, age]
     for name in regions:
-        for one in sets:
-            if name in region_names(one.first):
-                return one, name
+        having = [one for one in sets if name in region_names(one.first)]
+        if having:
+            best = _decide(f"structure sets with {name!r}", having, criteria, case, chosen)
+            notes = []
+            same = [s for s in having if s is not best and on_ct(s) == on_ct(best)]
+            if same:
+                notes.append(
+                    f"{len(same)} other structure set(s) with {name!r} are older or not approved"
+                )
+            return best, name, notes
     names = sorted({name for one in sets for name in region_names(one.first)})
-    if not regions:
-        for one in sets:
-            if len(region_names(one.first)) == 1:
-                return one, region_names(one.first)[0]
+    if not regions and sets:
+        nearest = min(map(on_ct, sets))
+        first = [one for one in sets if on_ct(one) == nearest]
+        own = {name for one in first for name in region_names(one.first)}
+        if len(own) == 1:
+            return _structures(case, first, tuple(own), chosen)
     raise DataError(
         f"regions {', '.join(names)}" if names else "no RTSTRUCT or SEG",
         case=case,
@@ -190,14 +304,23 @@ def convert_study(study: Study, folder: Path) -> tuple[Scan, list[str]]:
     path = place / _RECORD
     if path.exists() and all(p.exists() for p in paths.values()):
         try:
-            if json.loads(path.read_text(encoding="utf-8")) == record:
-                return scan, ["kept"]
-        except ValueError:
+            made = json.loads(path.read_text(encoding="utf-8"))
+            if made.items() >= record.items():
+                warnings = tuple(map(str, made.get("warnings", ())))
+                return dataclasses.replace(scan, warnings=warnings), ["kept"]
+        except (ValueError, AttributeError):
             pass  # half written by an older program: made anew
-    ct, _ = read_image(study.ct, case=study.case)
-    pet, _ = read_image(study.pet, case=study.case)
+    warnings = list(study.notes)
+    ct, _ = read_image(study.ct, case=study.case, notes=warnings)
+    pet, _ = read_image(study.pet, case=study.case, notes=warnings)
     images = [study.ct, study.pet]
-    mask, drawn_on = read_region(study.structures, study.region, images, case=study.case)
+    mask, drawn_on = read_region(
+        study.structures, study.region, images, case=study.case, notes=warnings
+    )
+    warnings += study.structures.warnings
+    scan, record = dataclasses.replace(scan, warnings=tuple(warnings)), record | {
+        "warnings": warnings
+    }
     write_image(paths[CT_NAME], ct)
     write_image(paths[PET_NAME], pet)
     write_image(paths[MASK_NAME], mask)
@@ -207,6 +330,7 @@ def convert_study(study: Study, folder: Path) -> tuple[Scan, list[str]]:
     return scan, [
         f"{study.ct.describe()}, {study.pet.describe()}, {study.region!r} drawn on {on}",
         *(f"left {text}" for text in study.left),
+        *(f"warning: {text}" for text in warnings),
     ]
 
 
@@ -231,7 +355,7 @@ def _fingerprint(study):
     return digest.hexdigest()
 
 
-def convert_files(output, *, ct=None, pet=None, rtstruct=None, region=None) -> list[str]:
+def convert_files(output, *, ct=None, pet=None, rtstruct=None, regions=()) -> list[str]:
     """Converts single series: `prepare.py convert`.
 
     Args:
@@ -239,7 +363,7 @@ def convert_files(output, *, ct=None, pet=None, rtstruct=None, region=None) -> l
         ct, pet: folder or archive of one series each, or None.
         rtstruct: RTSTRUCT or SEG, or None; without `ct` and `pet` its image is looked for in the
             folders around it.
-        region: name in it; None: its only one.
+        regions: names in it, the first that it has counts; empty: its only one.
 
     Returns:
         what to say.
@@ -253,11 +377,13 @@ def convert_files(output, *, ct=None, pet=None, rtstruct=None, region=None) -> l
             continue
         series = one_series(source, kind)
         images.append(series)
-        volume, _ = read_image(series)
+        notes = []
+        volume, _ = read_image(series, notes=notes)
         write_image(output / name, volume)
         low, high = volume.data.min(), volume.data.max()
         unit = "HU" if kind == "CT" else "SUV"
         lines.append(f"{output / name}: {volume.data.shape}, {low:.2f} to {high:.2f} {unit}")
+        lines += [f"warning: {text}" for text in notes]
     if rtstruct is None:
         return lines
     sets = [s for s in find_series(rtstruct)[0] if s.kind in ("RTSTRUCT", "SEG")]
@@ -265,13 +391,15 @@ def convert_files(output, *, ct=None, pet=None, rtstruct=None, region=None) -> l
         raise DataError(f"{len(sets)} RTSTRUCT or SEG", file=rtstruct, wanted="one file")
     if not images:
         images = _images_around(Path(rtstruct), sets[0])
-    _, name = _structures(None, sets, (region,) if region else ())
-    mask, drawn_on = read_region(sets[0], name, images)
+    _, name, _ = _structures(None, sets, regions)
+    notes = list(sets[0].warnings)
+    mask, drawn_on = read_region(sets[0], name, images, notes=notes)
     path = output / MASK_NAME
     write_image(path, mask)
     ml = mask.data.sum() * abs(np.linalg.det(mask.affine[:3, :3])) / 1000
     on = f"the {drawn_on.kind}'s grid" if drawn_on else "its own grid"
     lines.append(f"{path}: {name!r}, {mask.data.sum()} voxels, {ml:.2f} ml, on {on}")
+    lines += [f"warning: {text}" for text in notes]
     return lines
 
 

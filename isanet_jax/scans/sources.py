@@ -38,6 +38,7 @@ class Scan:
         centre: hospital, or "" where unknown.
         box_mm: (2, 3) lower and upper corner of the region of interest, RAS+ mm, or None.
         fold: fold prescribed by the source, or None.
+        warnings: of the source, as text.
     """
 
     case: str
@@ -48,6 +49,7 @@ class Scan:
     centre: str = ""
     box_mm: np.ndarray | None = None
     fold: int | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def visible(paths) -> list[Path]:

@@ -1,8 +1,11 @@
 """Regions of interest: DICOM RTSTRUCT and SEG read as masks."""
 
+from collections import defaultdict
+from typing import NamedTuple
+
 import numpy as np
 import pydicom
-from skimage.draw import polygon
+from skimage.measure import grid_points_in_poly
 
 from isanet_jax.errors import DataError
 from isanet_jax.scans.dicom import LPS_TO_RAS, Series, read_grid, refuse_damage
@@ -10,6 +13,7 @@ from isanet_jax.scans.volume import Volume
 
 _OFF_PLANE = 0.25  # of the slice distance
 _OFF_VOXEL = 0.02  # of a voxel
+_THICKER = 1.5  # slices between contours from which they were drawn on other slices
 
 
 def region_names(structures: pydicom.Dataset) -> list[str]:
@@ -30,7 +34,12 @@ def referenced_series(structures: pydicom.Dataset) -> set[str]:
 
 
 def read_region(
-    structures: Series, name: str, images: list[Series], *, case=None
+    structures: Series,
+    name: str,
+    images: list[Series],
+    *,
+    case=None,
+    notes: list | None = None,
 ) -> tuple[Volume, Series | None]:
     """One region as a mask, on the grid that it was drawn on.
 
@@ -38,6 +47,8 @@ def read_region(
         structures: an RTSTRUCT or SEG series.
         name: of the region, exactly: a name within another one is another region.
         images: the series that it may have been drawn on, best first.
+        case: to name in errors.
+        notes: gets what to be warned of.
 
     Returns:
         bool mask, and the series whose grid it has; None for a SEG, which brings its own, where
@@ -67,6 +78,8 @@ def read_region(
             raise DataError(f"the region {name!r} has no closed planar contours", **where)
         series = _drawn_on(dataset, structures, images, where)
         shape, affine = read_grid(series, case=case)
+        is_referenced = series.uid in referenced_series(dataset)
+        _check_planes(contours, affine, is_referenced, notes, where)
         return Volume(rasterise(contours, shape, affine, **where), affine), series
 
 
@@ -88,24 +101,71 @@ def _drawn_on(dataset, structures, images, where):
     )
 
 
+class Contour(NamedTuple):
+    """A closed contour of an RTSTRUCT.
+
+    Attributes:
+        points: (n, 3), LPS mm.
+        is_exclusive: of type CLOSEDPLANAR_XOR, else CLOSED_PLANAR.
+    """
+
+    points: np.ndarray
+    is_exclusive: bool = False
+
+
 def _contours(dataset, name):
-    """[(n, 3) points, LPS mm] of a region's closed contours."""
+    """The closed contours of a region."""
     number = next(r.ROINumber for r in dataset.StructureSetROISequence if r.get("ROIName") == name)
     contours = []
     for region in dataset.get("ROIContourSequence") or ():
         if region.ReferencedROINumber != number:
             continue
         for contour in region.get("ContourSequence") or ():
-            if contour.get("ContourGeometricType") in ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR"):
-                contours.append(np.array(contour.ContourData, float).reshape(-1, 3))
+            kind = contour.get("ContourGeometricType")
+            if kind in ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR"):
+                points = np.array(contour.ContourData, float).reshape(-1, 3)
+                contours.append(Contour(points, kind == "CLOSEDPLANAR_XOR"))
     return contours
 
 
+def _check_planes(contours, affine, is_referenced, notes, where):
+    """Refuses contours that were drawn on slices further apart than the image's.
+
+    Where the contours' own series is not there, one of the same frame of reference takes its
+    place; with thinner slices every second one would stay empty.
+    """
+    to_voxel = np.linalg.inv(LPS_TO_RAS @ affine)
+    planes = [float((c.points.mean(0) @ to_voxel[:3, :3].T + to_voxel[:3, 3])[2]) for c in contours]
+    gaps = np.diff(np.unique(np.round(planes, 1)))
+    if not len(gaps) or not np.isfinite(gaps).all() or np.median(gaps) < _THICKER:
+        return
+    slice_mm = np.linalg.norm(affine[:3, 2])
+    text = (
+        f"its contours are {np.median(gaps) * slice_mm:.2f} mm apart and the image's slices "
+        f"{slice_mm:.2f} mm"
+    )
+    if not is_referenced:
+        raise DataError(
+            f"{text}: they were drawn on another series, which is not here",
+            wanted="the image that it references",
+            action="Add that series to the folder",
+            **where,
+        )
+    if notes is not None:
+        notes.append(f"{text}: the slices between its contours have none")
+
+
 def rasterise(contours, shape, affine, *, case=None, file=None) -> np.ndarray:
-    """Contours as a mask: voxels whose centre lies inside; contours of a slice are combined by XOR.
+    """Contours as a mask: voxels whose centre lies inside, or on the edge.
+
+    How the contours of a slice are combined:
+    - CLOSEDPLANAR_XOR: each changes what the others say, as DICOM PS3.3 C.8.8.6.3 has it.
+    - CLOSED_PLANAR: one within another is a hole, and one within that an island, as programs write
+      them that know no other way; apart or partly over each other, they are united; one that is
+      listed twice counts once.
 
     Args:
-        contours: (n, 3) points each, LPS mm, in planes of the image's slices.
+        contours: `Contour`s in planes of the image's slices.
         shape, affine: the image's grid, (column, row, slice), to RAS+ mm.
 
     Returns:
@@ -115,10 +175,10 @@ def rasterise(contours, shape, affine, *, case=None, file=None) -> np.ndarray:
         DataError: contours between slices, outside the image, or not in one plane.
     """
     to_voxel = np.linalg.inv(LPS_TO_RAS @ affine)
-    mask = np.zeros(shape, bool)
+    of_plane = defaultdict(list)
     outside = 0
-    for points in contours:
-        voxels = points @ to_voxel[:3, :3].T + to_voxel[:3, 3]
+    for contour in contours:
+        voxels = contour.points @ to_voxel[:3, :3].T + to_voxel[:3, 3]
         plane = round(float(voxels[:, 2].mean())) if np.isfinite(voxels).all() else -1
         off = np.abs(voxels[:, 2] - plane).max()
         if not off <= _OFF_PLANE:
@@ -128,11 +188,10 @@ def rasterise(contours, shape, affine, *, case=None, file=None) -> np.ndarray:
                 case=case,
                 file=file,
             )
-        if not 0 <= plane < mask.shape[2]:
+        if not 0 <= plane < shape[2]:
             outside += 1
             continue
-        inside = polygon(voxels[:, 0], voxels[:, 1], mask.shape[:2])
-        mask[(*inside, plane)] ^= True
+        of_plane[plane].append((_filled(voxels[:, :2], shape[:2]), contour.is_exclusive))
     if outside:
         raise DataError(
             f"{outside} of {len(contours)} contours lie outside the image's slices",
@@ -140,6 +199,36 @@ def rasterise(contours, shape, affine, *, case=None, file=None) -> np.ndarray:
             case=case,
             file=file,
         )
+    mask = np.zeros(shape, bool)
+    for plane, drawn in of_plane.items():
+        mask[:, :, plane] = _united([part for part, is_exclusive in drawn if not is_exclusive])
+        for part, is_exclusive in drawn:
+            if is_exclusive:
+                mask[:, :, plane] ^= part
+    return mask
+
+
+def _filled(points, shape):
+    """Voxels of a slice whose centre lies in a polygon (n, 2), voxels, or on its edge."""
+    low = np.clip(np.floor(points.min(0)).astype(int), 0, shape)
+    high = np.clip(np.ceil(points.max(0)).astype(int) + 1, low, shape)
+    filled = np.zeros(shape, bool)
+    if (high > low).all():
+        box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+        filled[box] = grid_points_in_poly(high - low, points - low, binarize=False) > 0
+    return filled
+
+
+def _united(parts):
+    """Closed planar contours of one slice as a mask, see `rasterise`; False where there is none."""
+    distinct = []
+    for part in sorted(parts, key=np.count_nonzero, reverse=True):
+        if not any(np.array_equal(part, other) for other in distinct):
+            distinct.append(part)
+    mask = np.zeros(distinct[0].shape, bool) if distinct else False
+    for index, part in enumerate(distinct):
+        depth = sum(not (part & ~other).any() for other in distinct[:index])
+        mask = mask & ~part if depth % 2 else mask | part
     return mask
 
 
