@@ -236,13 +236,14 @@ def _rounded(row):
 
 
 class _Images(NamedTuple):
-    """A case as read: its scan, the paths to write, CT and PET, the CT's DICOM slices if any."""
+    """A case as read: its scan, paths to write, CT and PET, the CT's DICOM slices, warnings."""
 
     scan: Scan
     paths: dict[str, Path]
     ct: Volume
     pet: Volume
     slices: list | None
+    warnings: list[str]
 
 
 def _predict_group(predictor, jobs, args, table):
@@ -273,8 +274,9 @@ def _predict_group(predictor, jobs, args, table):
 
 
 def _read_images(scan, paths):
-    ct, slices = _read(scan.ct, "CT", scan.case)
-    pet, _ = _read(scan.pet, "PET", scan.case)
+    told = []
+    ct, slices = _read(scan.ct, "CT", scan.case, told)
+    pet, _ = _read(scan.pet, "PET", scan.case, told)
     if slices is None and not {"dicom-seg", "rtstruct"}.isdisjoint(paths):
         raise DataError(
             "--format asks for DICOM and the CT is NIfTI",
@@ -283,7 +285,7 @@ def _read_images(scan, paths):
             wanted="a DICOM CT, which the output references",
             action="Give the CT's DICOM folder, or --format nifti",
         )
-    return _Images(scan, paths, ct, pet, slices)
+    return _Images(scan, paths, ct, pet, slices, told)
 
 
 def _write_case(predictor, images, probability, warnings, keep_identity, table):
@@ -292,13 +294,13 @@ def _write_case(predictor, images, probability, warnings, keep_identity, table):
     from isanet_jax.prediction.lesions import lesions
     from isanet_jax.prediction.predictor import THRESHOLD, entropy
 
-    scan, paths, ct, pet, slices = images
+    scan, paths, ct, pet, slices, told = images
     hints = [f"hint: {text}" for text in differences(ct, pet, predictor.seen)]
     mask = probability.data >= THRESHOLD
     data = {"probability": probability.data, "nifti": mask.astype(np.uint8)}
     if "uncertainty" in paths:
         data["uncertainty"] = entropy(probability.data)
-    notes = [*warnings, *hints]
+    notes = [*(f"warning: {text}" for text in told), *warnings, *hints]
     rows = lesions(Volume(mask, probability.affine), pet)
     with contextlib.ExitStack() as stack:
         # Under other names first. Then the table gets its rows, and then, in the opposite order,
@@ -328,12 +330,12 @@ def _nifti_suffix(path):
     return next((suffix for suffix in NIFTI_SUFFIXES if path.name.endswith(suffix)), "")
 
 
-def _read(path, kind, case):
-    """A volume, and its DICOM slices where it comes from DICOM."""
+def _read(path, kind, case, notes):
+    """A volume, and its DICOM slices where it comes from DICOM; adds what to be warned of."""
     if is_dicom(path):
         from isanet_jax.scans.dicom import read_folder  # pydicom, only where it is needed
 
-        return read_folder(path, kind, case=case)
+        return read_folder(path, kind, case=case, notes=notes)
     return read_volume(path, case=case), None
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import datetime
+import re
 from pathlib import Path
 
 import highdicom
@@ -12,7 +13,7 @@ from highdicom.sr.coding import CodedConcept
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
-from skimage.measure import find_contours
+from skimage.measure import find_contours, points_in_poly
 
 import isanet_jax
 from isanet_jax.scans.dicom import LPS_TO_RAS
@@ -22,6 +23,13 @@ REGION = "Neoplasm"
 _MAKER, _MODEL = "isanet_jax", "ISA-Net"
 _IDENTITY = ("PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID")
 _DATES = ("StudyDate", "StudyTime", "ReferringPhysicianName")
+_TIME = r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d+)?)?)?"
+# Of a slice, what places it and refers to it.
+_GEOMETRY = (
+    *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality"),
+    *("FrameOfReferenceUID", "SeriesNumber", "InstanceNumber", "Rows", "Columns", "PixelSpacing"),
+    *("ImageOrientationPatient", "ImagePositionPatient", "SliceThickness"),
+)
 _CATEGORY = CodedConcept("49755003", "SCT", "Morphologically Abnormal Structure")
 _TYPE = CodedConcept("108369006", "SCT", "Neoplasm")
 
@@ -53,7 +61,7 @@ def write_segmentation(path, mask: np.ndarray, slices, *, keep_identity=False) -
         algorithm_identification=algorithm,
     )
     dataset = highdicom.seg.Segmentation(
-        source_images=[_shown(s, keep_identity) for s in slices],
+        source_images=_shown(slices, keep_identity),
         pixel_array=np.ascontiguousarray(mask.transpose(2, 1, 0), np.uint8),
         segmentation_type=SegmentationTypeValues.BINARY,
         segment_descriptions=[description],
@@ -75,9 +83,10 @@ def write_segmentation(path, mask: np.ndarray, slices, *, keep_identity=False) -
 def write_structures(path, mask: np.ndarray, affine, slices, *, keep_identity=False) -> None:
     """Writes a mask as RTSTRUCT: closed contours on the CT's slices, halfway between voxels.
 
-    Rasterised by voxel centres and combined by XOR (`isanet_jax.scans.structures.rasterise`), the
-    contours give the same mask: each passes between the centres inside and those outside, and a
-    hole is a contour of its own.
+    Rasterised by voxel centres (`isanet_jax.scans.structures.rasterise`), the contours give the
+    same mask: each passes between the centres inside and those outside. A hole is joined to the
+    contour around it by a channel of no width (DICOM PS3.3 C.8.8.6.3, "keyhole"), so that readers
+    that unite contours keep it.
 
     Args:
         path: of the file.
@@ -89,14 +98,14 @@ def write_structures(path, mask: np.ndarray, affine, slices, *, keep_identity=Fa
     Raises:
         DataError: the file cannot be written.
     """
-    first = _shown(slices[0], keep_identity)
+    first = _shown(slices, keep_identity)[0]
     dataset = _structure_set(first)
     to_patient = LPS_TO_RAS @ affine
     contours = []
     for index in np.flatnonzero(mask.any((0, 1))):
         image = _reference(slices[index])
-        for line in find_contours(np.pad(mask[:, :, index], 1).astype(np.uint8), 0.5):
-            points = np.concatenate([line[:-1] - 1, np.full((len(line) - 1, 1), index)], 1)
+        for line in outlines(mask[:, :, index]):
+            points = np.concatenate([line, np.full((len(line), 1), index)], 1)
             contour = Dataset()
             contour.ContourImageSequence = Sequence([image])
             contour.ContourGeometricType = "CLOSED_PLANAR"
@@ -107,25 +116,105 @@ def write_structures(path, mask: np.ndarray, affine, slices, *, keep_identity=Fa
     region = Dataset()
     region.ReferencedROINumber = 1
     region.ROIDisplayColor = [255, 0, 0]
-    region.ContourSequence = Sequence(contours)
+    if contours:  # a sequence without items is none
+        region.ContourSequence = Sequence(contours)
     dataset.ROIContourSequence = Sequence([region])
     dataset.ReferencedFrameOfReferenceSequence = Sequence([_frame(first, slices)])
     _save(path, dataset)
 
 
-def _shown(dataset, keep_identity):
-    """A slice's dataset with what outputs may carry of the patient."""
-    dataset = copy.deepcopy(dataset)
-    for name in (*_IDENTITY, *_DATES, "PatientID"):
-        if name not in dataset:
-            setattr(dataset, name, "")  # type 2: present, may be empty
-    if keep_identity:
-        return dataset
-    for name in (*_IDENTITY, *_DATES):
-        setattr(dataset, name, "")
-    if str(dataset.get("PatientIdentityRemoved") or "").upper() != "YES":
-        dataset.PatientID = ""
-    return dataset
+def outlines(mask: np.ndarray) -> list[np.ndarray]:
+    """The contours of a slice's mask, halfway between voxel centres, holes joined by keyholes.
+
+    Args:
+        mask: (column, row) bool.
+
+    Returns:
+        (n, 2) voxels each, not closed.
+    """
+    lines = [line[:-1] - 1 for line in find_contours(np.pad(mask, 1).astype(np.uint8), 0.5)]
+    outer = [line for line in lines if _area(line) < 0]
+    holes = [line for line in lines if _area(line) > 0]
+    # From the right: what lies in the way of a hole's channel is joined before it.
+    for hole in sorted(holes, key=lambda line: -line[:, 0].max()):
+        around = [i for i, line in enumerate(outer) if _is_within(hole, line)]
+        index = min(around, key=lambda i: abs(_area(outer[i])))
+        outer[index] = _keyhole(outer[index], hole)
+    return outer
+
+
+def _area(line):
+    """Signed area of a polygon (n, 2): `find_contours` turns one way around holes."""
+    x, y = line.T
+    return 0.5 * float(np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y))
+
+
+def _is_within(hole, line):
+    return bool(points_in_poly(hole[:1], line)[0])
+
+
+def _keyhole(line, hole):
+    """One polygon of an outer one and a hole in it, by a channel along the first axis.
+
+    It begins in the middle of an edge of the hole, so that it passes no voxel centre.
+    """
+    last = int(hole[:, 0].argmax())
+    start = (hole[last] + hole[(last + 1) % len(hole)]) / 2
+    a, b = line, np.roll(line, -1, axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        along = (start[1] - a[:, 1]) / (b[:, 1] - a[:, 1])
+        x = a[:, 0] + along * (b[:, 0] - a[:, 0])
+    crossed = ((a[:, 1] <= start[1]) != (b[:, 1] <= start[1])) & (x > start[0])
+    edge = int(np.where(crossed, x, np.inf).argmin())
+    end = np.array([x[edge], start[1]])
+    turned = np.roll(hole, -(last + 1), axis=0)
+    return np.concatenate([line[: edge + 1], [end, start], turned, [start, end], line[edge + 1 :]])
+
+
+def _shown(slices, keep_identity):
+    """The slices' datasets with what outputs may carry, and nothing else.
+
+    An allow list: whatever a scanner or an archive wrote besides stays out. What is kept of the
+    patient and is no valid value of its attribute (a birth date of a year alone) stays empty.
+    """
+    positions = np.array([s.ImagePositionPatient for s in slices], float)
+    steps = np.linalg.norm(np.diff(positions, axis=0), axis=1)
+    shown = []
+    for dataset in slices:
+        out = Dataset()
+        out.SpecificCharacterSet = "ISO_IR 192"
+        for name in _GEOMETRY:
+            if dataset.get(name) not in (None, ""):
+                setattr(out, name, copy.deepcopy(dataset[name].value))
+        if "SliceThickness" not in out and len(steps):
+            out.SliceThickness = f"{np.median(steps):.6g}"
+        if "FrameOfReferenceUID" not in out:
+            # Of the series: the same for all its outputs.
+            series = str(dataset.SeriesInstanceUID)
+            out.FrameOfReferenceUID = generate_uid(entropy_srcs=[series, "frame of reference"])
+        for name in (*_IDENTITY, *_DATES, "PatientID"):  # type 2: present, may be empty
+            setattr(out, name, _valid(name, dataset.get(name)) if keep_identity else "")
+        if str(dataset.get("PatientIdentityRemoved") or "").upper() == "YES":
+            out.PatientIdentityRemoved = "YES"
+            out.DeidentificationMethod = "Of the images; see there"
+            out.PatientID = _valid("PatientID", dataset.get("PatientID"))
+        shown.append(out)
+    return shown
+
+
+def _valid(name, value):
+    """The value as text, or "" where it is none that its attribute may have."""
+    text = str(value or "")
+    if name.endswith("Date"):
+        try:
+            datetime.datetime.strptime(text, "%Y%m%d")
+        except ValueError:
+            return ""
+    if name.endswith("Time") and not re.fullmatch(_TIME, text):
+        return ""
+    if name == "PatientSex" and text not in ("M", "F", "O"):
+        return ""
+    return text[:64]
 
 
 def _series_number(slices):
@@ -145,9 +234,11 @@ def _structure_set(first):
     dataset.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
     for name in (*_IDENTITY, *_DATES, "PatientID", "StudyInstanceUID", "FrameOfReferenceUID"):
         setattr(dataset, name, first.get(name, ""))
-    dataset.SpecificCharacterSet = first.get("SpecificCharacterSet") or "ISO_IR 192"
-    if first.get("PatientIdentityRemoved"):
-        dataset.PatientIdentityRemoved = first.PatientIdentityRemoved
+    dataset.PositionReferenceIndicator = ""
+    dataset.SpecificCharacterSet = first.SpecificCharacterSet
+    for name in ("PatientIdentityRemoved", "DeidentificationMethod"):
+        if name in first:
+            setattr(dataset, name, first.get(name))
     dataset.Modality = "RTSTRUCT"
     dataset.SeriesInstanceUID = generate_uid(None)
     dataset.SeriesNumber = _series_number([first]) + 1

@@ -18,6 +18,8 @@ from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     EnhancedCTImageStorage,
     EnhancedPETImageStorage,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
     LegacyConvertedEnhancedCTImageStorage,
     LegacyConvertedEnhancedPETImageStorage,
     PositronEmissionTomographyImageStorage,
@@ -34,12 +36,14 @@ from isanet_jax.scans.volume import Volume, check_grid
 # is checked here.
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 
+LabelMapSegmentationStorage = pydicom.uid.UID("1.2.840.10008.5.1.4.1.1.66.7")  # not in pydicom 3
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _KINDS = {
     CTImageStorage: "CT",
     PositronEmissionTomographyImageStorage: "PET",
     RTStructureSetStorage: "RTSTRUCT",
     SegmentationStorage: "SEG",
+    LabelMapSegmentationStorage: "SEG",
 }
 # Of several frames in one instance: named, so that the advice can be given.
 _MULTI_FRAME = {
@@ -115,7 +119,13 @@ def _read_dataset(file, pixels):
     # Some planning systems write no preamble and no meta header.
     is_bare = file.read(2) in _FIRST_GROUPS
     file.seek(0)
-    return pydicom.dcmread(file, stop_before_pixels=not pixels, force=is_bare)
+    dataset = pydicom.dcmread(file, stop_before_pixels=not pixels, force=is_bare)
+    if is_bare and "TransferSyntaxUID" not in dataset.file_meta:
+        is_implicit, _ = dataset.original_encoding
+        dataset.file_meta.TransferSyntaxUID = (
+            ImplicitVRLittleEndian if is_implicit else ExplicitVRLittleEndian
+        )
+    return dataset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -300,7 +310,7 @@ def _convert(dataset):
     for name in _CHOOSING:
         dataset.get(name)
     int(dataset.get("SeriesNumber") or 0)
-    if dataset.SOPClassUID in (RTStructureSetStorage, SegmentationStorage):
+    if _KINDS.get(dataset.SOPClassUID) in ("RTSTRUCT", "SEG"):
         for _ in dataset.iterall():
             pass
 

@@ -15,7 +15,12 @@ import numpy as np
 from isanet_jax.errors import DataError
 from isanet_jax.scans.dicom import Series, find_series, one_series, read_image
 from isanet_jax.scans.sources import Scan
-from isanet_jax.scans.structures import read_region, referenced_series, region_names
+from isanet_jax.scans.structures import (
+    find_region,
+    read_region,
+    referenced_series,
+    region_names,
+)
 from isanet_jax.scans.volume import Volume, replace_when_done, write_volume
 
 CT_NAME, PET_NAME, MASK_NAME = "ct_hu.nii.gz", "pet_suv.nii.gz", "mask.nii.gz"
@@ -259,7 +264,7 @@ def _structures(case, group, regions, chosen=frozenset()):
 
     criteria = [on_ct, lambda s: s.kind == "RTSTRUCT", approval, age]
     for name in regions:
-        having = [one for one in sets if name in region_names(one.first)]
+        having = [one for one in sets if find_region(one.first, name) is not None]
         if having:
             best = _decide(f"structure sets with {name!r}", having, criteria, case, chosen)
             notes = []

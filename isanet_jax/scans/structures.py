@@ -18,9 +18,36 @@ _THICKER = 1.5  # slices between contours from which they were drawn on other sl
 
 def region_names(structures: pydicom.Dataset) -> list[str]:
     """Names of an RTSTRUCT's regions, or labels of a SEG's segments, in its order."""
+    return [name for name, _ in _regions(structures)]
+
+
+def _regions(structures):
+    """(name, number) of the regions or segments; a label map's 0 is the background, and none."""
     if structures.get("SegmentSequence"):
-        return [str(s.get("SegmentLabel") or "") for s in structures.SegmentSequence]
-    return [str(r.get("ROIName") or "") for r in structures.get("StructureSetROISequence") or ()]
+        segments = [(str(s.get("SegmentLabel") or ""), s) for s in structures.SegmentSequence]
+        numbered = [(name, int(s.get("SegmentNumber") or 0)) for name, s in segments]
+        return [(name, number) for name, number in numbered if number]
+    return [
+        (str(r.get("ROIName") or ""), int(r.get("ROINumber") or 0))
+        for r in structures.get("StructureSetROISequence") or ()
+    ]
+
+
+def find_region(structures: pydicom.Dataset, name: str) -> int | None:
+    """The number of the region of exactly this name or, where none has it, of this number.
+
+    Args:
+        structures: an RTSTRUCT or SEG.
+        name: of the region; names need not be unique, numbers are.
+
+    Returns:
+        None where there is none, or where several have the name.
+    """
+    regions = _regions(structures)
+    named = [number for one, number in regions if one == name]
+    if not named and name.isdigit():
+        named = [number for _, number in regions if number == int(name)]
+    return named[0] if len(named) == 1 else None
 
 
 def referenced_series(structures: pydicom.Dataset) -> set[str]:
@@ -60,20 +87,27 @@ def read_region(
     where = {"case": case, "file": structures.files[0]}
     with refuse_damage(**where):
         dataset = structures.files[0].read(pixels=structures.kind == "SEG")
-        names = region_names(dataset)
-        if names.count(name) != 1:
+        number = find_region(dataset, name)
+        if number is None:
+            regions = _regions(dataset)
+            listed = ", ".join(f"{one} ({n})" for one, n in regions)
+            count = sum(one == name for one, _ in regions)
             raise DataError(
-                f"{names.count(name)} regions are called {name!r} (found {', '.join(names)})",
-                wanted="one, by its exact name",
+                f"{count} regions are called {name!r} (found {listed})",
+                wanted="one, by its exact name, or by its number",
                 **where,
             )
         if structures.kind == "SEG":
-            mask = _segment(dataset, names.index(name) + 1)
+            if dataset.get("SegmentationType") == "FRACTIONAL" and notes is not None:
+                notes.append("the segmentation is fractional: voxels of one half and above count")
             for series in images:
                 if series.uid in referenced_series(dataset):
-                    return _on_grid(mask, series, case)
-            return mask, None
-        contours = _contours(dataset, name)
+                    on_slices = _segment_on(series, dataset, number, case)
+                    if on_slices is not None:
+                        return on_slices, series
+                    return _on_grid(_segment(dataset, number), series, case)
+            return _segment(dataset, number), None
+        contours = _contours(dataset, number)
         if not contours:
             raise DataError(f"the region {name!r} has no closed planar contours", **where)
         series = _drawn_on(dataset, structures, images, where)
@@ -113,9 +147,8 @@ class Contour(NamedTuple):
     is_exclusive: bool = False
 
 
-def _contours(dataset, name):
+def _contours(dataset, number):
     """The closed contours of a region."""
-    number = next(r.ROINumber for r in dataset.StructureSetROISequence if r.get("ROIName") == name)
     contours = []
     for region in dataset.get("ROIContourSequence") or ():
         if region.ReferencedROINumber != number:
@@ -246,11 +279,60 @@ def _on_grid(mask, series, case):
     return Volume(out, affine), series
 
 
+def _segment_on(series, dataset, number, case):
+    """A segment on the slices of the image that its frames lie on; None where one lies on none.
+
+    Frame by frame, so that slices at uneven distances, and sheared stacks, are as good as any.
+    """
+    shape, affine = read_grid(series, case=case)
+    if (int(dataset.Columns), int(dataset.Rows)) != shape[:2]:
+        return None
+    to_voxel = np.linalg.inv(LPS_TO_RAS @ affine)
+    pixels = dataset.pixel_array.reshape(-1, shape[1], shape[0])
+    kind = str(dataset.get("SegmentationType") or "BINARY")
+    shared = dataset.SharedFunctionalGroupsSequence[0]
+    mask = np.zeros(shape, bool)
+    for frame, groups in zip(pixels, dataset.PerFrameFunctionalGroupsSequence, strict=True):
+        if kind == "LABELMAP":
+            inside = frame == number
+        elif int(_group(groups, shared, "SegmentIdentification").ReferencedSegmentNumber) != number:
+            continue
+        else:
+            half = float(dataset.MaximumFractionalValue) / 2 if kind == "FRACTIONAL" else 0.5
+            inside = frame >= half
+        if not inside.any():
+            continue
+        position = _group(groups, shared, "PlanePosition").ImagePositionPatient
+        directions = _group(groups, shared, "PlaneOrientation").ImageOrientationPatient
+        spacing = _group(groups, shared, "PixelMeasures").PixelSpacing
+        across, down = np.array(directions, float).reshape(2, 3)
+        corners = [np.array(position, float)]
+        corners.append(corners[0] + across * float(spacing[1]) * (shape[0] - 1))
+        corners.append(corners[0] + down * float(spacing[0]) * (shape[1] - 1))
+        found = np.array(corners) @ to_voxel[:3, :3].T + to_voxel[:3, 3]
+        index = round(float(found[:, 2].mean()))
+        wanted = [[0, 0, index], [shape[0] - 1, 0, index], [0, shape[1] - 1, index]]
+        # In the plane as well as the image's own slices lie: their distances may be uneven.
+        off = np.abs(found - wanted).max(0)
+        if not 0 <= index < shape[2] or off[2] > _OFF_PLANE or off[:2].max() > _OFF_PLANE:
+            return None
+        mask[:, :, index] |= inside.T
+    return Volume(mask, affine)
+
+
+def _group(groups, shared, name):
+    """A functional group's item, of the frame or else shared by all."""
+    sequence = groups.get(f"{name}Sequence") or shared.get(f"{name}Sequence")
+    return sequence[0]
+
+
 def _segment(dataset, number):
-    """A segment of a SEG on the grid that its frames span."""
+    """A segment of a SEG (binary, fractional or label map) on the grid that its frames span."""
     import highdicom
 
     segmentation = highdicom.seg.Segmentation.from_dataset(dataset)
-    volume = segmentation.get_volume(segment_numbers=[number], combine_segments=True)
+    volume = segmentation.get_volume(
+        segment_numbers=[number], combine_segments=False, rescale_fractional=True
+    )
     affine = LPS_TO_RAS @ np.asarray(volume.affine)
-    return Volume(np.asarray(volume.array) > 0, affine)
+    return Volume(np.asarray(volume.array)[..., 0] >= 0.5, affine)
