@@ -1,5 +1,6 @@
 """Masks written as DICOM SEG and RTSTRUCT that reference the CT they were predicted on."""
 
+import contextlib
 import copy
 import datetime
 import re
@@ -16,6 +17,7 @@ from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_
 from skimage.measure import find_contours, points_in_poly
 
 import isanet_jax
+from isanet_jax.errors import DataError
 from isanet_jax.scans.dicom import LPS_TO_RAS
 from isanet_jax.scans.volume import replace_when_done
 
@@ -45,8 +47,30 @@ def write_segmentation(path, mask: np.ndarray, slices, *, keep_identity=False) -
             they stay empty, and the Patient ID too unless the CT is marked as de-identified.
 
     Raises:
-        DataError: the file cannot be written.
+        DataError: the file cannot be written, or the CT's header is none that it can refer to.
     """
+    with _refused(path):
+        _write_segmentation(path, mask, slices, keep_identity)
+
+
+@contextlib.contextmanager
+def _refused(path):
+    """Context: what pydicom and highdicom raise on odd headers is a DataError of this file."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DataError(
+            f"cannot be written as DICOM ({reason})",
+            file=path,
+            wanted="a CT whose header names its slices and their places",
+            action="Leave it out of --format",
+        ) from error
+
+
+def _write_segmentation(path, mask, slices, keep_identity):
     algorithm = highdicom.AlgorithmIdentificationSequence(
         name=_MODEL,
         version=isanet_jax.__version__,
@@ -96,8 +120,13 @@ def write_structures(path, mask: np.ndarray, affine, slices, *, keep_identity=Fa
         keep_identity: see `write_segmentation`.
 
     Raises:
-        DataError: the file cannot be written.
+        DataError: the file cannot be written, or the CT's header is none that it can refer to.
     """
+    with _refused(path):
+        _write_structures(path, mask, affine, slices, keep_identity)
+
+
+def _write_structures(path, mask, affine, slices, keep_identity):
     first = _shown(slices, keep_identity)[0]
     dataset = _structure_set(first)
     to_patient = LPS_TO_RAS @ affine

@@ -326,10 +326,17 @@ def _files(source):
             continue
         try:
             with zipfile.ZipFile(path) as archive:
-                names = [info.filename for info in archive.infolist() if not info.is_dir()]
+                infos = [info for info in archive.infolist() if not info.is_dir()]
         except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
             raise DataError(f"cannot be read as a zip archive ({error})", file=path) from error
-        kept = visible(map(PurePosixPath, names))
+        if any(info.flag_bits & 1 for info in infos):
+            raise DataError(
+                "is protected by a password",
+                file=path,
+                wanted="an archive that can be read",
+                action="Unpack it, and name the folder",
+            )
+        kept = visible(PurePosixPath(info.filename) for info in infos)
         files += [DicomFile(path, str(name)) for name in kept]
     return files
 

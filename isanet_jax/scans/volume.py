@@ -86,9 +86,7 @@ def _open(path):
     """The image of a NIfTI-1 or NIfTI-2 file, its voxels not yet read."""
     try:
         return _Image.from_filename(path)
-    except nibabel.spatialimages.HeaderDataError:
-        raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - nibabel raises a dozen types
         try:
             return _Image2.from_filename(path)
         except Exception:  # noqa: BLE001 - it is neither

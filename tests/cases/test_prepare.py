@@ -3,6 +3,7 @@ import json
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from isanet_jax.cases import command, prepare
 from isanet_jax.cases.store import read_case, read_cohort, read_label_on_ct
@@ -92,6 +93,9 @@ def test_parallel_and_serial_preparation_agree(tmp_path, patient):
             "expected HU",
         ),
         (lambda ct, pet, label: {"ct": changed(ct, ct.data * 0 - 500)}, "CT values from -500 to"),
+        # Scaled for another network; a CT in the PET's place.
+        (lambda ct, pet, label: {"ct": changed(ct, np.clip(ct.data / 1e3, -1, 1))}, "expected HU"),
+        (lambda ct, pet, label: {"pet": changed(pet, np.clip(ct.data, -1024, 900))}, "looks like HU"),
         (
             lambda ct, pet, label: {"pet": Volume(pet.data, pet.affine + np.eye(4, k=3) * 5000)},
             "do not overlap",
@@ -293,3 +297,47 @@ def test_auto_recognises_and_prepares(tmp_path, patient, capsys):
     shown = capsys.readouterr().out
     assert "Dataset001: nnunet" in shown
     assert "2 cases of 2 patients" in shown
+
+
+def test_lesions_that_vanish_on_the_case_grid_are_told_one_by_one(tmp_path, patient):
+    ct, pet, label = patient
+    data = np.zeros(label.data.shape, np.uint8)
+    data[4:16, 4:16, 4:16] = 1
+    data[30, 30, 30] = data[40, 12, 20] = 1
+    scan = write_scan(tmp_path, patient, label=changed(label, data))
+    meta, _ = prepare.prepare_case(scan, SETTINGS, tmp_path)
+    ml = abs(np.linalg.det(label.affine[:3, :3])) / 1000
+    assert f"2 lesion(s) of the label are lost on the case's grid ({ml:.3f} ml, {ml:.3f} ml)" in (
+        meta["warnings"]
+    )
+    found = read_case(tmp_path / "A.npz").label
+    assert ndimage.label(found, np.ones((3, 3, 3)))[1] == 1
+
+
+def test_a_mask_that_a_resampler_rounded_is_a_mask(tmp_path):
+    data = np.zeros((4, 4, 4), np.float32)
+    data[1:3] = 0.9999999
+    write_volume(tmp_path / "a.nii", Volume(data, np.eye(4)))
+    assert prepare.read_label(tmp_path / "a.nii", (1,), case="A").data.sum() == 32
+    write_volume(tmp_path / "b.nii", Volume(data * 0.99, np.eye(4)))
+    with pytest.raises(DataError, match=r"label values 0, 0.98999"):
+        prepare.read_label(tmp_path / "b.nii", (1,), case="A")
+
+
+def test_a_missing_label_is_its_cases_failure(tmp_path, patient, cohort_folder):
+    scans = [write_scan(tmp_path, patient, case) for case in "ABC"]
+    scans[1].label.unlink()
+    lines = ["case,ct,pet,label", *(f"{s.case},{s.ct},{s.pet},{s.label}" for s in scans)]
+    table = tmp_path / "cases.csv"
+    table.write_text("\n".join(lines))
+    arguments = ["--source", str(table), "--workers", "1"]
+    prepared = ["table", *arguments, "--output", str(tmp_path / "o"), "--size", "16", "--folds", "2"]
+    with pytest.raises(DataError, match="case B: no label"):
+        command.main(prepared)
+    command.main([*prepared, "--skip-bad"])
+    assert sorted(p.stem for p in (tmp_path / "o").glob("*.npz")) == ["A", "C"]
+    with pytest.raises(SystemExit):
+        command.main(["check", *arguments, "--output", str(tmp_path / "check")])
+    rows = (tmp_path / "check" / "check.csv").read_text().splitlines()
+    assert len(rows) == 4
+    assert [row.startswith("B") for row in rows if "no such file" in row] == [True]

@@ -198,3 +198,19 @@ def test_label_on_the_ct_grid_scores_perfectly_against_the_raw_label(cohort_fold
     stored = read_label_on_ct(cohort.path(case))
     raw = read_volume(cohort_folder / "scans" / case / "label.nii.gz")
     assert case_metrics(stored.data, raw.data > 0, stored.spacing_mm)["dsc"] == 1
+
+
+def test_grids_that_differ_by_rounding_are_one_and_others_show_by_how_much(tmp_path):
+    data = np.zeros((40, 5, 5), np.uint8)
+    data[2, 2, 2] = 1
+
+    def run(spacing, output):
+        references = masks(tmp_path / f"r{output}", A=Volume(data, np.diag([spacing, 4, 4, 1.0])))
+        predictions = masks(tmp_path / f"p{output}", A=Volume(data, np.diag([4.0, 4, 4, 1.0])))
+        command.main(["--predictions", predictions, "--references", references, "--output",
+                      str(tmp_path / output)])  # fmt: skip
+
+    run(4.00005, "rounded")
+    assert json.loads((tmp_path / "rounded" / "metrics.json").read_text())["cases"]["A"]["dsc"] == 1
+    with pytest.raises(DataError, match=r"4\.01, .*up to 0.4 mm apart"):
+        run(4.01, "other")

@@ -1,11 +1,16 @@
+import copy
+import shutil
+import subprocess
 import warnings
 
 import numpy as np
 import pydicom
 import pytest
+from skimage.measure import grid_points_in_poly
 
 from isanet_jax.cases.grid import resample
-from isanet_jax.prediction.dicom_output import write_segmentation, write_structures
+from isanet_jax.errors import DataError
+from isanet_jax.prediction.dicom_output import outlines, write_segmentation, write_structures
 from isanet_jax.scans.dicom import find_series, read_folder
 from isanet_jax.scans.structures import read_region
 from tests.scans.make_dicom import study, write_series
@@ -102,3 +107,131 @@ def test_an_empty_mask_is_a_valid_file(ct, tmp_path):
     assert not found.data.any()
     (region,) = pydicom.dcmread(tmp_path / "b.dcm").ROIContourSequence
     assert "ContourSequence" not in region  # a sequence without items is against the standard
+
+
+def _planted(level):
+    """A keyword of every text attribute that a header may carry at patient, study, visit, trial and
+    equipment level, and private ones.
+    """
+    return [
+        keyword
+        for tag, (vr, _, _, retired, keyword) in pydicom.datadict.DicomDictionary.items()
+        if vr in level and not retired and keyword and (tag >> 16) in (0x8, 0x10, 0x12, 0x18, 0x20,
+            0x32, 0x38, 0x40)
+    ]  # fmt: skip
+
+
+def test_a_marker_in_every_attribute_reaches_no_output(ct, tmp_path):
+    """Planted wherever text may stand; the bytes of what is written are searched for it."""
+    image, slices = read_folder(ct, "CT")
+    kept = {
+        *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality"),
+        *("FrameOfReferenceUID", "SpecificCharacterSet", "ImageType", "PatientIdentityRemoved"),
+        *("InstanceNumber", "SeriesNumber"),
+    }
+    texts = _planted({"LO", "SH", "PN", "ST", "LT", "UT", "UC", "CS", "AE"})
+    assert len(texts) > 300
+    for one in slices:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for keyword in texts:
+                if keyword not in kept:
+                    setattr(one, keyword, "MARKER")
+            for keyword in _planted({"AS"}):
+                setattr(one, keyword, "062Y")
+            for keyword in _planted({"DA"}):
+                setattr(one, keyword, "19431121")
+            for keyword in _planted({"TM"}):
+                setattr(one, keyword, "031415.9")
+            block = one.private_block(0x0011, "MARKER", create=True)
+            block.add_new(0x01, "LO", "MARKER")
+    mask = masks(image.data.shape)["ring"]
+    write_segmentation(tmp_path / "a.dcm", mask, slices)
+    write_structures(tmp_path / "b.dcm", mask, image.affine, slices)
+    for path in (tmp_path / "a.dcm", tmp_path / "b.dcm"):
+        content = path.read_bytes()
+        for secret in (b"MARKER", b"062Y", b"19431121", b"031415.9"):
+            assert secret not in content
+
+
+ODD = {
+    "SpecificCharacterSet": ["", "ISO_IR 6", ["", "ISO 2022 IR 87"], ["", "ISO 2022 IR 149"], "x"],
+    "PatientName": ["", "A^B^C^D^E^F", "山田^太郎", "x" * 200, None],
+    "PatientID": ["", "x" * 100, None],
+    "PatientBirthDate": ["1961", "19660000", "1966-01-02", "", None],
+    "PatientSex": ["MALE", "m", "", None],
+    "StudyDate": ["2024-01-02", "0", "20249999", None],
+    "StudyTime": ["09:00:00", "250000", "9", None],
+    "StudyID": ["x" * 100, None],
+    "AccessionNumber": ["x" * 100, None],
+    "ReferringPhysicianName": ["x" * 200, None],
+    "SliceThickness": [None, "", 0, -1],
+    "FrameOfReferenceUID": [None, "", "not a UID"],
+    "StudyInstanceUID": ["not a UID"],
+    "SeriesNumber": [None, "", -5, 2**31 - 1],
+    "InstanceNumber": [None, "", 0],
+    "ImageOrientationPatient": [[1, 0, 0, 0, 1, 0.001], [0.6, 0.8, 0, -0.8, 0.6, 0]],
+    "PixelSpacing": [[0.5, 0.5000001], [1e-3, 1]],
+    "PatientIdentityRemoved": ["YES", "NO", "", "x", None],
+    "Modality": ["", "CT", None],
+    "Manufacturer": [None, "", "x" * 200],
+}
+
+
+def test_a_thousand_headers_are_written_or_refused_by_name(ct, tmp_path):
+    """Whatever a scanner or an archive left: a file that can be read, or one line."""
+    image, slices = read_folder(ct, "CT")
+    generator, written = np.random.default_rng(3), 0
+    mask = masks(image.data.shape)["ring"]
+    for number in range(1000):
+        changed = copy.deepcopy(slices)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for keyword in generator.choice(list(ODD), generator.integers(1, 5), replace=False):
+                value = ODD[keyword][generator.integers(len(ODD[keyword]))]
+                for one in changed:
+                    if value is None:
+                        one.pop(keyword, None)
+                    else:
+                        setattr(one, keyword, value)
+            keep = bool(generator.integers(2))
+            path = tmp_path / f"{number}.dcm"
+            try:
+                if number % 2:
+                    write_segmentation(path, mask, changed, keep_identity=keep)
+                else:
+                    write_structures(path, mask, image.affine, changed, keep_identity=keep)
+            except DataError as error:
+                assert str(path) in str(error)  # noqa: PT017 - either is right
+                assert not path.exists()
+                continue
+            written += 1
+            assert pydicom.dcmread(path).Modality in ("SEG", "RTSTRUCT")
+            path.unlink()
+    assert written > 500
+
+
+def test_what_is_written_is_valid_by_the_standards_checker(ct, tmp_path):
+    """dciodvfy of Debian's dicom3tools, where it is installed."""
+    if not shutil.which("dciodvfy"):
+        pytest.skip("no dciodvfy: install dicom3tools")
+    image, slices = read_folder(ct, "CT")
+    for name, mask in masks(image.data.shape).items():
+        for content in (mask, np.zeros_like(mask)):
+            path = tmp_path / f"{name}.dcm"
+            write_structures(path, content, image.affine, slices)
+            ran = subprocess.run(
+                ["dciodvfy", path], capture_output=True, text=True, errors="replace", check=False
+            )
+            errors = [line for line in ran.stderr.splitlines() if line.startswith("Error")]
+            assert not errors, name
+
+
+def test_a_ring_stays_a_ring_for_readers_that_unite_contours():
+    """Each contour filled on its own, and all united."""
+    for name, mask in masks((10, 12, 1)).items():
+        plane = mask[..., 0]
+        united = np.zeros(plane.shape, bool)
+        for line in outlines(plane):
+            united |= grid_points_in_poly(plane.shape, line)
+        np.testing.assert_array_equal(united, plane, err_msg=name)

@@ -3,11 +3,15 @@ import zipfile
 
 import numpy as np
 import pytest
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.dataset import Dataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
+from pydicom.uid import DeflatedExplicitVRLittleEndian, EnhancedCTImageStorage
 
 from isanet_jax.errors import DataError
 from isanet_jax.scans import dicom
 from isanet_jax.scans.dicom import find_series, read_folder
+from isanet_jax.scans.sources import is_dicom
 from isanet_jax.scans.structures import read_region, region_names
 from isanet_jax.scans.volume import read_volume
 from tests.conftest import real_data
@@ -178,3 +182,84 @@ def test_what_unpacks_to_more_than_any_scan_has_is_not_unpacked(tmp_path, monkey
     assert len(series.files) == 3
     assert "small.dcm" in {file.path.name for file in series.files}
     assert left == {"not DICOM, or damaged": 2}
+
+
+def test_structure_sets_of_one_series_are_each_their_own(tmp_path):
+    shared = study()
+    slices = write_series(tmp_path / "ct", "CT", shared, VALUES)
+    uid = "1.2.3.4"
+    for name in ("BODY", "GTV"):
+        made = write_structures(tmp_path / name, shared, slices, {name: [square(1, 4, 3)]})
+        made.SeriesInstanceUID = uid
+        made.save_as(tmp_path / name)
+    made.SeriesInstanceUID = slices[0].SeriesInstanceUID  # the CT's own: against the standard
+    made.SOPInstanceUID = "1.2.3.5"
+    made.save_as(tmp_path / "third")
+    series, _ = find_series(tmp_path)
+    found = [(s.kind, region_names(s.first)) for s in series if s.kind == "RTSTRUCT"]
+    assert sorted(found) == [("RTSTRUCT", ["BODY"]), ("RTSTRUCT", ["GTV"]), ("RTSTRUCT", ["GTV"])]
+    (image,) = [s for s in series if s.kind == "CT"]
+    assert len(image.files) == 6
+
+
+@pytest.mark.parametrize("name", ["0000", "zzz"])
+@pytest.mark.parametrize("types", [["ORIGINAL", "PRIMARY", "LOCALIZER"], ["DERIVED", "SECONDARY"]])
+def test_an_odd_image_in_a_series_is_left_out_first_or_last(tmp_path, name, types):
+    slices = write_series(tmp_path, "CT", study(), VALUES)
+    scout = copy.deepcopy(slices[0])
+    scout.SOPInstanceUID = scout.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    scout.ImageType, scout.ImageOrientationPatient = types, [1, 0, 0, 0, 0, -1]
+    scout.save_as(tmp_path / name, enforce_file_format=True)
+    notes = []
+    volume, _ = read_folder(tmp_path, "CT", notes=notes)
+    assert volume.data.shape == (4, 5, 6)
+    if "LOCALIZER" not in types:  # which is a series of its own, and no slice
+        assert notes == [
+            "1 of 7 files of the CT series are of another image type, size or direction and were "
+            f"left out: {name}"
+        ]
+
+
+def test_files_that_cannot_be_read_beside_a_series_are_told(tmp_path):
+    write_series(tmp_path / "ct", "CT", study(), VALUES)
+    for name in ("200", "201"):
+        (tmp_path / "ct" / name).write_bytes(b"")
+    (tmp_path / "ct" / "README.txt").write_text("no image")
+    (tmp_path / "ct" / "._000").write_bytes(b"of macOS")
+    notes = []
+    read_folder(tmp_path / "ct", "CT", notes=notes)
+    assert notes == [
+        "2 files beside its 6 cannot be read as DICOM (empty, damaged or cut short): 200, 201"
+    ]
+
+
+def test_datasets_without_a_preamble_are_read(tmp_path):
+    slices = write_series(tmp_path / "a", "CT", study(), VALUES)
+    (tmp_path / "b").mkdir()
+    for index, one in enumerate(slices):
+        buffer = DicomBytesIO()
+        buffer.is_little_endian, buffer.is_implicit_VR = True, True
+        write_dataset(buffer, Dataset(one))
+        (tmp_path / "b" / str(index)).write_bytes(buffer.getvalue())
+    assert is_dicom(tmp_path / "b" / "0")
+    volume, _ = read_folder(tmp_path / "b", "CT")
+    np.testing.assert_array_equal(volume.data, read_folder(tmp_path / "a", "CT")[0].data)
+
+
+def test_an_enhanced_ct_is_refused_by_what_it_is(tmp_path):
+    (one, *_) = write_series(tmp_path, "CT", study(), VALUES[:1])
+    one.SOPClassUID = one.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
+    one.save_as(tmp_path / "000", enforce_file_format=True)
+    with pytest.raises(DataError, match=r"0 CT series \(enhanced CT.*Convert the series from enh"):
+        read_folder(tmp_path, "CT")
+
+
+def test_a_protected_archive_is_refused_for_what_it_is(tmp_path):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.dcm", b"x")
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02") + 8] |= 1  # the flag of encryption
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="protected by a password"):
+        find_series(tmp_path)

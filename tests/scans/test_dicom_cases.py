@@ -2,6 +2,7 @@ import json
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 
 from isanet_jax.cases.command import main
@@ -136,3 +137,125 @@ def test_real_patients(tmp_path):
     ]
     assert not failures
     assert not left
+
+
+def test_one_frame_of_reference_in_two_studies_does_not_mix_them(tmp_path):
+    """As an anonymiser writes it: the baseline's CT was paired with the follow-up's PET."""
+    for number in (1, 2):
+        shared = study(patient_id="P7") | {"FrameOfReferenceUID": "1.2.3.4"}
+        write_patient(tmp_path / str(number), shared)
+    found, failures, left = studies_of(tmp_path, "GTV_Mass")
+    assert not failures
+    assert not left
+    assert [s.case for s in found] == ["P7_1", "P7_2"]
+    for one in found:
+        assert one.ct.first.StudyInstanceUID == one.pet.first.StudyInstanceUID
+
+
+def test_a_ct_and_a_pet_of_two_studies_in_one_frame_are_a_case(tmp_path):
+    shared = write_patient(tmp_path)
+    for path in (tmp_path / "b").iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.StudyInstanceUID = "1.2.3.4"
+        dataset.save_as(path)
+    (found,), failures, _ = studies_of(tmp_path, "GTV_Mass")
+    assert not failures
+    assert found.pet.first.StudyInstanceUID == "1.2.3.4"
+    assert found.ct.first.StudyInstanceUID == shared["StudyInstanceUID"]
+
+
+def write_sets(tmp_path, *attributes):
+    """Structure sets with GTV on one CT, of growing size."""
+    shared = study()
+    slices = write_series(tmp_path / "ct", "CT", shared, np.zeros((8, 20, 20)))
+    write_series(tmp_path / "pt", "PT", shared, np.ones((8, 10, 10)), spacing=(4, 4, 3))
+    for number, changes in enumerate(attributes, start=1):
+        lines = {"GTV": [square(3, 3 + 4 * number, 6)]}
+        made = write_structures(tmp_path / f"rs{number}", shared, slices, lines)
+        made.SeriesInstanceUID = f"1.2.3.{number}"
+        for name, value in changes.items():
+            setattr(made, name, value)
+        made.save_as(tmp_path / f"rs{number}", enforce_file_format=True)
+
+
+@pytest.mark.parametrize(
+    ("sets", "taken"),
+    [
+        (({"ApprovalStatus": "UNAPPROVED"}, {"ApprovalStatus": "APPROVED"}), 2),
+        (({"ApprovalStatus": "APPROVED"}, {"ApprovalStatus": "REJECTED"}), 1),
+        (({"StructureSetDate": "20240101"}, {"StructureSetDate": "20240301"}), 2),
+        (
+            (
+                {"StructureSetDate": "20240101", "StructureSetTime": "150000"},
+                {"StructureSetDate": "20240101", "StructureSetTime": "090000.5"},
+            ),
+            1,
+        ),
+    ],
+)
+def test_of_two_structure_sets_the_approved_then_the_newer_one_counts(tmp_path, sets, taken):
+    write_sets(tmp_path, *sets)
+    (found,), failures, _ = studies_of(tmp_path, "GTV")
+    assert not failures
+    assert found.structures.uid == f"1.2.3.{taken}"
+    assert found.notes == ("1 other structure set(s) with 'GTV' are older or not approved",)
+
+
+def test_where_nothing_decides_both_are_named_and_one_can_be_chosen(tmp_path):
+    write_sets(tmp_path, {}, {})
+    _, failures, _ = studies_of(tmp_path, "GTV")
+    assert "2 structure sets with 'GTV' would do" in failures["P1"]
+    assert "UID 1.2.3.1" in failures["P1"]
+    assert "--series UID" in failures["P1"]
+    (found,), _, _ = studies_of(tmp_path, "GTV", chosen=["1.2.3.2"])
+    assert found.structures.uid == "1.2.3.2"
+
+
+def test_the_pet_of_the_cts_time_and_no_projection_is_taken(tmp_path):
+    """The delayed one has the smaller number, the turning MIP the most images."""
+    shared = write_patient(tmp_path)
+    values = np.ones((8, 10, 10))
+    late = {"SeriesTime": "120000", "AcquisitionTime": "120000", "SeriesNumber": 1}
+    write_series(tmp_path / "late", "PT", shared, values, spacing=(4, 4, 3), **late)
+    clock = {"AcquisitionDate": "20200102", "AcquisitionTime": "095500"}
+    for path in (tmp_path / "a").iterdir():
+        dataset = pydicom.dcmread(path)
+        for name, value in clock.items():
+            setattr(dataset, name, value)
+        dataset.save_as(path)
+    for index, one in enumerate(
+        write_series(tmp_path / "mip", "PT", shared, np.ones((30, 9, 9)), spacing=(4, 4, 3))
+    ):
+        angle = np.deg2rad(12 * index)
+        one.ImageType = ["DERIVED", "SECONDARY", "MIP"]
+        one.ImageOrientationPatient = [np.cos(angle), np.sin(angle), 0, 0, 0, -1]
+        one.save_as(tmp_path / "mip" / f"{(index * 7) % 101:03d}", enforce_file_format=True)
+    (found,), failures, _ = studies_of(tmp_path, "GTV_Mass")
+    assert not failures
+    assert str(found.pet.first.SeriesTime) == "100000"
+    assert "PET mip (not read)" in "; ".join(found.left)
+
+
+def test_two_names_and_none_asked_for_are_refused_wherever_they_stand(tmp_path):
+    """A body and a tumour in two structure sets: the first file's only region was taken."""
+    write_sets(tmp_path, {}, {})
+    made = pydicom.dcmread(tmp_path / "rs1")
+    made.StructureSetROISequence[0].ROIName = "BODY"
+    made.save_as(tmp_path / "rs1", enforce_file_format=True)
+    _, failures, _ = studies_of(tmp_path)
+    assert "regions BODY, GTV" in failures["P1"]
+
+
+def test_what_was_left_out_and_assumed_is_told_with_the_case(tmp_path, capsys):
+    write_patient(tmp_path / "in")
+    (tmp_path / "in" / "a" / "200").write_bytes(b"")
+    for path in (tmp_path / "in" / "b").iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.RadiopharmaceuticalInformationSequence[0].RadionuclideTotalDose = 350
+        dataset.save_as(path)
+    arguments = ["--source", str(tmp_path / "in"), "--roi", "GTV_Mass", "--workers", "1"]
+    main(["check", *arguments, "--output", str(tmp_path / "check")])
+    told = (tmp_path / "check" / "check.csv").read_text()
+    for text in ("1 files beside its 8 cannot be read", "was taken as MBq"):
+        assert text in told
+    capsys.readouterr()

@@ -160,3 +160,44 @@ def test_layouts_are_recognised(tmp_path):
     touch(tmp_path / "other" / "a.txt")
     with pytest.raises(DataError, match="no layout that is known"):
         sources.recognise(tmp_path / "other")
+
+
+def test_files_that_macos_puts_beside_others_are_passed_over(tmp_path):
+    for case in ("CHUM-001", "CHUM-002"):
+        for name in (f"imagesTr/{case}__CT", f"imagesTr/{case}__PT", f"labelsTr/{case}"):
+            path = tmp_path / "h" / f"{name}.nii.gz"
+            touch(path, path.with_name(f"._{path.name}"))
+    touch(tmp_path / "h" / "imagesTs" / "MDA-201__CT.nii.gz")  # test images have no labels
+    assert [s.case for s in sources.read_hecktor(tmp_path / "h")] == ["CHUM-001", "CHUM-002"]
+    folder = nnunet(tmp_path / "n", {"0": "CT", "1": "PET"}, {"background": 0, "tumor": 1})
+    for path in list(folder.rglob("*.nii.gz")):
+        touch(path.with_name(f"._{path.name}"))
+    assert len(sources.read_nnunet(folder)) == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"channel_names": ["CT", "PET"]}, {"labels": ["background", "tumor"]}],
+)
+def test_a_dataset_json_with_lists_is_read_as_it_is_meant(tmp_path, change):
+    folder = nnunet(tmp_path, {"0": "CT", "1": "PET"}, {"background": 0, "tumor": 1})
+    path = folder / "dataset.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    assert len(sources.read_nnunet(folder)) == 3
+    assert sources.nnunet_tumour_values(folder) == (1,)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"channel_names": "CT"}))
+    with pytest.raises(DataError, match="dataset.json.*channels"):
+        sources.read_nnunet(folder)
+
+
+@pytest.mark.parametrize("separator", [", ", ";", "\t", " ; "])
+def test_tables_as_spreadsheets_write_them(tmp_path, separator):
+    rows = (("case", "ct", "pet", "label"), ("A", "f", "g", "h"), ("B", "f", "g", "h"))
+    path = table(tmp_path, "".join(separator.join(row) + "\n" for row in rows))
+    scans = sources.read_table(path)
+    assert [(s.case, s.ct.name, s.label.name) for s in scans] == [("A", "f", "h"), ("B", "f", "h")]
+
+
+def test_a_missing_column_is_named_with_the_separator(tmp_path):
+    with pytest.raises(DataError, match=r"no column pet.*found case, ct, label, separated by ';'"):
+        sources.read_table(table(tmp_path, "case;ct;label\nA;f;h\n"))

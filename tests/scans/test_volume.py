@@ -1,4 +1,6 @@
 import gzip
+import os
+import struct
 import resource
 
 import nibabel
@@ -166,3 +168,57 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path, generator):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_two_forms_are_one_place_or_refused(tmp_path):
+    """CT and PET without any were put together by their middles."""
+    data = np.zeros((10, 10, 10), np.float32)
+    plain, moved = np.diag([2.0, 2.0, 2.0, 1.0]), np.diag([2.0, 2.0, 2.0, 1.0])
+    moved[0, 3] = 5
+    image = nibabel.Nifti1Image(data, None)
+    image.header["qform_code"] = image.header["sform_code"] = 0
+    nibabel.save(image, tmp_path / "none.nii")
+    with pytest.raises(DataError, match="qform_code and sform_code are both 0"):
+        read_volume(tmp_path / "none.nii")
+    assert read_volume(tmp_path / "none.nii", placed=False).data.shape == (10, 10, 10)
+    image = nibabel.Nifti1Image(data, plain)
+    image.set_sform(plain, 1)
+    image.set_qform(moved, 1)
+    nibabel.save(image, tmp_path / "two.nii")
+    with pytest.raises(DataError, match="place its voxels up to 5 apart"):
+        read_volume(tmp_path / "two.nii")
+    image.set_qform(moved, 0)
+    nibabel.save(image, tmp_path / "one.nii")
+    np.testing.assert_allclose(read_volume(tmp_path / "one.nii").affine, plain)
+
+
+def test_a_sheared_grid_is_written_without_a_qform_that_cannot_hold_it(tmp_path):
+    """Of a tilted gantry: programs that prefer the qform were 25 mm off."""
+    tilted = np.diag([1.0, 1.0, 5.0, 1.0])
+    tilted[1, 2] = 1.3
+    write_volume(tmp_path / "a.nii", Volume(np.zeros((4, 4, 4), np.uint8), tilted))
+    header = nibabel.load(tmp_path / "a.nii").header
+    assert (header["qform_code"], header["sform_code"]) == (0, 1)
+    np.testing.assert_allclose(read_volume(tmp_path / "a.nii").affine, tilted)
+    write_volume(tmp_path / "b.nii", Volume(np.zeros((4, 4, 4), np.uint8), np.diag([2, 2, 3, 1])))
+    assert nibabel.load(tmp_path / "b.nii").header["qform_code"] == 1
+
+
+def test_a_quaternion_too_long_by_rounding_is_read(tmp_path):
+    image = nibabel.Nifti1Image(np.zeros((4, 4, 4), np.float32), None)
+    image.set_qform(np.diag([-2.0, -2.0, 3.0, 1.0]), 1)
+    content = bytearray(image.to_bytes())
+    content[256:268] = struct.pack("<3f", 0, 0, 1.0000003)  # half a turn about z
+    (tmp_path / "a.nii").write_bytes(content)
+    np.testing.assert_allclose(
+        read_volume(tmp_path / "a.nii").affine[:3, :3], np.diag([-2, -2, 3]), atol=1e-5
+    )
+
+
+def test_nifti_2_and_capital_endings_are_read(tmp_path):
+    image = nibabel.Nifti2Image(np.ones((4, 4, 4), np.float32), np.diag([2.0, 2.0, 3.0, 1.0]))
+    image.set_sform(image.affine, 1)
+    nibabel.save(image, tmp_path / "two.nii.gz")
+    assert read_volume(tmp_path / "two.nii.gz").data.sum() == 64
+    os.rename(tmp_path / "two.nii.gz", tmp_path / "TWO.NII.GZ")
+    assert read_volume(tmp_path / "TWO.NII.GZ").data.sum() == 64
