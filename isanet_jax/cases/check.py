@@ -49,7 +49,7 @@ def check(
     for scan, outcome in tqdm(examined, **bar):
         try:
             found[scan.case] = outcome()
-        except Exception as error:  # noqa: BLE001 - of this case: the others go on
+        except Exception as error:
             failure = failure_of(error, scan.case, log)
             row = {"case": scan.case, "patient": scan.patient, "warnings": []}
             found[scan.case] = row | {"errors": [str(failure)]}

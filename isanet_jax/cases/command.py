@@ -235,7 +235,7 @@ def _scans(args, layout, nifti):
     for study in studies:
         try:
             scan, notes = convert_study(study, nifti)
-        except Exception as error:  # noqa: BLE001 - of this study: the others go on
+        except Exception as error:
             failures[study.case] = str(failure_of(error, study.case, nifti.parent / "errors.log"))
             continue
         scans.append(scan)

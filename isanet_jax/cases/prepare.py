@@ -401,7 +401,7 @@ def _make_all(scans, settings, output, workers):
                 metas.append(meta)
                 for warning in meta["warnings"]:
                     bar.write(f"warning: case {scan.case}: {warning}", file=sys.stderr)
-            except Exception as error:  # noqa: BLE001 - of this case: the others go on
+            except Exception as error:
                 error = failure_of(error, scan.case, output / "errors.log")
                 failures[scan.case] = str(error)
                 bar.write(f"error: {error}", file=sys.stderr)

@@ -165,7 +165,7 @@ def evaluate_masks(predictions, references, output: Path, label_values) -> None:
     for name, (prediction, reference) in tqdm(pairs.items(), unit="case", disable=None):
         try:
             scores[name] = score_masks(name, prediction, reference, label_values)
-        except Exception as error:  # noqa: BLE001 - of this pair: the others go on
+        except Exception as error:
             error = failure_of(error, name, output / "errors.log")
             failures.append(str(error))
             print(f"error: {error}", file=sys.stderr)

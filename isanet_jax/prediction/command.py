@@ -255,7 +255,7 @@ def _predict_group(predictor, jobs, args, table):
     for job in jobs:
         try:
             read.append(_read_images(*job))
-        except Exception as error:  # noqa: BLE001 - the other cases go on
+        except Exception as error:
             yield job[0], error
     found = predictor.probabilities_of_scans(
         [(images.scan, images.ct, images.pet) for images in read],
@@ -267,8 +267,10 @@ def _predict_group(predictor, jobs, args, table):
             yield images.scan, outcome
             continue
         try:
-            written = _write_case(predictor, images, *outcome, args.keep_identity, table)
-        except Exception as error:  # noqa: BLE001
+            written = _write_case(
+                predictor, images, outcome, keep_identity=args.keep_identity, table=table
+            )
+        except Exception as error:
             written = error
         yield images.scan, written
 
@@ -288,13 +290,14 @@ def _read_images(scan, paths):
     return _Images(scan, paths, ct, pet, slices, told)
 
 
-def _write_case(predictor, images, probability, warnings, keep_identity, table):
+def _write_case(predictor, images, predicted, *, keep_identity, table):
     """Writes what a case's paths ask for, all of it or nothing; returns the line to show."""
     from isanet_jax.cases.ranges import differences
     from isanet_jax.prediction.lesions import lesions
     from isanet_jax.prediction.predictor import THRESHOLD, entropy
 
     scan, paths, ct, pet, slices, told = images
+    probability, warnings = predicted
     hints = [f"hint: {text}" for text in differences(ct, pet, predictor.seen)]
     mask = probability.data >= THRESHOLD
     data = {"probability": probability.data, "nifti": mask.astype(np.uint8)}

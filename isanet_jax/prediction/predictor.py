@@ -120,20 +120,20 @@ class Predictor:
                     found[index] = self._probability_by_windows(scan, ct, pet, batch, progress)
                 else:
                     cases[index] = image_channels(scan, ct, pet, self.settings)
-            except Exception as error:  # noqa: BLE001 - of this scan alone
+            except Exception as error:
                 found[index] = error
         if cases:
             channels = [np.stack([case[i] for case in cases.values()]) for i in range(2)]
             try:
                 values = self.probabilities(*channels)
-            except Exception as error:  # noqa: BLE001
+            except Exception as error:
                 return [found.get(index, error) for index in range(len(images))]
             for (index, (_, _, affine, warnings)), value in zip(cases.items(), values, strict=True):
                 scan, ct, _ = images[index]
                 try:
                     check_finite(value, scan)
                     found[index] = to_ct_grid(value, affine, ct), warnings
-                except Exception as error:  # noqa: BLE001
+                except Exception as error:
                     found[index] = error
         return [found[index] for index in range(len(images))]
 

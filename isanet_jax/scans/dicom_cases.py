@@ -110,12 +110,11 @@ def _group(series):
     groups = [(key[0], members) for key, members in studies.items() if members]
     complete = [g for g in groups if _is_complete(g[1])]
     joined = []
-    for patient, members in (g for g in groups if not _is_complete(g[1])):
+    for patient, own in (g for g in groups if not _is_complete(g[1])):
+        members = list(own)
         frames = {s.frame for s in members} - {""}
         if not any(s.kind in ("CT", "PET") for s in members):
-            fitting = [
-                g for g in complete if g[0] == patient and frames & {s.frame for s in g[1]}
-            ]
+            fitting = [g for g in complete if g[0] == patient and frames & {s.frame for s in g[1]}]
             if len(fitting) == 1:
                 fitting[0][1].extend(members)
                 continue
@@ -162,9 +161,11 @@ def _choose(case, patient, group, regions, chosen):
     def from_ct(one):
         """Quarters of an hour between a PET and the CT: a delayed one is a scan of its own."""
         start = _start(one)
-        return min((abs((start - s).total_seconds()) // 900 for s in starts), default=0) if (
-            start
-        ) else 0
+        return (
+            min((abs((start - s).total_seconds()) // 900 for s in starts), default=0)
+            if (start)
+            else 0
+        )
 
     def is_derived(one):
         return "DERIVED" in {str(word).upper() for word in one.first.get("ImageType") or ()}
@@ -223,7 +224,7 @@ def _decide(what, candidates, criteria, case, chosen):
         raise DataError(
             f"{len(left)} {what} would do: {listed}",
             case=case,
-            wanted="one, or what says which one is meant (references, type, frame, times, approval)",
+            wanted="one, or what says which is meant (references, type, frame, times, approval)",
             action="Choose with --series UID",
         )
     return left[0]
@@ -323,9 +324,10 @@ def convert_study(study: Study, folder: Path) -> tuple[Scan, list[str]]:
         study.structures, study.region, images, case=study.case, notes=warnings
     )
     warnings += study.structures.warnings
-    scan, record = dataclasses.replace(scan, warnings=tuple(warnings)), record | {
-        "warnings": warnings
-    }
+    scan, record = (
+        dataclasses.replace(scan, warnings=tuple(warnings)),
+        record | {"warnings": warnings},
+    )
     write_image(paths[CT_NAME], ct)
     write_image(paths[PET_NAME], pet)
     write_image(paths[MASK_NAME], mask)

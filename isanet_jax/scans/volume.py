@@ -86,10 +86,10 @@ def _open(path):
     """The image of a NIfTI-1 or NIfTI-2 file, its voxels not yet read."""
     try:
         return _Image.from_filename(path)
-    except Exception as error:  # noqa: BLE001 - nibabel raises a dozen types
+    except Exception as error:
         try:
             return _Image2.from_filename(path)
-        except Exception:  # noqa: BLE001 - it is neither
+        except Exception:
             raise error from None
 
 

@@ -87,7 +87,9 @@ class Checkpoints:
             if response is not None:
                 response.result()
         folder = Path(self._series[which].directory) / str(step)
-        files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in _files(folder)}
+        files = {
+            path.relative_to(folder).as_posix(): path.stat().st_size for path in _files(folder)
+        }
         self._saved[which] = {"step": step, "files": files}
         if jax.process_index() == 0:
             write_json(self._workdir / "checkpoints" / _SAVED, self._saved)
@@ -104,7 +106,9 @@ class Checkpoints:
         series = self._series["latest"]
         if _step_of(series, self._workdir) is None:
             if "latest" in self._saved:
-                raise _lost(self._workdir, f"the checkpoint of step {self._saved['latest']['step']}")
+                raise _lost(
+                    self._workdir, f"the checkpoint of step {self._saved['latest']['step']}"
+                )
             return None
         rest = (state.opt_state, state.step, state.key)
         description, items = _load(
@@ -124,7 +128,7 @@ class Checkpoints:
         if step is None or lacking:
             raise CheckpointError(
                 f"{folder} holds no whole checkpoint{f' ({lacking})' if lacking else ''}, although "
-                "the best one had been saved there: was it deleted? The latest parameters are there: "
+                "the best one had been saved there: was it deleted? The latest one is there: "
                 f"python eval.py --workdir {self._workdir} --checkpoint latest. To choose the best "
                 "ones again, train in a new --workdir"
             )

@@ -92,9 +92,7 @@ class StopRequest:
         return (self.signal_name or "another process's signal") if self.is_agreed else None
 
     def __enter__(self):
-        numbers = [
-            s for s in stop_signals() if signal.getsignal(s) is not signal.SIG_IGN
-        ]
+        numbers = [s for s in stop_signals() if signal.getsignal(s) is not signal.SIG_IGN]
         self._previous = {s: signal.signal(s, self._receive) for s in numbers}
         return self
 
@@ -120,7 +118,7 @@ def interruptibly(function: Callable):
     def run():
         try:
             outcome["value"] = function()
-        except BaseException as error:  # noqa: BLE001 - raised in the calling thread
+        except BaseException as error:
             outcome["error"] = error
         done.set()
 
@@ -214,11 +212,12 @@ def train(config: dict, workdir: Path, *, profiled_steps: int = 0) -> bool:
     cohort = in_turn(look)
     is_first = jax.process_index() == 0
     with only_here(workdir, "train", "trains there") if is_first else contextlib.nullcontext():
-        return _train_alone(config, workdir, mesh, cohort, is_first, profiled_steps)
+        return _train_alone(config, workdir, mesh, cohort, profiled_steps)
 
 
-def _train_alone(config, workdir, mesh, cohort, is_first, profiled_steps):
+def _train_alone(config, workdir, mesh, cohort, profiled_steps):
     """`train`, in a folder that no other program trains in."""
+    is_first = jax.process_index() == 0
     run, state = _build(config, cohort, mesh)
     parts = run.parts
     info = {
@@ -380,7 +379,7 @@ def _train_steps(run, state, progress, *, workdir, batches, checkpoints, stop, l
         metrics = {name: float(value) for name, value in metrics.items()}
         stop.is_agreed = bool(metrics.pop("stop", False))
         if not np.isfinite(metrics["loss"]):
-            raise _not_finite(workdir, step, saved, batch_now, run.parts.train, metrics)
+            raise _not_finite(workdir, step, batch_now, run.parts.train, metrics, saved=saved)
         step, batch_now, stop.has_steps = step + 1, upcoming, True
         seconds = time.perf_counter() - started
         rate = run.schedule(step - 1)
@@ -502,7 +501,7 @@ def _kept(saved):
     return f"The last checkpoint, of step {saved}, is from before."
 
 
-def _not_finite(workdir, step, saved, batch, cases, metrics):
+def _not_finite(workdir, step, batch, cases, metrics, *, saved):
     """Writes the batch and returns the error that names its cases."""
     # Of several processes, each writes what it has read of the batch.
     rank = f"_{jax.process_index()}" if jax.process_count() > 1 else ""

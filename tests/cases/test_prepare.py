@@ -95,7 +95,10 @@ def test_parallel_and_serial_preparation_agree(tmp_path, patient):
         (lambda ct, pet, label: {"ct": changed(ct, ct.data * 0 - 500)}, "CT values from -500 to"),
         # Scaled for another network; a CT in the PET's place.
         (lambda ct, pet, label: {"ct": changed(ct, np.clip(ct.data / 1e3, -1, 1))}, "expected HU"),
-        (lambda ct, pet, label: {"pet": changed(pet, np.clip(ct.data, -1024, 900))}, "looks like HU"),
+        (
+            lambda ct, pet, label: {"pet": changed(pet, np.clip(ct.data, -1024, 900))},
+            "looks like HU",
+        ),
         (
             lambda ct, pet, label: {"pet": Volume(pet.data, pet.affine + np.eye(4, k=3) * 5000)},
             "do not overlap",
@@ -300,15 +303,16 @@ def test_auto_recognises_and_prepares(tmp_path, patient, capsys):
 
 
 def test_lesions_that_vanish_on_the_case_grid_are_told_one_by_one(tmp_path, patient):
-    ct, pet, label = patient
+    label = patient[2]
     data = np.zeros(label.data.shape, np.uint8)
     data[4:16, 4:16, 4:16] = 1
     data[30, 30, 30] = data[40, 12, 20] = 1
     scan = write_scan(tmp_path, patient, label=changed(label, data))
     meta, _ = prepare.prepare_case(scan, SETTINGS, tmp_path)
     ml = abs(np.linalg.det(label.affine[:3, :3])) / 1000
-    assert f"2 lesion(s) of the label are lost on the case's grid ({ml:.3f} ml, {ml:.3f} ml)" in (
-        meta["warnings"]
+    assert (
+        f"2 lesion(s) of the label are lost on the case's grid ({ml:.3f} ml, {ml:.3f} ml)"
+        in (meta["warnings"])
     )
     found = read_case(tmp_path / "A.npz").label
     assert ndimage.label(found, np.ones((3, 3, 3)))[1] == 1
@@ -331,7 +335,16 @@ def test_a_missing_label_is_its_cases_failure(tmp_path, patient, cohort_folder):
     table = tmp_path / "cases.csv"
     table.write_text("\n".join(lines))
     arguments = ["--source", str(table), "--workers", "1"]
-    prepared = ["table", *arguments, "--output", str(tmp_path / "o"), "--size", "16", "--folds", "2"]
+    prepared = [
+        "table",
+        *arguments,
+        "--output",
+        str(tmp_path / "o"),
+        "--size",
+        "16",
+        "--folds",
+        "2",
+    ]
     with pytest.raises(DataError, match="case B: no label"):
         command.main(prepared)
     command.main([*prepared, "--skip-bad"])

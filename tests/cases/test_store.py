@@ -79,7 +79,7 @@ def test_headers_are_parsed_by_one_thread_at_a_time(path, monkeypatch):
     assert max(most) == 1
 
 
-@pytest.mark.parametrize("case", ["../outside", "/tmp/outside", "a/b", "x" * 300, "=1+1"])
+@pytest.mark.parametrize("case", ["../outside", "/outside", "a/b", "x" * 300, "=1+1"])
 def test_a_manifest_cannot_lead_out_of_a_folder(cohort_folder, tmp_path, case):
     for name in ("manifest.json", "folds.json"):
         shutil.copy(cohort_folder / name, tmp_path / name)

@@ -118,7 +118,7 @@ def test_masks_and_lesions_of_a_case_appear_together(trained, table, tmp_path, m
     for folder in "opu":
         assert not list((tmp_path / folder).rglob("*.*"))
     run(trained, table[1], tmp_path, *more, "--skip-existing")
-    found = {case for case in lesion_cases(tmp_path)}
+    found = lesion_cases(tmp_path)
     masks = {
         p.name.removesuffix(".nii.gz")
         for p in (tmp_path / "o").iterdir()

@@ -124,7 +124,7 @@ def write_seg(path, slices, values, kind, labels=("Lesion",)):
 def test_segmentations_of_every_type_on_slices_as_scanners_leave_them(
     ct, tmp_path, kind, geometry, generator
 ):
-    shared, slices = ct
+    _, slices = ct
     for index, one in enumerate(slices):
         if geometry == "uneven":  # rounded, as 3.19, 3.27 and 3.29 mm in a real PET
             one.ImagePositionPatient = [0, 0, 2.5 * index + 0.05 * (index % 3)]

@@ -1,7 +1,7 @@
 import gzip
 import os
-import struct
 import resource
+import struct
 
 import nibabel
 import numpy as np
