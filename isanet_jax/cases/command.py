@@ -59,8 +59,11 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--pet", help="folder or zip of a DICOM PET series")
     command.add_argument("--rtstruct", help="RTSTRUCT or SEG; alone, its image is looked for near")
     command.add_argument(
-        "--roi", action="append", help="name of its region, exactly (default: its only one)"
+        "--roi",
+        action="append",
+        help="name (or number) of its region, exactly (default: its only one); may be given again",
     )
+    command.add_argument("--unite", action="store_true", help="take all regions of --roi together")
     command.add_argument("--output", required=True, help="folder of the NIfTI files")
     command = commands.add_parser("phantom", help="synthetic patients, no data needed")
     command.add_argument("--cases", type=int, default=24, help="default: %(default)s")
@@ -86,6 +89,11 @@ def _add_source(command, *, required=True):
         action="append",
         help="of DICOM: the region's name, exactly; may be given again, or be several names with "
         "commas between: the first that a study has counts",
+    )
+    command.add_argument(
+        "--unite",
+        action="store_true",
+        help="of DICOM: all regions of --roi together are the tumour",
     )
     command.add_argument(
         "--series",
@@ -225,7 +233,11 @@ def _scans(args, layout, nifti):
     progress = partial(tqdm, unit="file", disable=None, file=sys.stderr)
     series, left = find_series(args.source, progress=progress)
     studies, failures, incomplete = find_studies(
-        series, _regions(args.roi), keep_identity=args.keep_identity, chosen=args.series
+        series,
+        _regions(args),
+        keep_identity=args.keep_identity,
+        chosen=args.series,
+        unite=args.unite,
     )
     for reason, count in left.items():
         print(f"left {count} files: {reason}")
@@ -251,10 +263,14 @@ def _scans(args, layout, nifti):
     return scans, failures
 
 
-def _regions(given):
+def _regions(args):
     """The names to look for, in their order: each as it was given, then its parts at commas."""
+    if args.unite:
+        if not args.roi:
+            raise ConfigError("--unite needs --roi, as in --roi A --roi B --unite")
+        return tuple(args.roi)
     names = []
-    for text in given or ():
+    for text in args.roi or ():
         names += [text, *(part for part in text.split(",") if part and part != text)]
     return tuple(dict.fromkeys(names))
 
@@ -294,7 +310,12 @@ def _convert(args):
     if not (args.ct or args.pet or args.rtstruct):
         raise ConfigError("give --ct, --pet or --rtstruct, or several of them")
     lines = convert_files(
-        args.output, ct=args.ct, pet=args.pet, rtstruct=args.rtstruct, regions=_regions(args.roi)
+        args.output,
+        ct=args.ct,
+        pet=args.pet,
+        rtstruct=args.rtstruct,
+        regions=_regions(args),
+        unite=args.unite,
     )
     print("\n".join(lines))
 

@@ -17,7 +17,7 @@ from isanet_jax.scans.dicom import Series, find_series, one_series, read_image
 from isanet_jax.scans.sources import Scan
 from isanet_jax.scans.structures import (
     find_region,
-    read_region,
+    read_regions,
     referenced_series,
     region_names,
 )
@@ -38,6 +38,7 @@ class Study:
         region: its name.
         left: series that were not chosen, as text with the reason.
         notes: what to be warned of.
+        also: names of further regions of the same structure set that belong to the mask.
     """
 
     case: str
@@ -48,9 +49,10 @@ class Study:
     region: str
     left: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
 
 
-def find_studies(series: list[Series], regions=(), *, keep_identity=False, chosen=()):
+def find_studies(series: list[Series], regions=(), *, keep_identity=False, chosen=(), unite=False):
     """Chooses CT, PET and region of every study.
 
     Args:
@@ -58,6 +60,7 @@ def find_studies(series: list[Series], regions=(), *, keep_identity=False, chose
         regions: names to look for, the first that a study has counts; empty: its only one.
         keep_identity: IDs are the Patient IDs, also where these are not marked as de-identified.
         chosen: Series Instance UIDs that are taken wherever they are among the possible ones.
+        unite: a case's mask is all of `regions` together, which one structure set must have.
 
     Returns:
         the studies; failures, case -> reason; and texts about what was left out as a whole.
@@ -82,7 +85,7 @@ def find_studies(series: list[Series], regions=(), *, keep_identity=False, chose
         for number, group in enumerate(complete, start=1):
             case = f"{name}_{number}" if len(complete) > 1 else name
             try:
-                studies.append(_choose(case, name, group, regions, frozenset(chosen)))
+                studies.append(_choose(case, name, group, regions, (frozenset(chosen), unite)))
             except DataError as error:
                 failures[case] = str(error)
     return studies, failures, left
@@ -145,14 +148,16 @@ def _identity(patient, groups, keep_identity):
     return f"anon_{hashlib.sha256(secret.encode()).hexdigest()[:10]}"
 
 
-def _choose(case, patient, group, regions, chosen):
+def _choose(case, patient, group, regions, asked):
     """The pair and region of one study.
 
     Raises:
         DataError: no region, or several and none asked for; several series of which nothing says
             which one is meant.
     """
-    structures, region, notes = _structures(case, group, regions, chosen)
+    chosen, unite = asked
+    structures, region, notes = _structures(case, group, regions, asked)
+    also = tuple(regions[1:]) if unite else ()
     referenced = referenced_series(structures.first)
     pets = [s for s in group if s.kind == "PET"]
     cts = [s for s in group if s.kind == "CT"]
@@ -205,7 +210,7 @@ def _choose(case, patient, group, regions, chosen):
             left.append(f"{one.describe()}: {reasons.get(one.kind, 'not needed')}")
     if ct.frame != pet.frame:
         notes.append("CT and PET have different frames of reference: are they registered?")
-    return Study(case, patient, ct, pet, structures, region, tuple(left), tuple(notes))
+    return Study(case, patient, ct, pet, structures, region, tuple(left), tuple(notes), also)
 
 
 def _decide(what, candidates, criteria, case, chosen):
@@ -241,11 +246,12 @@ def _start(one):
         return None
 
 
-def _structures(case, group, regions, chosen=frozenset()):
+def _structures(case, group, regions, asked=(frozenset(), False)):
     """(the RTSTRUCT or SEG, its region, notes): on the CT where there are several.
 
     A structure set that is approved goes before one that is not, and of two the newer one.
     """
+    chosen, unite = asked
     kinds = {s.uid: s.kind for s in group}
     sets = [s for s in group if s.kind in ("RTSTRUCT", "SEG")]
 
@@ -264,9 +270,10 @@ def _structures(case, group, regions, chosen=frozenset()):
         return -int(digits or 0)
 
     criteria = [on_ct, lambda s: s.kind == "RTSTRUCT", approval, age]
-    for name in regions:
-        having = [one for one in sets if find_region(one.first, name) is not None]
+    for names in [regions] if unite and regions else [(name,) for name in regions]:
+        having = [s for s in sets if all(find_region(s.first, n) is not None for n in names)]
         if having:
+            name = names[0]
             best = _decide(f"structure sets with {name!r}", having, criteria, case, chosen)
             notes = []
             same = [s for s in having if s is not best and on_ct(s) == on_ct(best)]
@@ -281,11 +288,13 @@ def _structures(case, group, regions, chosen=frozenset()):
         first = [one for one in sets if on_ct(one) == nearest]
         own = {name for one in first for name in region_names(one.first)}
         if len(own) == 1:
-            return _structures(case, first, tuple(own), chosen)
+            return _structures(case, first, tuple(own), asked)
     raise DataError(
         f"regions {', '.join(names)}" if names else "no RTSTRUCT or SEG",
         case=case,
-        wanted=f"a region called {' or '.join(regions)}" if regions else "one region",
+        wanted=f"a region called {(' and ' if unite else ' or ').join(regions)}"
+        if regions
+        else "one region",
         action="Name the tumour's region with --roi" if names else None,
     )
 
@@ -306,7 +315,7 @@ def convert_study(study: Study, folder: Path) -> tuple[Scan, list[str]]:
     place = folder / study.case
     paths = {name: place / name for name in (CT_NAME, PET_NAME, MASK_NAME)}
     scan = Scan(study.case, paths[CT_NAME], paths[PET_NAME], paths[MASK_NAME], study.patient)
-    record = {"inputs": _fingerprint(study), "region": study.region}
+    record = {"inputs": _fingerprint(study), "region": study.region, "also": list(study.also)}
     path = place / _RECORD
     if path.exists() and all(p.exists() for p in paths.values()):
         try:
@@ -320,9 +329,8 @@ def convert_study(study: Study, folder: Path) -> tuple[Scan, list[str]]:
     ct, _ = read_image(study.ct, case=study.case, notes=warnings)
     pet, _ = read_image(study.pet, case=study.case, notes=warnings)
     images = [study.ct, study.pet]
-    mask, drawn_on = read_region(
-        study.structures, study.region, images, case=study.case, notes=warnings
-    )
+    names = (study.region, *study.also)
+    mask, drawn_on = read_regions(study.structures, names, images, case=study.case, notes=warnings)
     warnings += study.structures.warnings
     scan, record = (
         dataclasses.replace(scan, warnings=tuple(warnings)),
@@ -335,7 +343,8 @@ def convert_study(study: Study, folder: Path) -> tuple[Scan, list[str]]:
         partial.write_text(json.dumps(record), encoding="utf-8")
     on = drawn_on.kind if drawn_on else "its own grid"
     return scan, [
-        f"{study.ct.describe()}, {study.pet.describe()}, {study.region!r} drawn on {on}",
+        f"{study.ct.describe()}, {study.pet.describe()}, "
+        f"{' and '.join(map(repr, names))} drawn on {on}",
         *(f"left {text}" for text in study.left),
         *(f"warning: {text}" for text in warnings),
     ]
@@ -362,7 +371,9 @@ def _fingerprint(study):
     return digest.hexdigest()
 
 
-def convert_files(output, *, ct=None, pet=None, rtstruct=None, regions=()) -> list[str]:
+def convert_files(
+    output, *, ct=None, pet=None, rtstruct=None, regions=(), unite=False
+) -> list[str]:
     """Converts single series: `prepare.py convert`.
 
     Args:
@@ -371,6 +382,7 @@ def convert_files(output, *, ct=None, pet=None, rtstruct=None, regions=()) -> li
         rtstruct: RTSTRUCT or SEG, or None; without `ct` and `pet` its image is looked for in the
             folders around it.
         regions: names in it, the first that it has counts; empty: its only one.
+        unite: take all of them together.
 
     Returns:
         what to say.
@@ -398,14 +410,15 @@ def convert_files(output, *, ct=None, pet=None, rtstruct=None, regions=()) -> li
         raise DataError(f"{len(sets)} RTSTRUCT or SEG", file=rtstruct, wanted="one file")
     if not images:
         images = _images_around(Path(rtstruct), sets[0])
-    _, name, _ = _structures(None, sets, regions)
-    notes = list(sets[0].warnings)
-    mask, drawn_on = read_region(sets[0], name, images, notes=notes)
+    _, name, _ = _structures(None, sets, regions, (frozenset(), unite))
+    notes, names = list(sets[0].warnings), regions if unite else (name,)
+    mask, drawn_on = read_regions(sets[0], names, images, notes=notes)
     path = output / MASK_NAME
     write_image(path, mask)
     ml = mask.data.sum() * abs(np.linalg.det(mask.affine[:3, :3])) / 1000
     on = f"the {drawn_on.kind}'s grid" if drawn_on else "its own grid"
-    lines.append(f"{path}: {name!r}, {mask.data.sum()} voxels, {ml:.2f} ml, on {on}")
+    name = " and ".join(map(repr, names))
+    lines.append(f"{path}: {name}, {mask.data.sum()} voxels, {ml:.2f} ml, on {on}")
     lines += [f"warning: {text}" for text in notes]
     return lines
 

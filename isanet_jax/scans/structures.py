@@ -117,6 +117,28 @@ def read_region(
         return Volume(rasterise(contours, shape, affine, **where), affine), series
 
 
+def read_regions(
+    structures: Series, names, images: list[Series], *, case=None, notes: list | None = None
+) -> tuple[Volume, Series | None]:
+    """Several regions of one structure set, or one, united; see `read_region`.
+
+    Raises:
+        DataError: see `read_region`; segments that lie on different grids.
+    """
+    masks = [read_region(structures, name, images, case=case, notes=notes) for name in names]
+    (first, series), *others = masks
+    for other, on in others:
+        if on is not series or other.data.shape != first.data.shape:
+            raise DataError(
+                f"the regions {', '.join(names)} lie on different grids",
+                case=case,
+                file=structures.files[0],
+                wanted="one image that all were drawn on",
+            )
+        first.data[other.data] = True
+    return first, series
+
+
 def _drawn_on(dataset, structures, images, where):
     """The image series that the contours were drawn on: referenced, else of the same frame."""
     referenced = referenced_series(dataset)

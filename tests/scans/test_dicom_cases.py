@@ -7,7 +7,7 @@ import pytest
 
 from isanet_jax.cases.command import main
 from isanet_jax.cases.store import read_cohort
-from isanet_jax.errors import DataError
+from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.scans.dicom import find_series
 from isanet_jax.scans.dicom_cases import find_studies
 from tests.conftest import real_data
@@ -259,3 +259,21 @@ def test_what_was_left_out_and_assumed_is_told_with_the_case(tmp_path, capsys):
     for text in ("1 files beside its 8 cannot be read", "was taken as MBq"):
         assert text in told
     capsys.readouterr()
+
+
+def test_regions_are_united_on_request(tmp_path, capsys):
+    write_patient(tmp_path / "in")
+    asked = ["--roi", "GTV_Mass", "--roi", "GTV_Edema"]
+    structures = ["--rtstruct", str(tmp_path / "in" / "d" / "rs"), "--output", str(tmp_path / "o")]
+    main(["convert", *structures, *asked])
+    assert "'GTV_Mass', 324 voxels" in capsys.readouterr().out
+    main(["convert", *structures, *asked, "--unite"])
+    # The edema's one slice has 17 x 17 voxels, and the mass's there lies in it.
+    assert f"'GTV_Mass' and 'GTV_Edema', {324 - 81 + 289} voxels" in capsys.readouterr().out
+    (found,), failures, _ = studies_of(tmp_path / "in", "GTV_Mass", "GTV_Edema", unite=True)
+    assert not failures
+    assert (found.region, found.also) == ("GTV_Mass", ("GTV_Edema",))
+    _, failures, _ = studies_of(tmp_path / "in", "GTV_Mass", "Other", unite=True)
+    assert "a region called GTV_Mass and Other" in failures["P1"]
+    with pytest.raises(ConfigError, match="--unite needs --roi"):
+        main(["convert", *structures, "--unite"])
