@@ -111,6 +111,13 @@ def read_volume(path, *, case=None, dtype=np.float32, placed=True) -> Volume:
     where = {"case": case, "file": path}
     if not path.is_file():
         raise DataError("no such file", wanted="a NIfTI file", **where)
+    if path.suffix.lower() in (".hdr", ".img"):
+        raise DataError(
+            "is half of a pair of header and image (Analyze 7.5, or NIfTI's older form)",
+            wanted="one .nii or .nii.gz file",
+            action="Convert it; Analyze does not say which side is left",
+            **where,
+        )
     try:
         image = _open(path)
         shape = image.shape

@@ -84,6 +84,7 @@ def bad_files(folder):
     (folder / "truncated.nii.gz").write_bytes(content[: len(content) // 2])
     (folder / "text.nii.gz").write_text("not an image")
     (folder / "empty.nii").write_bytes(b"")
+    (folder / "pair.hdr").write_bytes(bytes(348))
     save(folder / "four.nii.gz", np.zeros((4, 4, 4, 3), np.float32))
     save(folder / "nan.nii.gz", np.full((4, 4, 4), np.nan, np.float32))
     save(folder / "inf.nii.gz", np.full((4, 4, 4), np.inf, np.float32))
@@ -135,6 +136,7 @@ def test_lengths_are_read_in_the_headers_unit(tmp_path, unit, factor):
         ("nan.nii.gz", "64 of 64 voxels are NaN or infinite"),
         ("inf.nii.gz", "64 of 64 voxels are NaN or infinite"),
         ("singular.nii", "singular"),
+        ("pair.hdr", "half of a pair of header and image"),
         ("bomb.nii.gz", "1100 x 1100 x 1100 voxels of 1 x 1 x 1 mm; expected at most 1073741824"),
         ("fine.nii.gz", "voxels of 0.04 x 0.04 x 0.04 mm; expected sizes from 0.1 to 20 mm"),
         ("coarse.nii.gz", "voxels of 1000 x 1000 x 1000 mm; expected sizes from 0.1 to 20 mm"),
