@@ -86,9 +86,14 @@ def say_at_once(text: str) -> None:
 
 
 def stop_signals() -> list[signal.Signals]:
-    """The signals that ask a program to save and stop."""
-    names = ("SIGTERM", "SIGINT", "SIGHUP")
-    return [getattr(signal, name) for name in names if hasattr(signal, name)]
+    """The signals that ask a program to save and stop.
+
+    A terminal's end (SIGHUP) is none where it is ignored: the program was started by nohup.
+    """
+    found = [signal.SIGTERM, signal.SIGINT]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        found.append(signal.SIGHUP)
+    return found
 
 
 def quieten_libraries() -> None:

@@ -227,8 +227,7 @@ class _Processes:
         self.signal_name: str | None = None
 
     def __enter__(self):
-        numbers = [n for n in stop_signals() if signal.getsignal(n) is not signal.SIG_IGN]
-        self._previous = {number: signal.signal(number, self._receive) for number in numbers}
+        self._previous = {number: signal.signal(number, self._receive) for number in stop_signals()}
         return self
 
     def __exit__(self, *exception):

@@ -313,6 +313,10 @@ def _convert(dataset):
     if _KINDS.get(dataset.SOPClassUID) in ("RTSTRUCT", "SEG"):
         for _ in dataset.iterall():
             pass
+        for name, number in (("StructureSetROISequence", "ROINumber"), ("SegmentSequence",
+                             "SegmentNumber")):  # fmt: skip
+            for item in dataset.get(name) or ():
+                int(item.get(number) or 0)
 
 
 def _files(source):

@@ -92,8 +92,7 @@ class StopRequest:
         return (self.signal_name or "another process's signal") if self.is_agreed else None
 
     def __enter__(self):
-        numbers = [s for s in stop_signals() if signal.getsignal(s) is not signal.SIG_IGN]
-        self._previous = {s: signal.signal(s, self._receive) for s in numbers}
+        self._previous = {s: signal.signal(s, self._receive) for s in stop_signals()}
         return self
 
     def __exit__(self, *exception):

@@ -90,7 +90,11 @@ def test_interrupted_and_resumed_is_the_same_as_uninterrupted(
             os.kill(os.getpid(), number)
 
     monkeypatch.setattr(RunLog, "step", record_and_stop)
-    loop.train(config, tmp_path)
+    before = signal.signal(number, signal.SIG_DFL)  # nohup leaves SIGHUP ignored
+    try:
+        loop.train(config, tmp_path)
+    finally:
+        signal.signal(number, before)
     assert max(losses(tmp_path)) == stop_at
     assert f"stopped on {number.name}" in capsys.readouterr().out
     monkeypatch.undo()
