@@ -22,6 +22,7 @@ from isanet_jax.training.step import TrainState, local_value
 
 _PARAMS, _REST = "params", "rest"
 SERIES = ("best", "latest")
+_DISK = ("os_error_code", "No space", "File too large", "OS error")  # TensorStore's words
 _SAVED = "saved.json"  # beside the series: the step of each that was written whole, and its files
 
 
@@ -398,6 +399,10 @@ def _disk_errors(folder):
         yield
     except (OSError, ValueError, RuntimeError) as error:
         text = " ".join(str(error).split()) or type(error).__name__
+        is_disk = isinstance(error, OSError) or any(word in text for word in _DISK)
+        # Of several processes, another one may be lost: its watch says so.
+        if not is_disk and jax.process_count() > 1:
+            raise
         raise DataError(
             f"a checkpoint cannot be written ({text[:300]})",
             file=folder,
