@@ -11,6 +11,7 @@ import platform
 import signal
 import sys
 import threading
+import traceback
 import warnings
 from pathlib import Path
 
@@ -98,7 +99,6 @@ def stop_signals() -> list[signal.Signals]:
 
 def quieten_libraries() -> None:
     """Leaves out what libraries log of errors that they also raise, which are then shown once."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's, of GPUs that are not there
     for name in ("absl", "asyncio", "concurrent.futures", "orbax"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
@@ -112,10 +112,8 @@ def _quietly(show):
     """
 
     def hook(arguments):
-        traceback, files = arguments.exc_traceback, []
-        while traceback is not None:
-            files.append(traceback.tb_frame.f_code.co_filename)
-            traceback = traceback.tb_next
+        frames = traceback.walk_tb(arguments.exc_traceback)
+        files = [frame.f_code.co_filename for frame, _ in frames]
         if not any(name in file for file in files for name in ("orbax", "asyncio", "uvloop")):
             show(arguments)
 

@@ -12,7 +12,7 @@ from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.evaluation.metrics import case_metrics
 from isanet_jax.evaluation.thresholds import threshold_masks
 from isanet_jax.pipeline.dataset import evaluation_data
-from isanet_jax.prediction.predictor import THRESHOLD, to_ct_grid
+from isanet_jax.prediction.predictor import THRESHOLD, check_finite, to_ct_grid
 from isanet_jax.scans.sources import visible
 from isanet_jax.scans.volume import NIFTI_SUFFIXES, Volume
 
@@ -69,13 +69,8 @@ def _predicted(predictor, cohort, cases):
                 np.stack([stored.pet for _, stored in group]),
             )
         for (case, stored), probability in zip(group, found, strict=True):
-            if probability is not None and not np.isfinite(probability).all():
-                raise DataError(
-                    "the network's probability is not finite",
-                    case=case,
-                    wanted="a probability in each voxel",
-                    action="Train the network again, or look at this case",
-                )
+            if probability is not None:
+                check_finite(probability, case=case)
             yield case, stored, probability
 
 

@@ -131,7 +131,7 @@ class Predictor:
             for (index, (_, _, affine, warnings)), value in zip(cases.items(), values, strict=True):
                 scan, ct, _ = images[index]
                 try:
-                    check_finite(value, scan)
+                    check_finite(value, case=scan.case, file=scan.ct)
                     found[index] = to_ct_grid(value, affine, ct), warnings
                 except Exception as error:
                     found[index] = error
@@ -153,18 +153,18 @@ class Predictor:
             progress=progress or (lambda _, batches: batches),
             where={"case": scan.case, "file": scan.ct},
         )
-        check_finite(values, scan)
+        check_finite(values, case=scan.case, file=scan.ct)
         return to_ct_grid(values, affine, ct), warnings
 
 
-def check_finite(probability: np.ndarray, scan: Scan) -> None:
+def check_finite(probability: np.ndarray, *, case: str, file=None) -> None:
     """Raises DataError where a network's probability is not finite: "no tumour" does not follow."""
     bad = probability.size - np.count_nonzero(np.isfinite(probability))
     if bad:
         raise DataError(
             f"the network's probability is not finite in {bad} of {probability.size} voxels",
-            case=scan.case,
-            file=scan.ct,
+            case=case,
+            file=file,
             wanted="a probability in each",
             action="Look at the network: does eval.py score it? Train it again where not",
         )
