@@ -31,6 +31,8 @@ _ELEMENTS = {
 }  # fmt: skip
 _HALF_LIFE_TOLERANCE = 0.03
 _AGREEMENT = 1e-3  # of one attribute's values in several places
+# Philips' SUV factor has its own decay reference and weight; a wrong unit is off by far more.
+_PHILIPS_AGREEMENT = 2.0
 _TOLERANCE_S = 1.0
 _PHILIPS_SUV, _PHILIPS_ACTIVITY = (0x7053, 0x1000), (0x7053, 0x1009)
 _GE_REFERENCE = (0x0009, 0x100D)
@@ -61,19 +63,28 @@ def suv_factors(slices, *, case=None, file=None, notes=None) -> np.ndarray:
         return np.full(len(slices), _from_suv(attributes, attributes.text("SUVType", "BW")))
     if units == "CM2ML":
         return np.full(len(slices), _from_suv(attributes, "BSA"))
-    to_activity = np.ones(len(slices))
+    to_activity = 1.0
     if units == "CNTS":
-        factors = np.array([_private(s, _PHILIPS_SUV) for s in slices])
-        if (factors > 0).all():
-            return factors
-        to_activity = np.array([_private(s, _PHILIPS_ACTIVITY) for s in slices])
-        if not (to_activity > 0).all():
+        to_suv = _philips(attributes, _PHILIPS_SUV)
+        to_activity = _philips(attributes, _PHILIPS_ACTIVITY)
+        if not to_suv and not to_activity:
             attributes.refuse(
                 "Units",
                 "with CNTS, Philips' SUV factor (7053,1000) or activity factor (7053,1009) above 0",
             )
+        if to_suv:
+            factors = np.full(len(slices), to_suv)
+            if to_activity:
+                _check_philips(attributes, slices, decay, to_suv, to_activity)
+            return factors
     elif units != "BQML":
         attributes.refuse("Units", "BQML, GML, CM2ML or CNTS")
+    return to_activity * _from_activity(attributes, slices, decay, notes)
+
+
+def _from_activity(attributes, slices, decay, notes):
+    """SUVbw per Bq/ml of each slice: weight over the dose that is left of the injected one."""
+    corrections = attributes.words("CorrectedImage")
     if decay not in ("NONE", "START", "ADMIN"):
         attributes.refuse("DecayCorrection", "NONE, START or ADMIN")
     if decay != "NONE" and "DECY" not in corrections:
@@ -88,7 +99,7 @@ def suv_factors(slices, *, case=None, file=None, notes=None) -> np.ndarray:
         attributes.refuse("RadionuclideTotalDose", "{:g} to {:g} Bq, or MBq".format(*_DOSE_BQ))
     half_life_s = _half_life(attributes)
     elapsed_s = np.array(_elapsed(attributes, slices, decay, math.log(2) / half_life_s))
-    return to_activity * weight_g / (dose_bq * 2.0 ** (-elapsed_s / half_life_s))
+    return weight_g / (dose_bq * 2.0 ** (-elapsed_s / half_life_s))
 
 
 def _half_life(attributes):
@@ -322,6 +333,39 @@ def _parse(attributes, text, name):
 
 def _seconds(value):
     return datetime.timedelta(seconds=value)
+
+
+def _philips(attributes, tag):
+    """The number above 0 of a private attribute, the same in all slices; 0 where none has it."""
+    values = [_private(dataset, tag) for dataset in attributes.slices]
+    stated = [value for value in values if value > 0 and math.isfinite(value)]
+    name = f"({tag[0]:04X},{tag[1]:04X})"
+    if not stated:
+        return 0.0
+    if len(stated) < len(values) or not all(_agree(stated[0], value) for value in stated):
+        raise DataError(
+            f"Philips' factor {name} is {min(values):g} to {max(values):g} within the series",
+            wanted="one number above 0 in all slices",
+            **attributes.where,
+        )
+    return stated[0]
+
+
+def _check_philips(attributes, slices, decay, to_suv, to_activity):
+    """Raises DataError where Philips' two factors and the dose say different SUVs."""
+    try:
+        computed = to_activity * _from_activity(attributes, slices, decay, None)
+    except DataError:
+        return  # nothing to compare with: what the SUV factor says counts
+    ratio = float(np.median(computed)) / to_suv
+    if not 1 / _PHILIPS_AGREEMENT <= ratio <= _PHILIPS_AGREEMENT:
+        raise DataError(
+            f"Philips' SUV factor (7053,1000) is {to_suv:g} per count, and {ratio * to_suv:g} "
+            "follows from its activity factor (7053,1009) with PatientWeight and "
+            "RadionuclideTotalDose: one of them is wrong",
+            wanted=f"that they agree within a factor of {_PHILIPS_AGREEMENT:g}",
+            **attributes.where,
+        )
 
 
 def _private(dataset, tag):

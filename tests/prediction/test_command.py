@@ -5,6 +5,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 
 from isanet_jax.errors import ConfigError, DataError
@@ -193,7 +194,7 @@ def test_dicom_in_and_out_with_a_table_of_lesions(trained, patient, tmp_path, ca
 
     from isanet_jax.scans.dicom import find_series
     from isanet_jax.scans.structures import read_region
-    from tests.scans.make_dicom import study, write_series
+    from tests.scans.make_dicom import MARKERS, markers_in, plant_markers, study, write_series
 
     shared = study("DOE^JANE", "NO", "MRN-1")
     for name, modality, scale in (("ct", "CT", 1), ("pet", "PT", 0.01)):
@@ -206,22 +207,29 @@ def test_dicom_in_and_out_with_a_table_of_lesions(trained, patient, tmp_path, ca
             tmp_path / name, modality, shared, values, origin=origin, spacing=spacing,
             **more,
         )  # fmt: skip
+        for path in (tmp_path / name).iterdir():
+            one = pydicom.dcmread(path)
+            plant_markers(one)
+            one.save_as(path)
     voxel_ml = np.prod(nibabel.load(patient / "ct.nii.gz").header.get_zooms()) / 1000
     output = tmp_path / "out" / "mask.nii.gz"
     arguments = ["--workdir", str(trained), "--ct", str(tmp_path / "ct"), "--output", str(output)]
-    arguments += ["--pet", str(tmp_path / "pet"), "--lesions", str(tmp_path / "lesions.csv")]
+    arguments += ["--pet", str(tmp_path / "pet"), "--lesions", str(output.parent / "l.csv")]
+    arguments += ["--probability", str(output.parent / "p.nii.gz")]
     main([*arguments, "--format", "nifti,dicom-seg,rtstruct"])
     shown = capsys.readouterr()
-    for text in ("DOE", "JANE", "MRN", "19610203"):
+    for text in (*MARKERS, "DOE", "JANE", "MRN", "19610203"):
         assert text not in shown.out + shown.err
+    assert markers_in(tmp_path / "ct")
+    assert not markers_in(output.parent)
     names = sorted(p.name for p in output.parent.iterdir())
-    assert names == ["mask.nii.gz", "mask.rtstruct.dcm", "mask.seg.dcm"]
+    assert names == ["l.csv", "mask.nii.gz", "mask.rtstruct.dcm", "mask.seg.dcm", "p.nii.gz"]
     mask = np.asarray(nibabel.load(output).dataobj) > 0
     assert mask.any()
     images, _ = find_series(tmp_path / "ct")
     (one,), _ = find_series(output.with_name("mask.rtstruct.dcm"))
     np.testing.assert_array_equal(read_region(one, "Neoplasm", images)[0].data, mask)
-    with open(tmp_path / "lesions.csv", newline="", encoding="utf-8") as file:
+    with open(output.with_name("l.csv"), newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     total = sum(float(row["volume_ml"]) for row in rows)
     assert total == pytest.approx(mask.sum() * voxel_ml, abs=1e-3)

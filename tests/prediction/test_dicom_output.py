@@ -13,7 +13,8 @@ from isanet_jax.errors import DataError
 from isanet_jax.prediction.dicom_output import outlines, write_segmentation, write_structures
 from isanet_jax.scans.dicom import find_series, read_folder
 from isanet_jax.scans.structures import read_region
-from tests.scans.make_dicom import study, write_series
+from isanet_jax.scans.volume import read_volume, write_volume
+from tests.scans.make_dicom import markers_in, plant_markers, study, write_series
 
 SECRETS = (b"DOE", b"JANE", b"MRN-1", b"19610203", b"20200102")
 
@@ -109,49 +110,17 @@ def test_an_empty_mask_is_a_valid_file(ct, tmp_path):
     assert "ContourSequence" not in region  # a sequence without items is against the standard
 
 
-def _planted(level):
-    """A keyword of every text attribute that a header may carry at patient, study, visit, trial and
-    equipment level, and private ones.
-    """
-    return [
-        keyword
-        for tag, (vr, _, _, retired, keyword) in pydicom.datadict.DicomDictionary.items()
-        if vr in level and not retired and keyword and (tag >> 16) in (0x8, 0x10, 0x12, 0x18, 0x20,
-            0x32, 0x38, 0x40)
-    ]  # fmt: skip
-
-
 def test_a_marker_in_every_attribute_reaches_no_output(ct, tmp_path):
     """Planted wherever text may stand; the bytes of what is written are searched for it."""
     image, slices = read_folder(ct, "CT")
-    kept = {
-        *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality"),
-        *("FrameOfReferenceUID", "SpecificCharacterSet", "ImageType", "PatientIdentityRemoved"),
-        *("InstanceNumber", "SeriesNumber"),
-    }
-    texts = _planted({"LO", "SH", "PN", "ST", "LT", "UT", "UC", "CS", "AE"})
-    assert len(texts) > 300
-    for one in slices:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            for keyword in texts:
-                if keyword not in kept:
-                    setattr(one, keyword, "MARKER")
-            for keyword in _planted({"AS"}):
-                setattr(one, keyword, "062Y")
-            for keyword in _planted({"DA"}):
-                setattr(one, keyword, "19431121")
-            for keyword in _planted({"TM"}):
-                setattr(one, keyword, "031415.9")
-            block = one.private_block(0x0011, "MARKER", create=True)
-            block.add_new(0x01, "LO", "MARKER")
+    assert all(plant_markers(one) > 300 for one in slices)
     mask = masks(image.data.shape)["ring"]
-    write_segmentation(tmp_path / "a.dcm", mask, slices)
-    write_structures(tmp_path / "b.dcm", mask, image.affine, slices)
-    for path in (tmp_path / "a.dcm", tmp_path / "b.dcm"):
-        content = path.read_bytes()
-        for secret in (b"MARKER", b"062Y", b"19431121", b"031415.9"):
-            assert secret not in content
+    (tmp_path / "out").mkdir()
+    write_segmentation(tmp_path / "out" / "a.dcm", mask, slices)
+    write_structures(tmp_path / "out" / "b.dcm", mask, image.affine, slices)
+    assert not markers_in(tmp_path / "out")
+    slices[0].save_as(tmp_path / "out" / "c.dcm")
+    assert len(markers_in(tmp_path / "out")) == 4
 
 
 ODD = {
@@ -226,6 +195,24 @@ def test_what_is_written_is_valid_by_the_standards_checker(ct, tmp_path):
             )
             errors = [line for line in ran.stderr.splitlines() if line.startswith("Error")]
             assert not errors, name
+
+
+@pytest.mark.parametrize("flags", [(), ("--xor-contours",)])
+def test_plastimatch_reads_the_same_masks(ct, tmp_path, flags):
+    """Which unites contours unless it is told otherwise."""
+    program = shutil.which("plastimatch")
+    if program is None:
+        pytest.skip("plastimatch is not installed")
+    image, slices = read_folder(ct, "CT")
+    write_volume(tmp_path / "ct.nii.gz", image)
+    for name, mask in masks(image.data.shape).items():
+        write_structures(tmp_path / f"{name}.dcm", mask, image.affine, slices)
+        command = [program, "convert", "--input", tmp_path / f"{name}.dcm"]
+        command += ["--fixed", tmp_path / "ct.nii.gz", "--output-prefix", tmp_path / name]
+        command += ["--prefix-format", "nii.gz", *flags]
+        subprocess.run(command, capture_output=True, check=True)
+        (path,) = (tmp_path / name).glob("*.nii.gz")
+        np.testing.assert_array_equal(read_volume(path).data > 0, mask, err_msg=name)
 
 
 def test_a_ring_stays_a_ring_for_readers_that_unite_contours():

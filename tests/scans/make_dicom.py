@@ -1,6 +1,11 @@
 """DICOM series and structure sets for tests, written with pydicom."""
 
+import gzip
+import warnings
+from pathlib import Path
+
 import numpy as np
+from pydicom.datadict import DicomDictionary
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import (
@@ -31,6 +36,19 @@ PET = {
     "RadionuclideTotalDose": 3.5e8,
     "RadionuclideHalfLife": 6586.2,
     "RadiopharmaceuticalStartTime": "090000",
+}
+# What plant_markers writes; and what it leaves, as files are read by it.
+MARKERS = ("MARKER", "062Y", "19431121", "031415.9")
+_READ_BY = {
+    *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality"),
+    *("FrameOfReferenceUID", "SpecificCharacterSet", "ImageType", "PatientIdentityRemoved"),
+    *("InstanceNumber", "SeriesNumber", "PhotometricInterpretation", "Units", "CorrectedImage"),
+    *("DecayCorrection", "SUVType", "RescaleType", "GantryDetectorTilt", "SegmentationType"),
+}
+_LEVELS = (0x8, 0x10, 0x12, 0x18, 0x20, 0x32, 0x38, 0x40)
+_VALUES = {
+    **dict.fromkeys(("LO", "SH", "PN", "ST", "LT", "UT", "UC", "CS", "AE"), "MARKER"),
+    **{"AS": "062Y", "DA": "19431121", "TM": "031415.9"},
 }
 _OF_THE_DOSE = ("RadionuclideTotalDose", "RadionuclideHalfLife", "RadiopharmaceuticalStartTime")
 
@@ -166,3 +184,32 @@ def write_patient(folder, shared=None, *, region="GTV_Mass"):
     regions = {region: lines, "GTV_Edema": others}
     write_structures(folder / "d" / "rs", shared, slices, regions)
     return shared
+
+
+def plant_markers(one):
+    """Sets every attribute at patient, study, visit, trial and equipment level that may hold text,
+    an age, a date or a time to one of MARKERS, and a private one; returns how many.
+    """
+    planted = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for tag, (vr, _, _, retired, keyword) in DicomDictionary.items():
+            if retired or not keyword or keyword in _READ_BY or (tag >> 16) not in _LEVELS:
+                continue
+            if vr in _VALUES:
+                setattr(one, keyword, _VALUES[vr])
+                planted += 1
+        one.private_block(0x0011, "MARKER", create=True).add_new(0x01, "LO", "MARKER")
+    return planted
+
+
+def markers_in(folder):
+    """(file, marker) of every marker in the bytes or the name of a file below a folder."""
+    found = []
+    for path in Path(folder).rglob("*"):
+        content = path.read_bytes() if path.is_file() else b""
+        if path.name.endswith(".gz"):
+            content = gzip.decompress(content)
+        content += path.name.encode()
+        found += [(path.name, marker) for marker in MARKERS if marker.encode() in content]
+    return found

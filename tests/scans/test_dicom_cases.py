@@ -11,7 +11,17 @@ from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.scans.dicom import find_series
 from isanet_jax.scans.dicom_cases import find_studies
 from tests.conftest import real_data
-from tests.scans.make_dicom import square, study, write_patient, write_series, write_structures
+from tests.scans.make_dicom import (
+    MARKERS,
+    PET,
+    markers_in,
+    plant_markers,
+    square,
+    study,
+    write_patient,
+    write_series,
+    write_structures,
+)
 
 
 def studies_of(folder, *regions, **more):
@@ -84,6 +94,33 @@ def test_dicom_to_cases_in_one_command(tmp_path, capsys):
     assert "'GTV_Mass' drawn on CT" in shown.out
     main(arguments)  # again: nothing is converted twice
     assert capsys.readouterr().out.count(": kept") == 2
+
+
+def test_markers_in_every_attribute_reach_neither_cases_nor_reports(tmp_path, capsys):
+    """Copies, cases, manifest, tables and what is shown, of both commands that read studies."""
+    for number in range(2):
+        write_patient(tmp_path / "in" / str(number), study("DOE^JANE", "NO", f"MRN{number}"))
+        for path in (tmp_path / "in" / str(number)).rglob("*"):
+            if path.is_file():
+                one = pydicom.dcmread(path)
+                patient = one.PatientID
+                plant_markers(one)
+                one.PatientID = f"MARKER{patient}"
+                if one.Modality == "PT":  # an SUV needs its times
+                    for name, value in PET.items():
+                        if name in one:
+                            setattr(one, name, value)
+                one.save_as(path)
+    assert markers_in(tmp_path / "in")
+    output = tmp_path / "out"
+    words = ["--roi", "GTV_Mass", "--workers", "1", "--source"]
+    main(["check", *words, str(tmp_path / "in" / "0"), "--output", str(output / "check")])
+    words += [str(tmp_path / "in"), "--output", str(output / "cases")]
+    main(["dicom", *words, "--size", "16", "--folds", "2"])
+    shown = capsys.readouterr()
+    assert len(list(output.rglob("*.nii.gz"))) == 6
+    assert not markers_in(output)
+    assert not [marker for marker in MARKERS if marker in shown.out + shown.err]
 
 
 def test_a_study_that_fails_is_named_and_the_others_are_converted(tmp_path, capsys):

@@ -82,6 +82,34 @@ def test_other_units():
     assert suv_factors([philips])[0] == pytest.approx(2 * expected(3600))
 
 
+def philips(*slices):
+    """Datasets in counts with Philips' private factors (SUV, activity); None leaves one out."""
+    made = []
+    for factors in slices:
+        made.append(pet_dataset(Units="CNTS"))
+        for element, value in zip((0x1000, 0x1009), factors, strict=True):
+            if value is not None:
+                made[-1].add(DataElement((0x7053, element), "DS", value))
+    return made
+
+
+def test_philips_factors_contradict_neither_each_other_nor_the_dose():
+    right = 2 * expected(3600)
+    agreeing = philips((f"{1.1 * right:.9g}", "2.0"))
+    assert suv_factors(agreeing)[0] == pytest.approx(1.1 * right)
+    for wrong, message in (
+        (philips((f"{1000 * right:.9g}", "2.0")), r"\(7053,1000\).*\(7053,1009\)"),
+        (philips(("0.0005", None), ("0.0006", None)), r"\(7053,1000\) is 0.0005 to 0.0006"),
+        (philips(("0.0005", None), (None, None)), r"\(7053,1000\) is 0 to 0.0005"),
+        (philips(("-1", "-2")), r"7053,1000"),
+    ):
+        with pytest.raises(DataError, match=message):
+            suv_factors(wrong)
+    # Without a dose, there is nothing to compare the SUV factor with.
+    del agreeing[0].RadiopharmaceuticalInformationSequence[0].RadionuclideTotalDose
+    assert suv_factors(agreeing)[0] == pytest.approx(1.1 * right)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
