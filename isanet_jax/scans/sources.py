@@ -368,7 +368,9 @@ def _read_csv(path, columns):
             rows = ([value.strip() for value in row] for row in reader if any(row))
             return [dict(itertools.zip_longest(found, row[: len(found)])) for row in rows]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"cannot be read as CSV ({error})", file=path) from error
+        raise DataError(
+            f"cannot be read as CSV ({error})", file=path, action="Save it as CSV in UTF-8"
+        ) from error
 
 
 def _existing_folder(source, what, how=""):

@@ -34,6 +34,7 @@ _AGREEMENT = 1e-3  # of one attribute's values in several places
 # Philips' SUV factor has its own decay reference and weight; a wrong unit is off by far more.
 _PHILIPS_AGREEMENT = 2.0
 _TOLERANCE_S = 1.0
+_SAME_TIME_S = 60.0  # one time in two attributes, one of them by the minute
 _PHILIPS_SUV, _PHILIPS_ACTIVITY = (0x7053, 0x1000), (0x7053, 0x1009)
 _GE_REFERENCE = (0x0009, 0x100D)
 
@@ -279,14 +280,18 @@ def _average_time(attributes, dataset, decay_rate):
 
 def _since_injection(attributes, reference):
     full = attributes.get("RadiopharmaceuticalStartDateTime")
+    clock = attributes.get("RadiopharmaceuticalStartTime")
     if full is not None:
         injection = _parse(attributes, str(full), "RadiopharmaceuticalStartDateTime (0018,1078)")
+        if clock is not None:  # the day may have been shifted to hide it, not the time
+            name = "RadiopharmaceuticalStartTime (0018,1072)"
+            stated = _parse(attributes, f"{injection:%Y%m%d}{str(clock).strip()}", name)
+            _check_same(attributes, name, "RadiopharmaceuticalStartDateTime", stated, injection)
         if injection > reference:
             attributes.refuse(
                 "RadiopharmaceuticalStartDateTime", f"a time before the scan's, {reference:%H:%M}"
             )
     else:
-        clock = attributes.get("RadiopharmaceuticalStartTime")
         if clock is None:
             attributes.refuse("RadiopharmaceuticalStartTime", "the time of injection")
         day = f"{attributes.get('SeriesDate') or ''}".strip()
@@ -305,11 +310,27 @@ def _since_injection(attributes, reference):
     return elapsed
 
 
+def _check_same(attributes, name, other_name, stated, other):
+    """Raises DataError where two attributes say two times of the day, whatever the day."""
+    seconds = abs((stated - other).total_seconds()) % 86400
+    if min(seconds, 86400 - seconds) > _SAME_TIME_S:
+        raise DataError(
+            f"{name} is {stated:%H:%M:%S} and {other_name} {other:%H:%M:%S}: no body-weight SUV "
+            "follows",
+            wanted="one time in both",
+            **attributes.where,
+        )
+
+
 def _time(attributes, dataset, prefix):
     """A slice's Series or Acquisition date and time."""
     day, clock = dataset.get(f"{prefix}Date"), dataset.get(f"{prefix}Time")
-    if prefix == "Acquisition" and not (day and clock) and dataset.get("AcquisitionDateTime"):
-        return _parse(attributes, str(dataset.AcquisitionDateTime), "AcquisitionDateTime")
+    if prefix == "Acquisition" and dataset.get("AcquisitionDateTime"):
+        full = _parse(attributes, str(dataset.AcquisitionDateTime), "AcquisitionDateTime")
+        if not (day and clock):
+            return full
+        stated = _parse(attributes, f"{day}{clock}", "AcquisitionDate and AcquisitionTime")
+        _check_same(attributes, "AcquisitionTime", "AcquisitionDateTime", stated, full)
     if not day:
         attributes.refuse(f"{prefix}Date", "a date")
     if not clock:

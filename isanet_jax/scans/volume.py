@@ -103,9 +103,9 @@ def read_volume(path, *, case=None, dtype=np.float32, placed=True) -> Volume:
         placed: whether it must say where it lies; False where only its own grid counts.
 
     Raises:
-        DataError: missing, truncated, not NIfTI, not 3D, without geometry, with two geometries that
-            contradict each other, with voxels or a field
-            of a size that no scan has, or with NaN or infinite voxels.
+        DataError: missing, truncated, not NIfTI, named for another compression, not 3D, without
+            geometry, with two geometries that contradict each other, with voxels or a field of a
+            size that no scan has, or with NaN or infinite voxels.
     """
     path = Path(path)
     where = {"case": case, "file": path}
@@ -118,6 +118,7 @@ def read_volume(path, *, case=None, dtype=np.float32, placed=True) -> Volume:
             action="Convert it; Analyze does not say which side is left",
             **where,
         )
+    _check_compression(path, where)
     try:
         image = _open(path)
         shape = image.shape
@@ -167,6 +168,19 @@ def read_volume(path, *, case=None, dtype=np.float32, placed=True) -> Volume:
             **where,
         )
     return Volume(data, affine, _geometry_header(image.header))
+
+
+def _check_compression(path, where):
+    """Raises DataError where a gzip file has a name that does not say so."""
+    with open(path, "rb") as file:
+        compressed = file.read(2) == b"\x1f\x8b"
+    if compressed and path.suffix.lower() != ".gz":
+        raise DataError(
+            "its content is gzip-compressed",
+            wanted="a name that says so, in .nii.gz",
+            action="Rename it",
+            **where,
+        )
 
 
 def _check_forms(header, shape, where):

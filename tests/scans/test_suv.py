@@ -14,6 +14,7 @@ from tests.conftest import real_data
 from tests.scans.make_dicom import pet_dataset
 
 HALF_LIFE = 6586.2
+NO_CLOCK = {"RadiopharmaceuticalStartTime": None}
 
 
 def factor(**changes):
@@ -33,10 +34,10 @@ def test_activity_is_corrected_from_injection_to_series_time():
 def test_injection_before_midnight_and_full_times():
     late = {"SeriesTime": "003000", "AcquisitionTime": "003000"}
     assert factor(**late, RadiopharmaceuticalStartTime="233000") == pytest.approx(expected(3600))
-    full = {"RadiopharmaceuticalStartDateTime": "20200102093000.00"}
+    full = {"RadiopharmaceuticalStartDateTime": "20200102093000.00", **NO_CLOCK}
     assert factor(**full) == pytest.approx(expected(1800))
     with pytest.raises(DataError, match=r"\(0018,1078\).*before the scan") as error:
-        factor(RadiopharmaceuticalStartDateTime="20200102103000")
+        factor(RadiopharmaceuticalStartDateTime="20200102103000", **NO_CLOCK)
     assert "20200102" not in str(error.value)  # the day is the patient's
 
 
@@ -80,6 +81,17 @@ def test_other_units():
     philips = pet_dataset(Units="CNTS")
     philips.add(DataElement((0x7053, 0x1009), "DS", "2.0"))
     assert suv_factors([philips])[0] == pytest.approx(2 * expected(3600))
+
+
+def test_a_time_that_stands_twice_is_one_time():
+    both = {"RadiopharmaceuticalStartDateTime": "20200102090000.0"}
+    assert factor(**both) == factor()
+    assert factor(**both, RadiopharmaceuticalStartTime="090030") == factor()  # by the minute
+    with pytest.raises(DataError, match=r"\(0018,1072\) is 08:30:00 and .*DateTime 09:00:00"):
+        factor(**both, RadiopharmaceuticalStartTime="083000")
+    assert factor(AcquisitionDateTime="20200102100000") == factor()
+    with pytest.raises(DataError, match="AcquisitionTime is 10:00:00 and .* 11:00:00"):
+        factor(AcquisitionDateTime="20200102110000")
 
 
 def philips(*slices):
@@ -179,7 +191,7 @@ def test_a_dose_that_is_taken_as_mbq_is_said():
 
 def test_a_scan_days_after_the_injection_of_a_long_lived_nuclide():
     zirconium = {"RadionuclideHalfLife": 282276.0}
-    three_days = {"RadiopharmaceuticalStartDateTime": "20191230100000"}
+    three_days = {"RadiopharmaceuticalStartDateTime": "20191230100000", **NO_CLOCK}
     found = factor(**zirconium, **three_days)
     assert found == pytest.approx(70e3 / (3.5e8 * 2 ** (-3 * 86400 / 282276.0)))
     with pytest.raises(DataError, match=r"\(0018,1078\).*at most 1 day"):

@@ -81,6 +81,7 @@ def test_bounds_enclose_the_outer_edges():
 def bad_files(folder):
     good = save(folder / "good.nii.gz", np.zeros((20, 20, 20), np.float32))
     content = good.read_bytes()
+    (folder / "gzip.nii").write_bytes(content)
     (folder / "truncated.nii.gz").write_bytes(content[: len(content) // 2])
     (folder / "text.nii.gz").write_text("not an image")
     (folder / "empty.nii").write_bytes(b"")
@@ -130,6 +131,7 @@ def test_lengths_are_read_in_the_headers_unit(tmp_path, unit, factor):
     [
         ("truncated.nii.gz", "cannot be read as NIfTI"),
         ("text.nii.gz", "cannot be read as NIfTI"),
+        ("gzip.nii", "content is gzip-compressed; expected a name that says so, in .nii.gz"),
         ("empty.nii", "cannot be read as NIfTI"),
         ("absent.nii.gz", "no such file"),
         ("four.nii.gz", "4D image of shape (4, 4, 4, 3)"),
