@@ -10,7 +10,7 @@ import nibabel
 import numpy as np
 from scipy import ndimage
 
-from isanet_jax.cases.grid import overlap_fraction, same_grid
+from isanet_jax.cases.grid import outside_fraction, overlap_fraction, same_grid
 from isanet_jax.cases.prepare import Settings, check_images, in_processes, read_label
 from isanet_jax.cases.store import write_csv
 from isanet_jax.errors import DataError, failure_of
@@ -133,16 +133,12 @@ def _check_label(scan, settings, volumes, row):
         return
     if (small := int((sizes < _SMALL_ML).sum())) and count > 1:
         row["warnings"].append(f"{small} of {count} components are smaller than {_SMALL_ML} ml")
-    if "ct" in volumes:
-        ct = volumes["ct"]
-        points = np.argwhere(label.data) @ label.affine[:3, :3].T + label.affine[:3, 3]
-        to_ct = np.linalg.inv(ct.affine)
-        voxels = points @ to_ct[:3, :3].T + to_ct[:3, 3]
-        inside = ((voxels >= -0.5) & (voxels <= np.array(ct.data.shape) - 0.5)).all(1).mean()
-        if inside == 0:
+    for kind, volume in volumes.items():
+        outside = outside_fraction(label, volume.data.shape, volume.affine)
+        if outside == 1 and kind == "ct":
             row["errors"].append("the label lies outside the CT")
-        elif inside < 0.99:
-            row["warnings"].append(f"{1 - inside:.0%} of the label lies outside the CT")
+        elif outside > 0.01:
+            row["warnings"].append(f"{outside:.0%} of the label lies outside the {kind.upper()}")
 
 
 def _check_cohort(scans, rows):

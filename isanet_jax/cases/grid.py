@@ -142,6 +142,19 @@ def grid_distance_mm(a: Volume, b: Volume) -> float:
     return float(np.linalg.norm(shift, axis=1).max())
 
 
+def outside_fraction(mask: Volume, shape, affine) -> float:
+    """Share of a mask's voxels whose centre lies outside a grid's field; 0 of an empty mask.
+
+    Args:
+        mask: bool.
+        shape, affine: (3,) voxels and (4, 4) to mm of the grid.
+    """
+    to_grid = np.linalg.inv(affine) @ mask.affine
+    voxels = np.argwhere(mask.data) @ to_grid[:3, :3].T + to_grid[:3, 3]
+    inside = ((voxels >= -0.5) & (voxels <= np.array(shape) - 0.5)).all(1)
+    return 1 - float(inside.mean()) if len(inside) else 0.0
+
+
 def overlap_fraction(inner: np.ndarray, outer: np.ndarray) -> float:
     """Share of the box `inner` that lies in the box `outer`; both (2, 3) corners in mm."""
     edges = np.minimum(inner[1], outer[1]) - np.maximum(inner[0], outer[0])

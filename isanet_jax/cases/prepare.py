@@ -23,6 +23,7 @@ from isanet_jax.cases.folds import make_folds
 from isanet_jax.cases.grid import (
     AIR_HU,
     case_grid,
+    outside_fraction,
     overlap_fraction,
     resample,
     resample_label,
@@ -234,7 +235,7 @@ def prepare_case(scan: Scan, settings: Settings, output: Path) -> tuple[dict, bo
     spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
     volume_ml = label_ct.sum() * abs(np.linalg.det(original.affine[:3, :3])) / 1000
     volume_case_ml = label_case.sum() * np.prod(spacing_mm) / 1000
-    warnings += _label_warnings(label, label_case, volume_ml, affine)
+    warnings += _label_warnings(label, label_case, volume_ml, affine, uptake)
     meta = {
         **identity,
         "spacing_mm": spacing_mm.tolist(),
@@ -272,27 +273,23 @@ def _lost_lesions(label, label_case, affine):
     return [size * ml for n, size in enumerate(sizes) if size and n not in kept]
 
 
-def _label_warnings(label, label_case, volume_ml, affine):
+def _label_warnings(label, label_case, volume_ml, affine, pet):
     if not label.data.any():
         return ["the label is empty"]
-    lost = _lost_lesions(label, label_case, affine)
-    if label_case.any() and lost:
+    found = []
+    if (outside := outside_fraction(label, pet.data.shape, pet.affine)) > 0.01:
+        found.append(f"{outside:.0%} of the tumour lies outside the PET")
+    if not label_case.any():
+        return [*found, f"the tumour ({volume_ml:.2f} ml) has no voxel on the case's grid"]
+    if lost := _lost_lesions(label, label_case, affine):
         listed = ", ".join(f"{ml:.3f} ml" for ml in lost[:10])
         more = f" and {len(lost) - 10} more" if len(lost) > 10 else ""
-        return [
-            f"{len(lost)} lesion(s) of the label are lost on the case's grid ({listed}{more})",
-            *_outside(label, label_case, volume_ml, affine),
-        ]
-    return _outside(label, label_case, volume_ml, affine)
-
-
-def _outside(label, label_case, volume_ml, affine):
-    points = np.argwhere(label.data) @ label.affine[:3, :3].T + label.affine[:3, 3]
-    low, high = bounds_mm(label_case.shape, affine)
-    outside = 1 - ((points >= low) & (points <= high)).all(1).mean()
-    if not label_case.any():
-        return [f"the tumour ({volume_ml:.2f} ml) has no voxel on the case's grid"]
-    return [f"{outside:.0%} of the tumour lies outside the case's grid"] if outside > 0.01 else []
+        found.append(
+            f"{len(lost)} lesion(s) of the label are lost on the case's grid ({listed}{more})"
+        )
+    if (outside := outside_fraction(label, label_case.shape, affine)) > 0.01:
+        found.append(f"{outside:.0%} of the tumour lies outside the case's grid")
+    return found
 
 
 def _sha256(path, case):

@@ -55,6 +55,8 @@ _MULTI_FRAME = {
 # Words of ImageType by which an image is no slice of a volume.
 _NOT_SLICES = ("LOCALIZER", "MIP", "PROJECTION", "SCREEN SAVE")
 _FEW = 0.25  # images unlike the others of their series, as a share of these: left out
+_SPARSE = 1.5  # times a slice's thickness between slices: some may have been left out
+_SPARSE = 1.5  # times its thickness from slice to slice: some may have been left out
 _GAP_TOLERANCE = 0.1  # of the slice distance; scanners round positions
 # Of one file, unpacked: a slice has a few MB, a large structure set or segmentation some hundred.
 _LARGEST_FILE = 2**29
@@ -375,8 +377,24 @@ def read_image(
         if not np.isfinite(data).all():
             raise DataError("voxels that are not finite after rescaling", **where)
         if notes is not None:
-            notes += series.warnings
+            notes += [*series.warnings, *_lost_slices(headers, affine)]
         return Volume(data, affine), headers
+
+
+def _lost_slices(headers, affine):
+    """Warnings where a series says that it has, or had, more slices than are here."""
+    found = []
+    stated = int(headers[0].get("NumberOfSlices") or 0)
+    if stated > len(headers):
+        found.append(f"{len(headers)} of {stated} slices (NumberOfSlices) are here")
+    thick_mm = float(headers[0].get("SliceThickness") or 0)
+    apart_mm = float(np.linalg.norm(affine[:3, 2]))
+    if 0 < thick_mm * _SPARSE < apart_mm:
+        found.append(
+            f"slices are {apart_mm:.2f} mm apart and {thick_mm:.2f} mm thick (SliceThickness): "
+            "are some missing?"
+        )
+    return found
 
 
 def read_grid(series: Series, *, case=None) -> tuple[tuple[int, int, int], np.ndarray]:

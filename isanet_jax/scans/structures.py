@@ -243,13 +243,15 @@ def rasterise(contours, shape, affine, *, case=None, file=None) -> np.ndarray:
                 case=case,
                 file=file,
             )
-        if not 0 <= plane < shape[2]:
+        low, high = voxels[:, :2].min(0), voxels[:, :2].max(0)
+        is_beside = (high < -0.5).any() or (low > np.array(shape[:2]) - 0.5).any()
+        if is_beside or not 0 <= plane < shape[2]:
             outside += 1
             continue
         of_plane[plane].append((_filled(voxels[:, :2], shape[:2]), contour.is_exclusive))
     if outside:
         raise DataError(
-            f"{outside} of {len(contours)} contours lie outside the image's slices",
+            f"{outside} of {len(contours)} contours lie outside the image",
             wanted="the whole image that they were drawn on",
             case=case,
             file=file,

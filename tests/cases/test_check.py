@@ -101,6 +101,24 @@ def test_doubts_are_warnings(folder):
     assert not errors_of(rows)
 
 
+def test_a_label_beyond_the_pet_is_a_warning_and_beyond_the_ct_an_error(folder):
+    pet = np.ones((12, 12, 12), np.float32) * 2
+    write(folder / "P0" / "pet.nii.gz", pet[:, :, 4:], AFFINE @ translation(0, 0, 4))
+    label = np.zeros((12, 12, 12), np.uint8)
+    label[3:6, 3:6, 3:6] = 1
+    write(folder / "P1" / "label.nii.gz", label, AFFINE @ translation(9, 0, 0))
+    rows = rows_of(folder)
+    assert "33% of the label lies outside the PET" in warnings_of(rows[:1])
+    assert "the label lies outside the CT" in errors_of(rows[1:2])
+    assert not errors_of([rows[0], rows[2]])
+
+
+def translation(*voxels):
+    moved = np.eye(4)
+    moved[:3, 3] = voxels
+    return moved
+
+
 def test_the_report_is_a_table_on_screen_csv_and_html(folder, capsys):
     main(["check", "--source", str(folder / "cases.csv"), "--output", str(folder / "out")])
     assert "3 cases (table), 0 with errors" in capsys.readouterr().out

@@ -161,6 +161,16 @@ def test_a_label_cut_by_the_crop_is_a_warning(tmp_path, patient):
     assert any("of the tumour" in warning for warning in meta["warnings"])
 
 
+def test_a_tumour_beyond_the_pet_is_a_warning(tmp_path, patient):
+    _, pet, label = patient
+    top = int(np.argwhere(label.data)[:, 2].max())
+    affine = pet.affine.copy()
+    affine[:3, 3] += affine[:3, 2] * top
+    scan = write_scan(tmp_path, patient, pet=Volume(pet.data[:, :, top:], affine))
+    meta, _ = prepare.prepare_case(scan, SETTINGS, tmp_path)
+    assert any("of the tumour lies outside the PET" in warning for warning in meta["warnings"])
+
+
 def test_label_on_another_grid_goes_through_the_affines(tmp_path, patient):
     _, _, label = patient
     flipped = Volume(

@@ -2,6 +2,7 @@ import copy
 import zipfile
 
 import numpy as np
+import pydicom
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
@@ -88,6 +89,22 @@ def test_gaps_of_a_few_percent_are_the_scanners_rounding(tmp_path):
     (tmp_path / f"{14:03d}").unlink()
     with pytest.raises(DataError, match="missing between 3.00 to 9.00 mm"):
         read_folder(tmp_path, "CT")
+
+
+def test_slices_that_are_stated_or_left_out_evenly_are_told(tmp_path):
+    values = np.zeros((6, 4, 4))
+    slices = write_series(tmp_path / "a", "CT", study(), values, NumberOfSlices=6)
+    notes = []
+    read_folder(tmp_path / "a", "CT", notes=notes)
+    assert not notes
+    for path in (tmp_path / "a").iterdir():  # every second one
+        if pydicom.dcmread(path).SOPInstanceUID in {s.SOPInstanceUID for s in slices[1::2]}:
+            path.unlink()
+    read_folder(tmp_path / "a", "CT", notes=notes)
+    assert notes == [
+        "3 of 6 slices (NumberOfSlices) are here",
+        "slices are 6.00 mm apart and 3.00 mm thick (SliceThickness): are some missing?",
+    ]
 
 
 def test_archives_are_read_in_place(tmp_path):

@@ -58,6 +58,14 @@ def test_contours_apart_and_partly_over_each_other_are_united():
     np.testing.assert_array_equal(crossed, filled(a) ^ filled(b))
 
 
+def test_a_contour_beside_the_image_is_refused_and_one_over_its_edge_is_cut():
+    over = rasterise([Contour(box(8, 15, 1, 5))], SHAPE, AFFINE)[..., 0]
+    np.testing.assert_array_equal(over, filled((8, 11, 1, 5)))
+    for beside in ((13, 16, 1, 5), (1, 5, -9, -2)):
+        with pytest.raises(DataError, match="1 of 2 contours lie outside the image"):
+            rasterise([Contour(box(*OUTER)), Contour(box(*beside))], SHAPE, AFFINE)
+
+
 def test_edges_fall_alike_on_all_sides():
     """A contour through voxel centres, mirrored, is the mirrored mask: nothing moves."""
     points = np.array([(2, 3, 0), (8, 3, 0), (8, 7, 0), (5, 9, 0), (2, 7, 0)], float)
