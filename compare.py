@@ -1,7 +1,7 @@
 """Trains and compares methods over folds: python compare.py --help."""
 
-from isanet_jax import console
-from isanet_jax.comparison.command import main
+from isanet_jax import runtime
+from isanet_jax.cli.compare import main
 
 if __name__ == "__main__":
-    console.run(main)
+    runtime.run(main)

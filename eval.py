@@ -1,7 +1,7 @@
 """Scores a trained run, or anyone's masks: python eval.py --help."""
 
-from isanet_jax import console
-from isanet_jax.evaluation.command import main
+from isanet_jax import runtime
+from isanet_jax.cli.evaluate import main
 
 if __name__ == "__main__":
-    console.run(main)
+    runtime.run(main)

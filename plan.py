@@ -1,7 +1,7 @@
 """Says what training and prediction need of a device: python plan.py --help."""
 
-from isanet_jax import console
-from isanet_jax.planning.command import main
+from isanet_jax import runtime
+from isanet_jax.cli.plan import main
 
 if __name__ == "__main__":
-    console.run(main)
+    runtime.run(main)

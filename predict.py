@@ -1,7 +1,7 @@
 """Predicts tumour masks with a trained run: python predict.py --help."""
 
-from isanet_jax import console
-from isanet_jax.prediction.command import main
+from isanet_jax import runtime
+from isanet_jax.cli.predict import main
 
 if __name__ == "__main__":
-    console.run(main)
+    runtime.run(main)

@@ -1,7 +1,7 @@
 """Prepares raw PET/CT scans for training: python prepare.py {hecktor,sts,table,phantom} --help."""
 
-from isanet_jax import console
-from isanet_jax.cases.command import main
+from isanet_jax import runtime
+from isanet_jax.cli.prepare import main
 
 if __name__ == "__main__":
-    console.run(main)
+    runtime.run(main)

@@ -11,7 +11,7 @@ on, for TensorBoard's profiler, with a table of the operations that take longest
 
 import sys
 
-from isanet_jax import console
+from isanet_jax import runtime
 
 
 def main():
@@ -19,12 +19,12 @@ def main():
     if {"-h", "--help"} & set(sys.argv):
         print(__doc__)
         return
+    from isanet_jax.distributed.processes import together
     from isanet_jax.network.systems import describe_systems
     from isanet_jax.training.config import parse_command_line
     from isanet_jax.training.loop import train
-    from isanet_jax.training.processes import together
 
-    argv, profiled = console.take_number(sys.argv, "--profile", 0, "a number of steps to trace")
+    argv, profiled = runtime.take_number(sys.argv, "--profile", 0, "a number of steps to trace")
     config, workdir = parse_command_line(argv)
     if config.get("model", {}).get("name") == "help":
         print(describe_systems())
@@ -34,4 +34,4 @@ def main():
 
 
 if __name__ == "__main__":
-    console.run(main)
+    runtime.run(main)

@@ -15,7 +15,7 @@ import torch
 from monai import metrics as monai_metrics
 from scipy import ndimage
 
-from isanet_jax.evaluation.metrics import surface_distances
+from isanet_jax.metrics.segmentation import surface_distances
 
 SPACING_MM = (3.0, 1.0, 1.0)
 

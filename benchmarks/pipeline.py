@@ -14,10 +14,10 @@ import sys
 import tempfile
 import time
 
-from isanet_jax import console
+from isanet_jax import runtime
 
 if "isanet_jax" in sys.argv:  # this round's: before JAX is imported
-    console.keep_memory()
+    runtime.keep_memory()
 
 import jax
 import numpy as np
@@ -25,8 +25,9 @@ import torch
 from monai import transforms
 
 from configs import hecktor
+from isanet_jax.cases.case import read_case
+from isanet_jax.cases.cohort import read_cohort
 from isanet_jax.cases.prepare import prepare_phantoms
-from isanet_jax.cases.store import read_case, read_cohort
 from isanet_jax.pipeline.augment import augment, normalise
 from isanet_jax.pipeline.dataset import training_data
 

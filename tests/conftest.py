@@ -4,17 +4,17 @@ import os
 import tempfile
 from pathlib import Path
 
-from isanet_jax import console
+from isanet_jax import runtime
 
-console.choose_platform()  # before JAX is imported
+runtime.choose_platform()  # before JAX is imported
 
 import jax
 import numpy as np
 import pytest
 
 from configs import phantom as phantom_config
+from isanet_jax.cases.cohort import read_cohort
 from isanet_jax.cases.prepare import prepare_phantoms
-from isanet_jax.cases.store import read_cohort
 from isanet_jax.training.loop import train
 
 # Compiles dominate the suite; a second run finds them here.

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from isanet_jax.cases import prepare
-from isanet_jax.cases.command import main as prepare_main
+from isanet_jax.cli.prepare import main as prepare_main
+from isanet_jax.datasets.sources import Scan
 from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.locks import only_here
-from isanet_jax.scans.sources import Scan
 
 ROOT = Path(__file__).parents[1]
 
@@ -82,7 +82,7 @@ _PARENT = """
 import sys, time
 from pathlib import Path
 from isanet_jax.cases.prepare import in_processes
-from isanet_jax.scans.sources import Scan
+from isanet_jax.datasets.sources import Scan
 sys.path.insert(0, sys.argv[2])
 from tests.test_locks import _say_and_sleep
 scans = [Scan(f"case{i}", Path(sys.argv[1]), Path("b"), None, "p") for i in range(2)]

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from isanet_jax import console
+from isanet_jax import runtime
 
 
 def run(root, *arguments, cwd=None):
@@ -54,8 +54,8 @@ def test_what_is_compiled_is_kept_in_the_users_cache(tmp_path, monkeypatch):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     code = """
-from isanet_jax import console
-console.keep_compiled()
+from isanet_jax import runtime
+runtime.keep_compiled()
 import jax
 jax.jit(lambda x: x + 1)(1.0)
 """
@@ -63,7 +63,7 @@ jax.jit(lambda x: x + 1)(1.0)
     (folder,) = (tmp_path / "isanet_jax").iterdir()
     assert any(folder.iterdir())
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "chosen")
-    console.keep_compiled()
+    runtime.keep_compiled()
     assert os.environ["JAX_COMPILATION_CACHE_DIR"] == "chosen"
 
 

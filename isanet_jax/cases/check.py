@@ -11,11 +11,12 @@ import numpy as np
 from scipy import ndimage
 
 from isanet_jax.cases.grid import outside_fraction, overlap_fraction, same_grid
-from isanet_jax.cases.prepare import Settings, check_images, in_processes, read_label
-from isanet_jax.cases.store import write_csv
+from isanet_jax.cases.prepare import Settings, check_images, read_label
+from isanet_jax.datasets.sources import Scan
 from isanet_jax.errors import DataError, failure_of
-from isanet_jax.scans.sources import Scan
-from isanet_jax.scans.volume import bounds_mm, read_volume, replace_when_done
+from isanet_jax.files import replace_when_done, write_csv
+from isanet_jax.parallel import in_processes
+from isanet_jax.volume import bounds_mm, read_volume
 
 _CORNERS = ndimage.generate_binary_structure(3, 3)
 _SMALL_ML = 0.1
@@ -32,7 +33,7 @@ def check(
     """Checks every scan, and the cohort as a whole.
 
     Args:
-        scans: of a reader of `isanet_jax.scans.sources`.
+        scans: of a reader of `isanet_jax.datasets.sources`.
         settings: gives the label's values.
         workers: processes.
         failures: case -> reason, of what could not even become a scan.

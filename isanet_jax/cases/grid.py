@@ -8,7 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from isanet_jax.errors import ConfigError
-from isanet_jax.scans.volume import Volume, bounds_mm
+from isanet_jax.volume import Volume, bounds_mm
 
 FITS = ("crop", "resize")
 AIR_HU = -1024.0
@@ -96,7 +96,7 @@ def resample_label(label: Volume, shape, affine) -> np.ndarray:
     Nearest neighbours shift a mask by up to half a voxel, all of it the same way where two grids
     lie half a voxel apart. So taken to a case grid and, as a network's probability is, back by
     linear interpolation (0.5 and above), a blob of 2 ml keeps a DSC of 0.97 instead of 0.95
-    (tests/scans/test_geometry.py). A mask too small to have any such voxel keeps its nearest ones.
+    (tests/test_geometry.py). A mask too small to have any such voxel keeps its nearest ones.
 
     Args:
         label: bool.

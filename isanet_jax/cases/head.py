@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import ndimage
 
-from isanet_jax.scans.volume import Volume
+from isanet_jax.volume import Volume
 
 _SMOOTHING_VOXELS = 3
 _BRAIN_SUV = 3.0

@@ -2,15 +2,7 @@
 
 import dataclasses
 import hashlib
-import multiprocessing
-import multiprocessing.connection
-import os
-import signal
 import sys
-import threading
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -19,6 +11,7 @@ import numpy as np
 from scipy import ndimage
 
 import isanet_jax
+from isanet_jax.cases.case import FORMAT, Case, read_meta, write_case
 from isanet_jax.cases.folds import make_folds
 from isanet_jax.cases.grid import (
     AIR_HU,
@@ -30,11 +23,12 @@ from isanet_jax.cases.grid import (
     same_grid,
 )
 from isanet_jax.cases.head import find_head
-from isanet_jax.cases.store import FORMAT, Case, read_meta, write_case, write_json
+from isanet_jax.datasets.phantom import FIELD_MM, write_phantoms
+from isanet_jax.datasets.sources import Scan, read_table
 from isanet_jax.errors import DataError, failure_of
-from isanet_jax.scans.phantom import FIELD_MM, write_phantoms
-from isanet_jax.scans.sources import Scan, read_table
-from isanet_jax.scans.volume import Volume, bounds_mm, read_volume
+from isanet_jax.files import write_json
+from isanet_jax.parallel import in_processes
+from isanet_jax.volume import Volume, bounds_mm, read_volume
 
 # SUV of the hottest organ (bladder) stays in the hundreds; activity in Bq/ml is in the thousands.
 MAX_SUV = 1000.0
@@ -168,7 +162,7 @@ def read_label(path, values, others=(), *, case, placed=True) -> Volume:
         values: that are tumour.
         others: that are known and not tumour.
         case: ID to name in errors.
-        placed: see `isanet_jax.scans.volume.read_volume`.
+        placed: see `isanet_jax.volume.read_volume`.
 
     Raises:
         DataError: unreadable, or with a value that is neither 0 nor in `values` or `others`, but
@@ -408,60 +402,3 @@ def _make_all(scans, settings, output, workers):
         for scan, outcome in in_processes(make, scans, workers):
             collect(scan, outcome)
     return metas, failures
-
-
-def in_processes(function: Callable, scans: list[Scan], workers: int):
-    """Applies a function to scans, in `workers` processes; one scan, or 1 worker, runs in this one.
-
-    A process that is killed takes all others of its pool with it: the scans that were not done are
-    then tried again, each in a pool of its own, so that only the one that did it fails.
-
-    Yields:
-        (scan, its outcome: to be called, returns or raises what the function did), as they finish.
-    """
-    if min(workers, len(scans)) <= 1:
-        for scan in scans:
-            yield scan, partial(function, scan)
-        return
-    undone = dict(enumerate(scans))
-    for index, outcome in _in_pool(function, undone, workers):
-        yield undone.pop(index), outcome
-    for index, scan in undone.items():
-        outcomes = dict(_in_pool(function, {index: scan}, 1))
-        yield scan, outcomes.get(index, partial(_killed, scan))
-
-
-def _in_pool(function, scans, workers):
-    """(index, outcome) of the scans that are done before a process of the pool is killed."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(scans)), context, initializer=_begin_worker) as pool:
-        jobs = {pool.submit(function, scan): index for index, scan in scans.items()}
-        try:
-            for job in as_completed(jobs):
-                if isinstance(job.exception(), BrokenProcessPool):
-                    return
-                yield jobs[job], job.result
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _killed(scan):
-    raise DataError(
-        "the process that worked on it was killed, most likely for lack of memory",
-        case=scan.case,
-        file=scan.ct,
-        action="Look at the size of its images; fewer --workers need less memory",
-    )
-
-
-def _begin_worker():
-    """Leaves Ctrl-C to the parent, and ends with it, however it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-
-    def watch():
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

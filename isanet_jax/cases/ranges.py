@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from isanet_jax.cases.store import Cohort
-from isanet_jax.scans.volume import Volume, bounds_mm
+from isanet_jax.cases.cohort import Cohort
+from isanet_jax.volume import Volume, bounds_mm
 
 _SPACING, _FIELD, _UPTAKE = 1.5, 1.5, 3.0  # times beyond what was seen before it is said
 _AXES = ("right-left", "front-back", "feet-head")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from isanet_jax import console
+from isanet_jax import runtime
 from isanet_jax.errors import ConfigError
 
 STOPPED = 3  # exit status: a signal stopped the training, which can go on
@@ -31,11 +31,10 @@ def run_cell(config: dict, folder: Path, *, thresholds: bool) -> bool:
     Returns:
         Whether the cell is finished; False where a signal stopped it.
     """
-    from isanet_jax.cases.store import write_json
     from isanet_jax.evaluation.evaluate import score_run
     from isanet_jax.evaluation.report import jsonable
+    from isanet_jax.files import replace_when_done, write_json
     from isanet_jax.prediction.predictor import Predictor
-    from isanet_jax.scans.volume import replace_when_done
     from isanet_jax.training.loop import load_cohort, split_cohort, train
 
     if not thresholds and not train(config, folder):
@@ -74,4 +73,4 @@ def main():
 
 
 if __name__ == "__main__":
-    console.run(main)
+    runtime.run(main)

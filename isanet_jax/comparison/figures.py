@@ -72,7 +72,7 @@ def contours(path, *, title, case, masks: dict[str, tuple[np.ndarray, float]]) -
     Args:
         path: PNG.
         title: above the picture.
-        case: `isanet_jax.cases.store.Case`.
+        case: `isanet_jax.cases.case.Case`.
         masks: method's label -> (mask (D, H, W) bool, DSC).
     """
     reference = case.label > 0

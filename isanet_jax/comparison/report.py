@@ -6,15 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
-from isanet_jax.cases.store import read_case, read_cohort, write_csv
+from isanet_jax.cases.case import read_case
+from isanet_jax.cases.cohort import read_cohort
 from isanet_jax.comparison import figures
 from isanet_jax.comparison.cell import MASKS
 from isanet_jax.comparison.runner import Cell
 from isanet_jax.comparison.table import METRICS, Row, collect, digits, tests
 from isanet_jax.evaluation.evaluate import NETWORK
-from isanet_jax.evaluation.metrics import DISTANCES
 from isanet_jax.evaluation.report import PROTOCOLS
-from isanet_jax.scans.volume import replace_when_done
+from isanet_jax.files import replace_when_done, write_csv
+from isanet_jax.metrics.segmentation import DISTANCES
 
 _RECIPES = {
     "paper": "one training loop for all methods, with the paper's optimisers and learning rates",

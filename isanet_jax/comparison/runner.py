@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from isanet_jax.comparison.cell import SCORES, STOPPED
-from isanet_jax.console import say_at_once, stop_signals
 from isanet_jax.errors import ConfigError, IsaNetError
 from isanet_jax.locks import try_lock
 from isanet_jax.network.systems import SYSTEMS
+from isanet_jax.runtime import say_at_once, stop_signals
 from isanet_jax.training.config import check_config, claim_workdir
 from isanet_jax.training.loop import load_cohort, split_cohort
 

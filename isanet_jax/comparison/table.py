@@ -8,7 +8,7 @@ import numpy as np
 
 from isanet_jax.comparison.runner import THRESHOLDS, Cell
 from isanet_jax.comparison.statistics import holm, paired_test
-from isanet_jax.evaluation.metrics import DISTANCES, summarise
+from isanet_jax.metrics.segmentation import DISTANCES, summarise
 
 # The paper's columns in its order, then further ones; dsc_agg is over cases, not a mean.
 METRICS = {
@@ -26,7 +26,7 @@ class Row:
     Attributes:
         name, label: of the method.
         published: metric -> the paper's figure.
-        of_fold: fold -> the summary (`isanet_jax.evaluation.metrics.summarise`) of each seed.
+        of_fold: fold -> the summary (`isanet_jax.metrics.segmentation.summarise`) of each seed.
         cases: ID -> metrics, the mean over the seeds.
         missing: folds and seeds without a result.
         total: folds x seeds that were asked for.

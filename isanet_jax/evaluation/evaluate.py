@@ -5,16 +5,17 @@ from pathlib import Path
 
 import numpy as np
 
+from isanet_jax.cases.case import read_label_on_ct
+from isanet_jax.cases.cohort import Cohort
 from isanet_jax.cases.grid import grid_distance_mm, same_grid
 from isanet_jax.cases.prepare import read_label
-from isanet_jax.cases.store import Cohort, read_label_on_ct
+from isanet_jax.datasets.sources import visible
 from isanet_jax.errors import ConfigError, DataError
-from isanet_jax.evaluation.metrics import case_metrics
-from isanet_jax.evaluation.thresholds import threshold_masks
+from isanet_jax.metrics.segmentation import case_metrics
+from isanet_jax.metrics.thresholds import threshold_masks
 from isanet_jax.pipeline.dataset import evaluation_data
 from isanet_jax.prediction.predictor import THRESHOLD, check_finite, to_ct_grid
-from isanet_jax.scans.sources import visible
-from isanet_jax.scans.volume import NIFTI_SUFFIXES, Volume
+from isanet_jax.volume import NIFTI_SUFFIXES, Volume
 
 NETWORK = "network"
 GRIDS = ("ct", "case")

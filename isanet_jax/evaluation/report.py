@@ -3,9 +3,8 @@
 import math
 from pathlib import Path
 
-from isanet_jax.cases.store import write_json
-from isanet_jax.evaluation.metrics import summarise
-from isanet_jax.scans.volume import replace_when_done
+from isanet_jax.files import replace_when_done, write_json
+from isanet_jax.metrics.segmentation import summarise
 
 PROTOCOLS = {
     "paper": "the checkpoint was chosen on the very cases that are reported here, as in the paper: "

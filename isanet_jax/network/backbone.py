@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from isanet_jax.distributed.placement import place
 from isanet_jax.network.blocks import (
     Conv,
     Output,
@@ -22,7 +23,6 @@ from isanet_jax.network.blocks import (
 )
 from isanet_jax.network.config import MODALITIES, ModelConfig
 from isanet_jax.network.convolution import is_folded, max_pool
-from isanet_jax.network.placement import place
 
 
 class EncoderLevel(nnx.Module):

@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
+from isanet_jax.distributed.placement import place, volumes_are_split
 from isanet_jax.errors import ConfigError
 from isanet_jax.network.config import MODALITIES, ModelConfig
 from isanet_jax.network.convolution import (
@@ -22,7 +23,6 @@ from isanet_jax.network.convolution import (
     is_folded,
     upsample_conv3d,
 )
-from isanet_jax.network.placement import place, volumes_are_split
 
 SPACE = (1, 2, 3)  # the axes of a volume in (B, D, H, W, C)
 _CONVOLUTION = "convolution"  # name of the values that remat "convolutions" keeps

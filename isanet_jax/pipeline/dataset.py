@@ -5,7 +5,8 @@ import functools
 import grain
 import numpy as np
 
-from isanet_jax.cases.store import Case, Cohort, StoredCase, read_case
+from isanet_jax.cases.case import Case, StoredCase, read_case
+from isanet_jax.cases.cohort import Cohort
 from isanet_jax.errors import ConfigError
 
 IMAGES = ("ct", "pet", "label")
@@ -176,7 +177,7 @@ def evaluation_data(cohort: Cohort, cases):
     """Each case once, in order.
 
     Returns:
-        `grain.IterDataset` of (ID, `isanet_jax.cases.store.Case`).
+        `grain.IterDataset` of (ID, `isanet_jax.cases.case.Case`).
     """
     dataset = grain.MapDataset.source(list(cases)).map(
         lambda case: (case, read_case(cohort.path(case)))

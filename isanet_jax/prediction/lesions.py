@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import ndimage, signal
 
-from isanet_jax.scans.volume import Volume
+from isanet_jax.volume import Volume
 
 COLUMNS = (
     *("case", "lesion", "volume_ml", "suv_max", "suv_mean", "suv_peak", "tlg", "mtv_ml"),

@@ -8,7 +8,7 @@ import numpy as np
 from isanet_jax.cases.grid import grid_affine
 from isanet_jax.cases.prepare import Settings, resample_images
 from isanet_jax.network.whole_volume import gaussian_weights, window_starts
-from isanet_jax.scans.volume import Volume, bounds_mm, check_grid
+from isanet_jax.volume import Volume, bounds_mm, check_grid
 
 
 def whole_grid(ct: Volume, settings: Settings) -> tuple[tuple[int, int, int], np.ndarray]:
@@ -50,7 +50,7 @@ def predict_windows(
         where: `case` and `file`, for errors.
 
     Raises:
-        DataError: a grid larger than any scan's (see `isanet_jax.scans.volume.check_grid`).
+        DataError: a grid larger than any scan's (see `isanet_jax.volume.check_grid`).
 
     Returns:
         probability (D, H, W) float32 and its grid's affine. Memory is bounded by two volumes of

@@ -15,8 +15,8 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from isanet_jax.cases.store import write_json
 from isanet_jax.errors import CheckpointError, DataError
+from isanet_jax.files import write_json
 from isanet_jax.network.systems import SYSTEMS
 from isanet_jax.training.step import TrainState, local_value
 

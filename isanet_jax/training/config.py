@@ -7,13 +7,14 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
+from isanet_jax.cases.cohort import Cohort
 from isanet_jax.cases.folds import FOLDS_BY, SELECTIONS
 from isanet_jax.cases.grid import FITS
-from isanet_jax.cases.store import Cohort, write_json
+from isanet_jax.distributed.placement import splits
 from isanet_jax.errors import ConfigError
+from isanet_jax.files import write_json
 from isanet_jax.network import systems
 from isanet_jax.network.config import ModelConfig
-from isanet_jax.network.placement import splits
 from isanet_jax.training.schedule import SCHEDULES
 from isanet_jax.training.step import OPTIMIZERS
 

@@ -18,17 +18,18 @@ import optax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from isanet_jax.cases.cohort import Cohort, read_cohort
 from isanet_jax.cases.folds import Split, folds_by_centre, split
 from isanet_jax.cases.prepare import prepare_phantoms
 from isanet_jax.cases.ranges import scan_ranges
-from isanet_jax.cases.store import Cohort, read_cohort
-from isanet_jax.console import map_memory, return_memory, say_at_once, stop_signals
+from isanet_jax.distributed.processes import in_turn
 from isanet_jax.errors import ConfigError, DataError, IsaNetError
+from isanet_jax.files import replace_when_done
 from isanet_jax.locks import only_here
 from isanet_jax.network import systems
 from isanet_jax.network.systems import count_parameters
 from isanet_jax.pipeline.dataset import evaluation_data, training_data
-from isanet_jax.scans.volume import replace_when_done
+from isanet_jax.runtime import map_memory, return_memory, say_at_once, stop_signals
 from isanet_jax.training.checkpoint import Checkpoints, check_record
 from isanet_jax.training.config import (
     check_cohort,
@@ -39,7 +40,6 @@ from isanet_jax.training.config import (
 )
 from isanet_jax.training.log import NoLog, RunLog
 from isanet_jax.training.needs import GIB, compile_with_needs, device_bytes
-from isanet_jax.training.processes import in_turn
 from isanet_jax.training.profile import StepTrace
 from isanet_jax.training.schedule import poly_schedule, restart_schedule
 from isanet_jax.training.step import (
@@ -181,7 +181,8 @@ class _Run:
 def train(config: dict, workdir: Path, *, profiled_steps: int = 0) -> bool:
     """Trains until the last epoch, or goes on where an earlier call was stopped.
 
-    With several processes (`isanet_jax.training.processes`), each calls it with the same arguments.
+    With several processes (`isanet_jax.distributed.processes`), each calls it with the same
+    arguments.
 
     Args:
         config: see configs/hecktor.py.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 
-from isanet_jax.scans.volume import replace_when_done
+from isanet_jax.files import replace_when_done
 
 _SKIPPED = 2  # the first step compiles, the second still warms up
 _ROWS = 30

@@ -11,9 +11,9 @@ import optax
 from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from isanet_jax.distributed.placement import place, volumes_over
 from isanet_jax.errors import ConfigError
 from isanet_jax.network import systems
-from isanet_jax.network.placement import place, volumes_over
 from isanet_jax.network.whole_volume import mirrored, windowed
 from isanet_jax.pipeline.augment import augment, crop_patch, normalise
 from isanet_jax.training.losses import segmentation_loss

@@ -12,7 +12,7 @@ from isanet_jax.cases.grid import (
     same_grid,
 )
 from isanet_jax.errors import ConfigError
-from isanet_jax.scans.volume import Volume, bounds_mm
+from isanet_jax.volume import Volume, bounds_mm
 
 OBLIQUE = np.array(
     [[-0.9, 0.1, 0.2, 10.0], [0.1, -1.1, 0.3, 20.0], [0.1, 0.2, 3.0, -30.0], [0, 0, 0, 1]]

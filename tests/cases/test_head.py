@@ -1,7 +1,7 @@
 import numpy as np
 
 from isanet_jax.cases.head import find_head
-from isanet_jax.scans.volume import Volume
+from isanet_jax.volume import Volume
 
 
 def body(flips=(1, 1, 1)):

@@ -5,12 +5,14 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from isanet_jax.cases import command, prepare
-from isanet_jax.cases.store import read_case, read_cohort, read_label_on_ct
+from isanet_jax.cases import prepare
+from isanet_jax.cases.case import read_case, read_label_on_ct
+from isanet_jax.cases.cohort import read_cohort
+from isanet_jax.cli import prepare as command
+from isanet_jax.datasets.phantom import make_phantom
+from isanet_jax.datasets.sources import Scan
 from isanet_jax.errors import ConfigError, DataError
-from isanet_jax.scans.phantom import make_phantom
-from isanet_jax.scans.sources import Scan
-from isanet_jax.scans.volume import Volume, read_volume, write_volume
+from isanet_jax.volume import Volume, read_volume, write_volume
 from tests.conftest import real_data
 
 SETTINGS = prepare.Settings(size=16, fit="crop", spacing_mm=12.0)

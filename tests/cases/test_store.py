@@ -11,8 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from isanet_jax.cases.store import StoredCase, read_case, read_cohort, write_csv
+from isanet_jax.cases.case import StoredCase, read_case
+from isanet_jax.cases.cohort import read_cohort
 from isanet_jax.errors import DataError
+from isanet_jax.files import write_csv
 
 
 @pytest.fixture

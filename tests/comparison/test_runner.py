@@ -155,7 +155,8 @@ def test_cases_are_looked_at_before_anything_is_run(tmp_path, cohort_folder):
 
 # The accelerator's memory belongs to the cells.
 PARENT = """
-from isanet_jax.comparison import command, report, runner
+from isanet_jax.cli import compare as command
+from isanet_jax.comparison import report, runner
 from isanet_jax.training.config import parse_command_line
 from tests.conftest import small_config
 from jax._src import xla_bridge

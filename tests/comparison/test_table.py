@@ -9,7 +9,7 @@ import pytest
 from isanet_jax.comparison import table
 from isanet_jax.comparison.report import latex_table, markdown_table
 from isanet_jax.comparison.runner import THRESHOLDS
-from isanet_jax.evaluation.metrics import case_metrics
+from isanet_jax.metrics.segmentation import case_metrics
 
 
 def scores(**dsc):

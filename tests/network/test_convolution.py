@@ -7,7 +7,7 @@ from scipy import ndimage
 
 from isanet_jax.errors import ConfigError
 from isanet_jax.network import convolution
-from isanet_jax.network.toom_cook import toom_cook
+from isanet_jax.network.convolution.toom_cook import toom_cook
 from tests.network import reference
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from isanet_jax.cases.store import read_case
+from isanet_jax.cases.case import read_case
 from isanet_jax.errors import ConfigError
 from isanet_jax.network import attention, systems
 from isanet_jax.network.blocks import network_input

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from isanet_jax.cases.store import read_case
+from isanet_jax.cases.case import read_case
 from isanet_jax.errors import ConfigError
 from isanet_jax.pipeline.dataset import (
     batch_shapes,

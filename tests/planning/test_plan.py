@@ -2,8 +2,8 @@ import json
 
 import pytest
 
+from isanet_jax.cli import plan as command
 from isanet_jax.errors import ConfigError
-from isanet_jax.planning import command
 from isanet_jax.planning.plan import Plan, has_gpu_compiler
 from isanet_jax.planning.targets import GPUS
 

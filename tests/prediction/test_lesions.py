@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from isanet_jax.prediction.lesions import lesions
-from isanet_jax.scans.volume import Volume
+from isanet_jax.volume import Volume
 
 
 def affine(spacing, origin=(0, 0, 0)):

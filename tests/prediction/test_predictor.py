@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from isanet_jax.cases.case import read_case
 from isanet_jax.cases.grid import resample
-from isanet_jax.cases.store import read_case
 from isanet_jax.errors import ConfigError
 from isanet_jax.prediction import predictor as module
 from isanet_jax.prediction.predictor import Predictor, entropy, to_ct_grid
-from isanet_jax.scans.volume import Volume
+from isanet_jax.volume import Volume
 
 OBLIQUE = np.array(
     [[-0.9, 0.1, 0.2, 10.0], [0.1, -1.1, 0.3, 20.0], [0.1, 0.2, 3.0, -30.0], [0, 0, 0, 1]]

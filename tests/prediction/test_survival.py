@@ -7,11 +7,11 @@ import nibabel
 import numpy as np
 import pytest
 
+from isanet_jax.cli.predict import main
 from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.prediction import lesions as lesions_module
 from isanet_jax.prediction import predictor as predictor_module
 from isanet_jax.prediction import windows
-from isanet_jax.prediction.command import main
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_masks_and_lesions_of_a_case_appear_together(trained, table, tmp_path, m
     def killed(self, case, rows):
         raise KeyboardInterrupt
 
-    from isanet_jax.prediction import command
+    from isanet_jax.cli import predict as command
 
     more = ["--probability", str(tmp_path / "p"), "--uncertainty", str(tmp_path / "u")]
     with monkeypatch.context() as patch:
@@ -162,7 +162,7 @@ def test_a_box_that_is_not_finite_is_refused(table, tmp_path, corner):
 def test_a_large_batch_asks_for_no_more_than_there_are_windows():
     """--batch 1000 on one window made a thousand of them."""
     from isanet_jax.cases.prepare import Settings
-    from isanet_jax.scans.volume import Volume
+    from isanet_jax.volume import Volume
 
     batches = []
 
@@ -180,7 +180,7 @@ def test_a_large_batch_asks_for_no_more_than_there_are_windows():
 
 def test_windows_over_a_field_that_no_scan_has_are_refused_before_they_are_made():
     from isanet_jax.cases.prepare import Settings
-    from isanet_jax.scans.volume import Volume
+    from isanet_jax.volume import Volume
 
     ct = Volume(np.zeros((4, 4, 4), np.float32), np.diag([900.0, 900.0, 900.0, 1.0]))
     with pytest.raises(DataError, match="expected at most 1073741824 voxels"):
@@ -192,7 +192,7 @@ def test_windows_over_a_field_that_no_scan_has_are_refused_before_they_are_made(
 def test_the_sphere_of_fine_voxels_is_the_sphere_of_coarse_ones(generator):
     """PET voxels of 0.04 mm asked for 208 GiB. Of 0.25 mm: the peak of a smooth field."""
     from isanet_jax.prediction.lesions import lesions
-    from isanet_jax.scans.volume import Volume
+    from isanet_jax.volume import Volume
 
     peaks = []
     for spacing in (0.25, 1.0):

@@ -4,7 +4,7 @@ import pytest
 from isanet_jax.cases.grid import case_grid
 from isanet_jax.cases.prepare import Settings, resample_images
 from isanet_jax.prediction.windows import predict_windows, whole_grid
-from isanet_jax.scans.volume import Volume
+from isanet_jax.volume import Volume
 
 SETTINGS = Settings(size=16, fit="crop", spacing_mm=2.0)
 

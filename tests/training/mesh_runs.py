@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from isanet_jax.cases.store import read_case, read_cohort
+from isanet_jax.cases.case import read_case
+from isanet_jax.cases.cohort import read_cohort
 from isanet_jax.prediction.predictor import Predictor
 from isanet_jax.training.log import RunLog, read_log
 from isanet_jax.training.loop import train

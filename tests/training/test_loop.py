@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from isanet_jax.cases.store import read_case
+from isanet_jax.cases.case import read_case
 from isanet_jax.errors import CheckpointError, ConfigError, DataError, IsaNetError
 from isanet_jax.locks import only_here
 from isanet_jax.network import systems

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from isanet_jax.distributed.placement import splits
 from isanet_jax.errors import ConfigError
-from isanet_jax.network.placement import splits
 from isanet_jax.training.config import check_config
 from isanet_jax.training.step import PROVEN_SPLITS
 

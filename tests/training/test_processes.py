@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from isanet_jax.distributed.processes import found_processes, local_devices
 from isanet_jax.errors import ConfigError
 from isanet_jax.training.log import read_log
-from isanet_jax.training.processes import found_processes, local_devices
 
 ROOT = Path(__file__).parents[2]
 BY_HAND = {"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"}

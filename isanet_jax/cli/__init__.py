@@ -1,0 +1,1 @@
+"""The command line: `isanet COMMAND`, a file per command."""

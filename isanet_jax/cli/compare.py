@@ -1,0 +1,60 @@
+"""The command line of compare.py."""
+
+import sys
+
+from isanet_jax import runtime
+from isanet_jax.errors import ConfigError
+
+_USAGE = """Trains every method on every fold, scores it, and writes tables, tests and figures.
+
+usage: python compare.py --config configs/compare/table2_sts.py [--workdir runs/t2] [--jobs N]
+                         [--config.NAME=VALUE ...]
+
+--config  a comparison: table1, table2, table3 or fig6, of sts or hecktor, in configs/compare/.
+          table2_sts.py:smoke is a size for two CPU cores, table3_sts.py:own gives each system its
+          own recipe.
+--jobs N  cells (a method on a fold with a seed) at a time: on a GPU each (default: all GPUs), or
+          on the CPU, which they share (default: 1). Several of these commands, on one machine or
+          as a SLURM array, share the cells of one --workdir.
+
+--config.order="('isa','unet')" compares these methods; any system that train.py lists can stand
+there. --config.folds="(0,)" compares on one fold. --config.base.NAME=VALUE changes a setting of
+every run, as in --config.base.data.cases=cases/mine. The same command again goes on where it was
+stopped, and tries failed cells again; finished cells are not run twice."""
+
+
+def main():
+    """Runs compare.py."""
+    if {"-h", "--help"} & set(sys.argv):
+        print(_USAGE)
+        return
+    # Here: these import JAX and matplotlib, which --help does not need.
+    from isanet_jax.comparison.report import write_comparison
+    from isanet_jax.comparison.runner import make_cells, run_cells, with_systems
+    from isanet_jax.training.config import parse_command_line
+
+    argv, jobs = runtime.take_number(sys.argv, "--jobs", 0, "a number of cells to run at a time")
+    comparison, workdir = parse_command_line(argv)
+    if "methods" not in comparison:
+        raise ConfigError(
+            "this config is of one run; compare.py takes one of configs/compare, as in --config "
+            "configs/compare/table2_sts.py"
+        )
+    comparison = with_systems(comparison)
+    cells = make_cells(comparison, workdir)
+    failures, stopped, elsewhere = run_cells(cells, jobs=jobs)
+    if stopped:
+        print(f"stopped on {stopped}; the same command goes on from here")
+        return
+    if elsewhere:
+        print(
+            f"other processes still run {', '.join(elsewhere)}; the last one to end writes the "
+            "tables, and so does the same command"
+        )
+        return
+    write_comparison(workdir, comparison, cells, failures)
+    if failures:
+        raise ConfigError(
+            f"{len(failures)} of {len(cells)} cells failed (see above); the tables hold the "
+            "others. The same command tries them again"
+        )

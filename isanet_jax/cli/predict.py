@@ -1,0 +1,352 @@
+"""The command line of predict.py."""
+
+import argparse
+import contextlib
+import csv
+import resource
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from isanet_jax.datasets.sources import Scan, box_from_lps, is_dicom, read_table
+from isanet_jax.errors import ConfigError, DataError, failure_of
+from isanet_jax.files import check_new, replace_when_done
+from isanet_jax.volume import NIFTI_SUFFIXES, Volume, check_output, read_volume, write_volume
+
+_SUFFIXES = {"nifti": ".nii.gz", "dicom-seg": ".seg.dcm", "rtstruct": ".rtstruct.dcm"}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of predict.py."""
+    root = argparse.ArgumentParser(
+        description="Predicts tumour masks on each CT's own grid, as NIfTI or DICOM.",
+    )
+    root.add_argument(
+        "--workdir",
+        required=True,
+        nargs="+",
+        help="folder of a trained run; of several, the mean of their probabilities counts",
+    )
+    root.add_argument(
+        "--checkpoint",
+        default="best",
+        choices=("best", "latest"),
+        help="of each run: the one with the best validation DSC, or the last one (default: best)",
+    )
+    root.add_argument("--ct", help="CT: NIfTI in HU, or a DICOM folder or zip")
+    root.add_argument("--pet", help="PET: NIfTI in SUV, or a DICOM folder or zip")
+    root.add_argument("--table", help="CSV with case, ct, pet: many cases in one go")
+    root.add_argument("--output", required=True, help="mask.nii.gz; a folder with --table")
+    root.add_argument(
+        "--format",
+        default="nifti",
+        help=f"of the masks, comma-separated: {', '.join(_SUFFIXES)}; the DICOM ones need the CT "
+        "as DICOM, and stand beside the NIfTI with other endings (default: nifti)",
+    )
+    root.add_argument(
+        "--keep-identity",
+        action="store_true",
+        help="copy the patient's name, IDs and dates from the CT into DICOM outputs",
+    )
+    root.add_argument(
+        "--lesions", help="also write a table of the lesions here, CSV: volume, SUV, TLG, MTV"
+    )
+    root.add_argument(
+        "--batch",
+        type=int,
+        default=1,
+        help="windows computed together on each device, where a scan is larger than the network "
+        "(default: 1)",
+    )
+    root.add_argument(
+        "--probability", help="also write the probability here; a folder with --table"
+    )
+    root.add_argument(
+        "--uncertainty",
+        help="also write the entropy of the probability (bits, 0 to 1); a folder with --table",
+    )
+    root.add_argument(
+        "--box",
+        type=float,
+        nargs=6,
+        metavar=("X1", "X2", "Y1", "Y2", "Z1", "Z2"),
+        help="region of interest, LPS mm as in HECKTOR's CSV (a table has columns)",
+    )
+    root.add_argument(
+        "--half",
+        action="store_true",
+        help="compute in bfloat16: half the memory; probabilities differ by about a hundredth",
+    )
+    existing = root.add_mutually_exclusive_group()
+    existing.add_argument("--overwrite", action="store_true", help="replace existing files")
+    existing.add_argument(
+        "--skip-existing",
+        action="store_true",
+        help="with --table: leave cases alone whose mask is there already",
+    )
+    return root
+
+
+def main(arguments=None) -> None:
+    """Runs predict.py."""
+    args = parser().parse_args(arguments)
+    jobs = _jobs(args)
+    if not jobs:
+        print("every mask is there already")
+        return
+    _check_outputs(args, jobs)
+    if args.batch < 1:
+        raise ConfigError(f"--batch is {args.batch}; give the number of windows, 1 or more")
+    table = _LesionTable(args, {scan.case for scan, _ in jobs})
+    log = (Path(args.output) if args.table else Path(args.output).parent) / "errors.log"
+
+    from isanet_jax.prediction.predictor import Predictor  # imports JAX: after the checks
+
+    predictor = Predictor(args.workdir, half=args.half, checkpoint=args.checkpoint)
+    failures, started, number = [], time.perf_counter(), 0
+    for start in range(0, len(jobs), predictor.devices):
+        group = jobs[start : start + predictor.devices]
+        for scan, outcome in _predict_group(predictor, group, args, table):
+            number += 1
+            if isinstance(outcome, Exception):
+                error = failure_of(outcome, scan.case, log)
+                failures.append(str(error))
+                print(f"error: {error}", file=sys.stderr, flush=True)
+                continue
+            print(f"[{number}/{len(jobs)}] {outcome}", flush=True)
+    if len(jobs) > 1:
+        seconds = time.perf_counter() - started
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        print(
+            f"{len(jobs)} cases in {seconds:.1f} s, compilation included "
+            f"({len(jobs) / seconds:.2f} cases/s); peak memory of the host {peak:.2f} GiB"
+        )
+    if failures:
+        raise DataError(
+            f"{len(failures)} of {len(jobs)} cases failed (see above)",
+            action="The others are written; go on with --skip-existing" if len(jobs) > 1 else None,
+        )
+
+
+def _check_outputs(args, jobs):
+    """Refuses outputs that exist, that are written twice, or that are inputs."""
+    written = Counter(path.resolve() for _, paths in jobs for path in paths.values())
+    lesions = [Path(args.lesions)] if args.lesions else []
+    written.update(path.resolve() for path in lesions)
+    inputs = {scan_path.resolve() for scan, _ in jobs for scan_path in (scan.ct, scan.pet)}
+    inputs |= {Path(args.table).resolve()} if args.table else set()
+    for path, count in written.items():
+        if count > 1:
+            raise ConfigError(f"two outputs would be written to {path}; give each its own place")
+        if path in inputs or any(folder in path.parents for folder in inputs if folder.is_dir()):
+            raise ConfigError(
+                f"{path} would be written over an input, or into its folder; give the outputs a "
+                "place of their own"
+            )
+    for path in (path for _, paths in jobs for path in paths.values()):
+        if path.suffix == ".dcm":
+            check_new(path, overwrite=args.overwrite)
+        else:
+            check_output(path, overwrite=args.overwrite)
+
+
+def _jobs(args):
+    """(scan, {format of the mask, "probability" or "uncertainty": its path}) per case."""
+    formats = args.format.split(",")
+    unknown = [name for name in formats if name not in _SUFFIXES]
+    if unknown:
+        raise ConfigError(f"--format is {args.format!r}; choose from {', '.join(_SUFFIXES)}")
+    maps = {k: Path(v) for k in ("probability", "uncertainty") if (v := getattr(args, k))}
+    output = Path(args.output)
+    if args.table:
+        if args.ct or args.pet or args.box:
+            raise ConfigError("give either --table, or --ct and --pet")
+        jobs = []
+        for scan in read_table(args.table, with_label=False):
+            paths = {kind: place / f"{scan.case}.nii.gz" for kind, place in maps.items()}
+            paths |= {kind: output / f"{scan.case}{_SUFFIXES[kind]}" for kind in formats}
+            if not (args.skip_existing and all(paths[kind].exists() for kind in formats)):
+                jobs.append((scan, paths))
+        return jobs
+    if not (args.ct and args.pet):
+        raise ConfigError("give --ct and --pet, or --table")
+    box_mm = box_from_lps(args.box) if args.box else None
+    if box_mm is not None and not (np.isfinite(box_mm).all() and (box_mm[1] > box_mm[0]).all()):
+        raise ConfigError(f"--box is {args.box}; give finite corners of a box that is not empty")
+    scan = Scan("scan", Path(args.ct), Path(args.pet), None, "scan", box_mm=box_mm)
+    stem = output.name
+    for suffix in (*NIFTI_SUFFIXES, *_SUFFIXES.values(), ".dcm"):
+        stem = stem.removesuffix(suffix)
+    paths = {kind: output.with_name(stem + _SUFFIXES[kind]) for kind in formats}
+    if len(formats) == 1 or formats[0] == "nifti":
+        paths[formats[0]] = output  # as it was given
+    return [(scan, maps | paths)]
+
+
+class _LesionTable:
+    """The CSV of all cases' lesions, written anew after each case; rows of other cases stay."""
+
+    def __init__(self, args, cases):
+        self.path = Path(args.lesions) if args.lesions else None
+        self.rows = []
+        if self.path is None or not self.path.exists():
+            return
+        check_new(self.path, overwrite=args.overwrite or args.skip_existing)
+        from isanet_jax.prediction.lesions import COLUMNS
+
+        try:
+            with open(self.path, newline="", encoding="utf-8") as file:
+                reader = csv.DictReader(file)
+                columns, rows = tuple(reader.fieldnames or ()), list(reader)
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise DataError(f"cannot be read as CSV ({error})", file=self.path) from error
+        if columns != COLUMNS:
+            raise DataError(
+                f"is no table of lesions: it has the columns {', '.join(columns)[:200]}",
+                file=self.path,
+                wanted=", ".join(COLUMNS),
+                action="Name another file with --lesions",
+            )
+        self.rows = [row for row in rows if row["case"] not in cases]
+
+    def add(self, case, rows):
+        """Adds a case's rows and writes the file."""
+        if self.path is None:
+            return
+        from isanet_jax.files import write_csv
+        from isanet_jax.prediction.lesions import COLUMNS
+
+        self.rows += [{"case": case, **_rounded(row)} for row in rows]
+        write_csv(self.path, self.rows, COLUMNS)
+
+
+def _rounded(row):
+    return {name: round(v, 4) if isinstance(v, float) else v for name, v in row.items()}
+
+
+class _Images(NamedTuple):
+    """A case as read: its scan, paths to write, CT and PET, the CT's DICOM slices, warnings."""
+
+    scan: Scan
+    paths: dict[str, Path]
+    ct: Volume
+    pet: Volume
+    slices: list | None
+    warnings: list[str]
+
+
+def _predict_group(predictor, jobs, args, table):
+    """Predicts cases together and writes each; yields (scan, its outcome).
+
+    An outcome is the line to show, or the error that the case has met, whatever it is.
+    """
+    read = []
+    for job in jobs:
+        try:
+            read.append(_read_images(*job))
+        except Exception as error:
+            yield job[0], error
+    found = predictor.probabilities_of_scans(
+        [(images.scan, images.ct, images.pet) for images in read],
+        batch=args.batch,
+        progress=_progress,
+    )
+    for images, outcome in zip(read, found, strict=True):
+        if isinstance(outcome, Exception):
+            yield images.scan, outcome
+            continue
+        try:
+            written = _write_case(
+                predictor, images, outcome, keep_identity=args.keep_identity, table=table
+            )
+        except Exception as error:
+            written = error
+        yield images.scan, written
+
+
+def _read_images(scan, paths):
+    told = []
+    ct, slices = _read(scan.ct, "CT", scan.case, told)
+    pet, _ = _read(scan.pet, "PET", scan.case, told)
+    if slices is None and not {"dicom-seg", "rtstruct"}.isdisjoint(paths):
+        raise DataError(
+            "--format asks for DICOM and the CT is NIfTI",
+            case=scan.case,
+            file=scan.ct,
+            wanted="a DICOM CT, which the output references",
+            action="Give the CT's DICOM folder, or --format nifti",
+        )
+    return _Images(scan, paths, ct, pet, slices, told)
+
+
+def _write_case(predictor, images, predicted, *, keep_identity, table):
+    """Writes what a case's paths ask for, all of it or nothing; returns the line to show."""
+    from isanet_jax.cases.ranges import differences
+    from isanet_jax.prediction.lesions import lesions
+    from isanet_jax.prediction.predictor import THRESHOLD, entropy
+
+    scan, paths, ct, pet, slices, told = images
+    probability, warnings = predicted
+    hints = [f"hint: {text}" for text in differences(ct, pet, predictor.seen)]
+    mask = probability.data >= THRESHOLD
+    data = {"probability": probability.data, "nifti": mask.astype(np.uint8)}
+    if "uncertainty" in paths:
+        data["uncertainty"] = entropy(probability.data)
+    notes = [*(f"warning: {text}" for text in told), *warnings, *hints]
+    rows = lesions(Volume(mask, probability.affine), pet)
+    with contextlib.ExitStack() as stack:
+        # Under other names first. Then the table gets its rows, and then, in the opposite order,
+        # all get theirs: --skip-existing takes the masks as the sign that a case is finished.
+        masks_first = sorted(paths, key=lambda kind: kind not in _SUFFIXES)
+        partial = {}
+        for kind in masks_first:
+            suffix = _nifti_suffix(paths[kind])
+            partial[kind] = stack.enter_context(replace_when_done(paths[kind], suffix))
+        for kind in data.keys() & paths.keys():
+            volume = Volume(data[kind], probability.affine, probability.header)
+            write_volume(partial[kind], volume, overwrite=True)
+        if not {"dicom-seg", "rtstruct"}.isdisjoint(paths):
+            _write_dicom(partial, mask, probability.affine, slices, keep_identity)
+        table.add(scan.case, rows)
+    summary = f"{sum(row['volume_ml'] for row in rows):.2f} ml"
+    if rows:
+        hottest = max(row["suv_max"] for row in rows)
+        summary += f" in {len(rows)} lesion(s), SUVmax {hottest:.2f}"
+    else:
+        notes.append("EMPTY: no tumour found")
+    written = next(str(paths[kind]) for kind in _SUFFIXES if kind in paths)
+    return f"{written}: {summary}" + "".join(f"; {note}" for note in notes)
+
+
+def _nifti_suffix(path):
+    return next((suffix for suffix in NIFTI_SUFFIXES if path.name.endswith(suffix)), "")
+
+
+def _read(path, kind, case, notes):
+    """A volume, and its DICOM slices where it comes from DICOM; adds what to be warned of."""
+    if is_dicom(path):
+        from isanet_jax.dicom.series import read_folder  # pydicom, only where it is needed
+
+        return read_folder(path, kind, case=case, notes=notes)
+    return read_volume(path, case=case), None
+
+
+def _progress(total, batches):
+    """A bar over windows, where there are more than one."""
+    from tqdm import tqdm
+
+    return tqdm(batches, total=total, unit="window", disable=None if total > 1 else True)
+
+
+def _write_dicom(paths, mask, affine, slices, keep_identity):
+    """Writes the DICOM masks among the paths."""
+    from isanet_jax.dicom.write import write_segmentation, write_structures
+
+    if "dicom-seg" in paths:
+        write_segmentation(paths["dicom-seg"], mask, slices, keep_identity=keep_identity)
+    if "rtstruct" in paths:
+        write_structures(paths["rtstruct"], mask, affine, slices, keep_identity=keep_identity)

@@ -1,0 +1,358 @@
+"""The command line of prepare.py."""
+
+import argparse
+import os
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+
+from isanet_jax.cases.grid import FITS
+from isanet_jax.cases.prepare import Settings, prepare, prepare_phantoms
+from isanet_jax.datasets import sources
+from isanet_jax.errors import ConfigError, DataError, failure_of
+from isanet_jax.locks import only_here
+from isanet_jax.volume import VOXEL_MM
+
+_READERS = {
+    "hecktor": (sources.read_hecktor, "HECKTOR 2020, 2021 (with the boxes' CSV), 2022, 2025, 2026"),
+    "sts": (sources.read_sts, "soft-tissue sarcoma, NIfTI copy of the IBSI (STS_001/...)"),
+    "nnunet": (sources.read_nnunet, "an nnU-Net raw dataset with CT and PET (autoPET)"),
+    "table": (sources.read_table, "your own files: CSV with case, ct, pet, label[, patient, ...]"),
+    "dicom": (None, "DICOM in any folders or zip archives: CT, PET and RTSTRUCT or SEG"),
+}
+# The paper's 1 mm boxes for HECKTOR; elsewhere tumours may be longer than 144 mm.
+_FITS = dict.fromkeys(_READERS, "resize") | {"hecktor": "crop"}
+_TARGETS = {"gtvp": ((1,), (2,)), "gtvn": ((2,), (1,)), "both": ((1, 2), ())}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of prepare.py."""
+    root = argparse.ArgumentParser(description="Prepares raw PET/CT scans for training.")
+    commands = root.add_subparsers(dest="layout", required=True)
+    for name, (_, text) in _READERS.items():
+        command = commands.add_parser(name, help=text, description=text)
+        _add_source(command, required=name != "sts")
+        _add_preparation(command)
+        if name == "sts":
+            command.add_argument(
+                "--download",
+                action="store_true",
+                help="fetch the public cohort (51 patients) into --source, default OUTPUT/raw",
+            )
+            command.add_argument("--url", help="fetch from another copy of the repository's files")
+    text = "recognises which of these layouts a source has, and prepares it"
+    command = commands.add_parser("auto", help=text, description=text)
+    _add_source(command)
+    _add_preparation(command)
+    text = "reports what is wrong with a source, before hours are spent; status 1 on errors"
+    command = commands.add_parser("check", help=text, description=text)
+    _add_source(command)
+    command.add_argument(
+        "--layout", dest="layout_name", choices=_READERS, help="default: recognised"
+    )
+    command.add_argument("--output", default="check", help="folder of check.html and check.csv")
+    _add_workers(command)
+    text = "one CT, PET and RTSTRUCT or SEG to NIfTI: ct_hu, pet_suv and mask.nii.gz"
+    command = commands.add_parser("convert", help=text, description=text)
+    command.add_argument("--ct", help="folder or zip of a DICOM CT series")
+    command.add_argument("--pet", help="folder or zip of a DICOM PET series")
+    command.add_argument("--rtstruct", help="RTSTRUCT or SEG; alone, its image is looked for near")
+    command.add_argument(
+        "--roi",
+        action="append",
+        help="name (or number) of its region, exactly (default: its only one); may be given again",
+    )
+    command.add_argument("--unite", action="store_true", help="take all regions of --roi together")
+    command.add_argument("--output", required=True, help="folder of the NIfTI files")
+    command = commands.add_parser("phantom", help="synthetic patients, no data needed")
+    command.add_argument("--cases", type=int, default=24, help="default: %(default)s")
+    _add_common(command, size=48)
+    return root
+
+
+def _add_source(command, *, required=True):
+    command.add_argument("--source", required=required, help="folder (table: the CSV file)")
+    command.add_argument(
+        "--label-values",
+        metavar="V[,V]",
+        help="values of the label that are tumour (default: 1; nnunet: all of dataset.json)",
+    )
+    command.add_argument(
+        "--target",
+        choices=_TARGETS,
+        help="of HECKTOR 2022 and later: primary tumours, nodes or both (default: gtvp)",
+    )
+    command.add_argument(
+        "--roi",
+        metavar="NAME",
+        action="append",
+        help="of DICOM: the region's name, exactly; may be given again, or be several names with "
+        "commas between: the first that a study has counts",
+    )
+    command.add_argument(
+        "--unite",
+        action="store_true",
+        help="of DICOM: all regions of --roi together are the tumour",
+    )
+    command.add_argument(
+        "--series",
+        metavar="UID",
+        action="append",
+        default=[],
+        help="of DICOM: the Series Instance UID to take where several would do; may be given again",
+    )
+    command.add_argument(
+        "--keep-identity",
+        action="store_true",
+        help="of DICOM: name cases by Patient ID, also where it is not marked as de-identified",
+    )
+
+
+def _add_preparation(command):
+    _add_common(command, size=144)
+    command.add_argument(
+        "--fit",
+        choices=FITS,
+        help="crop keeps --spacing-mm, resize keeps the field of view (default: hecktor crop, "
+        "others resize)",
+    )
+    command.add_argument(
+        "--spacing-mm", type=float, default=1.0, help="voxel size of crop (default: 1)"
+    )
+    command.add_argument(
+        "--skip-bad",
+        action="store_true",
+        help="leave out cases that fail, and list them in the manifest",
+    )
+
+
+def _add_common(command, *, size):
+    command.add_argument("--output", required=True, help="folder of the prepared cases")
+    command.add_argument(
+        "--size", type=int, default=size, help="voxels per axis (default: %(default)s)"
+    )
+    command.add_argument("--folds", type=int, default=5, help="default: %(default)s")
+    command.add_argument("--seed", type=int, default=0, help="of folds and phantoms (default: 0)")
+    _add_workers(command)
+
+
+def _add_workers(command):
+    command.add_argument(
+        "--workers", type=int, default=os.cpu_count(), help="processes (default: one per core)"
+    )
+
+
+def main(arguments=None) -> None:
+    """Runs prepare.py."""
+    args = parser().parse_args(arguments)
+    _check_arguments(args)
+    if args.layout == "convert":
+        _convert(args)
+    elif args.layout == "check":
+        _check(args)
+    else:
+        with only_here(args.output, "prepare", "makes cases there"):
+            if args.layout == "phantom":
+                _make_phantoms(args)
+            else:
+                if args.layout == "sts":
+                    _download(args)
+                _prepare(args)
+
+
+def _check_arguments(args):
+    """Refuses what cannot work before any file is read."""
+    given = vars(args)
+    for name, least in (("size", 1), ("workers", 1), ("folds", 2), ("cases", 2), ("seed", 0)):
+        if given.get(name) is not None and given[name] < least:
+            raise ConfigError(f"--{name} is {given[name]}; give {least} or more")
+    spacing_mm = given.get("spacing_mm")
+    low, high = VOXEL_MM
+    if spacing_mm is not None and not low <= spacing_mm <= high:
+        raise ConfigError(f"--spacing-mm is {spacing_mm:g}; give {low:g} to {high:g}")
+    output, source = Path(args.output), given.get("source")
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"--output {output} is a file; name a folder")
+    if source and output.resolve() == Path(source).resolve():
+        raise ConfigError(f"--output {output} is the source; name a folder of its own")
+
+
+def _make_phantoms(args):
+    entries = prepare_phantoms(
+        args.output,
+        cases=args.cases,
+        size=args.size,
+        seed=args.seed,
+        folds=args.folds,
+        workers=args.workers,
+    )
+    _summarise(entries, args.output)
+
+
+def _prepare(args):
+    layout = args.layout
+    if layout == "auto":
+        layout = sources.recognise(args.source)
+        print(f"{args.source}: {layout}")
+    scans, failures = _scans(args, layout, Path(args.output) / "nifti")
+    if not args.skip_bad:
+        sources.check_files(scans)  # before hours are spent on the others
+    values, others = _label_values(args, layout, scans)
+    settings = Settings(
+        size=args.size,
+        fit=args.fit or _FITS[layout],
+        spacing_mm=args.spacing_mm,
+        label_values=values,
+        other_values=others,
+        region="head" if _is_later_hecktor(layout, scans) else "given",
+    )
+    entries = prepare(
+        scans,
+        settings,
+        args.output,
+        kind=layout,
+        folds=args.folds,
+        seed=args.seed,
+        workers=args.workers,
+        skip_bad=args.skip_bad,
+        failures=failures,
+    )
+    _summarise(entries, args.output)
+
+
+def _scans(args, layout, nifti):
+    """(scans, failures by case); of DICOM, converted into the folder `nifti`."""
+    if layout != "dicom":
+        return _READERS[layout][0](args.source), {}
+    from tqdm import tqdm
+
+    from isanet_jax.dicom.series import find_series
+    from isanet_jax.dicom.studies import convert_study, find_studies
+
+    progress = partial(tqdm, unit="file", disable=None, file=sys.stderr)
+    series, left = find_series(args.source, progress=progress)
+    studies, failures, incomplete = find_studies(
+        series,
+        _regions(args),
+        keep_identity=args.keep_identity,
+        chosen=args.series,
+        unite=args.unite,
+    )
+    for reason, count in left.items():
+        print(f"left {count} files: {reason}")
+    for text in incomplete:
+        print(f"left {text}")
+    scans = []
+    for study in studies:
+        try:
+            scan, notes = convert_study(study, nifti)
+        except Exception as error:
+            failures[study.case] = str(failure_of(error, study.case, nifti.parent / "errors.log"))
+            continue
+        scans.append(scan)
+        print(f"{study.case}: {'; '.join(notes)}", flush=True)
+    for reason in failures.values():
+        print(f"error: {reason}", file=sys.stderr)
+    if not scans and not failures:
+        raise DataError(
+            "no study with a CT and a PET series",
+            file=args.source,
+            wanted="both, in one study or one frame of reference",
+        )
+    return scans, failures
+
+
+def _regions(args):
+    """The names to look for, in their order: each as it was given, then its parts at commas."""
+    if args.unite:
+        if not args.roi:
+            raise ConfigError("--unite needs --roi, as in --roi A --roi B --unite")
+        return tuple(args.roi)
+    names = []
+    for text in args.roi or ():
+        names += [text, *(part for part in text.split(",") if part and part != text)]
+    return tuple(dict.fromkeys(names))
+
+
+def _is_later_hecktor(layout, scans):
+    """Whether it is HECKTOR 2022 or later: without boxes, and with nodes in the label."""
+    return layout == "hecktor" and all(scan.box_mm is None for scan in scans)
+
+
+def _label_values(args, layout, scans):
+    """(values that are tumour, values that are not) of the arguments and the layout."""
+    if args.label_values and args.target:
+        raise ConfigError("give either --label-values or --target")
+    if args.label_values:
+        return parse_label_values(args.label_values), ()
+    if args.target or _is_later_hecktor(layout, scans):
+        return _TARGETS[args.target or "gtvp"]
+    return (sources.nnunet_tumour_values(args.source) if layout == "nnunet" else (1,)), ()
+
+
+def _download(args):
+    """Fetches the STS cohort where asked for; sets the source that it then is."""
+    from isanet_jax.datasets import download
+
+    if args.download:
+        args.source = args.source or str(Path(args.output) / "raw")
+        print(download.STS_NOTICE, flush=True)
+        with only_here(args.source, "download", "downloads into it"):
+            download.download(args.source, download.sts_files(), url=args.url or download.STS_URL)
+    elif not args.source:
+        raise ConfigError("give --source, or --download to fetch the public cohort")
+
+
+def _convert(args):
+    from isanet_jax.dicom.studies import convert_files
+
+    if not (args.ct or args.pet or args.rtstruct):
+        raise ConfigError("give --ct, --pet or --rtstruct, or several of them")
+    lines = convert_files(
+        args.output,
+        ct=args.ct,
+        pet=args.pet,
+        rtstruct=args.rtstruct,
+        regions=_regions(args),
+        unite=args.unite,
+    )
+    print("\n".join(lines))
+
+
+def _check(args):
+    from isanet_jax.cases import check
+
+    layout = args.layout_name or sources.recognise(args.source)
+    with tempfile.TemporaryDirectory() as folder:
+        scans, failures = _scans(args, layout, Path(folder))
+        values, others = _label_values(args, layout, scans)
+        settings = Settings(label_values=values, other_values=others)
+        log = Path(args.output) / "errors.log"
+        rows = check.check(scans, settings, workers=args.workers, failures=failures, log=log)
+    print(check.table_of(rows))
+    path = check.write_check(rows, args.output)
+    failed = sum(bool(row["errors"]) for row in rows)
+    doubtful = sum(bool(row["warnings"]) for row in rows)
+    print(f"{len(rows)} cases ({layout}), {failed} with errors, {doubtful} with warnings: {path}")
+    if failed:
+        sys.exit(1)
+
+
+def parse_label_values(text: str) -> tuple[int, ...]:
+    """Reads "1" or "1,2". Raises ConfigError on anything else."""
+    try:
+        return tuple(int(value) for value in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"--label-values is {text!r}; give whole numbers, as in 1,2") from error
+
+
+def _summarise(entries, output):
+    spacings = [s for entry in entries for s in entry["spacing_mm"]]
+    empty = sum(entry["volume_ml"] == 0 for entry in entries)
+    patients = len({entry["patient"] for entry in entries})
+    print(
+        f"{len(entries)} cases of {patients} patients in {output}: spacing "
+        f"{min(spacings):.2f} to {max(spacings):.2f} mm, {empty} with an empty label, "
+        f"{sum(bool(entry['warnings']) for entry in entries)} with warnings"
+    )

@@ -1,0 +1,1 @@
+"""The layouts in which raw scans are found, a file each."""

@@ -1,0 +1,1 @@
+"""DICOM: series, images, studies and regions read; masks written."""

@@ -1,0 +1,322 @@
+"""Masks written as DICOM SEG and RTSTRUCT that reference the CT they were predicted on."""
+
+import contextlib
+import copy
+import datetime
+import re
+from pathlib import Path
+
+import highdicom
+import numpy as np
+import pydicom
+from highdicom.seg import SegmentAlgorithmTypeValues, SegmentationTypeValues, SegmentDescription
+from highdicom.sr.coding import CodedConcept
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sequence import Sequence
+from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
+from skimage.measure import find_contours, points_in_poly
+
+import isanet_jax
+from isanet_jax.dicom.series import LPS_TO_RAS
+from isanet_jax.errors import DataError
+from isanet_jax.files import replace_when_done
+
+REGION = "Neoplasm"
+_MAKER, _MODEL = "isanet_jax", "ISA-Net"
+_IDENTITY = ("PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID")
+_DATES = ("StudyDate", "StudyTime", "ReferringPhysicianName")
+_TIME = r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d+)?)?)?"
+# Of a slice, what places it and refers to it.
+_GEOMETRY = (
+    *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality"),
+    *("FrameOfReferenceUID", "SeriesNumber", "InstanceNumber", "Rows", "Columns", "PixelSpacing"),
+    *("ImageOrientationPatient", "ImagePositionPatient", "SliceThickness"),
+)
+_CATEGORY = CodedConcept("49755003", "SCT", "Morphologically Abnormal Structure")
+_TYPE = CodedConcept("108369006", "SCT", "Neoplasm")
+
+
+def write_segmentation(path, mask: np.ndarray, slices, *, keep_identity=False) -> None:
+    """Writes a mask as DICOM SEG: one binary segment, coded as neoplasm, on the CT series.
+
+    Args:
+        path: of the file.
+        mask: (column, row, slice) bool.
+        slices: the CT's datasets without pixels, one per slice, in the mask's order.
+        keep_identity: copy the patient's name, birth date and the study's date from the CT; else
+            they stay empty, and the Patient ID too unless the CT is marked as de-identified.
+
+    Raises:
+        DataError: the file cannot be written, or the CT's header is none that it can refer to.
+    """
+    with _refused(path):
+        _write_segmentation(path, mask, slices, keep_identity)
+
+
+@contextlib.contextmanager
+def _refused(path):
+    """Context: what pydicom and highdicom raise on odd headers is a DataError of this file."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DataError(
+            f"cannot be written as DICOM ({reason})",
+            file=path,
+            wanted="a CT whose header names its slices and their places",
+            action="Leave it out of --format",
+        ) from error
+
+
+def _write_segmentation(path, mask, slices, keep_identity):
+    algorithm = highdicom.AlgorithmIdentificationSequence(
+        name=_MODEL,
+        version=isanet_jax.__version__,
+        family=CodedConcept("123109", "DCM", "Artificial Intelligence"),
+    )
+    description = SegmentDescription(
+        segment_number=1,
+        segment_label=REGION,
+        segmented_property_category=_CATEGORY,
+        segmented_property_type=_TYPE,
+        algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=algorithm,
+    )
+    dataset = highdicom.seg.Segmentation(
+        source_images=_shown(slices, keep_identity),
+        pixel_array=np.ascontiguousarray(mask.transpose(2, 1, 0), np.uint8),
+        segmentation_type=SegmentationTypeValues.BINARY,
+        segment_descriptions=[description],
+        series_instance_uid=generate_uid(None),
+        series_number=_series_number(slices),
+        sop_instance_uid=generate_uid(None),
+        instance_number=1,
+        manufacturer=_MAKER,
+        manufacturer_model_name=_MODEL,
+        software_versions=isanet_jax.__version__,
+        device_serial_number="0",
+        omit_empty_frames=bool(mask.any()),
+        content_label="TUMOUR",
+        series_description="ISA-Net tumour segmentation",
+    )
+    _save(path, dataset)
+
+
+def write_structures(path, mask: np.ndarray, affine, slices, *, keep_identity=False) -> None:
+    """Writes a mask as RTSTRUCT: closed contours on the CT's slices, halfway between voxels.
+
+    Rasterised by voxel centres (`isanet_jax.dicom.structures.rasterise`), the contours give the
+    same mask: each passes between the centres inside and those outside. A hole is joined to the
+    contour around it by a channel of no width (DICOM PS3.3 C.8.8.6.3, "keyhole"), so that readers
+    that unite contours keep it.
+
+    Args:
+        path: of the file.
+        mask: (column, row, slice) bool.
+        affine: (4, 4) of its grid, RAS+ mm.
+        slices: the CT's datasets without pixels, one per slice, in the mask's order.
+        keep_identity: see `write_segmentation`.
+
+    Raises:
+        DataError: the file cannot be written, or the CT's header is none that it can refer to.
+    """
+    with _refused(path):
+        _write_structures(path, mask, affine, slices, keep_identity)
+
+
+def _write_structures(path, mask, affine, slices, keep_identity):
+    first = _shown(slices, keep_identity)[0]
+    dataset = _structure_set(first)
+    to_patient = LPS_TO_RAS @ affine
+    contours = []
+    for index in np.flatnonzero(mask.any((0, 1))):
+        image = _reference(slices[index])
+        for line in outlines(mask[:, :, index]):
+            points = np.concatenate([line, np.full((len(line), 1), index)], 1)
+            contour = Dataset()
+            contour.ContourImageSequence = Sequence([image])
+            contour.ContourGeometricType = "CLOSED_PLANAR"
+            contour.NumberOfContourPoints = len(points)
+            patient = points @ to_patient[:3, :3].T + to_patient[:3, 3]
+            contour.ContourData = [f"{v:.4f}" for v in patient.ravel()]
+            contours.append(contour)
+    region = Dataset()
+    region.ReferencedROINumber = 1
+    region.ROIDisplayColor = [255, 0, 0]
+    if contours:  # a sequence without items is none
+        region.ContourSequence = Sequence(contours)
+    dataset.ROIContourSequence = Sequence([region])
+    dataset.ReferencedFrameOfReferenceSequence = Sequence([_frame(first, slices)])
+    _save(path, dataset)
+
+
+def outlines(mask: np.ndarray) -> list[np.ndarray]:
+    """The contours of a slice's mask, halfway between voxel centres, holes joined by keyholes.
+
+    Args:
+        mask: (column, row) bool.
+
+    Returns:
+        (n, 2) voxels each, not closed.
+    """
+    lines = [line[:-1] - 1 for line in find_contours(np.pad(mask, 1).astype(np.uint8), 0.5)]
+    outer = [line for line in lines if _area(line) < 0]
+    holes = [line for line in lines if _area(line) > 0]
+    # From the right: what lies in the way of a hole's channel is joined before it.
+    for hole in sorted(holes, key=lambda line: -line[:, 0].max()):
+        around = [i for i, line in enumerate(outer) if _is_within(hole, line)]
+        index = min(around, key=lambda i: abs(_area(outer[i])))
+        outer[index] = _keyhole(outer[index], hole)
+    return outer
+
+
+def _area(line):
+    """Signed area of a polygon (n, 2): `find_contours` turns one way around holes."""
+    x, y = line.T
+    return 0.5 * float(np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y))
+
+
+def _is_within(hole, line):
+    return bool(points_in_poly(hole[:1], line)[0])
+
+
+def _keyhole(line, hole):
+    """One polygon of an outer one and a hole in it, by a channel along the first axis.
+
+    It begins in the middle of an edge of the hole, so that it passes no voxel centre.
+    """
+    last = int(hole[:, 0].argmax())
+    start = (hole[last] + hole[(last + 1) % len(hole)]) / 2
+    a, b = line, np.roll(line, -1, axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        along = (start[1] - a[:, 1]) / (b[:, 1] - a[:, 1])
+        x = a[:, 0] + along * (b[:, 0] - a[:, 0])
+    crossed = ((a[:, 1] <= start[1]) != (b[:, 1] <= start[1])) & (x > start[0])
+    edge = int(np.where(crossed, x, np.inf).argmin())
+    end = np.array([x[edge], start[1]])
+    turned = np.roll(hole, -(last + 1), axis=0)
+    return np.concatenate([line[: edge + 1], [end, start], turned, [start, end], line[edge + 1 :]])
+
+
+def _shown(slices, keep_identity):
+    """The slices' datasets with what outputs may carry, and nothing else.
+
+    An allow list: whatever a scanner or an archive wrote besides stays out. What is kept of the
+    patient and is no valid value of its attribute (a birth date of a year alone) stays empty.
+    """
+    positions = np.array([s.ImagePositionPatient for s in slices], float)
+    steps = np.linalg.norm(np.diff(positions, axis=0), axis=1)
+    shown = []
+    for dataset in slices:
+        out = Dataset()
+        out.SpecificCharacterSet = "ISO_IR 192"
+        for name in _GEOMETRY:
+            if dataset.get(name) not in (None, ""):
+                setattr(out, name, copy.deepcopy(dataset[name].value))
+        if "SliceThickness" not in out and len(steps):
+            out.SliceThickness = f"{np.median(steps):.6g}"
+        if "FrameOfReferenceUID" not in out:
+            # Of the series: the same for all its outputs.
+            series = str(dataset.SeriesInstanceUID)
+            out.FrameOfReferenceUID = generate_uid(entropy_srcs=[series, "frame of reference"])
+        for name in (*_IDENTITY, *_DATES, "PatientID"):  # type 2: present, may be empty
+            setattr(out, name, _valid(name, dataset.get(name)) if keep_identity else "")
+        if str(dataset.get("PatientIdentityRemoved") or "").upper() == "YES":
+            out.PatientIdentityRemoved = "YES"
+            out.DeidentificationMethod = "Of the images; see there"
+            out.PatientID = _valid("PatientID", dataset.get("PatientID"))
+        shown.append(out)
+    return shown
+
+
+def _valid(name, value):
+    """The value as text, or "" where it is none that its attribute may have."""
+    text = str(value or "")
+    if name.endswith("Date"):
+        try:
+            datetime.datetime.strptime(text, "%Y%m%d")
+        except ValueError:
+            return ""
+    if name.endswith("Time") and not re.fullmatch(_TIME, text):
+        return ""
+    if name == "PatientSex" and text not in ("M", "F", "O"):
+        return ""
+    return text[:64]
+
+
+def _series_number(slices):
+    """After the CT's own, as viewers sort by it."""
+    return 1000 + int(slices[0].get("SeriesNumber") or 0)
+
+
+def _structure_set(first):
+    """An RTSTRUCT with one region and no contours yet, of the CT's patient and study."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = RTStructureSetStorage
+    meta.MediaStorageSOPInstanceUID = generate_uid(None)
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset = Dataset()
+    dataset.file_meta = meta
+    dataset.SOPClassUID = RTStructureSetStorage
+    dataset.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
+    for name in (*_IDENTITY, *_DATES, "PatientID", "StudyInstanceUID", "FrameOfReferenceUID"):
+        setattr(dataset, name, first.get(name, ""))
+    dataset.PositionReferenceIndicator = ""
+    dataset.SpecificCharacterSet = first.SpecificCharacterSet
+    for name in ("PatientIdentityRemoved", "DeidentificationMethod"):
+        if name in first:
+            setattr(dataset, name, first.get(name))
+    dataset.Modality = "RTSTRUCT"
+    dataset.SeriesInstanceUID = generate_uid(None)
+    dataset.SeriesNumber = _series_number([first]) + 1
+    dataset.SeriesDescription = "ISA-Net tumour segmentation"
+    dataset.Manufacturer, dataset.ManufacturerModelName = _MAKER, _MODEL
+    dataset.SoftwareVersions = isanet_jax.__version__
+    dataset.OperatorsName = ""
+    dataset.InstanceNumber = 1
+    dataset.StructureSetLabel = "ISA-Net"
+    now = datetime.datetime.now()
+    dataset.StructureSetDate, dataset.StructureSetTime = f"{now:%Y%m%d}", f"{now:%H%M%S}"
+    dataset.ApprovalStatus = "UNAPPROVED"
+    region = Dataset()
+    region.ROINumber = 1
+    region.ReferencedFrameOfReferenceUID = first.FrameOfReferenceUID
+    region.ROIName = REGION
+    region.ROIGenerationAlgorithm = "AUTOMATIC"
+    dataset.StructureSetROISequence = Sequence([region])
+    observation = Dataset()
+    observation.ObservationNumber = 1
+    observation.ReferencedROINumber = 1
+    observation.RTROIInterpretedType = "GTV"
+    observation.ROIInterpreter = ""
+    dataset.RTROIObservationsSequence = Sequence([observation])
+    return dataset
+
+
+def _reference(image):
+    item = Dataset()
+    item.ReferencedSOPClassUID = image.SOPClassUID
+    item.ReferencedSOPInstanceUID = image.SOPInstanceUID
+    return item
+
+
+def _frame(first, slices):
+    """The frame of reference with the study and series that the contours were drawn on."""
+    series = Dataset()
+    series.SeriesInstanceUID = first.SeriesInstanceUID
+    series.ContourImageSequence = Sequence([_reference(s) for s in slices])
+    study = Dataset()
+    study.ReferencedSOPClassUID = "1.2.840.10008.3.1.2.3.1"  # detached study management, retired
+    study.ReferencedSOPInstanceUID = first.StudyInstanceUID
+    study.RTReferencedSeriesSequence = Sequence([series])
+    frame = Dataset()
+    frame.FrameOfReferenceUID = first.FrameOfReferenceUID
+    frame.RTReferencedStudySequence = Sequence([study])
+    return frame
+
+
+def _save(path, dataset: pydicom.Dataset):
+    with replace_when_done(Path(path)) as partial:
+        dataset.save_as(partial, enforce_file_format=True)

@@ -1,0 +1,91 @@
+"""Files written whole or not at all: JSON, CSV, and whatever a context writes."""
+
+import csv
+import json
+import os
+import re
+from pathlib import Path
+
+from isanet_jax.errors import DataError
+
+
+def check_new(path, *, overwrite=False) -> None:
+    """Raises DataError where a file exists and `overwrite` is False."""
+    if Path(path).exists() and not overwrite:
+        raise DataError(
+            "exists already", file=path, action="Choose another name or add --overwrite"
+        )
+
+
+class replace_when_done:  # noqa: N801 - used as a function
+    """Context: gives a name beside `path` to write to, and moves it to `path` on success.
+
+    A failed or killed write so never leaves half a file under the final name.
+
+    Raises:
+        DataError: the operating system refused (disk full, no permission).
+    """
+
+    def __init__(self, path, suffix=""):
+        self.path = Path(path)
+        self.partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.part{suffix}")
+
+    def __enter__(self):
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._refused(error) from error
+        return self.partial
+
+    def __exit__(self, kind, error, traceback):
+        if error is None:
+            try:
+                os.replace(self.partial, self.path)
+            except OSError as failure:
+                raise self._refused(failure) from failure
+            return
+        self.partial.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise self._refused(error) from error
+
+    def _refused(self, error):
+        return DataError(
+            f"cannot be written ({error.strerror or error})",
+            file=self.path,
+            action="Free space on the disk or choose another output folder, then run the same "
+            "command again: what is finished is kept",
+        )
+
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_NUMBERS = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?( to [-+]?[\d.]+(e[-+]?\d+)?)?")
+
+
+def write_json(path, content) -> None:
+    """Writes JSON (indented, keys as given), whole or not at all."""
+    with replace_when_done(path) as partial:
+        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def write_csv(path, rows: list[dict], columns=None) -> None:
+    """Writes rows as CSV, whole or not at all.
+
+    Text that a spreadsheet would take for a formula gets an apostrophe before it.
+
+    Args:
+        path: of the file.
+        rows: keys are columns.
+        columns: their order; None: the first row's.
+    """
+    with (
+        replace_when_done(path) as partial,
+        open(partial, "w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.DictWriter(file, columns or list(rows[0]))
+        writer.writeheader()
+        writer.writerows({k: _no_formula(v) for k, v in row.items()} for row in rows)
+
+
+def _no_formula(value):
+    is_one = isinstance(value, str) and value.startswith(_FORMULA)
+    return f"'{value}" if is_one and not _NUMBERS.fullmatch(value) else value

@@ -1,0 +1,300 @@
+"""Volumes in world coordinates, and NIfTI files as the way in and out."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import nibabel
+import numpy as np
+
+from isanet_jax.errors import DataError
+from isanet_jax.files import check_new, replace_when_done
+
+_DEFLATE_LIMIT = 1032  # bytes out of one byte of a gzip file
+# Limits that no scan of a patient meets; what is beyond them is damaged, or made to do harm.
+MOST_VOXELS = 2**30  # 1024^3, 4 GiB as float32
+VOXEL_MM = (0.1, 20.0)
+MOST_FIELD_MM = 4000.0
+_UNIT_MM = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
+_GEOMETRY_FIELDS = (
+    *("dim", "pixdim", "xyzt_units", "qform_code", "sform_code"),
+    *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
+    *("srow_x", "srow_y", "srow_z"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Volume:
+    """An array with its place in the patient.
+
+    Attributes:
+        data: (I, J, K) voxels, in the file's own order.
+        affine: (4, 4) float64, voxel index to world, RAS+ mm.
+        header: NIfTI header (348 bytes) with the file's geometry and nothing else, or None.
+    """
+
+    data: np.ndarray
+    affine: np.ndarray
+    header: bytes | None = None
+
+    @property
+    def spacing_mm(self) -> np.ndarray:
+        """(3,) distance of neighbouring voxels along each array axis, mm."""
+        return np.linalg.norm(self.affine[:3, :3], axis=0)
+
+
+def bounds_mm(shape, affine) -> np.ndarray:
+    """Box that encloses the voxels' outer edges: (2, 3), lower and upper corner.
+
+    Args:
+        shape: (3,) voxels per axis.
+        affine: (4, 4) voxel index to the box's coordinates: world (mm), or another grid's index.
+    """
+    corners = np.stack(np.meshgrid(*[(-0.5, n - 0.5) for n in shape], indexing="ij"), -1)
+    world = corners.reshape(-1, 3) @ affine[:3, :3].T + affine[:3, 3]
+    return np.stack([world.min(0), world.max(0)])
+
+
+class _Quaternion:
+    """Of a header: takes a quaternion that is too long by float32's rounding, as others do."""
+
+    def get_qform_quaternion(self):
+        vector = np.array([self["quatern_b"], self["quatern_c"], self["quatern_d"]], float)
+        if 1 < vector @ vector < 1 + 1e-4:
+            return np.array([0.0, *vector / np.linalg.norm(vector)])
+        return super().get_qform_quaternion()
+
+
+class _Header(_Quaternion, nibabel.Nifti1Header):
+    pass
+
+
+class _Header2(_Quaternion, nibabel.Nifti2Header):
+    pass
+
+
+class _Image(nibabel.Nifti1Image):
+    header_class = _Header
+
+
+class _Image2(nibabel.Nifti2Image):
+    header_class = _Header2
+
+
+def _open(path):
+    """The image of a NIfTI-1 or NIfTI-2 file, its voxels not yet read."""
+    try:
+        return _Image.from_filename(path)
+    except Exception as error:
+        try:
+            return _Image2.from_filename(path)
+        except Exception:
+            raise error from None
+
+
+def read_volume(path, *, case=None, dtype=np.float32, placed=True) -> Volume:
+    """Reads a NIfTI file, slope and intercept applied; lengths are read in the header's unit.
+
+    Args:
+        path: `.nii` or `.nii.gz`.
+        case: ID to name in errors.
+        dtype: of the returned data.
+        placed: whether it must say where it lies; False where only its own grid counts.
+
+    Raises:
+        DataError: missing, truncated, not NIfTI, named for another compression, not 3D, without
+            geometry, with two geometries that contradict each other, with voxels or a field of a
+            size that no scan has, or with NaN or infinite voxels.
+    """
+    path = Path(path)
+    where = {"case": case, "file": path}
+    if not path.is_file():
+        raise DataError("no such file", wanted="a NIfTI file", **where)
+    if path.suffix.lower() in (".hdr", ".img"):
+        raise DataError(
+            "is half of a pair of header and image (Analyze 7.5, or NIfTI's older form)",
+            wanted="one .nii or .nii.gz file",
+            action="Convert it; Analyze does not say which side is left",
+            **where,
+        )
+    _check_compression(path, where)
+    try:
+        image = _open(path)
+        shape = image.shape
+        _check_size(path, image)
+        affine = np.asarray(image.affine, np.float64)
+        affine[:3] *= _UNIT_MM[image.header.get_xyzt_units()[0]]
+        if len(shape) in (3, 4) and min(shape) > 0 and np.isfinite(affine).all():
+            check_grid(shape[:3], affine, where)
+            if placed:
+                _check_forms(image.header, shape, where)
+        if len(shape) == 4 and shape[3] == 1:
+            # Some converters write a trailing axis of one; it changes nothing.
+            data = np.asarray(image.dataobj, dtype=dtype)[..., 0]
+        elif len(shape) == 3:
+            data = np.asarray(image.dataobj, dtype=dtype)
+        else:
+            data = None
+    except DataError:
+        raise
+    except Exception as error:  # nibabel and gzip raise a dozen types on damaged files
+        raise DataError(
+            f"cannot be read as NIfTI ({' '.join(str(error).split())[:200]})",
+            wanted="a complete .nii or .nii.gz file",
+            action="Copy or convert it again",
+            **where,
+        ) from error
+    if data is None:
+        raise DataError(
+            f"a {len(shape)}D image of shape {shape}",
+            wanted="one 3D volume",
+            action="Extract the volume that you want (one frame, one channel)",
+            **where,
+        )
+    determinant = np.linalg.det(affine[:3, :3]) if np.isfinite(affine).all() else 0.0
+    if min(shape) < 1 or not np.isfinite(affine).all() or abs(determinant) < 1e-9:
+        raise DataError(
+            f"shape {shape} with an affine that is singular or not finite",
+            wanted="a qform or sform that places the volume in space",
+            **where,
+        )
+    bad = data.size - np.count_nonzero(np.isfinite(data)) if data.dtype.kind == "f" else 0
+    if bad:
+        raise DataError(
+            f"{bad} of {data.size} voxels are NaN or infinite",
+            wanted="finite values",
+            action="Replace them (air is -1024 HU, no uptake is 0 SUV) or export the scan again",
+            **where,
+        )
+    return Volume(data, affine, _geometry_header(image.header))
+
+
+def _check_compression(path, where):
+    """Raises DataError where a gzip file has a name that does not say so."""
+    with open(path, "rb") as file:
+        compressed = file.read(2) == b"\x1f\x8b"
+    if compressed and path.suffix.lower() != ".gz":
+        raise DataError(
+            "its content is gzip-compressed",
+            wanted="a name that says so, in .nii.gz",
+            action="Rename it",
+            **where,
+        )
+
+
+def _check_forms(header, shape, where):
+    """Raises DataError where a header's qform and sform say nothing, or two different things."""
+    if not (header["qform_code"] or header["sform_code"]):
+        raise DataError(
+            "qform_code and sform_code are both 0: it has no place in space",
+            wanted="a qform or sform, by which CT, PET and mask are put together",
+            action="Convert it from its DICOM again, with a program that keeps the geometry",
+            **where,
+        )
+    if header["qform_code"] and header["sform_code"]:
+        ends = np.array([[0, n - 1] for n in shape[:3]])
+        corners = np.stack(np.meshgrid(*ends, indexing="ij"), -1).reshape(-1, 3)
+        shift = header.get_sform() - header.get_qform()
+        apart = np.linalg.norm(corners @ shift[:3, :3].T + shift[:3, 3], axis=1).max()
+        if apart > 0.5 * np.linalg.norm(header.get_sform()[:3, :3], axis=0).min():
+            raise DataError(
+                f"its qform (code {header['qform_code']}) and sform (code "
+                f"{header['sform_code']}) place its voxels up to {apart:.3g} apart",
+                wanted="one place in space",
+                action="Set the code of the wrong one to 0",
+                **where,
+            )
+
+
+def check_grid(shape, affine, where: dict) -> None:
+    """Raises DataError where a grid is none of a scan: before anything of its size is made.
+
+    Args:
+        shape: (3,) voxels per axis.
+        affine: (4, 4) to mm.
+        where: `case` and `file`, for the message.
+    """
+    spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
+    shown = " x ".join(f"{s:.4g}" for s in spacing_mm)
+    low, high = VOXEL_MM
+    if (spacing_mm > 0).all() and not ((spacing_mm >= low) & (spacing_mm <= high)).all():
+        raise DataError(
+            f"voxels of {shown} mm",
+            wanted=f"sizes from {low:g} to {high:g} mm",
+            action="Look at the unit of its lengths: a header that says mm over numbers in m or "
+            "um is wrong by a factor of 1000",
+            **where,
+        )
+    field_mm = spacing_mm * shape
+    if math.prod(map(int, shape)) > MOST_VOXELS or field_mm.max() > MOST_FIELD_MM:
+        raise DataError(
+            f"{' x '.join(map(str, shape))} voxels of {shown} mm",
+            wanted=f"at most {MOST_VOXELS} voxels in a field of at most {MOST_FIELD_MM / 1000:g} m",
+            action="Crop it to the patient",
+            **where,
+        )
+
+
+def _check_size(path, image):
+    """Raises ValueError where a file cannot hold what its header announces: before it is read."""
+    announced = math.prod(image.shape) * image.header["bitpix"].item() // 8
+    held = path.stat().st_size * (_DEFLATE_LIMIT if path.suffix.lower() == ".gz" else 1)
+    if announced > held:
+        raise ValueError(f"its header announces {announced} bytes, and the file cannot hold them")
+
+
+def _geometry_header(header):
+    """The header's place in space alone, as bytes: its text fields may hold a patient's name."""
+    geometry = nibabel.Nifti1Header(endianness="<")
+    for field in _GEOMETRY_FIELDS:
+        geometry[field] = header[field]
+    return geometry.binaryblock
+
+
+def write_volume(path, volume: Volume, *, overwrite=False) -> None:
+    """Writes a volume as NIfTI, whole or not at all.
+
+    The geometry (qform, sform, their codes, voxel sizes and units) is the header's bit for bit
+    where the volume carries one, else the affine as sform and qform with code 1.
+
+    Args:
+        path: ends in `.nii` or `.nii.gz`; its folder is made.
+        volume: data of any integer or float type that NIfTI knows.
+        overwrite: replace an existing file.
+
+    Raises:
+        DataError: wrong suffix, an existing file, or one that cannot be written (disk full, ...).
+    """
+    path = Path(path)
+    suffix = check_output(path, overwrite=overwrite)
+    if volume.header is None:
+        image = nibabel.Nifti1Image(volume.data, volume.affine)
+        image.set_sform(volume.affine, 1)
+        image.set_qform(volume.affine, 1)
+        # A qform cannot hold the shear of a tilted gantry; programs that prefer it would be off.
+        if np.abs(image.get_qform() - volume.affine).max() > 1e-3:
+            image.set_qform(None, 0)
+        image.header.set_xyzt_units("mm")
+    else:
+        header = nibabel.Nifti1Header(volume.header, endianness="<", check=False)
+        header.set_data_shape(volume.data.shape)
+        header.set_data_dtype(volume.data.dtype)
+        # affine=None leaves the header's qform and sform untouched.
+        image = nibabel.Nifti1Image(volume.data, None, header)
+    with replace_when_done(path, suffix) as partial:
+        nibabel.save(image, partial)
+
+
+def check_output(path, *, overwrite=False) -> str:
+    """Checks that a NIfTI file may be written at `path` and returns its suffix.
+
+    Raises:
+        DataError: not a NIfTI name, or the file exists and `overwrite` is False.
+    """
+    path = Path(path)
+    suffix = next((s for s in NIFTI_SUFFIXES if path.name.endswith(s)), None)
+    if suffix is None:
+        raise DataError("cannot tell the format", file=path, wanted="a name in .nii.gz or .nii")
+    check_new(path, overwrite=overwrite)
+    return suffix

@@ -1,0 +1,109 @@
+"""compare.py as a user runs it, on phantoms: every part of it, trainings included."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from isanet_jax.cli import compare as command
+from isanet_jax.errors import ConfigError
+from tests.conftest import small_config
+
+ROOT = Path(__file__).parents[2]
+CONFIG = """
+import json
+from configs.compare import paper
+from ml_collections import ConfigDict
+
+def get_config():
+    config = paper.comparison("Small", "sts")
+    config.base = ConfigDict(json.loads({base!r}))
+    config.folds, config.thresholds, config.curve = (0,), True, "rate"
+    config.reference = "none"
+    for name, rate in (("none", 1e-6), ("some", 1e-2)):
+        paper.add_method(config, name, name, {{"optimizer": {{"peak_learning_rate": rate}}}},
+                         published={{"dsc": 0.5}})
+    paper.add_method(config, "lost", "lost", {{"data": {{"cases": {absent!r}}}}})
+    return config
+"""
+
+
+@pytest.fixture
+def run(cohort_folder, tmp_path, monkeypatch):
+    base = small_config(cohort_folder)
+    base["model"] |= {"name": "unet", "levels": 2}
+    base["train"]["epochs"] = 1
+    content = CONFIG.format(base=json.dumps(base), absent=str(tmp_path / "absent"))
+    (tmp_path / "small.py").write_text(content)
+    monkeypatch.chdir(ROOT)
+    arguments = ["--config", str(tmp_path / "small.py"), "--workdir", str(tmp_path / "w")]
+
+    def run(*more):
+        monkeypatch.setattr(sys, "argv", ["compare.py", *arguments, *more])
+        command.main()
+
+    return run
+
+
+def test_a_comparison_trains_scores_and_reports_all_that_can_be_done(run, cohort, tmp_path, capsys):
+    with pytest.raises(ConfigError, match="1 of 4 cells failed"):
+        run("--jobs", "2")
+    out = tmp_path / "w"
+    test_cases = sorted(c for c, fold in cohort.fold_of.items() if fold == 0)
+    with open(out / "cases.csv") as file:
+        rows = {(r["method"], r["case"]): r for r in csv.DictReader(file)}
+    assert sorted(case for method, case in rows if method == "some") == test_cases
+    scores = json.loads((out / "some/fold0-seed0/scores.json").read_text())["network"]
+    for case in test_cases:
+        assert float(rows["some", case]["dsc"]) == scores[case]["dsc"]
+        assert ("SUV >= 2.5", case) in rows
+    report = (out / "report.md").read_text()
+    assert "FAILED: lost fold 0 seed 0: " in report
+    assert "no such folder" in report
+    assert "optimistic" in report
+    assert "3 of 4 cells are done" in report
+    pictures = ["boxes", "curve", *(f"contours/{n}" for n in ("worst", "middle", "best"))]
+    for picture in pictures:
+        assert (out / f"{picture}.png").stat().st_size > 5000
+        assert f"({picture}.png)" in report
+    with open(out / "tests.csv") as file:
+        assert {r["method"] for r in csv.DictReader(file)} == {"some"}
+    assert r"\begin{tabular}" in (out / "table.tex").read_text()
+
+    # Again, without the method that cannot work: nothing is left to run.
+    stamp = (out / "some/fold0-seed0/scores.json").stat().st_mtime_ns
+    capsys.readouterr()
+    run("--config.order=('none','some')")
+    assert "3 cells: 3 done, 0 to run" in capsys.readouterr().out
+    assert (out / "some/fold0-seed0/scores.json").stat().st_mtime_ns == stamp
+    assert "lost" not in (out / "report.md").read_text()
+
+
+def test_arguments_that_cannot_be_meant(run, monkeypatch):
+    for jobs in ("0", "two", ""):
+        with pytest.raises(ConfigError, match="--jobs is"):
+            run("--jobs", jobs)
+    with pytest.raises(ConfigError, match="--jobs is 9999 and this machine has"):
+        run("--jobs=9999")
+    monkeypatch.setattr(sys, "argv", ["compare.py", "--config", str(ROOT / "configs/sts.py")])
+    with pytest.raises(ConfigError, match="of one run; compare.py takes one of configs/compare"):
+        command.main()
+
+
+def test_a_cell_imports_nothing_from_the_folder_that_the_user_stands_in(run, tmp_path, monkeypatch):
+    """A downloaded folder with a numpy.py in it would have run there."""
+    (tmp_path / "here").mkdir()
+    for name in ("numpy", "jax", "json"):
+        (tmp_path / "here" / f"{name}.py").write_text("raise SystemExit('imported from here')")
+    monkeypatch.chdir(tmp_path / "here")
+    run("--config.order=('none',)", "--config.thresholds=False", "--config.curve=")
+    assert (tmp_path / "w/none/fold0-seed0/scores.json").exists()
+
+
+def test_advice_names_the_settings_as_a_comparison_has_them(run):
+    with pytest.raises(ConfigError, match=r"as they are with --config\.base\.data\.size=16"):
+        run("--config.base.data.size=32", "--config.order=('none',)")
+    with pytest.raises(ConfigError, match=r"method none: .*b1 is 5"):
+        run("--config.base.optimizer.b1=5.0", "--config.order=('none',)")

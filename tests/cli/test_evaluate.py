@@ -1,0 +1,217 @@
+import csv
+import json
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from isanet_jax.cases.case import read_case, read_label_on_ct
+from isanet_jax.cases.cohort import read_cohort
+from isanet_jax.cli import evaluate as command
+from isanet_jax.cli import predict
+from isanet_jax.errors import CheckpointError, ConfigError, DataError
+from isanet_jax.evaluation.evaluate import unseen_cases
+from isanet_jax.metrics.segmentation import case_metrics
+from isanet_jax.prediction.predictor import Predictor
+from isanet_jax.training.log import read_log
+from isanet_jax.volume import Volume, read_volume, write_volume
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained, tmp_path_factory):
+    output = tmp_path_factory.mktemp("eval")
+    command.main(["--workdir", str(trained), "--output", str(output)])
+    return output
+
+
+def test_a_run_is_scored_on_its_test_fold(evaluated, trained, cohort):
+    result = json.loads((evaluated / "metrics.json").read_text())
+    test_cases = sorted(c for c, fold in cohort.fold_of.items() if fold == 0)
+    assert sorted(result["cases"]) == test_cases
+    (run,) = result["runs"]
+    assert (run["selection"], run["fold"], run["system"]) == ("paper", 0, "isa")
+    assert result["summary"]["dsc"]["mean"] == pytest.approx(
+        np.mean([c["dsc"] for c in result["cases"].values()])
+    )
+    # On the case grid the best checkpoint scores what the training said.
+    checks = [c for c in read_log(trained / "metrics.jsonl") if "validation_dsc" in c]
+    best = max(checks, key=lambda c: c["validation_dsc"])
+    on_case = result["grids"]["case"]["network"]["cases"]
+    for case, dsc in best["cases"].items():
+        assert on_case[case]["dsc"] == pytest.approx(dsc, abs=1e-6)
+    assert "SUV >= 2.5" in result["grids"]["ct"]
+    for name in (
+        "report.md",
+        "metrics.csv",
+        "learning_curves.png",
+        f"overlays/{test_cases[0]}.png",
+    ):
+        assert (evaluated / name).stat().st_size > 500
+    report = (evaluated / "report.md").read_text()
+    assert "optimistic" in report
+    assert "41 % SUVmax" in report
+
+
+def test_predicted_files_score_what_the_evaluation_said(evaluated, trained, cohort, tmp_path):
+    """raw scans -> predict.py -> files -> eval.py on files, against eval.py on the run."""
+    scans = cohort.folder / "scans"
+    predict.main(
+        [
+            "--workdir",
+            str(trained),
+            "--table",
+            str(scans / "cases.csv"),
+            "--output",
+            str(tmp_path / "masks"),
+        ]
+    )
+    expected = json.loads((evaluated / "metrics.json").read_text())["cases"]
+    for folder in ("p", "r"):
+        (tmp_path / folder).mkdir()
+    for case in expected:
+        (tmp_path / "masks" / f"{case}.nii.gz").rename(tmp_path / "p" / f"{case}.nii.gz")
+        label = read_volume(scans / case / "label.nii.gz", dtype=np.uint8)
+        write_volume(tmp_path / "r" / f"{case}.nii", label)
+    command.main(
+        [
+            "--predictions",
+            str(tmp_path / "p"),
+            "--references",
+            str(tmp_path / "r"),
+            "--output",
+            str(tmp_path / "out"),
+        ]
+    )
+    result = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    for case, values in expected.items():
+        for name in ("dsc", "hd95", "volume_ml"):
+            assert result["cases"][case][name] == pytest.approx(values[name]), name
+    with open(tmp_path / "out" / "metrics.csv") as file:
+        rows = {row["case"]: row for row in csv.DictReader(file)}
+    assert float(rows[case]["dsc"]) == pytest.approx(expected[case]["dsc"])
+
+
+def renamed_cohort(cohort, folder, *, cases):
+    """A copy of the first cases of a cohort, under names that no network knows."""
+    folder.mkdir()
+    new = {case: f"other_{case}" for case in sorted(cohort.cases)[:cases]}
+    manifest = json.loads((cohort.folder / "manifest.json").read_text())
+    entries = {entry["case"]: entry for entry in manifest["cases"]}
+    manifest["cases"] = [entries[case] | {"case": name} for case, name in new.items()]
+    folds = json.loads((cohort.folder / "folds.json").read_text())
+    folds["fold_of"] = dict.fromkeys(new.values(), 0)
+    for name, content in (("manifest", manifest), ("folds", folds)):
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    for case, name in new.items():
+        shutil.copy(cohort.path(case), folder / f"{name}.npz")
+    return folder
+
+
+def test_an_ensemble_is_scored_on_cases_that_none_of_its_networks_has_seen(
+    trained, trained_again, cohort, tmp_path
+):
+    both = ["--workdir", str(trained), str(trained_again)]
+    with pytest.raises(ConfigError, match="give --output"):
+        command.main(both)
+    both += ["--output", str(tmp_path / "e")]
+    with pytest.raises(ConfigError, match="each of the 6 cases.*name them with --cases"):
+        command.main(both)
+    command.main([*both, "--cases", str(renamed_cohort(cohort, tmp_path / "c", cases=2))])
+    result = json.loads((tmp_path / "e" / "metrics.json").read_text())
+    assert [(run["fold"], run["seed"]) for run in result["runs"]] == [(0, 0), (1, 1)]
+    assert {run["selection"] for run in result["runs"]} == {"nested"}  # none chosen on these
+    predictor = Predictor([trained, trained_again])
+    assert len(result["grids"]["case"]["network"]["cases"]) == 2
+    for name, metrics in result["grids"]["case"]["network"]["cases"].items():
+        case = read_case(cohort.path(name.removeprefix("other_")))
+        mask = predictor.probability(case.ct, case.pet) >= 0.5
+        expected = case_metrics(mask, case.label > 0, case.meta["spacing_mm"])
+        assert metrics["dsc"] == expected["dsc"]
+    report = (tmp_path / "e" / "report.md").read_text()
+    assert "ensemble of 2 networks" in report
+    assert "learning_curves_2.png" in report
+
+
+def test_unseen_cases_of_splits():
+    cohort = SimpleNamespace(cases=dict.fromkeys("abcdef"), folder="cases")
+    first = {"train": ["a", "b"], "selection": ["c"], "test": ["d"]}
+    assert unseen_cases(cohort, [first]) == ["d", "e", "f"]
+    second = {"train": ["a", "d"], "selection": ["e"], "test": ["e"]}
+    assert unseen_cases(cohort, [first, second]) == ["e", "f"]
+    cohort.cases.pop("d")
+    with pytest.raises(DataError, match="lacks the test cases d.*--cases"):
+        unseen_cases(cohort, [first])
+
+
+def masks(folder, **volumes):
+    for name, volume in volumes.items():
+        write_volume(folder / f"{name}.nii.gz", volume)
+    return str(folder)
+
+
+def test_bad_mask_folders_are_refused_by_name(tmp_path):
+    data = np.zeros((5, 5, 5), np.uint8)
+    data[2, 2, 2] = 1
+    good, moved = Volume(data, np.eye(4)), Volume(data, np.diag([1.0, 1.0, 1.001, 1.0]))
+    references = masks(tmp_path / "r", A=good, B=good)
+
+    def run(predictions, output="out"):
+        command.main(
+            [
+                "--predictions",
+                predictions,
+                "--references",
+                references,
+                "--output",
+                str(tmp_path / output),
+            ]
+        )
+
+    with pytest.raises(DataError, match="B only in .*r"):
+        run(masks(tmp_path / "missing", A=good))
+    with pytest.raises(DataError, match=r"(?s)1 of 2 pairs.*case B.*expected equal grids"):
+        run(masks(tmp_path / "moved", A=good, B=moved))
+    with pytest.raises(DataError, match="case A.*label values 0, 7.*--label-values"):
+        run(masks(tmp_path / "values", A=Volume(data * 7, np.eye(4)), B=good))
+    with pytest.raises(DataError, match="no such folder"):
+        run(str(tmp_path / "absent"))
+    run(masks(tmp_path / "p", A=good, B=Volume(data * 0, np.eye(4))))
+    content = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert content["cases"]["B"]["hd"] == "inf"
+    assert content["summary"]["hd"]["n_infinite"] == 1
+    with pytest.raises(DataError, match="exists already.*--overwrite"):
+        run(str(tmp_path / "p"))
+
+
+def test_arguments_that_do_not_fit_together(tmp_path):
+    with pytest.raises(ConfigError, match="either --workdir"):
+        command.main([])
+    with pytest.raises(ConfigError, match="together"):
+        command.main(["--predictions", "a", "--references", "b"])
+    with pytest.raises(CheckpointError, match="no trained network.*train.py"):
+        command.main(["--workdir", str(tmp_path)])
+
+
+def test_label_on_the_ct_grid_scores_perfectly_against_the_raw_label(cohort_folder):
+    cohort = read_cohort(cohort_folder)
+    case = sorted(cohort.cases)[0]
+    stored = read_label_on_ct(cohort.path(case))
+    raw = read_volume(cohort_folder / "scans" / case / "label.nii.gz")
+    assert case_metrics(stored.data, raw.data > 0, stored.spacing_mm)["dsc"] == 1
+
+
+def test_grids_that_differ_by_rounding_are_one_and_others_show_by_how_much(tmp_path):
+    data = np.zeros((40, 5, 5), np.uint8)
+    data[2, 2, 2] = 1
+
+    def run(spacing, output):
+        references = masks(tmp_path / f"r{output}", A=Volume(data, np.diag([spacing, 4, 4, 1.0])))
+        predictions = masks(tmp_path / f"p{output}", A=Volume(data, np.diag([4.0, 4, 4, 1.0])))
+        command.main(["--predictions", predictions, "--references", references, "--output",
+                      str(tmp_path / output)])  # fmt: skip
+
+    run(4.00005, "rounded")
+    assert json.loads((tmp_path / "rounded" / "metrics.json").read_text())["cases"]["A"]["dsc"] == 1
+    with pytest.raises(DataError, match=r"4\.01, .*up to 0.4 mm apart"):
+        run(4.01, "other")

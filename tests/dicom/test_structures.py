@@ -1,0 +1,173 @@
+"""How contours become a mask, and segmentations of every type, against shapes drawn by hand."""
+
+import highdicom
+import numpy as np
+import pytest
+from highdicom.sr.coding import CodedConcept
+from pydicom.uid import generate_uid
+from scipy import ndimage
+
+from isanet_jax.dicom.series import LPS_TO_RAS, find_series
+from isanet_jax.dicom.structures import Contour, find_region, rasterise, read_region
+from isanet_jax.errors import DataError
+from tests.dicom.make_dicom import square, study, write_series, write_structures
+
+SHAPE = (12, 12, 2)
+AFFINE = LPS_TO_RAS @ np.eye(4)  # voxels of 1 mm, LPS mm as indices
+
+
+def box(x0, x1, y0, y1):
+    """A contour around the voxels x0..x1, y0..y1, through no voxel centre."""
+    low, high = np.array([x0, y0]) - 0.4, np.array([x1, y1]) + 0.4
+    corners = [low, (high[0], low[1]), high, (low[0], high[1])]
+    return np.array([(*corner, 0.0) for corner in corners])
+
+
+def filled(*boxes):
+    mask = np.zeros(SHAPE[:2], bool)
+    for x0, x1, y0, y1 in boxes:
+        mask[x0 : x1 + 1, y0 : y1 + 1] ^= True
+    return mask
+
+
+OUTER, HOLE, ISLAND = (1, 9, 1, 9), (3, 7, 3, 7), (5, 5, 5, 5)
+
+
+@pytest.mark.parametrize("is_exclusive", [False, True])
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_hole_and_an_island_in_it(is_exclusive, order):
+    drawn = [Contour(box(*b), is_exclusive) for b in (OUTER, HOLE, ISLAND)][::order]
+    found = rasterise(drawn, SHAPE, AFFINE)
+    np.testing.assert_array_equal(found[..., 0], filled(OUTER, HOLE, ISLAND))
+    assert not found[..., 1].any()
+
+
+def test_contours_listed_twice_count_once_but_for_the_exclusive_type():
+    for boxes in ((OUTER,), (OUTER, HOLE), (OUTER, HOLE, ISLAND)):
+        twice = [Contour(box(*b)) for b in (*boxes, *boxes[::-1])]
+        np.testing.assert_array_equal(rasterise(twice, SHAPE, AFFINE)[..., 0], filled(*boxes))
+    exclusive = [Contour(box(*OUTER), True)] * 2
+    assert not rasterise(exclusive, SHAPE, AFFINE).any()
+
+
+def test_contours_apart_and_partly_over_each_other_are_united():
+    a, b, apart = (1, 5, 1, 5), (4, 8, 4, 8), (10, 11, 0, 1)
+    found = rasterise([Contour(box(*c)) for c in (a, b, apart)], SHAPE, AFFINE)[..., 0]
+    np.testing.assert_array_equal(found, filled(a) | filled(b) | filled(apart))
+    crossed = rasterise([Contour(box(*c), True) for c in (a, b)], SHAPE, AFFINE)[..., 0]
+    np.testing.assert_array_equal(crossed, filled(a) ^ filled(b))
+
+
+def test_a_contour_beside_the_image_is_refused_and_one_over_its_edge_is_cut():
+    over = rasterise([Contour(box(8, 15, 1, 5))], SHAPE, AFFINE)[..., 0]
+    np.testing.assert_array_equal(over, filled((8, 11, 1, 5)))
+    for beside in ((13, 16, 1, 5), (1, 5, -9, -2)):
+        with pytest.raises(DataError, match="1 of 2 contours lie outside the image"):
+            rasterise([Contour(box(*OUTER)), Contour(box(*beside))], SHAPE, AFFINE)
+
+
+def test_edges_fall_alike_on_all_sides():
+    """A contour through voxel centres, mirrored, is the mirrored mask: nothing moves."""
+    points = np.array([(2, 3, 0), (8, 3, 0), (8, 7, 0), (5, 9, 0), (2, 7, 0)], float)
+    plain = rasterise([Contour(points)], SHAPE, AFFINE)[..., 0]
+    assert plain[2:9, 3:8].all()
+    assert not plain[:2].any()
+    assert not plain[9:].any()
+    for axis in (0, 1):
+        mirrored = points.copy()
+        mirrored[:, axis] = 11 - mirrored[:, axis]
+        found = rasterise([Contour(mirrored)], SHAPE, AFFINE)[..., 0]
+        np.testing.assert_array_equal(found, np.flip(plain, axis))
+
+
+@pytest.fixture
+def ct(tmp_path):
+    shared = study()
+    slices = write_series(tmp_path / "ct", "CT", shared, np.zeros((8, 10, 10)), spacing=(2, 2, 2.5))
+    return shared, slices
+
+
+def test_contours_of_a_thicker_series_do_not_fill_every_second_slice(ct, tmp_path):
+    """Drawn on 5 mm slices that are not there; the CT of 2.5 mm has the frame of reference."""
+    shared, slices = ct
+    lines = {"GTV": [square(3, 15, z) for z in (2.5, 7.5, 12.5)]}
+    write_structures(tmp_path / "own", shared, slices, lines)
+    (own,), _ = find_series(tmp_path / "own")
+    images, _ = find_series(tmp_path / "ct")
+    notes = []
+    read_region(own, "GTV", images, notes=notes)
+    assert notes == [
+        "its contours are 5.00 mm apart and the image's slices 2.50 mm: the slices between its "
+        "contours have none"
+    ]
+    for one in slices:
+        one.SeriesInstanceUID = "1.2.3"  # what it references is another series
+    write_structures(tmp_path / "absent", shared, slices, lines)
+    (absent,), _ = find_series(tmp_path / "absent")
+    with pytest.raises(DataError, match="drawn on another series, which is not here"):
+        read_region(absent, "GTV", images)
+
+
+def write_seg(path, slices, values, kind, labels=("Lesion",)):
+    """A SEG of `values` (slice, row, column[, segment]) by highdicom."""
+    for one in slices:
+        for name in ("StudyID", "AccessionNumber", "ReferringPhysicianName", "PatientSex"):
+            setattr(one, name, "")
+    concept = CodedConcept("49755003", "SCT", "Morphologically Abnormal Structure")
+    descriptions = [
+        highdicom.seg.SegmentDescription(
+            number, label, concept, concept, highdicom.seg.SegmentAlgorithmTypeValues.MANUAL
+        )
+        for number, label in enumerate(labels, start=1)
+    ]
+    more = {"fractional_type": "PROBABILITY"} if kind == "FRACTIONAL" else {}
+    highdicom.seg.Segmentation(
+        slices, values, kind, descriptions, generate_uid(None), 1, generate_uid(None), 1, "x", "y",
+        "1", "2", **more,
+    ).save_as(path)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["BINARY", "FRACTIONAL", "LABELMAP"])
+@pytest.mark.parametrize("geometry", ["even", "uneven", "tilted"])
+def test_segmentations_of_every_type_on_slices_as_scanners_leave_them(
+    ct, tmp_path, kind, geometry, generator
+):
+    _, slices = ct
+    for index, one in enumerate(slices):
+        if geometry == "uneven":  # rounded, as 3.19, 3.27 and 3.29 mm in a real PET
+            one.ImagePositionPatient = [0, 0, 2.5 * index + 0.05 * (index % 3)]
+        elif geometry == "tilted":
+            one.ImageOrientationPatient = [1, 0, 0, 0, np.cos(0.26), -np.sin(0.26)]
+        one.save_as(tmp_path / "ct" / f"{(index * 7) % 101:03d}", enforce_file_format=True)
+    soft = ndimage.gaussian_filter(generator.random((8, 10, 10)), 1.5)
+    soft = (soft - soft.min()) / np.ptp(soft)
+    values = soft.astype(np.float32) if kind == "FRACTIONAL" else (soft > 0.5).astype(np.uint8)
+    write_seg(tmp_path / "seg.dcm", slices, values, kind)
+    (one,), _ = find_series(tmp_path / "seg.dcm")
+    images, _ = find_series(tmp_path / "ct")
+    notes = []
+    mask, on = read_region(one, "Lesion", images, notes=notes)
+    assert on.uid == images[0].uid
+    sure = np.abs(soft - 0.5) > 0.01  # stored in steps of 1/255
+    np.testing.assert_array_equal(
+        mask.data.transpose(2, 1, 0)[sure], (soft > 0.5)[sure], err_msg=kind
+    )
+    assert bool(notes) == (kind == "FRACTIONAL")
+
+
+def test_regions_are_found_by_exact_name_with_commas_and_by_number(ct, tmp_path):
+    shared, slices = ct
+    lines = {name: [square(3, 15, 2.5)] for name in ("GTV, PET", "BODY", "7")}
+    dataset = write_structures(tmp_path / "rs", shared, slices, lines)
+    assert find_region(dataset, "GTV, PET") == 1
+    assert find_region(dataset, "GTV") is None
+    assert find_region(dataset, "2") == 2
+    assert find_region(dataset, "7") == 3  # a name goes before a number
+    dataset.StructureSetROISequence[1].ROIName = "GTV, PET"  # names need not be unique
+    assert find_region(dataset, "GTV, PET") is None
+    dataset.save_as(tmp_path / "rs")
+    (one,), _ = find_series(tmp_path / "rs")
+    images, _ = find_series(tmp_path / "ct")
+    with pytest.raises(DataError, match=r"2 regions are called 'GTV, PET' \(found GTV, PET \(1\)"):
+        read_region(one, "GTV, PET", images)
+    assert read_region(one, "1", images)[0].data.sum() == 36

@@ -1,0 +1,316 @@
+import json
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+
+from isanet_jax.cases.cohort import read_cohort
+from isanet_jax.cli.prepare import main
+from isanet_jax.dicom.series import find_series
+from isanet_jax.dicom.studies import find_studies
+from isanet_jax.errors import ConfigError, DataError
+from tests.conftest import real_data
+from tests.dicom.make_dicom import (
+    MARKERS,
+    PET,
+    markers_in,
+    plant_markers,
+    square,
+    study,
+    write_patient,
+    write_series,
+    write_structures,
+)
+
+
+def studies_of(folder, *regions, **more):
+    return find_studies(find_series(folder)[0], regions, **more)
+
+
+def test_series_are_chosen_by_what_they_are(tmp_path):
+    shared = write_patient(tmp_path)
+    # Further series that must not be taken: a scout, a PET without attenuation correction.
+    values = np.ones((12, 10, 10))
+    write_series(tmp_path / "e", "CT", shared, values, ImageType=["DERIVED", "X", "LOCALIZER"])
+    write_series(tmp_path / "f", "PT", shared, values, CorrectedImage=["DECY"], spacing=(4, 4, 3))
+    (found,), failures, left = studies_of(tmp_path, "GTV_Mass")
+    assert not failures
+    assert not left
+    assert (found.case, found.region) == ("P1", "GTV_Mass")
+    assert (len(found.ct.files), len(found.pet.files)) == (8, 8)
+    told = "; ".join(found.left)
+    for text in ("no attenuation correction", "CT localizer", "MR (not read)"):
+        assert text in told
+
+
+def test_the_region_is_named_exactly_or_is_the_only_one(tmp_path):
+    write_patient(tmp_path)
+    for regions in ((), ("GTV",)):
+        _, failures, _ = studies_of(tmp_path, *regions)
+        assert "regions GTV_Edema, GTV_Mass" in failures["P1"]
+    (found,), _, _ = studies_of(tmp_path, "GTV_Research", "GTV_Edema")
+    assert found.region == "GTV_Edema"
+
+
+def test_a_patients_identity_is_not_used_unless_asked_for(tmp_path):
+    shared = study("DOE^JANE", "NO", "MRN-0815")
+    write_patient(tmp_path, shared)
+    (found,), _, _ = studies_of(tmp_path, "GTV_Mass")
+    assert found.case.startswith("anon_")
+    assert found.case == found.patient
+    (again,), _, _ = studies_of(tmp_path, "GTV_Mass")
+    assert again.case == found.case
+    (named,), _, _ = studies_of(tmp_path, "GTV_Mass", keep_identity=True)
+    assert named.case == "MRN-0815"
+
+
+def test_studies_of_one_patient_are_cases_of_one_patient(tmp_path):
+    for number in (1, 2):
+        write_patient(tmp_path / str(number), study(patient_id="P7"))
+    write_series(tmp_path / "3", "CT", study(patient_id="P8"), np.ones((3, 4, 4)))
+    found, failures, left = studies_of(tmp_path, "GTV_Mass")
+    assert [(s.case, s.patient) for s in found] == [("P7_1", "P7"), ("P7_2", "P7")]
+    assert not failures
+    assert left == ["P8: no pair of CT and PET among CT series 2 (3)"]
+
+
+def test_dicom_to_cases_in_one_command(tmp_path, capsys):
+    for number in range(2):
+        write_patient(tmp_path / "in" / str(number), study("DOE^JANE", "NO", f"MRN{number}"))
+    output = tmp_path / "cases"
+    arguments = ["dicom", "--source", str(tmp_path / "in"), "--output", str(output)]
+    arguments += ["--roi", "GTV_Mass", "--size", "16", "--folds", "2", "--workers", "1"]
+    main(arguments)
+    cohort = read_cohort(output)
+    assert len(cohort.cases) == 2
+    for entry in cohort.cases.values():
+        assert entry["volume_ml"] == pytest.approx(9 * 9 * 4 * 12 / 1000)
+    shown = capsys.readouterr()
+    written = "".join(p.read_text() for p in output.rglob("*.json"))
+    for text in (shown.out + shown.err, written):
+        for secret in ("DOE", "JANE", "MRN", "19610203", "20200102"):
+            assert secret not in text
+    assert "'GTV_Mass' drawn on CT" in shown.out
+    main(arguments)  # again: nothing is converted twice
+    assert capsys.readouterr().out.count(": kept") == 2
+
+
+def test_markers_in_every_attribute_reach_neither_cases_nor_reports(tmp_path, capsys):
+    """Copies, cases, manifest, tables and what is shown, of both commands that read studies."""
+    for number in range(2):
+        write_patient(tmp_path / "in" / str(number), study("DOE^JANE", "NO", f"MRN{number}"))
+        for path in (tmp_path / "in" / str(number)).rglob("*"):
+            if path.is_file():
+                one = pydicom.dcmread(path)
+                patient = one.PatientID
+                plant_markers(one)
+                one.PatientID = f"MARKER{patient}"
+                if one.Modality == "PT":  # an SUV needs its times
+                    for name, value in PET.items():
+                        if name in one:
+                            setattr(one, name, value)
+                one.save_as(path)
+    assert markers_in(tmp_path / "in")
+    output = tmp_path / "out"
+    words = ["--roi", "GTV_Mass", "--workers", "1", "--source"]
+    main(["check", *words, str(tmp_path / "in" / "0"), "--output", str(output / "check")])
+    words += [str(tmp_path / "in"), "--output", str(output / "cases")]
+    main(["dicom", *words, "--size", "16", "--folds", "2"])
+    shown = capsys.readouterr()
+    assert len(list(output.rglob("*.nii.gz"))) == 6
+    assert not markers_in(output)
+    assert not [marker for marker in MARKERS if marker in shown.out + shown.err]
+
+
+def test_a_study_that_fails_is_named_and_the_others_are_converted(tmp_path, capsys):
+    for patient, region in (("P1", "GTV_Mass"), ("P2", "Other"), ("P3", "GTV_Mass")):
+        write_patient(tmp_path / "in" / patient, study(patient_id=patient), region=region)
+    arguments = ["dicom", "--source", str(tmp_path / "in"), "--output", str(tmp_path / "out")]
+    arguments += ["--roi", "GTV_Mass", "--size", "16", "--folds", "2", "--workers", "1"]
+    with pytest.raises(DataError, match=r"1 of 3 cases failed:\n.*case P2: regions GTV_Edema, Oth"):
+        main(arguments)
+    main([*arguments, "--skip-bad"])
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert list(manifest["failed"]) == ["P2"]
+    capsys.readouterr()
+
+
+def test_convert_takes_each_argument_alone(tmp_path, capsys):
+    write_patient(tmp_path / "in")
+    out = tmp_path / "out"
+    main(["convert", "--ct", str(tmp_path / "in" / "a"), "--output", str(out)])
+    assert sorted(p.name for p in out.iterdir()) == ["ct_hu.nii.gz"]
+    main(["convert", "--pet", str(tmp_path / "in" / "b"), "--output", str(out)])
+    structures = ["--rtstruct", str(tmp_path / "in" / "d" / "rs"), "--roi", "GTV_Mass"]
+    main(["convert", *structures, "--output", str(out)])
+    ct, mask = (nibabel.load(out / n) for n in ("ct_hu.nii.gz", "mask.nii.gz"))
+    assert ct.get_data_dtype() == np.int16
+    assert ct.shape == mask.shape
+    assert np.asarray(mask.dataobj).sum() == 9 * 9 * 4
+    assert "324 voxels" in capsys.readouterr().out
+    with pytest.raises(DataError, match="0 PET series"):
+        main(["convert", "--pet", str(tmp_path / "in" / "a"), "--output", str(out)])
+
+
+def test_a_region_on_pet_keeps_its_grid(tmp_path):
+    shared = study()
+    values = np.ones((4, 10, 10))
+    slices = write_series(tmp_path / "b", "PT", shared, values, spacing=(4, 4, 3))
+    lines = {"GTV": [square(5, 22, 3)]}
+    write_structures(tmp_path / "rs", shared, slices, lines)
+    main(["convert", "--rtstruct", str(tmp_path / "rs"), "--output", str(tmp_path / "out")])
+    mask = nibabel.load(tmp_path / "out" / "mask.nii.gz")
+    assert mask.shape == (10, 10, 4)
+    assert np.asarray(mask.dataobj).sum() == 16
+
+
+def test_real_patients(tmp_path):
+    source = real_data("sts_dicom")
+    found, failures, left = studies_of(source)
+    assert [(s.case, s.region) for s in found] == [
+        ("STS_001", "GTV_Mass_CT"),
+        ("STS_008", "GTV_Mass_CT"),
+    ]
+    assert not failures
+    assert not left
+
+
+def test_one_frame_of_reference_in_two_studies_does_not_mix_them(tmp_path):
+    """As an anonymiser writes it: the baseline's CT was paired with the follow-up's PET."""
+    for number in (1, 2):
+        shared = study(patient_id="P7") | {"FrameOfReferenceUID": "1.2.3.4"}
+        write_patient(tmp_path / str(number), shared)
+    found, failures, left = studies_of(tmp_path, "GTV_Mass")
+    assert not failures
+    assert not left
+    assert [s.case for s in found] == ["P7_1", "P7_2"]
+    for one in found:
+        assert one.ct.first.StudyInstanceUID == one.pet.first.StudyInstanceUID
+
+
+def test_a_ct_and_a_pet_of_two_studies_in_one_frame_are_a_case(tmp_path):
+    shared = write_patient(tmp_path)
+    for path in (tmp_path / "b").iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.StudyInstanceUID = "1.2.3.4"
+        dataset.save_as(path)
+    (found,), failures, _ = studies_of(tmp_path, "GTV_Mass")
+    assert not failures
+    assert found.pet.first.StudyInstanceUID == "1.2.3.4"
+    assert found.ct.first.StudyInstanceUID == shared["StudyInstanceUID"]
+
+
+def write_sets(tmp_path, *attributes):
+    """Structure sets with GTV on one CT, of growing size."""
+    shared = study()
+    slices = write_series(tmp_path / "ct", "CT", shared, np.zeros((8, 20, 20)))
+    write_series(tmp_path / "pt", "PT", shared, np.ones((8, 10, 10)), spacing=(4, 4, 3))
+    for number, changes in enumerate(attributes, start=1):
+        lines = {"GTV": [square(3, 3 + 4 * number, 6)]}
+        made = write_structures(tmp_path / f"rs{number}", shared, slices, lines)
+        made.SeriesInstanceUID = f"1.2.3.{number}"
+        for name, value in changes.items():
+            setattr(made, name, value)
+        made.save_as(tmp_path / f"rs{number}", enforce_file_format=True)
+
+
+@pytest.mark.parametrize(
+    ("sets", "taken"),
+    [
+        (({"ApprovalStatus": "UNAPPROVED"}, {"ApprovalStatus": "APPROVED"}), 2),
+        (({"ApprovalStatus": "APPROVED"}, {"ApprovalStatus": "REJECTED"}), 1),
+        (({"StructureSetDate": "20240101"}, {"StructureSetDate": "20240301"}), 2),
+        (
+            (
+                {"StructureSetDate": "20240101", "StructureSetTime": "150000"},
+                {"StructureSetDate": "20240101", "StructureSetTime": "090000.5"},
+            ),
+            1,
+        ),
+    ],
+)
+def test_of_two_structure_sets_the_approved_then_the_newer_one_counts(tmp_path, sets, taken):
+    write_sets(tmp_path, *sets)
+    (found,), failures, _ = studies_of(tmp_path, "GTV")
+    assert not failures
+    assert found.structures.uid == f"1.2.3.{taken}"
+    assert found.notes == ("1 other structure set(s) with 'GTV' are older or not approved",)
+
+
+def test_where_nothing_decides_both_are_named_and_one_can_be_chosen(tmp_path):
+    write_sets(tmp_path, {}, {})
+    _, failures, _ = studies_of(tmp_path, "GTV")
+    assert "2 structure sets with 'GTV' would do" in failures["P1"]
+    assert "UID 1.2.3.1" in failures["P1"]
+    assert "--series UID" in failures["P1"]
+    (found,), _, _ = studies_of(tmp_path, "GTV", chosen=["1.2.3.2"])
+    assert found.structures.uid == "1.2.3.2"
+
+
+def test_the_pet_of_the_cts_time_and_no_projection_is_taken(tmp_path):
+    """The delayed one has the smaller number, the turning MIP the most images."""
+    shared = write_patient(tmp_path)
+    values = np.ones((8, 10, 10))
+    late = {"SeriesTime": "120000", "AcquisitionTime": "120000", "SeriesNumber": 1}
+    write_series(tmp_path / "late", "PT", shared, values, spacing=(4, 4, 3), **late)
+    clock = {"AcquisitionDate": "20200102", "AcquisitionTime": "095500"}
+    for path in (tmp_path / "a").iterdir():
+        dataset = pydicom.dcmread(path)
+        for name, value in clock.items():
+            setattr(dataset, name, value)
+        dataset.save_as(path)
+    for index, one in enumerate(
+        write_series(tmp_path / "mip", "PT", shared, np.ones((30, 9, 9)), spacing=(4, 4, 3))
+    ):
+        angle = np.deg2rad(12 * index)
+        one.ImageType = ["DERIVED", "SECONDARY", "MIP"]
+        one.ImageOrientationPatient = [np.cos(angle), np.sin(angle), 0, 0, 0, -1]
+        one.save_as(tmp_path / "mip" / f"{(index * 7) % 101:03d}", enforce_file_format=True)
+    (found,), failures, _ = studies_of(tmp_path, "GTV_Mass")
+    assert not failures
+    assert str(found.pet.first.SeriesTime) == "100000"
+    assert "PET mip (not read)" in "; ".join(found.left)
+
+
+def test_two_names_and_none_asked_for_are_refused_wherever_they_stand(tmp_path):
+    """A body and a tumour in two structure sets: the first file's only region was taken."""
+    write_sets(tmp_path, {}, {})
+    made = pydicom.dcmread(tmp_path / "rs1")
+    made.StructureSetROISequence[0].ROIName = "BODY"
+    made.save_as(tmp_path / "rs1", enforce_file_format=True)
+    _, failures, _ = studies_of(tmp_path)
+    assert "regions BODY, GTV" in failures["P1"]
+
+
+def test_what_was_left_out_and_assumed_is_told_with_the_case(tmp_path, capsys):
+    write_patient(tmp_path / "in")
+    (tmp_path / "in" / "a" / "200").write_bytes(b"")
+    for path in (tmp_path / "in" / "b").iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.RadiopharmaceuticalInformationSequence[0].RadionuclideTotalDose = 350
+        dataset.save_as(path)
+    arguments = ["--source", str(tmp_path / "in"), "--roi", "GTV_Mass", "--workers", "1"]
+    main(["check", *arguments, "--output", str(tmp_path / "check")])
+    told = (tmp_path / "check" / "check.csv").read_text()
+    for text in ("1 files beside its 8 cannot be read", "was taken as MBq"):
+        assert text in told
+    capsys.readouterr()
+
+
+def test_regions_are_united_on_request(tmp_path, capsys):
+    write_patient(tmp_path / "in")
+    asked = ["--roi", "GTV_Mass", "--roi", "GTV_Edema"]
+    structures = ["--rtstruct", str(tmp_path / "in" / "d" / "rs"), "--output", str(tmp_path / "o")]
+    main(["convert", *structures, *asked])
+    assert "'GTV_Mass', 324 voxels" in capsys.readouterr().out
+    main(["convert", *structures, *asked, "--unite"])
+    # The edema's one slice has 17 x 17 voxels, and the mass's there lies in it.
+    assert f"'GTV_Mass' and 'GTV_Edema', {324 - 81 + 289} voxels" in capsys.readouterr().out
+    (found,), failures, _ = studies_of(tmp_path / "in", "GTV_Mass", "GTV_Edema", unite=True)
+    assert not failures
+    assert (found.region, found.also) == ("GTV_Mass", ("GTV_Edema",))
+    _, failures, _ = studies_of(tmp_path / "in", "GTV_Mass", "Other", unite=True)
+    assert "a region called GTV_Mass and Other" in failures["P1"]
+    with pytest.raises(ConfigError, match="--unite needs --roi"):
+        main(["convert", *structures, "--unite"])

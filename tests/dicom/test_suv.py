@@ -1,0 +1,223 @@
+import copy
+import math
+
+import numpy as np
+import pytest
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+
+from isanet_jax.dicom.series import find_series, read_folder, read_image
+from isanet_jax.dicom.structures import read_region, region_names
+from isanet_jax.dicom.suv import suv_factors
+from isanet_jax.errors import DataError
+from tests.conftest import real_data
+from tests.dicom.make_dicom import pet_dataset
+
+HALF_LIFE = 6586.2
+NO_CLOCK = {"RadiopharmaceuticalStartTime": None}
+
+
+def factor(**changes):
+    return suv_factors([pet_dataset(**changes)])[0]
+
+
+def expected(elapsed_s, dose=3.5e8, weight=70.0):
+    return weight * 1000 / (dose * 2 ** (-elapsed_s / HALF_LIFE))
+
+
+def test_activity_is_corrected_from_injection_to_series_time():
+    assert factor() == pytest.approx(expected(3600))
+    assert factor(DecayCorrection="ADMIN") == pytest.approx(expected(0))
+    assert factor(RadionuclideTotalDose=350) == pytest.approx(expected(3600))  # MBq
+
+
+def test_injection_before_midnight_and_full_times():
+    late = {"SeriesTime": "003000", "AcquisitionTime": "003000"}
+    assert factor(**late, RadiopharmaceuticalStartTime="233000") == pytest.approx(expected(3600))
+    full = {"RadiopharmaceuticalStartDateTime": "20200102093000.00", **NO_CLOCK}
+    assert factor(**full) == pytest.approx(expected(1800))
+    with pytest.raises(DataError, match=r"\(0018,1078\).*before the scan") as error:
+        factor(RadiopharmaceuticalStartDateTime="20200102103000", **NO_CLOCK)
+    assert "20200102" not in str(error.value)  # the day is the patient's
+
+
+def test_a_series_time_after_the_scan_is_not_the_reference():
+    """A series that was written later: GE's tag, else the frame's own reference, else the start."""
+    later = {"SeriesTime": "150000"}
+    assert factor(**later) == pytest.approx(expected(3600))
+    frame = {**later, "FrameReferenceTime": 30000.0}
+    rate = math.log(2) / HALF_LIFE
+    average = math.log(rate * 120 / (1 - math.exp(-rate * 120))) / rate
+    assert factor(**frame) == pytest.approx(expected(3600 + average - 30))
+    ge = pet_dataset(**later)
+    ge.add(DataElement((0x0009, 0x100D), "DT", "20200102095000.00"))
+    assert suv_factors([ge])[0] == pytest.approx(expected(3000))
+
+
+def test_one_reference_for_all_bed_positions():
+    """Using each slice's own acquisition time would inflate later beds."""
+    beds = [pet_dataset(AcquisitionTime=t) for t in ("100000", "100300", "100600")]
+    np.testing.assert_allclose(suv_factors(beds), expected(3600))
+    corrected = [
+        pet_dataset(AcquisitionTime=t, DecayCorrection="NONE", CorrectedImage=["ATTN"])
+        for t in ("100000", "100600")
+    ]
+    first, second = suv_factors(corrected)
+    assert second / first == pytest.approx(2 ** (360 / HALF_LIFE))
+
+
+def test_other_units():
+    assert factor(Units="GML") == 1
+    assert factor(Units="GML", SUVType="BW") == 1
+    male = {"PatientSize": 1.8, "PatientSex": "M", "PatientWeight": 80.0}
+    lean = 1.10 * 80 - 128 * (80 / 180) ** 2
+    assert factor(Units="GML", SUVType="LBMJAMES128", **male) == pytest.approx(80 / lean)
+    area_cm2 = 1e4 * 0.007184 * 80**0.425 * 180**0.725
+    assert factor(Units="CM2ML", **male) == pytest.approx(80000 / area_cm2)
+    assert factor(Units="GML", SUVType="IBW", **male) == pytest.approx(80 / (48 + 1.06 * 28))
+    philips = pet_dataset(Units="CNTS")
+    philips.add(DataElement((0x7053, 0x1000), "DS", "0.0005"))
+    assert suv_factors([philips])[0] == pytest.approx(0.0005)
+    philips = pet_dataset(Units="CNTS")
+    philips.add(DataElement((0x7053, 0x1009), "DS", "2.0"))
+    assert suv_factors([philips])[0] == pytest.approx(2 * expected(3600))
+
+
+def test_a_time_that_stands_twice_is_one_time():
+    both = {"RadiopharmaceuticalStartDateTime": "20200102090000.0"}
+    assert factor(**both) == factor()
+    assert factor(**both, RadiopharmaceuticalStartTime="090030") == factor()  # by the minute
+    with pytest.raises(DataError, match=r"\(0018,1072\) is 08:30:00 and .*DateTime 09:00:00"):
+        factor(**both, RadiopharmaceuticalStartTime="083000")
+    assert factor(AcquisitionDateTime="20200102100000") == factor()
+    with pytest.raises(DataError, match="AcquisitionTime is 10:00:00 and .* 11:00:00"):
+        factor(AcquisitionDateTime="20200102110000")
+
+
+def philips(*slices):
+    """Datasets in counts with Philips' private factors (SUV, activity); None leaves one out."""
+    made = []
+    for factors in slices:
+        made.append(pet_dataset(Units="CNTS"))
+        for element, value in zip((0x1000, 0x1009), factors, strict=True):
+            if value is not None:
+                made[-1].add(DataElement((0x7053, element), "DS", value))
+    return made
+
+
+def test_philips_factors_contradict_neither_each_other_nor_the_dose():
+    right = 2 * expected(3600)
+    agreeing = philips((f"{1.1 * right:.9g}", "2.0"))
+    assert suv_factors(agreeing)[0] == pytest.approx(1.1 * right)
+    for wrong, message in (
+        (philips((f"{1000 * right:.9g}", "2.0")), r"\(7053,1000\).*\(7053,1009\)"),
+        (philips(("0.0005", None), ("0.0006", None)), r"\(7053,1000\) is 0.0005 to 0.0006"),
+        (philips(("0.0005", None), (None, None)), r"\(7053,1000\) is 0 to 0.0005"),
+        (philips(("-1", "-2")), r"7053,1000"),
+    ):
+        with pytest.raises(DataError, match=message):
+            suv_factors(wrong)
+    # Without a dose, there is nothing to compare the SUV factor with.
+    del agreeing[0].RadiopharmaceuticalInformationSequence[0].RadionuclideTotalDose
+    assert suv_factors(agreeing)[0] == pytest.approx(1.1 * right)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"CorrectedImage": ["DECY"]}, r"CorrectedImage \(0028,0051\).*DECY.*ATTN"),
+        ({"CorrectedImage": ["ATTN"]}, r"CorrectedImage \(0028,0051\).*DECY among them"),
+        ({"Units": "PROPCNTS"}, r"Units \(0054,1001\) is 'PROPCNTS'"),
+        ({"Units": "CNTS"}, r"Units \(0054,1001\) is 'CNTS'.*7053,1000"),
+        ({"Units": None}, r"Units \(0054,1001\) is missing"),
+        ({"PatientWeight": None}, r"PatientWeight \(0010,1030\) is missing"),
+        ({"PatientWeight": 0.0}, r"PatientWeight \(0010,1030\) is '0"),
+        ({"RadionuclideTotalDose": None}, r"RadionuclideTotalDose \(0018,1074\) is missing"),
+        ({"RadionuclideHalfLife": 0.0}, r"RadionuclideHalfLife \(0018,1075\)"),
+        ({"RadiopharmaceuticalStartTime": None}, r"\(0018,1072\) is missing"),
+        ({"DecayCorrection": "OTHER"}, r"DecayCorrection \(0054,1102\) is 'OTHER'"),
+        ({"AcquisitionTime": None}, r"AcquisitionTime \(0008,0032\) is missing"),
+        ({"Units": "GML", "SUVType": "LBM"}, r"PatientSize \(0010,1020\) is missing"),
+        ({"Units": "GML", "SUVType": "X", "PatientSize": 1.8, "PatientSex": "M"}, "SUVType.*'X'"),
+        ({"Units": "CM2ML", "PatientSize": 0.0}, r"PatientSize \(0010,1020\)"),
+        ({"SeriesTime": "ten"}, "SeriesDate and SeriesTime cannot be read"),
+        # Minutes, grams, centimetres, kBq: each gives SUVs that look like some.
+        ({"RadionuclideHalfLife": 109.77}, r"RadionuclideHalfLife \(0018,1075\) is '109.77'.*F-18"),
+        ({"PatientWeight": 70000.0}, r"PatientWeight \(0010,1030\) is '70000.0'.*500 kg"),
+        ({"Units": "CM2ML", "PatientSize": 180.0}, r"PatientSize \(0010,1020\) is '180.0'"),
+        ({"RadionuclideTotalDose": 350000.0}, r"RadionuclideTotalDose \(0018,1074\) is '350000.0'"),
+        ({"RadionuclideTotalDose": 3.5e11}, r"RadionuclideTotalDose \(0018,1074\)"),
+    ],
+)
+def test_what_gives_no_suv_is_refused_by_tag_and_value(changes, message):
+    with pytest.raises(DataError, match=message):
+        suv_factors([pet_dataset(**changes)], case="A")
+
+
+@pytest.mark.parametrize("meaning", ["^18^Fluorine", "Fluorine F^18^", "F-18", "18F"])
+def test_the_half_life_is_that_of_the_named_nuclide(meaning):
+    code = Dataset()
+    code.CodeMeaning = meaning
+    dataset = pet_dataset(RadionuclideHalfLife=1223.4)  # of C-11
+    suv_factors([dataset])
+    dataset.RadiopharmaceuticalInformationSequence[0].RadionuclideCodeSequence = [code]
+    if meaning == "18F":
+        code.CodeMeaning = "F 18"
+    with pytest.raises(DataError, match=r"\(0018,1075\) is '1223.4'.*6586.2 of F-18"):
+        suv_factors([dataset])
+
+
+def test_values_that_contradict_each_other_are_refused():
+    """In the series' slices, and in its places: which is right cannot be known."""
+    with pytest.raises(DataError, match="PatientWeight.*the same value wherever it stands"):
+        suv_factors([pet_dataset(), pet_dataset(PatientWeight=71.0)])
+    twice = pet_dataset()
+    item = copy.deepcopy(twice.RadiopharmaceuticalInformationSequence[0])
+    item.RadionuclideTotalDose = 3.4e8
+    twice.RadiopharmaceuticalInformationSequence.append(item)
+    with pytest.raises(DataError, match="RadionuclideTotalDose.*the same value wherever"):
+        suv_factors([twice])
+    item.RadionuclideTotalDose = 3.5e8 * (1 + 1e-5)  # another rounding
+    assert suv_factors([twice])[0] == pytest.approx(expected(3600), rel=1e-4)
+
+
+def test_a_dose_that_is_taken_as_mbq_is_said():
+    notes = []
+    suv_factors([pet_dataset(RadionuclideTotalDose=350)], notes=notes)
+    assert notes == ["RadionuclideTotalDose (0018,1074) was taken as MBq: it is below 1e5"]
+    suv_factors([pet_dataset()], notes=notes)
+    assert len(notes) == 1
+
+
+def test_a_scan_days_after_the_injection_of_a_long_lived_nuclide():
+    zirconium = {"RadionuclideHalfLife": 282276.0}
+    three_days = {"RadiopharmaceuticalStartDateTime": "20191230100000", **NO_CLOCK}
+    found = factor(**zirconium, **three_days)
+    assert found == pytest.approx(70e3 / (3.5e8 * 2 ** (-3 * 86400 / 282276.0)))
+    with pytest.raises(DataError, match=r"\(0018,1078\).*at most 1 day"):
+        factor(**three_days)  # of F-18 nothing would be left
+
+
+def test_digital_reference_objects_read_their_suv():
+    folder = real_data("suv_dro")
+    for place in sorted(folder.iterdir()):
+        series, _ = find_series(place)
+        (pet,) = [s for s in series if s.kind == "PET"]
+        (structures,) = [s for s in series if s.kind == "RTSTRUCT"]
+        mask, _ = read_region(structures, region_names(structures.first)[0], [pet])
+        values = read_image(pet)[0].data[mask.data]
+        found = values.min(), np.median(values), values.max()
+        np.testing.assert_allclose(found, (0.2, 1.0, 4.0), atol=0.005, err_msg=place.name)
+
+
+def test_a_raw_series_reads_the_stated_range():
+    folder = real_data("sts_raw_pet") / "STS_001"
+    pet, _ = read_folder(folder / "image", "PET")
+    series, _ = find_series(folder)
+    (structures,) = [s for s in series if s.kind == "RTSTRUCT"]
+    mask, on = read_region(structures, "GTV_Mass", [s for s in series if s.kind == "PET"])
+    assert on.kind == "PET"
+    values = pet.data[mask.data]
+    assert values.size == 5095
+    assert 7.9 <= values.max() <= 8.0
+    assert 0.15 <= values.min() <= 0.20
