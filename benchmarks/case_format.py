@@ -15,7 +15,7 @@ import numpy as np
 from isanet_jax.cases.grid import resample
 from isanet_jax.cases.prepare import Settings, image_channels, read_images, read_label
 from isanet_jax.datasets.phantom import FIELD_MM, write_phantoms
-from isanet_jax.datasets.sources import read_table
+from isanet_jax.datasets.table import read_table
 
 
 def _arrays(size, folder):

@@ -38,7 +38,8 @@ def jax_functions(size, width, convolution):
     from isanet_jax.network import systems
     from isanet_jax.network.config import ModelConfig
     from isanet_jax.training.losses import segmentation_loss
-    from isanet_jax.training.step import init_state, make_optimizer
+    from isanet_jax.training.optimizer import make_optimizer
+    from isanet_jax.training.step import init_state
 
     config = ModelConfig(size=size, width=width, convolution=convolution)
     optimizer = make_optimizer(lambda step: 3e-4)

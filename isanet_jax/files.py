@@ -89,3 +89,8 @@ def write_csv(path, rows: list[dict], columns=None) -> None:
 def _no_formula(value):
     is_one = isinstance(value, str) and value.startswith(_FORMULA)
     return f"'{value}" if is_one and not _NUMBERS.fullmatch(value) else value
+
+
+def visible(paths) -> list[Path]:
+    """The paths, sorted, without the `._NAME` files that macOS puts beside every file it copies."""
+    return sorted(p for p in paths if not p.name.startswith("._") and "__MACOSX" not in p.parts)

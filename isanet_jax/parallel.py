@@ -10,7 +10,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 
-from isanet_jax.datasets.sources import Scan
+from isanet_jax.datasets.layout import Scan
 from isanet_jax.errors import DataError
 
 

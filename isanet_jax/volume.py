@@ -268,6 +268,33 @@ def write_volume(path, volume: Volume, *, overwrite=False) -> None:
     """
     path = Path(path)
     suffix = check_output(path, overwrite=overwrite)
+    image = _image_of(volume)
+    with replace_when_done(path, suffix) as partial:
+        nibabel.save(image, partial)
+
+
+def as_small(volume: Volume) -> Volume:
+    """The volume in the type that it is written in: a mask uint8, whole values (CT) int16, others
+    float32.
+    """
+    data = volume.data
+    if data.dtype == bool:
+        data = data.astype(np.uint8)
+    elif np.array_equal(data, np.rint(data)) and np.abs(data).max() < 2**15:
+        data = data.astype(np.int16)
+    return Volume(data, volume.affine, volume.header)
+
+
+def as_stored(volume: Volume) -> Volume:
+    """The volume as NIfTI gives it back: float32, the affine as its header holds it."""
+    image = _image_of(as_small(volume))
+    image.update_header()
+    affine = np.asarray(image.header.get_best_affine(), np.float64)
+    return Volume(np.asarray(image.dataobj, np.float32), affine, _geometry_header(image.header))
+
+
+def _image_of(volume):
+    """The NIfTI image that a volume is written as."""
     if volume.header is None:
         image = nibabel.Nifti1Image(volume.data, volume.affine)
         image.set_sform(volume.affine, 1)
@@ -282,8 +309,7 @@ def write_volume(path, volume: Volume, *, overwrite=False) -> None:
         header.set_data_dtype(volume.data.dtype)
         # affine=None leaves the header's qform and sform untouched.
         image = nibabel.Nifti1Image(volume.data, None, header)
-    with replace_when_done(path, suffix) as partial:
-        nibabel.save(image, partial)
+    return image
 
 
 def check_output(path, *, overwrite=False) -> str:

@@ -12,7 +12,8 @@ import warnings
 import numpy as np
 import pytest
 
-from isanet_jax.dicom.series import find_series, read_image
+from isanet_jax.dicom.image import read_image
+from isanet_jax.dicom.series import find_series
 from isanet_jax.dicom.structures import read_region, region_names
 from isanet_jax.errors import DataError
 from isanet_jax.volume import Volume, read_volume, write_volume

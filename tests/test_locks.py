@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from isanet_jax.cases import prepare
+from isanet_jax.cases import cohort, prepare
 from isanet_jax.cli.prepare import main as prepare_main
-from isanet_jax.datasets.sources import Scan
+from isanet_jax.datasets.layout import Scan
 from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.locks import only_here
+from isanet_jax.parallel import in_processes
 
 ROOT = Path(__file__).parents[1]
 
@@ -58,7 +59,7 @@ def _fail(scan):
 def test_a_case_that_kills_its_process_fails_alone(tmp_path):
     """As the system does where memory is short."""
     found = {}
-    for scan, outcome in prepare.in_processes(_kill_oneself, _scans(tmp_path), 2):
+    for scan, outcome in in_processes(_kill_oneself, _scans(tmp_path), 2):
         try:
             found[scan.case] = outcome()
         except DataError as error:
@@ -69,8 +70,8 @@ def test_a_case_that_kills_its_process_fails_alone(tmp_path):
 
 def test_any_exception_of_a_case_is_its_failure_and_its_traceback_is_kept(tmp_path, monkeypatch):
     scans = _scans(tmp_path)
-    monkeypatch.setattr(prepare, "prepare_case", lambda scan, **_: ({"warnings": []}, _fail(scan)))
-    metas, failures = prepare._make_all(scans, prepare.Settings(), tmp_path, 1)
+    monkeypatch.setattr(cohort, "prepare_case", lambda scan, **_: ({"warnings": []}, _fail(scan)))
+    metas, failures = cohort._make_all(scans, prepare.Settings(), tmp_path, 1, None)
     assert len(metas) == 3
     assert list(failures) == ["case2"]
     assert "out of memory (208 GiB)" in failures["case2"]
@@ -81,8 +82,8 @@ def test_any_exception_of_a_case_is_its_failure_and_its_traceback_is_kept(tmp_pa
 _PARENT = """
 import sys, time
 from pathlib import Path
-from isanet_jax.cases.prepare import in_processes
-from isanet_jax.datasets.sources import Scan
+from isanet_jax.parallel import in_processes
+from isanet_jax.datasets.layout import Scan
 sys.path.insert(0, sys.argv[2])
 from tests.test_locks import _say_and_sleep
 scans = [Scan(f"case{i}", Path(sys.argv[1]), Path("b"), None, "p") for i in range(2)]

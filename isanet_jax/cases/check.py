@@ -12,7 +12,8 @@ from scipy import ndimage
 
 from isanet_jax.cases.grid import outside_fraction, overlap_fraction, same_grid
 from isanet_jax.cases.prepare import Settings, check_images, read_label
-from isanet_jax.datasets.sources import Scan
+from isanet_jax.datasets.layout import Scan
+from isanet_jax.dicom.convert import read_study
 from isanet_jax.errors import DataError, failure_of
 from isanet_jax.files import replace_when_done, write_csv
 from isanet_jax.parallel import in_processes
@@ -65,14 +66,8 @@ def _check_scan(scan, settings):
     """One scan's row; `hashes` of its voxels besides."""
     row = {"case": scan.case, "patient": scan.patient, "errors": [], "hashes": {}}
     row["warnings"] = list(scan.warnings)
-    volumes = {}
-    for kind in ("ct", "pet"):
-        try:
-            volume = read_volume(getattr(scan, kind), case=scan.case)
-        except DataError as error:
-            row["errors"].append(str(error))
-            continue
-        volumes[kind] = volume
+    volumes, label = _read(scan, settings, row)
+    for kind, volume in volumes.items():
         low, high = volume.data.min(), volume.data.max()
         row |= {
             f"{kind}_shape": " x ".join(map(str, volume.data.shape)),
@@ -97,9 +92,33 @@ def _check_scan(scan, settings):
         row["pet_covers"] = f"{covers:.0%}"
         if 0 < covers < 0.5:
             row["warnings"].append(f"PET covers only {covers:.0%} of the CT")
-    if scan.label is not None:
-        _check_label(scan, settings, volumes, row)
+    if label is not None:
+        _check_label(label, volumes, row)
     return row
+
+
+def _read(scan, settings, row):
+    """(CT and PET by name, label or None): what can be read; errors and warnings go to the row."""
+    if scan.study is not None:
+        try:
+            images = read_study(scan.study)
+        except DataError as error:
+            row["errors"].append(str(error))
+            return {}, None
+        row["warnings"] += images.warnings
+        return {"ct": images.ct, "pet": images.pet}, images.label
+    found = {}
+    readers = {kind: partial(read_volume, getattr(scan, kind)) for kind in ("ct", "pet")}
+    if scan.label is not None:
+        values = settings.label_values, settings.other_values
+        readers["label"] = partial(read_label, scan.label, *values)
+    for name, read in readers.items():
+        try:
+            found[name] = read(case=scan.case)
+        except DataError as error:
+            row["errors"].append(str(error))
+    label = found.pop("label", None)
+    return found, label
 
 
 def _doubts(volumes):
@@ -114,12 +133,7 @@ def _doubts(volumes):
     return found
 
 
-def _check_label(scan, settings, volumes, row):
-    try:
-        label = read_label(scan.label, settings.label_values, settings.other_values, case=scan.case)
-    except DataError as error:
-        row["errors"].append(str(error))
-        return
+def _check_label(label, volumes, row):
     ml = np.abs(np.linalg.det(label.affine[:3, :3])) / 1000
     grids = [kind.upper() for kind, volume in volumes.items() if same_grid(label, volume)]
     parts, count = ndimage.label(label.data, _CORNERS)

@@ -2,11 +2,22 @@
 
 import dataclasses
 import json
+import sys
+from functools import partial
+from importlib import metadata
 from pathlib import Path
 
+import isanet_jax
 from isanet_jax.cases.case import FORMAT
-from isanet_jax.datasets.sources import CASE_ID, CASE_ID_WORDS, HECKTOR_HOW
-from isanet_jax.errors import DataError
+from isanet_jax.cases.folds import make_folds
+from isanet_jax.cases.prepare import Settings, prepare_case
+from isanet_jax.datasets.hecktor import HECKTOR_HOW
+from isanet_jax.datasets.layout import CASE_ID, CASE_ID_WORDS, Scan
+from isanet_jax.datasets.phantom import FIELD_MM, write_phantoms
+from isanet_jax.datasets.table import read_table
+from isanet_jax.errors import DataError, failure_of
+from isanet_jax.files import write_json
+from isanet_jax.parallel import in_processes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,3 +87,121 @@ def read_cohort(folder) -> Cohort:
             action="Run the same prepare.py command again: it makes what is missing",
         )
     return Cohort(folder, manifest["settings"], cases, folds["fold_of"])
+
+
+_MANIFEST_KEYS = (
+    *("case", "patient", "centre", "fold", "spacing_mm", "volume_ml", "volume_case_ml"),
+    *("ct_shape", "ct_affine", "ct_hu", "pet_suv", "sources", "warnings"),
+)
+
+
+def prepare(
+    scans: list[Scan],
+    settings: Settings,
+    output,
+    *,
+    kind,
+    folds,
+    seed,
+    workers,
+    skip_bad=False,
+    failures=None,
+    copies=None,
+) -> list[dict]:
+    """Makes every case, then the manifest and the folds.
+
+    All cases are tried before an error ends the run, and finished cases are kept for the next.
+
+    Args:
+        scans: what to prepare.
+        settings: how.
+        output: folder of the cases.
+        kind: name of the source's layout, for the manifest.
+        folds, seed: see `isanet_jax.cases.folds.make_folds`.
+        workers: processes; 1 runs in this one.
+        skip_bad: write the manifest without the cases that failed, which are listed in it.
+        failures: case -> reason, of what failed before it was a scan.
+        copies: folder that gets DICOM studies as NIfTI, too; None: no copies.
+
+    Returns:
+        The manifest's entries.
+
+    Raises:
+        DataError: cases that failed, with every reason, or an output folder of other cases.
+    """
+    output = Path(output)
+    _check_folder(output, scans)
+    before = failures or {}
+    metas, failures = _make_all(scans, settings, output, workers, copies) if scans else ([], {})
+    failures = before | failures
+    if failures and not (skip_bad and metas):
+        total = len(scans) + len(before)
+        raise DataError(
+            "\n  ".join([f"{len(failures)} of {total} cases failed:", *failures.values()]),
+            action="\nFinished cases are kept: mend these and run the same command again, or leave "
+            "them out with --skip-bad",
+        )
+    metas.sort(key=lambda meta: meta["case"])
+    fold_of = make_folds(metas, folds=folds, seed=seed)
+    entries = [{key: meta[key] for key in _MANIFEST_KEYS} for meta in metas]
+    packages = ("numpy", "scipy", "nibabel")
+    manifest = {
+        "format": FORMAT,
+        "layout": kind,
+        "versions": {
+            "isanet_jax": isanet_jax.__version__,
+            **{name: metadata.version(name) for name in packages},
+        },
+        "settings": metas[0]["settings"],
+        "failed": failures,
+        "cases": entries,
+    }
+    write_json(output / "folds.json", {"folds": folds, "seed": seed, "fold_of": fold_of})
+    write_json(output / "manifest.json", manifest)
+    return entries
+
+
+def prepare_phantoms(output, *, cases, size, seed, folds=5, workers=1) -> list[dict]:
+    """Makes phantoms in `output`/scans and prepares them into `output`; see `prepare`."""
+    table = write_phantoms(Path(output) / "scans", cases=cases, seed=seed)
+    settings = Settings(size=size, fit="crop", spacing_mm=FIELD_MM / size)
+    scans = read_table(table)
+    return prepare(scans, settings, output, kind="phantom", folds=folds, seed=seed, workers=workers)
+
+
+def _check_folder(output, scans):
+    """Refuses a folder with cases of another source; removes what a killed run left half done."""
+    for unfinished in output.glob(".*.part*"):
+        unfinished.unlink(missing_ok=True)
+    others = sorted({p.stem for p in output.glob("*.npz")} - {scan.case for scan in scans})
+    if others:
+        raise DataError(
+            f"holds cases that are not in the source: {', '.join(others[:5])}",
+            file=output,
+            action="Choose another --output, or delete these files",
+        )
+
+
+def _make_all(scans, settings, output, workers, copies):
+    """(metas, failures by case); prints a progress bar and each warning."""
+    from tqdm import tqdm  # here: workers need not import it
+
+    metas, failures = [], {}
+    with tqdm(total=len(scans), unit="case", disable=None, file=sys.stderr) as bar:
+
+        def collect(scan, outcome):
+            try:
+                meta, _ = outcome()
+                metas.append(meta)
+                for warning in meta["warnings"]:
+                    bar.write(f"warning: case {scan.case}: {warning}", file=sys.stderr)
+            except Exception as error:
+                error = failure_of(error, scan.case, output / "errors.log")
+                failures[scan.case] = str(error)
+                bar.write(f"error: {error}", file=sys.stderr)
+            bar.update()
+
+        make = partial(prepare_case, settings=settings, output=output, copies=copies)
+        for scan, outcome in in_processes(make, scans, workers):
+            collect(scan, outcome)
+    return metas, failures

@@ -2,17 +2,12 @@
 
 import dataclasses
 import hashlib
-import sys
-from functools import partial
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
-import isanet_jax
 from isanet_jax.cases.case import FORMAT, Case, read_meta, write_case
-from isanet_jax.cases.folds import make_folds
 from isanet_jax.cases.grid import (
     AIR_HU,
     case_grid,
@@ -23,11 +18,8 @@ from isanet_jax.cases.grid import (
     same_grid,
 )
 from isanet_jax.cases.head import find_head
-from isanet_jax.datasets.phantom import FIELD_MM, write_phantoms
-from isanet_jax.datasets.sources import Scan, read_table
-from isanet_jax.errors import DataError, failure_of
-from isanet_jax.files import write_json
-from isanet_jax.parallel import in_processes
+from isanet_jax.datasets.layout import Scan
+from isanet_jax.errors import DataError
 from isanet_jax.volume import Volume, bounds_mm, read_volume
 
 # SUV of the hottest organ (bladder) stays in the hundreds; activity in Bq/ml is in the thousands.
@@ -35,10 +27,6 @@ MAX_SUV = 1000.0
 _LEAST_SUV = -50.0  # noise goes below 0; a CT goes to -1024
 _LEAST_RANGE_HU = 50.0  # the noise of one tissue alone spans more
 _LABEL_ROUNDING = 1e-3
-_MANIFEST_KEYS = (
-    *("case", "patient", "centre", "fold", "spacing_mm", "volume_ml", "volume_case_ml"),
-    *("ct_shape", "ct_affine", "ct_hu", "pet_suv", "sources", "warnings"),
-)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,6 +56,20 @@ def read_images(scan: Scan) -> tuple[Volume, Volume]:
     return read_volume(scan.ct, case=scan.case), read_volume(scan.pet, case=scan.case)
 
 
+def _read_scan(scan, settings, copies):
+    """(CT, PET, label, warnings); of a DICOM study, written to the folder `copies`, too."""
+    if scan.study is None:
+        values, others = settings.label_values, settings.other_values
+        label = read_label(scan.label, values, others, case=scan.case)
+        return *read_images(scan), label, list(scan.warnings)
+    from isanet_jax.dicom.convert import read_study, write_copies  # pydicom, where it is needed
+
+    images = read_study(scan.study)
+    if copies is not None:
+        write_copies(copies / scan.case, images)
+    return images.ct, images.pet, images.label, [*scan.warnings, *images.warnings]
+
+
 def image_channels(scan: Scan, ct: Volume, pet: Volume, settings: Settings):
     """Checks and resamples one scan's images: the part that training and prediction share.
 
@@ -78,7 +80,7 @@ def image_channels(scan: Scan, ct: Volume, pet: Volume, settings: Settings):
     Raises:
         DataError: no overlap, or units that are not HU and SUV.
     """
-    warnings = [*scan.warnings, *check_images(scan, ct, pet)]
+    warnings = check_images(scan, ct, pet)
     box_mm = scan.box_mm
     if box_mm is None and settings.region == "head":
         box_mm, found = find_head(pet)
@@ -186,8 +188,16 @@ def read_label(path, values, others=(), *, case, placed=True) -> Volume:
     return Volume(np.isin(label.data, values), label.affine, label.header)
 
 
-def prepare_case(scan: Scan, settings: Settings, output: Path) -> tuple[dict, bool]:
+def prepare_case(
+    scan: Scan, settings: Settings, output: Path, *, copies: Path | None = None
+) -> tuple[dict, bool]:
     """Makes one case file, or keeps it where it was made from the same files and settings.
+
+    Args:
+        scan: what it is made of.
+        settings: how.
+        output: folder of the case.
+        copies: folder that gets a DICOM study as NIfTI, too; None: no copies.
 
     Returns:
         The case's meta, and whether it was made now.
@@ -208,18 +218,19 @@ def prepare_case(scan: Scan, settings: Settings, output: Path) -> tuple[dict, bo
             "label_values": list(settings.label_values),
             "other_values": list(settings.other_values),
         },
-        "sources": {k: _sha256(getattr(scan, k), scan.case) for k in ("ct", "pet", "label")},
+        "sources": _sources(scan),
     }
     if path.exists():
         try:
             meta = read_meta(path)
         except DataError:
             meta = {}  # damaged or of another version: made anew
-        if identity.items() <= meta.items():
+        has_copies = copies is None or scan.study is None or (copies / scan.case).is_dir()
+        if identity.items() <= meta.items() and has_copies:
             return meta, False
-    original, uptake = read_images(scan)
+    original, uptake, label, told = _read_scan(scan, settings, copies)
     ct, pet, affine, warnings = image_channels(scan, original, uptake, settings)
-    label = read_label(scan.label, settings.label_values, settings.other_values, case=scan.case)
+    warnings = [*told, *warnings]
     label_case = resample_label(label, ct.shape, affine)
     label_ct = (
         label.data
@@ -286,119 +297,18 @@ def _label_warnings(label, label_case, volume_ml, affine, pet):
     return found
 
 
+def _sources(scan):
+    """What a case is made of: SHA-256 of the files; of a DICOM study, see `fingerprints`."""
+    if scan.study is None:
+        return {k: _sha256(getattr(scan, k), scan.case) for k in ("ct", "pet", "label")}
+    from isanet_jax.dicom.convert import fingerprints
+
+    return fingerprints(scan.study)
+
+
 def _sha256(path, case):
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror})", case=case, file=path) from error
-
-
-def prepare(
-    scans: list[Scan],
-    settings: Settings,
-    output,
-    *,
-    kind,
-    folds,
-    seed,
-    workers,
-    skip_bad=False,
-    failures=None,
-) -> list[dict]:
-    """Makes every case, then the manifest and the folds.
-
-    All cases are tried before an error ends the run, and finished cases are kept for the next.
-
-    Args:
-        scans: what to prepare.
-        settings: how.
-        output: folder of the cases.
-        kind: name of the source's layout, for the manifest.
-        folds, seed: see `isanet_jax.cases.folds.make_folds`.
-        workers: processes; 1 runs in this one.
-        skip_bad: write the manifest without the cases that failed, which are listed in it.
-        failures: case -> reason, of what failed before it was a scan.
-
-    Returns:
-        The manifest's entries.
-
-    Raises:
-        DataError: cases that failed, with every reason, or an output folder of other cases.
-    """
-    output = Path(output)
-    _check_folder(output, scans)
-    before = failures or {}
-    metas, failures = _make_all(scans, settings, output, workers) if scans else ([], {})
-    failures = before | failures
-    if failures and not (skip_bad and metas):
-        total = len(scans) + len(before)
-        raise DataError(
-            "\n  ".join([f"{len(failures)} of {total} cases failed:", *failures.values()]),
-            action="\nFinished cases are kept: mend these and run the same command again, or leave "
-            "them out with --skip-bad",
-        )
-    metas.sort(key=lambda meta: meta["case"])
-    fold_of = make_folds(metas, folds=folds, seed=seed)
-    entries = [{key: meta[key] for key in _MANIFEST_KEYS} for meta in metas]
-    packages = ("numpy", "scipy", "nibabel")
-    manifest = {
-        "format": FORMAT,
-        "layout": kind,
-        "versions": {
-            "isanet_jax": isanet_jax.__version__,
-            **{name: metadata.version(name) for name in packages},
-        },
-        "settings": metas[0]["settings"],
-        "failed": failures,
-        "cases": entries,
-    }
-    write_json(output / "folds.json", {"folds": folds, "seed": seed, "fold_of": fold_of})
-    write_json(output / "manifest.json", manifest)
-    return entries
-
-
-def prepare_phantoms(output, *, cases, size, seed, folds=5, workers=1) -> list[dict]:
-    """Makes phantoms in `output`/scans and prepares them into `output`; see `prepare`."""
-    table = write_phantoms(Path(output) / "scans", cases=cases, seed=seed)
-    settings = Settings(size=size, fit="crop", spacing_mm=FIELD_MM / size)
-    scans = read_table(table)
-    return prepare(scans, settings, output, kind="phantom", folds=folds, seed=seed, workers=workers)
-
-
-def _check_folder(output, scans):
-    """Refuses a folder with cases of another source; removes what a killed run left half done."""
-    for unfinished in output.glob(".*.part*"):
-        unfinished.unlink(missing_ok=True)
-    others = sorted({p.stem for p in output.glob("*.npz")} - {scan.case for scan in scans})
-    if others:
-        raise DataError(
-            f"holds cases that are not in the source: {', '.join(others[:5])}",
-            file=output,
-            action="Choose another --output, or delete these files",
-        )
-
-
-def _make_all(scans, settings, output, workers):
-    """(metas, failures by case); prints a progress bar and each warning."""
-    from tqdm import tqdm  # here: workers need not import it
-
-    metas, failures = [], {}
-    with tqdm(total=len(scans), unit="case", disable=None, file=sys.stderr) as bar:
-
-        def collect(scan, outcome):
-            try:
-                meta, _ = outcome()
-                metas.append(meta)
-                for warning in meta["warnings"]:
-                    bar.write(f"warning: case {scan.case}: {warning}", file=sys.stderr)
-            except Exception as error:
-                error = failure_of(error, scan.case, output / "errors.log")
-                failures[scan.case] = str(error)
-                bar.write(f"error: {error}", file=sys.stderr)
-            bar.update()
-
-        make = partial(prepare_case, settings=settings, output=output)
-        for scan, outcome in in_processes(make, scans, workers):
-            collect(scan, outcome)
-    return metas, failures

@@ -29,8 +29,9 @@ def main():
         print(_USAGE)
         return
     # Here: these import JAX and matplotlib, which --help does not need.
+    from isanet_jax.comparison.grid import make_cells, with_systems
     from isanet_jax.comparison.report import write_comparison
-    from isanet_jax.comparison.runner import make_cells, run_cells, with_systems
+    from isanet_jax.comparison.runner import run_cells
     from isanet_jax.training.config import parse_command_line
 
     argv, jobs = runtime.take_number(sys.argv, "--jobs", 0, "a number of cells to run at a time")

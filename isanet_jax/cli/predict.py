@@ -12,7 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from isanet_jax.datasets.sources import Scan, box_from_lps, is_dicom, read_table
+from isanet_jax.datasets.layout import Scan, box_from_lps
+from isanet_jax.datasets.table import read_table
+from isanet_jax.dicom import is_dicom
 from isanet_jax.errors import ConfigError, DataError, failure_of
 from isanet_jax.files import check_new, replace_when_done
 from isanet_jax.volume import NIFTI_SUFFIXES, Volume, check_output, read_volume, write_volume
@@ -329,7 +331,7 @@ def _nifti_suffix(path):
 def _read(path, kind, case, notes):
     """A volume, and its DICOM slices where it comes from DICOM; adds what to be warned of."""
     if is_dicom(path):
-        from isanet_jax.dicom.series import read_folder  # pydicom, only where it is needed
+        from isanet_jax.dicom.image import read_folder  # pydicom, only where it is needed
 
         return read_folder(path, kind, case=case, notes=notes)
     return read_volume(path, case=case), None

@@ -3,34 +3,26 @@
 import argparse
 import os
 import sys
-import tempfile
 from functools import partial
 from pathlib import Path
 
+from isanet_jax.cases.cohort import prepare, prepare_phantoms
 from isanet_jax.cases.grid import FITS
-from isanet_jax.cases.prepare import Settings, prepare, prepare_phantoms
-from isanet_jax.datasets import sources
-from isanet_jax.errors import ConfigError, DataError, failure_of
+from isanet_jax.cases.prepare import Settings
+from isanet_jax.datasets import DATASETS, recognise
+from isanet_jax.datasets.hecktor import TARGETS
+from isanet_jax.datasets.layout import Options, check_files
+from isanet_jax.errors import ConfigError
 from isanet_jax.locks import only_here
 from isanet_jax.volume import VOXEL_MM
-
-_READERS = {
-    "hecktor": (sources.read_hecktor, "HECKTOR 2020, 2021 (with the boxes' CSV), 2022, 2025, 2026"),
-    "sts": (sources.read_sts, "soft-tissue sarcoma, NIfTI copy of the IBSI (STS_001/...)"),
-    "nnunet": (sources.read_nnunet, "an nnU-Net raw dataset with CT and PET (autoPET)"),
-    "table": (sources.read_table, "your own files: CSV with case, ct, pet, label[, patient, ...]"),
-    "dicom": (None, "DICOM in any folders or zip archives: CT, PET and RTSTRUCT or SEG"),
-}
-# The paper's 1 mm boxes for HECKTOR; elsewhere tumours may be longer than 144 mm.
-_FITS = dict.fromkeys(_READERS, "resize") | {"hecktor": "crop"}
-_TARGETS = {"gtvp": ((1,), (2,)), "gtvn": ((2,), (1,)), "both": ((1, 2), ())}
 
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of prepare.py."""
     root = argparse.ArgumentParser(description="Prepares raw PET/CT scans for training.")
     commands = root.add_subparsers(dest="layout", required=True)
-    for name, (_, text) in _READERS.items():
+    for name, dataset in DATASETS.items():
+        text = dataset.description
         command = commands.add_parser(name, help=text, description=text)
         _add_source(command, required=name != "sts")
         _add_preparation(command)
@@ -49,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser("check", help=text, description=text)
     _add_source(command)
     command.add_argument(
-        "--layout", dest="layout_name", choices=_READERS, help="default: recognised"
+        "--layout", dest="layout_name", choices=DATASETS, help="default: recognised"
     )
     command.add_argument("--output", default="check", help="folder of check.html and check.csv")
     _add_workers(command)
@@ -80,7 +72,7 @@ def _add_source(command, *, required=True):
     )
     command.add_argument(
         "--target",
-        choices=_TARGETS,
+        choices=TARGETS,
         help="of HECKTOR 2022 and later: primary tumours, nodes or both (default: gtvp)",
     )
     command.add_argument(
@@ -111,6 +103,11 @@ def _add_source(command, *, required=True):
 
 def _add_preparation(command):
     _add_common(command, size=144)
+    command.add_argument(
+        "--nifti",
+        action="store_true",
+        help="of DICOM: also write each study as NIfTI, into OUTPUT/nifti",
+    )
     command.add_argument(
         "--fit",
         choices=FITS,
@@ -193,22 +190,23 @@ def _make_phantoms(args):
 def _prepare(args):
     layout = args.layout
     if layout == "auto":
-        layout = sources.recognise(args.source)
+        layout = recognise(args.source)
         print(f"{args.source}: {layout}")
-    scans, failures = _scans(args, layout, Path(args.output) / "nifti")
+    found = _read(args, layout)
     if not args.skip_bad:
-        sources.check_files(scans)  # before hours are spent on the others
-    values, others = _label_values(args, layout, scans)
+        check_files(found.scans)  # before hours are spent on the others
+    dataset = DATASETS[layout]
+    values, others = _label_values(args, dataset, found.scans)
     settings = Settings(
         size=args.size,
-        fit=args.fit or _FITS[layout],
+        fit=args.fit or dataset.fit,
         spacing_mm=args.spacing_mm,
         label_values=values,
         other_values=others,
-        region="head" if _is_later_hecktor(layout, scans) else "given",
+        region=dataset.region(found.scans),
     )
     entries = prepare(
-        scans,
+        found.scans,
         settings,
         args.output,
         kind=layout,
@@ -216,51 +214,29 @@ def _prepare(args):
         seed=args.seed,
         workers=args.workers,
         skip_bad=args.skip_bad,
-        failures=failures,
+        failures=dict(found.failures),
+        copies=Path(args.output) / "nifti" if args.nifti else None,
     )
     _summarise(entries, args.output)
 
 
-def _scans(args, layout, nifti):
-    """(scans, failures by case); of DICOM, converted into the folder `nifti`."""
-    if layout != "dicom":
-        return _READERS[layout][0](args.source), {}
+def _read(args, layout):
+    """What the layout's reader finds; its notes and failures are shown."""
     from tqdm import tqdm
 
-    from isanet_jax.dicom.series import find_series
-    from isanet_jax.dicom.studies import convert_study, find_studies
-
-    progress = partial(tqdm, unit="file", disable=None, file=sys.stderr)
-    series, left = find_series(args.source, progress=progress)
-    studies, failures, incomplete = find_studies(
-        series,
-        _regions(args),
-        keep_identity=args.keep_identity,
-        chosen=args.series,
+    options = Options(
+        regions=_regions(args),
         unite=args.unite,
+        series=tuple(args.series),
+        keep_identity=args.keep_identity,
+        progress=partial(tqdm, unit="file", disable=None, file=sys.stderr),
     )
-    for reason, count in left.items():
-        print(f"left {count} files: {reason}")
-    for text in incomplete:
-        print(f"left {text}")
-    scans = []
-    for study in studies:
-        try:
-            scan, notes = convert_study(study, nifti)
-        except Exception as error:
-            failures[study.case] = str(failure_of(error, study.case, nifti.parent / "errors.log"))
-            continue
-        scans.append(scan)
-        print(f"{study.case}: {'; '.join(notes)}", flush=True)
-    for reason in failures.values():
+    found = DATASETS[layout].read(Path(args.source), options)
+    for text in found.notes:
+        print(text, flush=True)
+    for reason in found.failures.values():
         print(f"error: {reason}", file=sys.stderr)
-    if not scans and not failures:
-        raise DataError(
-            "no study with a CT and a PET series",
-            file=args.source,
-            wanted="both, in one study or one frame of reference",
-        )
-    return scans, failures
+    return found
 
 
 def _regions(args):
@@ -275,20 +251,13 @@ def _regions(args):
     return tuple(dict.fromkeys(names))
 
 
-def _is_later_hecktor(layout, scans):
-    """Whether it is HECKTOR 2022 or later: without boxes, and with nodes in the label."""
-    return layout == "hecktor" and all(scan.box_mm is None for scan in scans)
-
-
-def _label_values(args, layout, scans):
-    """(values that are tumour, values that are not) of the arguments and the layout."""
+def _label_values(args, dataset, scans):
+    """(values that are tumour, values that are not) of the arguments, else of the dataset."""
     if args.label_values and args.target:
         raise ConfigError("give either --label-values or --target")
     if args.label_values:
         return parse_label_values(args.label_values), ()
-    if args.target or _is_later_hecktor(layout, scans):
-        return _TARGETS[args.target or "gtvp"]
-    return (sources.nnunet_tumour_values(args.source) if layout == "nnunet" else (1,)), ()
+    return TARGETS[args.target] if args.target else dataset.classes(Path(args.source), scans)
 
 
 def _download(args):
@@ -305,7 +274,7 @@ def _download(args):
 
 
 def _convert(args):
-    from isanet_jax.dicom.studies import convert_files
+    from isanet_jax.dicom.convert import convert_files
 
     if not (args.ct or args.pet or args.rtstruct):
         raise ConfigError("give --ct, --pet or --rtstruct, or several of them")
@@ -323,13 +292,14 @@ def _convert(args):
 def _check(args):
     from isanet_jax.cases import check
 
-    layout = args.layout_name or sources.recognise(args.source)
-    with tempfile.TemporaryDirectory() as folder:
-        scans, failures = _scans(args, layout, Path(folder))
-        values, others = _label_values(args, layout, scans)
-        settings = Settings(label_values=values, other_values=others)
-        log = Path(args.output) / "errors.log"
-        rows = check.check(scans, settings, workers=args.workers, failures=failures, log=log)
+    layout = args.layout_name or recognise(args.source)
+    found = _read(args, layout)
+    values, others = _label_values(args, DATASETS[layout], found.scans)
+    settings = Settings(label_values=values, other_values=others)
+    log = Path(args.output) / "errors.log"
+    rows = check.check(
+        found.scans, settings, workers=args.workers, failures=dict(found.failures), log=log
+    )
     print(check.table_of(rows))
     path = check.write_check(rows, args.output)
     failed = sum(bool(row["errors"]) for row in rows)

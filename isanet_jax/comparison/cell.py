@@ -35,7 +35,8 @@ def run_cell(config: dict, folder: Path, *, thresholds: bool) -> bool:
     from isanet_jax.evaluation.report import jsonable
     from isanet_jax.files import replace_when_done, write_json
     from isanet_jax.prediction.predictor import Predictor
-    from isanet_jax.training.loop import load_cohort, split_cohort, train
+    from isanet_jax.training.loop import train
+    from isanet_jax.training.run import load_cohort, split_cohort
 
     if not thresholds and not train(config, folder):
         return False

@@ -10,7 +10,7 @@ from isanet_jax.cases.case import read_case
 from isanet_jax.cases.cohort import read_cohort
 from isanet_jax.comparison import figures
 from isanet_jax.comparison.cell import MASKS
-from isanet_jax.comparison.runner import Cell
+from isanet_jax.comparison.grid import Cell
 from isanet_jax.comparison.table import METRICS, Row, collect, digits, tests
 from isanet_jax.evaluation.evaluate import NETWORK
 from isanet_jax.evaluation.report import PROTOCOLS

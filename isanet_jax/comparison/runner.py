@@ -4,150 +4,26 @@ Several comparisons of the same folder, such as the tasks of a SLURM array, shar
 cell's process holds a lock on the cell's folder, which ends with it however it ends.
 """
 
-import copy
-import dataclasses
-import functools
 import json
 import math
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from isanet_jax.comparison.cell import SCORES, STOPPED
+from isanet_jax.comparison.cell import STOPPED
+from isanet_jax.comparison.grid import THRESHOLDS, Cell, check_data, of_comparison
+from isanet_jax.comparison.resources import shares
 from isanet_jax.errors import ConfigError, IsaNetError
 from isanet_jax.locks import try_lock
-from isanet_jax.network.systems import SYSTEMS
 from isanet_jax.runtime import say_at_once, stop_signals
-from isanet_jax.training.config import check_config, claim_workdir
-from isanet_jax.training.loop import load_cohort, split_cohort
+from isanet_jax.training.config import claim_workdir
 
 _PACKAGES = Path(__file__).parents[2]  # where a cell's process finds this package
-THRESHOLDS = "thresholds"  # the pseudo-method of all fixed thresholds
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Cell:
-    """A method on one fold with one seed; `folder` is its ordinary run folder."""
-
-    method: str
-    fold: int
-    seed: int
-    config: dict
-    folder: Path
-
-    @property
-    def name(self) -> str:
-        return f"{self.method} fold {self.fold} seed {self.seed}"
-
-    @property
-    def is_done(self) -> bool:
-        return (self.folder / SCORES).exists()
-
-    def scores(self) -> dict[str, dict[str, dict[str, float]]]:
-        """Method (`network`, or a threshold's name) -> case ID -> metrics."""
-        content = json.loads((self.folder / SCORES).read_text(encoding="utf-8"))
-        return {
-            method: {case: {k: float(v) for k, v in m.items()} for case, m in cases.items()}
-            for method, cases in content.items()
-        }
-
-
-def with_systems(comparison: dict) -> dict:
-    """The comparison, with a method for each system that its order names without defining it.
-
-    So a system that has just been written is compared by its name alone.
-    """
-    named = {
-        name: {"label": name, "settings": {"model": {"name": name}}, "published": {}}
-        for name in comparison["order"]
-        if name in SYSTEMS
-    }
-    return comparison | {"methods": named | comparison["methods"]}
-
-
-def make_cells(comparison: dict, workdir: Path) -> list[Cell]:
-    """The grid seed x fold x method, in the order in which it is run.
-
-    Args:
-        comparison: see configs/compare/paper.py.
-        workdir: of the comparison.
-
-    Raises:
-        ConfigError: a method's settings that cannot work, named with the method.
-    """
-    unknown = set(comparison["order"]) - comparison["methods"].keys()
-    if unknown or not comparison["order"]:
-        raise ConfigError(
-            f"order is {', '.join(comparison['order']) or 'empty'}; choose of the methods "
-            f"{', '.join(comparison['methods'])}, and of the systems {', '.join(SYSTEMS)}"
-        )
-    methods = {name: comparison["methods"][name]["settings"] for name in comparison["order"]}
-    if comparison["thresholds"]:
-        methods[THRESHOLDS] = {}
-    bad = [name for name in methods if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name)]
-    if bad:
-        raise ConfigError(f"a method is named {bad[0]!r}; use letters, digits, _ and - only")
-    if comparison["reference"] not in comparison["order"]:
-        raise ConfigError(
-            f"reference is {comparison['reference']!r}; choose one of the methods that are run, "
-            f"{', '.join(comparison['order'])}"
-        )
-    cells = []
-    for seed in comparison["seeds"]:
-        for fold in comparison["folds"]:
-            for method, settings in methods.items():
-                if method == THRESHOLDS and seed != comparison["seeds"][0]:
-                    continue  # nothing random in them
-                config = _merged(comparison["base"], settings, f"methods.{method}.settings")
-                config |= {"fold": fold, "seed": seed}
-                try:
-                    check_config(config)
-                except ConfigError as error:
-                    raise ConfigError(f"method {method}: {of_comparison(error)}") from error
-                folder = Path(workdir) / method / f"fold{fold}-seed{seed}"
-                cells.append(Cell(method, fold, seed, config, folder))
-    return cells
-
-
-def _merged(base, settings, place):
-    """`base` with the values of `settings`, section by section."""
-    merged = copy.deepcopy(base)
-    for name, value in settings.items():
-        if name not in base:
-            raise ConfigError(f"{place}.{name} is no setting; there are {', '.join(base)}")
-        is_section = isinstance(base[name], dict)
-        merged[name] = _merged(base[name], value, f"{place}.{name}") if is_section else value
-    return merged
-
-
-def check_data(cells: list[Cell]) -> dict[str, IsaNetError]:
-    """Looks at every cell's cases before any time is spent: cell's name -> what is wrong."""
-
-    @functools.cache
-    def problem(text):
-        config = json.loads(text)
-        try:
-            split_cohort(config, load_cohort(config))
-        except IsaNetError as error:
-            return error
-        return None
-
-    # As text, and without what the cases do not depend on: many cells have the same.
-    needs = ("data", "fold", "fold_by", "selection")
-    problems = {c.name: problem(json.dumps({n: c.config[n] for n in needs})) for c in cells}
-    return {name: error for name, error in problems.items() if error}
-
-
-def of_comparison(error: Exception | str) -> str:
-    """A run's error as one of a comparison, where a run's settings are called otherwise."""
-    text = re.sub(r"--config\.(fold|seed)=\S+", r"--config.\1s=...", str(error))
-    return re.sub(r"--config\.(?!base\.|folds|seeds|order)", "--config.base.", text)
 
 
 class Outcome(NamedTuple):
@@ -269,39 +145,6 @@ class _Processes:
             print(f"{cell.name}: runs, log in {cell.folder / 'log.txt'}", flush=True)
             process = _start(cell, self.shares[slot], lock)
         self.running[slot] = cell, process, time.perf_counter()
-
-
-class Share(NamedTuple):
-    """What a job has of the machine: cores (None: all), and a GPU where there are any."""
-
-    cores: list[int] | None = None
-    gpu: str | None = None
-
-
-def shares(jobs: int) -> list[Share]:
-    """The machine's GPUs, or else its cores, dealt to the jobs; see `run_cells`."""
-    gpus = visible_gpus(os.environ)
-    jobs = jobs or len(gpus) or 1
-    if gpus:
-        if jobs > len(gpus):
-            raise ConfigError(f"--jobs is {jobs} and there are {len(gpus)} GPUs, for a cell each")
-        return [Share(gpu=gpu) for gpu in gpus[:jobs]]
-    if jobs == 1 or not hasattr(os, "sched_getaffinity"):
-        return [Share()] * jobs
-    cores = sorted(os.sched_getaffinity(0))
-    if jobs > len(cores):
-        raise ConfigError(f"--jobs is {jobs} and this machine has {len(cores)} cores")
-    return [Share(cores[slot::jobs]) for slot in range(jobs)]
-
-
-def visible_gpus(environ: Mapping[str, str]) -> list[str]:
-    """NVIDIA's GPUs that programs started from here would use, without taking hold of them."""
-    if environ.get("JAX_PLATFORMS", "").startswith("cpu"):
-        return []
-    if "CUDA_VISIBLE_DEVICES" in environ:
-        return [gpu for gpu in environ["CUDA_VISIBLE_DEVICES"].split(",") if gpu]
-    driver = Path("/proc/driver/nvidia/gpus")
-    return [str(i) for i in range(len(list(driver.iterdir())))] if driver.is_dir() else []
 
 
 def _lock(folder):

@@ -6,7 +6,7 @@ from collections import defaultdict
 
 import numpy as np
 
-from isanet_jax.comparison.runner import THRESHOLDS, Cell
+from isanet_jax.comparison.grid import THRESHOLDS, Cell
 from isanet_jax.comparison.statistics import holm, paired_test
 from isanet_jax.metrics.segmentation import DISTANCES, summarise
 

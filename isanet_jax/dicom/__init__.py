@@ -1,1 +1,20 @@
 """DICOM: series, images, studies and regions read; masks written."""
+
+import contextlib
+from pathlib import Path
+
+
+def is_dicom(path) -> bool:
+    """Whether a path is read as DICOM: a folder, an archive, or a file that begins as DICOM does.
+
+    That is by its preamble or, as some planning systems write it, by a dataset's first groups.
+    """
+    path = Path(path)
+    if path.is_dir() or path.suffix.lower() == ".zip":
+        return True
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        start = file.read(132)
+        # Group 0008 or 0002 and a small element number, little-endian.
+        is_bare = start[:2] in (b"\x08\x00", b"\x02\x00") and start[3:4] == b"\x00"
+        return start[128:] == b"DICM" or (is_bare and len(start) == 132)
+    return False

@@ -27,17 +27,10 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 
-from isanet_jax.datasets.sources import visible
-from isanet_jax.dicom.suv import suv_factors
 from isanet_jax.errors import DataError
-from isanet_jax.volume import Volume, check_grid
-
-# Real scanners break the standard's rules of text lengths and formats by the hundred; what is used
-# is checked here.
-pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+from isanet_jax.files import visible
 
 LabelMapSegmentationStorage = pydicom.uid.UID("1.2.840.10008.5.1.4.1.1.66.7")  # not in pydicom 3
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _KINDS = {
     CTImageStorage: "CT",
     PositronEmissionTomographyImageStorage: "PET",
@@ -55,19 +48,14 @@ _MULTI_FRAME = {
 # Words of ImageType by which an image is no slice of a volume.
 _NOT_SLICES = ("LOCALIZER", "MIP", "PROJECTION", "SCREEN SAVE")
 _FEW = 0.25  # images unlike the others of their series, as a share of these: left out
-_SPARSE = 1.5  # times a slice's thickness between slices: some may have been left out
-_SPARSE = 1.5  # times its thickness from slice to slice: some may have been left out
-_GAP_TOLERANCE = 0.1  # of the slice distance; scanners round positions
 # Of one file, unpacked: a slice has a few MB, a large structure set or segmentation some hundred.
 _LARGEST_FILE = 2**29
 _FIRST_GROUPS = (b"\x08\x00", b"\x02\x00")  # what a dataset without preamble begins with
-_LARGEST_SLICE = 2**27  # pixels
 _REQUIRED = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
 _CHOOSING = (
     *("PatientID", "PatientIdentityRemoved", "StudyDate", "FrameOfReferenceUID", "Modality"),
     *("ImageType", "CorrectedImage"),
 )
-_GEOMETRY = ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,6 +150,23 @@ class Series:
         return f"{self.kind} series{'' if number is None else f' {number}'} ({len(self.files)})"
 
 
+@contextlib.contextmanager
+def lenient():
+    """Context, or decorator: pydicom takes values as they stand, here and not beyond.
+
+    Real scanners break the standard's rules of text lengths and formats by the hundred; what is
+    used is checked by this package.
+    """
+    settings = pydicom.config.settings
+    before = settings.reading_validation_mode
+    settings.reading_validation_mode = pydicom.config.IGNORE
+    try:
+        yield
+    finally:
+        settings.reading_validation_mode = before
+
+
+@lenient()
 def find_series(source, *, progress=None) -> tuple[list[Series], Counter]:
     """Every series below a folder, in a zip archive, or of a single file.
 
@@ -347,71 +352,6 @@ def _files(source):
     return files
 
 
-def read_image(
-    series: Series, *, case=None, notes: list | None = None
-) -> tuple[Volume, list[pydicom.Dataset]]:
-    """A CT series in HU or a PET series in SUVbw.
-
-    Args:
-        series: to be read.
-        case: to name in errors.
-        notes: gets what was assumed, and what was left out of the series.
-
-    Returns:
-        the volume, float32, axes (column, row, slice); and the slices' datasets without pixels,
-        in its order.
-
-    Raises:
-        DataError: slices that are missing, doubled, of several sizes or orientations; no rescale
-            values; pixels that cannot be decoded; no SUV (see `isanet_jax.dicom.suv`).
-    """
-    where = _where(series, case)
-    with refuse_damage(**where):
-        shape, affine, slices = _read_grid(series, case, where)
-        headers = [dataset for dataset, _ in slices]
-        data = np.empty(shape, np.float32)
-        for index, (dataset, file) in enumerate(slices):
-            data[:, :, index] = _pixels(dataset, file, case, shape[1::-1]).T
-        if series.kind == "PET":
-            data *= suv_factors(headers, **where, notes=notes).astype(np.float32)
-        if not np.isfinite(data).all():
-            raise DataError("voxels that are not finite after rescaling", **where)
-        if notes is not None:
-            notes += [*series.warnings, *_lost_slices(headers, affine)]
-        return Volume(data, affine), headers
-
-
-def _lost_slices(headers, affine):
-    """Warnings where a series says that it has, or had, more slices than are here."""
-    found = []
-    stated = int(headers[0].get("NumberOfSlices") or 0)
-    if stated > len(headers):
-        found.append(f"{len(headers)} of {stated} slices (NumberOfSlices) are here")
-    thick_mm = float(headers[0].get("SliceThickness") or 0)
-    apart_mm = float(np.linalg.norm(affine[:3, 2]))
-    if 0 < thick_mm * _SPARSE < apart_mm:
-        found.append(
-            f"slices are {apart_mm:.2f} mm apart and {thick_mm:.2f} mm thick (SliceThickness): "
-            "are some missing?"
-        )
-    return found
-
-
-def read_grid(series: Series, *, case=None) -> tuple[tuple[int, int, int], np.ndarray]:
-    """Shape (columns, rows, slices) and affine of a series, its pixels left alone.
-
-    Raises:
-        DataError: see `read_image`.
-    """
-    where = _where(series, case)
-    with refuse_damage(**where):
-        return _read_grid(series, case, where)[:2]
-
-
-def _where(series, case):
-    return {"case": case, "file": series.files[0].path.parent}
-
-
 @contextlib.contextmanager
 def refuse_damage(*, case=None, file=None):
     """Context: whatever pydicom and NumPy raise on attributes that are damaged is a DataError."""
@@ -423,33 +363,6 @@ def refuse_damage(*, case=None, file=None):
         raise _unreadable(file, case, error) from error
 
 
-def _read_grid(series, case, where):
-    """(shape, affine, [(dataset without pixels, file)] in the order of the slices)."""
-    slices = []
-    for file in series.files:
-        with refuse_damage(case=case, file=file):
-            slices.append((file.read(), file))
-    for dataset, file in slices:
-        for name in _GEOMETRY:
-            if dataset.get(name) in (None, ""):
-                raise DataError(f"{name} is missing", case=case, file=file)
-        if int(dataset.get("NumberOfFrames") or 1) != 1:
-            raise DataError(
-                "several frames in one instance",
-                wanted="one instance per slice",
-                action="Convert the series from enhanced to classic DICOM",
-                case=case,
-                file=file,
-            )
-    affine, order = _geometry([dataset for dataset, _ in slices], where)
-    slices = [slices[i] for i in order]
-    rows, columns = int(slices[0][0].Rows), int(slices[0][0].Columns)
-    if not 0 < rows * columns <= _LARGEST_SLICE:
-        raise DataError(f"slices of {columns} x {rows} pixels", **where)
-    check_grid((columns, rows, len(slices)), affine, where)
-    return (columns, rows, len(slices)), affine, slices
-
-
 def _unreadable(file, case, error):
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     return DataError(
@@ -458,108 +371,3 @@ def _unreadable(file, case, error):
         file=file,
         action="Copy or export it again, uncompressed if its transfer syntax is not supported",
     )
-
-
-def _pixels(header, file, case, shape):
-    """(rows, columns) float64: stored values rescaled as this slice says."""
-    scale = []
-    for name in ("RescaleSlope", "RescaleIntercept"):
-        value = header.get(name)
-        if value is None:
-            raise DataError(
-                f"{name} is missing",
-                wanted="the slope and intercept that make HU or activity of stored values",
-                case=case,
-                file=file,
-            )
-        scale.append(float(value))
-    with refuse_damage(case=case, file=file):
-        stored = file.read(pixels=True).pixel_array
-    if stored.shape != shape:
-        raise DataError(f"pixels {stored.shape}", wanted=str(shape), case=case, file=file)
-    return stored * scale[0] + scale[1]
-
-
-def _geometry(headers, where):
-    """(affine to RAS+ mm of (column, row, slice), order of the slices)."""
-    first = headers[0]
-    across, down = np.array(first.ImageOrientationPatient, float).reshape(2, 3)
-    for name in ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient"):
-        values = np.array([np.ravel(h.get(name)).astype(float) for h in headers])
-        if np.ptp(values, axis=0).max() > 1e-4:
-            raise DataError(
-                f"slices with different {name}",
-                wanted="one image per series",
-                action="Leave one of the images in the folder",
-                **where,
-            )
-    normal = np.cross(across, down)
-    if not 0.99 < np.linalg.norm(normal) < 1.01:
-        raise DataError("ImageOrientationPatient is not two perpendicular directions", **where)
-    positions = np.array([h.ImagePositionPatient for h in headers], float)
-    along = positions @ normal
-    order = np.argsort(along, kind="stable")
-    positions, along = positions[order], along[order]
-    count = len(headers)
-    if count == 1:
-        step = normal * float(first.get("SliceThickness") or 0)
-    else:
-        distances = np.diff(along)
-        usual = float(np.median(distances))
-        doubled = int((distances < 0.01).sum())
-        if doubled:
-            raise DataError(
-                f"{doubled} slices lie where another one does",
-                wanted="one image per series, not a dynamic or gated one",
-                action="Leave one time frame in the folder",
-                **where,
-            )
-        odd = np.flatnonzero(np.abs(distances - usual) > _GAP_TOLERANCE * usual)
-        if odd.size:
-            gaps = ", ".join(f"{along[i]:.2f} to {along[i + 1]:.2f} mm" for i in odd[:5])
-            raise DataError(
-                f"slices are missing between {gaps} along the normal (the others are "
-                f"{usual:.2f} mm apart)",
-                wanted="every slice of the series",
-                action="Export it again",
-                **where,
-            )
-        step = (positions[-1] - positions[0]) / (count - 1)
-    row_mm, column_mm = (float(v) for v in first.PixelSpacing)
-    affine = np.eye(4)
-    affine[:3, :3] = np.stack([across * column_mm, down * row_mm, step], axis=1)
-    affine[:3, 3] = positions[0]
-    if abs(np.linalg.det(affine[:3, :3])) < 1e-9 or not np.isfinite(affine).all():
-        raise DataError("voxels without a volume (PixelSpacing, SliceThickness)", **where)
-    return LPS_TO_RAS @ affine, order
-
-
-def read_folder(
-    path, kind: str, *, case=None, notes: list | None = None
-) -> tuple[Volume, list[pydicom.Dataset]]:
-    """The one series of a kind (CT or PET) in a folder or archive; see `read_image`.
-
-    Raises:
-        DataError: none, or several.
-    """
-    return read_image(one_series(path, kind, case=case), case=case, notes=notes)
-
-
-def one_series(path, kind: str, *, case=None) -> Series:
-    """The one series of a kind in a folder, archive or file. Raises DataError: none, or several."""
-    series, left = find_series(path)
-    found = [one for one in series if one.kind == kind]
-    if len(found) != 1:
-        listed = "; ".join(s.describe() for s in (found or series))
-        several = any(one.kind.startswith("enhanced") for one in series)
-        unread = sum(left.values())
-        raise DataError(
-            f"{len(found)} {kind} series ({listed}{f'; {unread} other files' if unread else ''})",
-            case=case,
-            file=path,
-            wanted="one",
-            action="Convert the series from enhanced (multi-frame) to classic DICOM"
-            if several and not found
-            else "Give the folder of the series that you want, or use prepare.py dicom",
-        )
-    return found[0]

@@ -1,13 +1,16 @@
 """Regions of interest: DICOM RTSTRUCT and SEG read as masks."""
 
 from collections import defaultdict
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 import pydicom
 from skimage.measure import grid_points_in_poly
 
-from isanet_jax.dicom.series import LPS_TO_RAS, Series, read_grid, refuse_damage
+from isanet_jax.dicom.image import LPS_TO_RAS, read_grid
+from isanet_jax.dicom.series import Series, lenient, refuse_damage
 from isanet_jax.errors import DataError
 from isanet_jax.volume import Volume
 
@@ -67,6 +70,7 @@ def read_region(
     *,
     case=None,
     notes: list | None = None,
+    grids: Mapping = MappingProxyType({}),
 ) -> tuple[Volume, Series | None]:
     """One region as a mask, on the grid that it was drawn on.
 
@@ -76,6 +80,7 @@ def read_region(
         images: the series that it may have been drawn on, best first.
         case: to name in errors.
         notes: gets what to be warned of.
+        grids: UID -> (shape, affine) of images that were read already; others are read.
 
     Returns:
         bool mask, and the series whose grid it has; None for a SEG, which brings its own, where
@@ -85,7 +90,11 @@ def read_region(
         DataError: no such region, no series to draw it on, contours that do not fit.
     """
     where = {"case": case, "file": structures.files[0]}
-    with refuse_damage(**where):
+
+    def grid_of(series):
+        return grids.get(series.uid) or read_grid(series, case=case)
+
+    with lenient(), refuse_damage(**where):
         dataset = structures.files[0].read(pixels=structures.kind == "SEG")
         number = find_region(dataset, name)
         if number is None:
@@ -102,30 +111,38 @@ def read_region(
                 notes.append("the segmentation is fractional: voxels of one half and above count")
             for series in images:
                 if series.uid in referenced_series(dataset):
-                    on_slices = _segment_on(series, dataset, number, case)
+                    on_slices = _segment_on(grid_of(series), dataset, number)
                     if on_slices is not None:
                         return on_slices, series
-                    return _on_grid(_segment(dataset, number), series, case)
+                    return _on_grid(_segment(dataset, number), series, grid_of(series))
             return _segment(dataset, number), None
         contours = _contours(dataset, number)
         if not contours:
             raise DataError(f"the region {name!r} has no closed planar contours", **where)
         series = _drawn_on(dataset, structures, images, where)
-        shape, affine = read_grid(series, case=case)
+        shape, affine = grid_of(series)
         is_referenced = series.uid in referenced_series(dataset)
         _check_planes(contours, affine, is_referenced, notes, where)
         return Volume(rasterise(contours, shape, affine, **where), affine), series
 
 
 def read_regions(
-    structures: Series, names, images: list[Series], *, case=None, notes: list | None = None
+    structures: Series,
+    names,
+    images: list[Series],
+    *,
+    case=None,
+    notes: list | None = None,
+    grids: Mapping = MappingProxyType({}),
 ) -> tuple[Volume, Series | None]:
     """Several regions of one structure set, or one, united; see `read_region`.
 
     Raises:
         DataError: see `read_region`; segments that lie on different grids.
     """
-    masks = [read_region(structures, name, images, case=case, notes=notes) for name in names]
+    masks = [
+        read_region(structures, name, images, case=case, notes=notes, grids=grids) for name in names
+    ]
     (first, series), *others = masks
     for other, on in others:
         if on is not series or other.data.shape != first.data.shape:
@@ -289,9 +306,9 @@ def _united(parts):
     return mask
 
 
-def _on_grid(mask, series, case):
+def _on_grid(mask, series, grid):
     """A mask on the grid of the image that it was made on, if its voxels are the image's."""
-    shape, affine = read_grid(series, case=case)
+    shape, affine = grid
     to_image = np.linalg.inv(affine) @ mask.affine
     places = np.argwhere(mask.data) @ to_image[:3, :3].T + to_image[:3, 3]
     nearest = np.rint(places).astype(int)
@@ -303,12 +320,12 @@ def _on_grid(mask, series, case):
     return Volume(out, affine), series
 
 
-def _segment_on(series, dataset, number, case):
+def _segment_on(grid, dataset, number):
     """A segment on the slices of the image that its frames lie on; None where one lies on none.
 
     Frame by frame, so that slices at uneven distances, and sheared stacks, are as good as any.
     """
-    shape, affine = read_grid(series, case=case)
+    shape, affine = grid
     if (int(dataset.Columns), int(dataset.Rows)) != shape[:2]:
         return None
     to_voxel = np.linalg.inv(LPS_TO_RAS @ affine)

@@ -6,26 +6,15 @@ Series are put together by their attributes and references, never by file names.
 import dataclasses
 import datetime
 import hashlib
-import json
 import re
-from pathlib import Path
 
-import numpy as np
-
-from isanet_jax.datasets.sources import Scan
-from isanet_jax.dicom.series import Series, find_series, one_series, read_image
+from isanet_jax.dicom.series import Series, lenient
 from isanet_jax.dicom.structures import (
     find_region,
-    read_regions,
     referenced_series,
     region_names,
 )
 from isanet_jax.errors import DataError
-from isanet_jax.files import replace_when_done
-from isanet_jax.volume import Volume, write_volume
-
-CT_NAME, PET_NAME, MASK_NAME = "ct_hu.nii.gz", "pet_suv.nii.gz", "mask.nii.gz"
-_RECORD = "conversion.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +41,21 @@ class Study:
     notes: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
 
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """The names of all regions that belong to the mask."""
+        return (self.region, *self.also)
 
+    def describe(self) -> str:
+        """What was chosen and what was left, in a line."""
+        referenced = referenced_series(self.structures.first)
+        on = next((s.kind for s in (self.ct, self.pet) if s.uid in referenced), "its own grid")
+        chosen = f"{self.ct.describe()}, {self.pet.describe()}, "
+        chosen += f"{' and '.join(map(repr, self.regions))} drawn on {on}"
+        return "; ".join([chosen, *(f"left {text}" for text in self.left)])
+
+
+@lenient()
 def find_studies(series: list[Series], regions=(), *, keep_identity=False, chosen=(), unite=False):
     """Chooses CT, PET and region of every study.
 
@@ -157,7 +160,7 @@ def _choose(case, patient, group, regions, asked):
             which one is meant.
     """
     chosen, unite = asked
-    structures, region, notes = _structures(case, group, regions, asked)
+    structures, region, notes = choose_structures(case, group, regions, asked)
     also = tuple(regions[1:]) if unite else ()
     referenced = referenced_series(structures.first)
     pets = [s for s in group if s.kind == "PET"]
@@ -247,7 +250,7 @@ def _start(one):
         return None
 
 
-def _structures(case, group, regions, asked=(frozenset(), False)):
+def choose_structures(case, group, regions, asked=(frozenset(), False)):
     """(the RTSTRUCT or SEG, its region, notes): on the CT where there are several.
 
     A structure set that is approved goes before one that is not, and of two the newer one.
@@ -289,7 +292,7 @@ def _structures(case, group, regions, asked=(frozenset(), False)):
         first = [one for one in sets if on_ct(one) == nearest]
         own = {name for one in first for name in region_names(one.first)}
         if len(own) == 1:
-            return _structures(case, first, tuple(own), asked)
+            return choose_structures(case, first, tuple(own), asked)
     raise DataError(
         f"regions {', '.join(names)}" if names else "no RTSTRUCT or SEG",
         case=case,
@@ -298,140 +301,3 @@ def _structures(case, group, regions, asked=(frozenset(), False)):
         else "one region",
         action="Name the tumour's region with --roi" if names else None,
     )
-
-
-def convert_study(study: Study, folder: Path) -> tuple[Scan, list[str]]:
-    """Writes a study's CT (HU), PET (SUV) and mask as NIfTI, or keeps what is there already.
-
-    Args:
-        study: see `find_studies`.
-        folder: gets a folder of the case's name.
-
-    Returns:
-        the scan, and what to say about it.
-
-    Raises:
-        DataError: a series that cannot be read, or a file that cannot be written.
-    """
-    place = folder / study.case
-    paths = {name: place / name for name in (CT_NAME, PET_NAME, MASK_NAME)}
-    scan = Scan(study.case, paths[CT_NAME], paths[PET_NAME], paths[MASK_NAME], study.patient)
-    record = {"inputs": _fingerprint(study), "region": study.region, "also": list(study.also)}
-    path = place / _RECORD
-    if path.exists() and all(p.exists() for p in paths.values()):
-        try:
-            made = json.loads(path.read_text(encoding="utf-8"))
-            if made.items() >= record.items():
-                warnings = tuple(map(str, made.get("warnings", ())))
-                return dataclasses.replace(scan, warnings=warnings), ["kept"]
-        except (ValueError, AttributeError):
-            pass  # half written by an older program: made anew
-    warnings = list(study.notes)
-    ct, _ = read_image(study.ct, case=study.case, notes=warnings)
-    pet, _ = read_image(study.pet, case=study.case, notes=warnings)
-    images = [study.ct, study.pet]
-    names = (study.region, *study.also)
-    mask, drawn_on = read_regions(study.structures, names, images, case=study.case, notes=warnings)
-    warnings += study.structures.warnings
-    scan, record = (
-        dataclasses.replace(scan, warnings=tuple(warnings)),
-        record | {"warnings": warnings},
-    )
-    write_image(paths[CT_NAME], ct)
-    write_image(paths[PET_NAME], pet)
-    write_image(paths[MASK_NAME], mask)
-    with replace_when_done(path) as partial:
-        partial.write_text(json.dumps(record), encoding="utf-8")
-    on = drawn_on.kind if drawn_on else "its own grid"
-    return scan, [
-        f"{study.ct.describe()}, {study.pet.describe()}, "
-        f"{' and '.join(map(repr, names))} drawn on {on}",
-        *(f"left {text}" for text in study.left),
-        *(f"warning: {text}" for text in warnings),
-    ]
-
-
-def write_image(path, volume: Volume) -> None:
-    """Writes a volume: a mask as uint8, whole values (CT) as int16, others as float32."""
-    data = volume.data
-    if data.dtype == bool:
-        data = data.astype(np.uint8)
-    elif np.array_equal(data, np.rint(data)) and np.abs(data).max() < 2**15:
-        data = data.astype(np.int16)
-    write_volume(path, Volume(data, volume.affine), overwrite=True)
-
-
-def _fingerprint(study):
-    """Of the instances that a conversion was made from."""
-    digest = hashlib.sha256()
-    for series in (study.ct, study.pet, study.structures):
-        for file in series.files:
-            status = file.path.stat()
-            digest.update(f"{file.member} {status.st_size} {status.st_mtime_ns}".encode())
-        digest.update(series.uid.encode())
-    return digest.hexdigest()
-
-
-def convert_files(
-    output, *, ct=None, pet=None, rtstruct=None, regions=(), unite=False
-) -> list[str]:
-    """Converts single series: `prepare.py convert`.
-
-    Args:
-        output: folder of `ct_hu.nii.gz`, `pet_suv.nii.gz` and `mask.nii.gz`.
-        ct, pet: folder or archive of one series each, or None.
-        rtstruct: RTSTRUCT or SEG, or None; without `ct` and `pet` its image is looked for in the
-            folders around it.
-        regions: names in it, the first that it has counts; empty: its only one.
-        unite: take all of them together.
-
-    Returns:
-        what to say.
-
-    Raises:
-        DataError: see the functions called.
-    """
-    output, lines, images = Path(output), [], []
-    for source, kind, name in ((ct, "CT", CT_NAME), (pet, "PET", PET_NAME)):
-        if source is None:
-            continue
-        series = one_series(source, kind)
-        images.append(series)
-        notes = []
-        volume, _ = read_image(series, notes=notes)
-        write_image(output / name, volume)
-        low, high = volume.data.min(), volume.data.max()
-        unit = "HU" if kind == "CT" else "SUV"
-        lines.append(f"{output / name}: {volume.data.shape}, {low:.2f} to {high:.2f} {unit}")
-        lines += [f"warning: {text}" for text in notes]
-    if rtstruct is None:
-        return lines
-    sets = [s for s in find_series(rtstruct)[0] if s.kind in ("RTSTRUCT", "SEG")]
-    if len(sets) != 1:
-        raise DataError(f"{len(sets)} RTSTRUCT or SEG", file=rtstruct, wanted="one file")
-    if not images:
-        images = _images_around(Path(rtstruct), sets[0])
-    _, name, _ = _structures(None, sets, regions, (frozenset(), unite))
-    notes, names = list(sets[0].warnings), regions if unite else (name,)
-    mask, drawn_on = read_regions(sets[0], names, images, notes=notes)
-    path = output / MASK_NAME
-    write_image(path, mask)
-    ml = mask.data.sum() * abs(np.linalg.det(mask.affine[:3, :3])) / 1000
-    on = f"the {drawn_on.kind}'s grid" if drawn_on else "its own grid"
-    name = " and ".join(map(repr, names))
-    lines.append(f"{path}: {name}, {mask.data.sum()} voxels, {ml:.2f} ml, on {on}")
-    lines += [f"warning: {text}" for text in notes]
-    return lines
-
-
-def _images_around(path, structures):
-    """The image series that a structure set references, from its folder or the two above."""
-    wanted = referenced_series(structures.first)
-    for folder in list(path.resolve().parents)[: 1 if structures.kind == "SEG" else 3]:
-        series = [s for s in find_series(folder)[0] if s.kind in ("CT", "PET")]
-        fitting = [
-            s for s in series if s.uid in wanted or (s.frame and s.frame == structures.frame)
-        ]
-        if fitting:
-            return sorted(fitting, key=lambda s: s.uid not in wanted)
-    return []

@@ -17,7 +17,8 @@ from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_
 from skimage.measure import find_contours, points_in_poly
 
 import isanet_jax
-from isanet_jax.dicom.series import LPS_TO_RAS
+from isanet_jax.dicom.image import LPS_TO_RAS
+from isanet_jax.dicom.series import lenient
 from isanet_jax.errors import DataError
 from isanet_jax.files import replace_when_done
 
@@ -57,7 +58,8 @@ def write_segmentation(path, mask: np.ndarray, slices, *, keep_identity=False) -
 def _refused(path):
     """Context: what pydicom and highdicom raise on odd headers is a DataError of this file."""
     try:
-        yield
+        with lenient():
+            yield
     except DataError:
         raise
     except Exception as error:

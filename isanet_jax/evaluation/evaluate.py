@@ -9,8 +9,8 @@ from isanet_jax.cases.case import read_label_on_ct
 from isanet_jax.cases.cohort import Cohort
 from isanet_jax.cases.grid import grid_distance_mm, same_grid
 from isanet_jax.cases.prepare import read_label
-from isanet_jax.datasets.sources import visible
 from isanet_jax.errors import ConfigError, DataError
+from isanet_jax.files import visible
 from isanet_jax.metrics.segmentation import case_metrics
 from isanet_jax.metrics.thresholds import threshold_masks
 from isanet_jax.pipeline.dataset import evaluation_data

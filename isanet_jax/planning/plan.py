@@ -16,15 +16,16 @@ from jax.experimental import topologies
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from isanet_jax.distributed.mesh import make_mesh, mesh_of
 from isanet_jax.errors import ConfigError
 from isanet_jax.network import systems
 from isanet_jax.pipeline.dataset import batch_shapes
 from isanet_jax.planning.targets import GPUS, Gpu
 from isanet_jax.runtime import GPU_MEMORY_SHARE
 from isanet_jax.training.config import model_config
-from isanet_jax.training.loop import optimizer_of, schedule_of
 from isanet_jax.training.needs import Needs, device_bytes, flops_of, needs_of
-from isanet_jax.training.step import init_state, make_mesh, make_predict, make_train_step, mesh_of
+from isanet_jax.training.optimizer import optimizer_of, schedule_of
+from isanet_jax.training.step import init_state, make_predict, make_train_step
 
 INSTALL = f"pip install jax-cuda12-plugin=={jax.__version__}"
 

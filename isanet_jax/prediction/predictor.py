@@ -13,13 +13,14 @@ from scipy import special
 
 from isanet_jax.cases.grid import resample
 from isanet_jax.cases.prepare import Settings, check_images, image_channels
-from isanet_jax.datasets.sources import Scan
+from isanet_jax.datasets.layout import Scan
+from isanet_jax.distributed.mesh import PROVEN_SPLITS, make_mesh
 from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.network import systems
 from isanet_jax.prediction.windows import predict_windows
 from isanet_jax.training.checkpoint import load_params
 from isanet_jax.training.config import model_config
-from isanet_jax.training.step import PROVEN_SPLITS, make_mesh, make_predict
+from isanet_jax.training.step import make_predict
 from isanet_jax.volume import Volume, bounds_mm
 
 THRESHOLD = 0.5

@@ -15,10 +15,11 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from isanet_jax.distributed.mesh import local_value
 from isanet_jax.errors import CheckpointError, DataError
 from isanet_jax.files import write_json
 from isanet_jax.network.systems import SYSTEMS
-from isanet_jax.training.step import TrainState, local_value
+from isanet_jax.training.step import TrainState
 
 _PARAMS, _REST = "params", "rest"
 SERIES = ("best", "latest")

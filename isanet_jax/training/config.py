@@ -15,8 +15,8 @@ from isanet_jax.errors import ConfigError
 from isanet_jax.files import write_json
 from isanet_jax.network import systems
 from isanet_jax.network.config import ModelConfig
+from isanet_jax.training.optimizer import OPTIMIZERS
 from isanet_jax.training.schedule import SCHEDULES
-from isanet_jax.training.step import OPTIMIZERS
 
 
 def parse_command_line(argv) -> tuple[dict, Path]:

@@ -78,7 +78,7 @@ class RunLog:
         self._bar.update()
 
     def validation(self, step, dsc, progress):
-        """Records a validation: `dsc` of `isanet_jax.training.loop.validate`."""
+        """Records a validation: `dsc` of `isanet_jax.training.validate.validate`."""
         epoch = step // self._steps_per_epoch
         lines = [line for line in read_log(self._path) if line["epoch"] == epoch and "loss" in line]
         losses = [line["loss"] for line in lines]

@@ -7,7 +7,7 @@ import pytest
 from isanet_jax.cases.check import check, write_check
 from isanet_jax.cases.prepare import Settings
 from isanet_jax.cli.prepare import main
-from isanet_jax.datasets.sources import read_table
+from isanet_jax.datasets.table import read_table
 from tests.conftest import real_data
 
 AFFINE = np.diag([4.0, 4.0, 4.0, 1.0])
@@ -142,7 +142,7 @@ def test_what_a_file_says_is_text_in_the_page(tmp_path):
 
 
 def test_real_patients():
-    from isanet_jax.datasets.sources import read_sts
+    from isanet_jax.datasets.sts import read_sts
 
     scans = read_sts(real_data("sts"))[:3]
     rows = check(scans, Settings())

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from isanet_jax.cases import prepare
+from isanet_jax.cases import cohort, prepare
 from isanet_jax.cases.case import read_case, read_label_on_ct
 from isanet_jax.cases.cohort import read_cohort
 from isanet_jax.cli import prepare as command
+from isanet_jax.datasets.layout import Scan
 from isanet_jax.datasets.phantom import make_phantom
-from isanet_jax.datasets.sources import Scan
 from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.volume import Volume, read_volume, write_volume
 from tests.conftest import real_data
@@ -33,7 +33,7 @@ def write_scan(folder, patient, case="A", **changes):
 
 def run(scans, output, **options):
     options = {"kind": "table", "folds": 2, "seed": 0, "workers": 1} | options
-    return prepare.prepare(scans, SETTINGS, output, **options)
+    return cohort.prepare(scans, SETTINGS, output, **options)
 
 
 def changed(volume, data):

@@ -10,7 +10,8 @@ import pytest
 
 from configs.compare import paper
 from isanet_jax.comparison import runner
-from isanet_jax.comparison.runner import make_cells, run_cells, with_systems
+from isanet_jax.comparison.grid import make_cells, with_systems
+from isanet_jax.comparison.runner import run_cells
 from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.training.config import parse_command_line
 from tests.conftest import small_config

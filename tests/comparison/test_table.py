@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from isanet_jax.comparison import table
+from isanet_jax.comparison.grid import THRESHOLDS
 from isanet_jax.comparison.report import latex_table, markdown_table
-from isanet_jax.comparison.runner import THRESHOLDS
 from isanet_jax.metrics.segmentation import case_metrics
 
 

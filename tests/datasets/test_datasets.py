@@ -3,7 +3,12 @@ import json
 import numpy as np
 import pytest
 
-from isanet_jax.datasets import sources
+from isanet_jax.datasets import recognise
+from isanet_jax.datasets.hecktor import read_hecktor
+from isanet_jax.datasets.layout import check_files
+from isanet_jax.datasets.nnunet import nnunet_tumour_values, read_nnunet
+from isanet_jax.datasets.sts import read_sts
+from isanet_jax.datasets.table import read_table
 from isanet_jax.errors import DataError
 
 BOXES = "PatientID,x1,x2,y1,y2,z1,z2\nCHGJ007,-10,134,20,164,-30,114\nCHUS001,0,144,0,144,0,144\n"
@@ -23,7 +28,7 @@ def test_hecktor_layouts(tmp_path, year):
         label = "ct_gtvt" if year == 2020 else "gtvt"
         touch(*(at / f"{case}_{kind}.nii.gz" for kind in ("ct", "pt", label)))
     (tmp_path / ("bbox.csv" if year == 2020 else "hecktor2021_bbox_training.csv")).write_text(BOXES)
-    scans = sources.read_hecktor(tmp_path)
+    scans = read_hecktor(tmp_path)
     assert [s.case for s in scans] == ["CHGJ007", "CHUS001"]
     assert [s.centre for s in scans] == ["CHGJ", "CHUS"]
     # LPS to RAS: x and y change their sign.
@@ -33,28 +38,28 @@ def test_hecktor_layouts(tmp_path, year):
 def test_hecktor_without_data_says_how_to_get_it(tmp_path):
     for folder in (tmp_path / "absent", tmp_path):
         with pytest.raises(DataError, match="hecktor.grand-challenge.org.*make demo"):
-            sources.read_hecktor(folder)
+            read_hecktor(folder)
 
 
 def test_hecktor_names_missing_files_and_boxes(tmp_path):
     folder = tmp_path / "hecktor_nii"
     touch(folder / "CHGJ007_ct.nii.gz", folder / "CHGJ007_gtvt.nii.gz")
     with pytest.raises(DataError, match="CHGJ007.*no bounding-box CSV"):
-        sources.read_hecktor(tmp_path)
+        read_hecktor(tmp_path)
     (tmp_path / "bbox.csv").write_text(BOXES)
     with pytest.raises(DataError, match="case CHGJ007: no PET: .*CHGJ007_pt.nii.gz"):
-        sources.check_files(sources.read_hecktor(tmp_path))
+        check_files(read_hecktor(tmp_path))
     (tmp_path / "bbox.csv").write_text(BOXES.replace("-10,134", "134,134"))
     with pytest.raises(DataError, match="CHGJ007.*empty box"):
-        sources.read_hecktor(tmp_path)
+        read_hecktor(tmp_path)
 
 
 def test_sts_layout_lists_every_missing_file(tmp_path):
     touch(*(tmp_path / "STS_001" / f"{n}.nii.gz" for n in ("CT_image", "PET_image", "CT_mask")))
-    assert [s.case for s in sources.read_sts(tmp_path)] == ["STS_001"]
+    assert [s.case for s in read_sts(tmp_path)] == ["STS_001"]
     touch(tmp_path / "STS_002" / "PET_image.nii.gz")
     with pytest.raises(DataError, match="STS_002: no CT.*STS_002: no label"):
-        sources.check_files(sources.read_sts(tmp_path))
+        check_files(read_sts(tmp_path))
 
 
 def table(folder, text):
@@ -70,7 +75,7 @@ def test_table_paths_are_relative_to_it(tmp_path):
         "case,ct,pet,label,patient,centre,fold,x1,x2,y1,y2,z1,z2\n"
         "A1,a/ct.nii.gz,a/pet.nii.gz,a/m.nii.gz,P1,Basel,3,0,1,2,3,4,5\n",
     )
-    (scan,) = sources.read_table(path)
+    (scan,) = read_table(path)
     assert (scan.patient, scan.centre, scan.fold) == ("P1", "Basel", 3)
     assert scan.ct == tmp_path / "a" / "ct.nii.gz"
     np.testing.assert_allclose(scan.box_mm, [[-1, -3, 4], [0, -2, 5]])
@@ -91,7 +96,7 @@ def test_table_paths_are_relative_to_it(tmp_path):
 def test_bad_tables_are_refused(tmp_path, text, message):
     touch(tmp_path / "f")
     with pytest.raises(DataError, match=message):
-        sources.check_files(sources.read_table(table(tmp_path, text)))
+        check_files(read_table(table(tmp_path, text)))
 
 
 @pytest.mark.parametrize("year", [2022, 2025])
@@ -100,16 +105,16 @@ def test_later_hecktor_layouts_have_no_boxes(tmp_path, year):
         at = tmp_path / ("imagesTr" if year == 2022 else case)
         label = tmp_path / "labelsTr" if year == 2022 else at
         touch(at / f"{case}__CT.nii.gz", at / f"{case}__PT.nii.gz", label / f"{case}.nii.gz")
-    scans = sources.read_hecktor(tmp_path)
+    scans = read_hecktor(tmp_path)
     assert [(s.case, s.centre, s.box_mm) for s in scans] == [
         ("CHUM-001", "CHUM", None),
         ("MDA-002", "MDA", None),
     ]
     assert all(s.label.is_file() for s in scans)
-    assert sources.recognise(tmp_path) == "hecktor"
+    assert recognise(tmp_path) == "hecktor"
     scans[0].label.unlink()
     with pytest.raises(DataError, match="CHUM-001: no label"):
-        sources.check_files(sources.read_hecktor(tmp_path))
+        check_files(read_hecktor(tmp_path))
 
 
 def nnunet(folder, channels, labels, cases=("fdg_0a1b2c3d4e_20-01", "fdg_0a1b2c3d4e_21-01", "x")):
@@ -123,16 +128,16 @@ def nnunet(folder, channels, labels, cases=("fdg_0a1b2c3d4e_20-01", "fdg_0a1b2c3
 
 def test_nnunet_channels_are_named_by_dataset_json(tmp_path):
     folder = nnunet(tmp_path, {"0": "PET", "1": "CT"}, {"background": 0, "tumor": 1, "node": 2})
-    scans = sources.read_nnunet(folder)
+    scans = read_nnunet(folder)
     assert [s.ct.name for s in scans][-1] == "x_0001.nii.gz"
     assert [s.pet.name for s in scans][-1] == "x_0000.nii.gz"
     # autoPET: two scans of one patient.
     assert [s.patient for s in scans] == ["0a1b2c3d4e", "0a1b2c3d4e", "x"]
-    assert sources.recognise(folder) == "nnunet"
-    assert sources.nnunet_tumour_values(folder) == (1, 2)
+    assert recognise(folder) == "nnunet"
+    assert nnunet_tumour_values(folder) == (1, 2)
     nnunet(folder, {"0": "T1", "1": "T2"}, {})
     with pytest.raises(DataError, match="channels.*T1.*one channel called CT"):
-        sources.read_nnunet(folder)
+        read_nnunet(folder)
 
 
 @pytest.mark.parametrize(
@@ -144,22 +149,22 @@ def test_nnunet_channels_are_named_by_dataset_json(tmp_path):
     ],
 )
 def test_nnunet_labels(tmp_path, labels, values):
-    assert sources.nnunet_tumour_values(nnunet(tmp_path, {}, labels)) == values
+    assert nnunet_tumour_values(nnunet(tmp_path, {}, labels)) == values
 
 
 def test_layouts_are_recognised(tmp_path):
     touch(tmp_path / "sts" / "STS_001" / "CT_image.nii.gz", tmp_path / "h" / "A_ct.nii.gz")
-    assert sources.recognise(tmp_path / "sts") == "sts"
-    assert sources.recognise(tmp_path / "h") == "hecktor"
-    assert sources.recognise(tmp_path / "cases.csv") == "table"
+    assert recognise(tmp_path / "sts") == "sts"
+    assert recognise(tmp_path / "h") == "hecktor"
+    assert recognise(tmp_path / "cases.csv") == "table"
     (tmp_path / "d" / "deep").mkdir(parents=True)
     (tmp_path / "d" / "deep" / "IM0").write_bytes(b"\0" * 128 + b"DICM")
-    assert sources.recognise(tmp_path / "d") == "dicom"
+    assert recognise(tmp_path / "d") == "dicom"
     touch(tmp_path / "z" / "a.zip")
-    assert sources.recognise(tmp_path / "z") == "dicom"
+    assert recognise(tmp_path / "z") == "dicom"
     touch(tmp_path / "other" / "a.txt")
     with pytest.raises(DataError, match="no layout that is known"):
-        sources.recognise(tmp_path / "other")
+        recognise(tmp_path / "other")
 
 
 def test_files_that_macos_puts_beside_others_are_passed_over(tmp_path):
@@ -168,11 +173,11 @@ def test_files_that_macos_puts_beside_others_are_passed_over(tmp_path):
             path = tmp_path / "h" / f"{name}.nii.gz"
             touch(path, path.with_name(f"._{path.name}"))
     touch(tmp_path / "h" / "imagesTs" / "MDA-201__CT.nii.gz")  # test images have no labels
-    assert [s.case for s in sources.read_hecktor(tmp_path / "h")] == ["CHUM-001", "CHUM-002"]
+    assert [s.case for s in read_hecktor(tmp_path / "h")] == ["CHUM-001", "CHUM-002"]
     folder = nnunet(tmp_path / "n", {"0": "CT", "1": "PET"}, {"background": 0, "tumor": 1})
     for path in list(folder.rglob("*.nii.gz")):
         touch(path.with_name(f"._{path.name}"))
-    assert len(sources.read_nnunet(folder)) == 3
+    assert len(read_nnunet(folder)) == 3
 
 
 @pytest.mark.parametrize(
@@ -183,21 +188,21 @@ def test_a_dataset_json_with_lists_is_read_as_it_is_meant(tmp_path, change):
     folder = nnunet(tmp_path, {"0": "CT", "1": "PET"}, {"background": 0, "tumor": 1})
     path = folder / "dataset.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    assert len(sources.read_nnunet(folder)) == 3
-    assert sources.nnunet_tumour_values(folder) == (1,)
+    assert len(read_nnunet(folder)) == 3
+    assert nnunet_tumour_values(folder) == (1,)
     path.write_text(json.dumps(json.loads(path.read_text()) | {"channel_names": "CT"}))
     with pytest.raises(DataError, match="dataset.json.*channels"):
-        sources.read_nnunet(folder)
+        read_nnunet(folder)
 
 
 @pytest.mark.parametrize("separator", [", ", ";", "\t", " ; "])
 def test_tables_as_spreadsheets_write_them(tmp_path, separator):
     rows = (("case", "ct", "pet", "label"), ("A", "f", "g", "h"), ("B", "f", "g", "h"))
     path = table(tmp_path, "".join(separator.join(row) + "\n" for row in rows))
-    scans = sources.read_table(path)
+    scans = read_table(path)
     assert [(s.case, s.ct.name, s.label.name) for s in scans] == [("A", "f", "h"), ("B", "f", "h")]
 
 
 def test_a_missing_column_is_named_with_the_separator(tmp_path):
     with pytest.raises(DataError, match=r"no column pet.*found case, ct, label, separated by ';'"):
-        sources.read_table(table(tmp_path, "case;ct;label\nA;f;h\n"))
+        read_table(table(tmp_path, "case;ct;label\nA;f;h\n"))

@@ -9,9 +9,10 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, EnhancedCTImageStorage
 
-from isanet_jax.datasets.sources import is_dicom
+from isanet_jax.dicom import is_dicom
 from isanet_jax.dicom import series as dicom
-from isanet_jax.dicom.series import find_series, read_folder
+from isanet_jax.dicom.image import read_folder
+from isanet_jax.dicom.series import find_series
 from isanet_jax.dicom.structures import read_region, region_names
 from isanet_jax.errors import DataError
 from isanet_jax.volume import read_volume

@@ -7,7 +7,8 @@ from highdicom.sr.coding import CodedConcept
 from pydicom.uid import generate_uid
 from scipy import ndimage
 
-from isanet_jax.dicom.series import LPS_TO_RAS, find_series
+from isanet_jax.dicom.image import LPS_TO_RAS
+from isanet_jax.dicom.series import find_series
 from isanet_jax.dicom.structures import Contour, find_region, rasterise, read_region
 from isanet_jax.errors import DataError
 from tests.dicom.make_dicom import square, study, write_series, write_structures

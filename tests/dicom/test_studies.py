@@ -5,6 +5,7 @@ import numpy as np
 import pydicom
 import pytest
 
+from isanet_jax.cases.case import read_case
 from isanet_jax.cases.cohort import read_cohort
 from isanet_jax.cli.prepare import main
 from isanet_jax.dicom.series import find_series
@@ -92,8 +93,32 @@ def test_dicom_to_cases_in_one_command(tmp_path, capsys):
         for secret in ("DOE", "JANE", "MRN", "19610203", "20200102"):
             assert secret not in text
     assert "'GTV_Mass' drawn on CT" in shown.out
-    main(arguments)  # again: nothing is converted twice
-    assert capsys.readouterr().out.count(": kept") == 2
+    times = {path: path.stat().st_mtime_ns for path in output.glob("*.npz")}
+    main(arguments)  # again: nothing is made twice
+    assert times == {path: path.stat().st_mtime_ns for path in output.glob("*.npz")}
+
+
+def test_copies_as_nifti_are_what_the_cases_are_made_of(tmp_path):
+    for number in range(2):
+        write_patient(tmp_path / "in" / str(number), study(patient_id=f"P{number}"))
+    words = ["--roi", "GTV_Mass", "--size", "16", "--folds", "2", "--workers", "1"]
+    main(["dicom", "--source", str(tmp_path / "in"), "--output", str(tmp_path / "a"), *words])
+    assert not (tmp_path / "a" / "nifti").exists()
+    words += ["--nifti", "--output", str(tmp_path / "a")]
+    main(["dicom", "--source", str(tmp_path / "in"), *words])
+    rows = ["case,ct,pet,label"]
+    for case in ("P0", "P1"):
+        names = ("ct_hu", "pet_suv", "mask")
+        rows.append(",".join([case, *(f"a/nifti/{case}/{name}.nii.gz" for name in names)]))
+    (tmp_path / "cases.csv").write_text("\n".join(rows))
+    words = ["--source", str(tmp_path / "cases.csv"), "--output", str(tmp_path / "b")]
+    main(["table", *words, "--size", "16", "--folds", "2", "--workers", "1"])
+    for case in ("P0", "P1"):
+        one, other = (read_case(tmp_path / name / f"{case}.npz") for name in "ab")
+        for name in ("ct", "pet", "label"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+        differing = {k for k in one.meta if one.meta[k] != other.meta[k]}
+        assert differing == {"sources"}
 
 
 def test_markers_in_every_attribute_reach_neither_cases_nor_reports(tmp_path, capsys):
@@ -116,7 +141,7 @@ def test_markers_in_every_attribute_reach_neither_cases_nor_reports(tmp_path, ca
     words = ["--roi", "GTV_Mass", "--workers", "1", "--source"]
     main(["check", *words, str(tmp_path / "in" / "0"), "--output", str(output / "check")])
     words += [str(tmp_path / "in"), "--output", str(output / "cases")]
-    main(["dicom", *words, "--size", "16", "--folds", "2"])
+    main(["dicom", *words, "--size", "16", "--folds", "2", "--nifti"])
     shown = capsys.readouterr()
     assert len(list(output.rglob("*.nii.gz"))) == 6
     assert not markers_in(output)

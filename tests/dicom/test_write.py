@@ -9,7 +9,8 @@ import pytest
 from skimage.measure import grid_points_in_poly
 
 from isanet_jax.cases.grid import resample
-from isanet_jax.dicom.series import find_series, read_folder
+from isanet_jax.dicom.image import read_folder
+from isanet_jax.dicom.series import find_series
 from isanet_jax.dicom.structures import read_region
 from isanet_jax.dicom.write import outlines, write_segmentation, write_structures
 from isanet_jax.errors import DataError

@@ -12,9 +12,10 @@ import optax
 
 jax.config.update("jax_enable_x64", True)
 
+from isanet_jax.distributed.mesh import make_mesh
 from isanet_jax.network.config import ModelConfig
 from isanet_jax.pipeline.dataset import rotation_matrix
-from isanet_jax.training.step import init_state, make_mesh, make_train_step
+from isanet_jax.training.step import init_state, make_train_step
 
 LOSS = {"dice_squared": False, "dice_smooth": 1e-3, "alpha": 0.5, "gamma": 2.0, "focal_weight": 1.0}
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from isanet_jax.cases.case import read_case
+from isanet_jax.distributed.mesh import make_mesh, mesh_of
 from isanet_jax.errors import CheckpointError, ConfigError, DataError, IsaNetError
 from isanet_jax.locks import only_here
 from isanet_jax.network import systems
@@ -24,14 +25,8 @@ from isanet_jax.training.checkpoint import Checkpoints, load_params
 from isanet_jax.training.config import model_config
 from isanet_jax.training.log import RunLog, read_log
 from isanet_jax.training.needs import Needs
-from isanet_jax.training.step import (
-    init_state,
-    make_mesh,
-    make_optimizer,
-    make_predict,
-    make_train_step,
-    mesh_of,
-)
+from isanet_jax.training.optimizer import make_optimizer
+from isanet_jax.training.step import init_state, make_predict, make_train_step
 
 ROOT = Path(__file__).parents[2]
 

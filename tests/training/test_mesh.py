@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from isanet_jax.distributed.mesh import PROVEN_SPLITS
 from isanet_jax.distributed.placement import splits
 from isanet_jax.errors import ConfigError
 from isanet_jax.training.config import check_config
-from isanet_jax.training.step import PROVEN_SPLITS
 
 ROOT = Path(__file__).parents[2]
 _FLAGS = (

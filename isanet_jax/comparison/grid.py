@@ -1,0 +1,135 @@
+"""The cells of a comparison: methods by folds by seeds."""
+
+import copy
+import dataclasses
+import functools
+import json
+import re
+from pathlib import Path
+
+from isanet_jax.comparison.cell import SCORES
+from isanet_jax.errors import ConfigError, IsaNetError
+from isanet_jax.network.systems import SYSTEMS
+from isanet_jax.training.config import check_config
+from isanet_jax.training.run import load_cohort, split_cohort
+
+THRESHOLDS = "thresholds"  # the pseudo-method of all fixed thresholds
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Cell:
+    """A method on one fold with one seed; `folder` is its ordinary run folder."""
+
+    method: str
+    fold: int
+    seed: int
+    config: dict
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.method} fold {self.fold} seed {self.seed}"
+
+    @property
+    def is_done(self) -> bool:
+        return (self.folder / SCORES).exists()
+
+    def scores(self) -> dict[str, dict[str, dict[str, float]]]:
+        """Method (`network`, or a threshold's name) -> case ID -> metrics."""
+        content = json.loads((self.folder / SCORES).read_text(encoding="utf-8"))
+        return {
+            method: {case: {k: float(v) for k, v in m.items()} for case, m in cases.items()}
+            for method, cases in content.items()
+        }
+
+
+def with_systems(comparison: dict) -> dict:
+    """The comparison, with a method for each system that its order names without defining it.
+
+    So a system that has just been written is compared by its name alone.
+    """
+    named = {
+        name: {"label": name, "settings": {"model": {"name": name}}, "published": {}}
+        for name in comparison["order"]
+        if name in SYSTEMS
+    }
+    return comparison | {"methods": named | comparison["methods"]}
+
+
+def make_cells(comparison: dict, workdir: Path) -> list[Cell]:
+    """The grid seed x fold x method, in the order in which it is run.
+
+    Args:
+        comparison: see configs/compare/paper.py.
+        workdir: of the comparison.
+
+    Raises:
+        ConfigError: a method's settings that cannot work, named with the method.
+    """
+    unknown = set(comparison["order"]) - comparison["methods"].keys()
+    if unknown or not comparison["order"]:
+        raise ConfigError(
+            f"order is {', '.join(comparison['order']) or 'empty'}; choose of the methods "
+            f"{', '.join(comparison['methods'])}, and of the systems {', '.join(SYSTEMS)}"
+        )
+    methods = {name: comparison["methods"][name]["settings"] for name in comparison["order"]}
+    if comparison["thresholds"]:
+        methods[THRESHOLDS] = {}
+    bad = [name for name in methods if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name)]
+    if bad:
+        raise ConfigError(f"a method is named {bad[0]!r}; use letters, digits, _ and - only")
+    if comparison["reference"] not in comparison["order"]:
+        raise ConfigError(
+            f"reference is {comparison['reference']!r}; choose one of the methods that are run, "
+            f"{', '.join(comparison['order'])}"
+        )
+    cells = []
+    for seed in comparison["seeds"]:
+        for fold in comparison["folds"]:
+            for method, settings in methods.items():
+                if method == THRESHOLDS and seed != comparison["seeds"][0]:
+                    continue  # nothing random in them
+                config = _merged(comparison["base"], settings, f"methods.{method}.settings")
+                config |= {"fold": fold, "seed": seed}
+                try:
+                    check_config(config)
+                except ConfigError as error:
+                    raise ConfigError(f"method {method}: {of_comparison(error)}") from error
+                folder = Path(workdir) / method / f"fold{fold}-seed{seed}"
+                cells.append(Cell(method, fold, seed, config, folder))
+    return cells
+
+
+def _merged(base, settings, place):
+    """`base` with the values of `settings`, section by section."""
+    merged = copy.deepcopy(base)
+    for name, value in settings.items():
+        if name not in base:
+            raise ConfigError(f"{place}.{name} is no setting; there are {', '.join(base)}")
+        is_section = isinstance(base[name], dict)
+        merged[name] = _merged(base[name], value, f"{place}.{name}") if is_section else value
+    return merged
+
+
+def check_data(cells: list[Cell]) -> dict[str, IsaNetError]:
+    """Looks at every cell's cases before any time is spent: cell's name -> what is wrong."""
+
+    @functools.cache
+    def problem(text):
+        config = json.loads(text)
+        try:
+            split_cohort(config, load_cohort(config))
+        except IsaNetError as error:
+            return error
+        return None
+
+    # As text, and without what the cases do not depend on: many cells have the same.
+    needs = ("data", "fold", "fold_by", "selection")
+    problems = {c.name: problem(json.dumps({n: c.config[n] for n in needs})) for c in cells}
+    return {name: error for name, error in problems.items() if error}
+
+
+def of_comparison(error: Exception | str) -> str:
+    """A run's error as one of a comparison, where a run's settings are called otherwise."""
+    text = re.sub(r"--config\.(fold|seed)=\S+", r"--config.\1s=...", str(error))
+    return re.sub(r"--config\.(?!base\.|folds|seeds|order)", "--config.base.", text)

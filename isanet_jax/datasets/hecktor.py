@@ -1,0 +1,127 @@
+"""HECKTOR, head and neck tumours, of any year."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from isanet_jax.datasets.layout import (
+    BOX_COLUMNS,
+    Dataset,
+    Found,
+    Scan,
+    box_mm_of_row,
+    existing_folder,
+    read_csv,
+    with_own_ids,
+)
+from isanet_jax.errors import DataError
+from isanet_jax.files import visible
+
+_LABELS = ("_ct_gtvt.nii.gz", "_gtvt.nii.gz")  # 2020, 2021
+HECKTOR_HOW = (
+    "HECKTOR is gated: sign the end-user agreement at https://hecktor.grand-challenge.org, "
+    "download the training data and unpack it there. To see the program at work without data, "
+    "run: make demo"
+)
+
+
+def read_hecktor(source) -> list[Scan]:
+    """HECKTOR of any year: 2020 (a folder per case), 2021 (flat), 2022 (imagesTr), 2025 and 2026.
+
+    2020 and 2021 come with boxes in the organisers' CSV; later years have none, and the head is to
+    be found on the PET (`isanet_jax.cases.head`).
+
+    Raises:
+        DataError: no such folder, no layout of these, a case that lacks a file or a box.
+    """
+    source = existing_folder(source, "the HECKTOR training data", HECKTOR_HOW)
+    later = visible({*source.rglob("imagesTr/*__CT.nii.gz"), *source.rglob("*/*__CT.nii.gz")})
+    later = [ct for ct in later if ct.parent.name != "imagesTs"]  # test images have no labels
+    if later:
+        return with_own_ids([_hecktor_without_box(ct) for ct in later])
+    nifti = next((p for p in sorted(source.rglob("hecktor_nii")) if p.is_dir()), source)
+    cts = visible({*nifti.glob("*_ct.nii.gz"), *nifti.glob("*/*_ct.nii.gz")})
+    if not cts:
+        raise DataError(
+            "no CT files named ID_ct.nii.gz or ID__CT.nii.gz",
+            file=nifti,
+            wanted="hecktor_nii/ID/ID_ct.nii.gz (2020), hecktor_nii/ID_ct.nii.gz (2021), "
+            "imagesTr/ID__CT.nii.gz (2022) or ID/ID__CT.nii.gz (2025, 2026)",
+            action=HECKTOR_HOW,
+        )
+    boxes = _read_boxes(source)
+    scans = []
+    for ct in cts:
+        case = ct.name.removesuffix("_ct.nii.gz")
+        candidates = [ct.with_name(case + name) for name in _LABELS]
+        label = next((path for path in candidates if path.is_file()), candidates[-1])
+        if case not in boxes:
+            raise DataError(
+                f"no box for it in {boxes.path}" if boxes else "no bounding-box CSV",
+                case=case,
+                file=source,
+                wanted="bbox.csv (2020) or hecktor2021_bbox_training.csv (2021) with its PatientID",
+                action="Put the organisers' CSV into the folder",
+            )
+        pet = ct.with_name(f"{case}_pt.nii.gz")
+        scans.append(Scan(case, ct, pet, label, case, _centre(case), boxes[case]))
+    return with_own_ids(scans)
+
+
+def _hecktor_without_box(ct):
+    """A case of 2022 (labels in labelsTr) or later (label beside the images)."""
+    case = ct.name.removesuffix("__CT.nii.gz")
+    folder = ct.parent.parent / "labelsTr" if ct.parent.name == "imagesTr" else ct.parent
+    pet, label = ct.with_name(f"{case}__PT.nii.gz"), folder / f"{case}.nii.gz"
+    return Scan(case, ct, pet, label, case, _centre(case))
+
+
+def _centre(case):
+    """HECKTOR's IDs begin with the hospital: CHUM-001."""
+    return re.match(r"[A-Za-z]*", case).group()
+
+
+class _Boxes(dict):
+    """Boxes by case, with the file they came from."""
+
+    path: Path | None = None
+
+
+def _read_boxes(source):
+    boxes = _Boxes()
+    files = sorted(p for p in source.rglob("*bbox*.csv") if "testing" not in p.name)
+    for path in files:
+        boxes.path = path
+        for number, row in enumerate(read_csv(path, ("PatientID", *BOX_COLUMNS)), start=2):
+            case = row["PatientID"].strip()
+            box = box_mm_of_row(row, case, path, number)
+            if case in boxes and not np.array_equal(boxes[case], box):
+                raise DataError("two different boxes for it", case=case, file=path)
+            boxes[case] = box
+    return boxes
+
+
+TARGETS = {"gtvp": ((1,), (2,)), "gtvn": ((2,), (1,)), "both": ((1, 2), ())}
+
+
+def _is_later(scans):
+    """Whether it is HECKTOR 2022 or later: without boxes, and with nodes in the label."""
+    return all(scan.box_mm is None for scan in scans)
+
+
+def _recognises(source):
+    patterns = ("*_ct.nii.gz", "*__CT.nii.gz")
+    return source.is_dir() and any(next(source.rglob(p), None) is not None for p in patterns)
+
+
+DATASET = Dataset(
+    "hecktor",
+    "HECKTOR 2020, 2021 (with the boxes' CSV), 2022, 2025, 2026",
+    _recognises,
+    lambda source, options: Found(read_hecktor(source)),
+    fit="crop",  # the paper's 1 mm boxes
+    classes=lambda source, scans: TARGETS["gtvp"] if _is_later(scans) else ((1,), ()),
+    region=lambda scans: "head" if _is_later(scans) else "given",
+    rank=2,
+)

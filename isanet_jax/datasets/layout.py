@@ -1,0 +1,209 @@
+"""What a layout is, and what all have: scans, cases named by IDs, folders that must be there."""
+
+import csv
+import dataclasses
+import itertools
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+import numpy as np
+
+from isanet_jax.errors import DataError
+
+BOX_COLUMNS = ("x1", "x2", "y1", "y2", "z1", "z2")
+# A case's ID names files, with endings and prefixes added to it.
+CASE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+CASE_ID_WORDS = "at most 100 letters, digits, '_', '-' and '.', of which the first is no '-' or '.'"
+
+
+@dataclasses.dataclass(frozen=True)
+class Scan:
+    """One PET/CT study on disk.
+
+    Attributes:
+        case: unique ID, letters, digits, `_`, `-` and `.` only: it names files.
+        ct, pet: NIfTI files, HU and SUV; DICOM folders or archives with `study`, or to predict on.
+        label: NIfTI mask on any grid, an RTSTRUCT or SEG with `study`, or None for prediction.
+        patient: ID that folds are grouped by.
+        centre: hospital, or "" where unknown.
+        box_mm: (2, 3) lower and upper corner of the region of interest, RAS+ mm, or None.
+        fold: fold prescribed by the source, or None.
+        warnings: of the source, as text.
+        study: what a DICOM scan is made of (`isanet_jax.dicom.studies.Study`); None: of NIfTI.
+    """
+
+    case: str
+    ct: Path
+    pet: Path
+    label: Path | None
+    patient: str
+    centre: str = ""
+    box_mm: np.ndarray | None = None
+    fold: int | None = None
+    warnings: tuple[str, ...] = ()
+    study: object = None
+
+
+class Options(NamedTuple):
+    """What a reader may be asked for besides; DICOM alone has these.
+
+    Attributes:
+        regions: names of the tumour's region, the first that a study has counts.
+        unite: take all of them together.
+        series: Series Instance UIDs to take where several would do.
+        keep_identity: name cases by Patient ID, also where it is not marked as de-identified.
+        progress: called with an iterable of files, returns it with a progress bar; or None.
+    """
+
+    regions: tuple[str, ...] = ()
+    unite: bool = False
+    series: tuple[str, ...] = ()
+    keep_identity: bool = False
+    progress: Callable | None = None
+
+
+class Found(NamedTuple):
+    """What a reader has found.
+
+    Attributes:
+        scans: to be prepared.
+        failures: case -> reason, of what could not become a scan.
+        notes: lines to show.
+    """
+
+    scans: list[Scan]
+    failures: Mapping[str, str] = MappingProxyType({})
+    notes: tuple[str, ...] = ()
+
+
+class Dataset(NamedTuple):
+    """A layout that raw scans are found in; a file's `DATASET` is one.
+
+    Attributes:
+        name: of its command, as in `isanet prepare NAME`.
+        description: one line.
+        recognises: source -> whether it has this layout.
+        read: (source, Options) -> Found. Raises DataError.
+        fit: `resize` keeps the field of view, `crop` the voxel size: where nothing is asked for.
+        classes: (source, scans) -> (values of the label that are tumour, values that are known and
+            are not).
+        region: scans -> `given` (the scan's box, else the CT's field) or `head` (found on the PET).
+        rank: layouts of a lower one are asked first whether they recognise a source.
+    """
+
+    name: str
+    description: str
+    recognises: Callable[[Path], bool]
+    read: Callable[[Path, Options], Found]
+    fit: str = "resize"
+    classes: Callable = lambda source, scans: ((1,), ())
+    region: Callable = lambda scans: "given"
+    rank: int = 1
+
+
+def box_mm_of_row(row, case, path, number) -> np.ndarray:
+    """A row's box, see `box_from_lps`."""
+    try:
+        values = [float(row[name]) for name in BOX_COLUMNS]
+    except ValueError as error:
+        raise DataError(
+            f"line {number} has a box that is not numbers ({error})", case=case, file=path
+        ) from error
+    box = box_from_lps(values)
+    if not (np.isfinite(box).all() and (box[1] > box[0]).all()):
+        raise DataError(f"line {number} has an empty box {values}", case=case, file=path)
+    return box
+
+
+def box_from_lps(values) -> np.ndarray:
+    """(2, 3) lower and upper corner, RAS+ mm, of (x1, x2, y1, y2, z1, z2), LPS mm (ITK's frame)."""
+    corners = np.array(values, float).reshape(3, 2).T * [-1.0, -1.0, 1.0]
+    return np.stack([corners.min(0), corners.max(0)])
+
+
+def read_csv(path, columns) -> list[dict[str, str]]:
+    """The rows of a CSV that has these columns, whatever separates them. Raises DataError."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            header = file.readline()
+            file.seek(0)
+            # Spreadsheets write semicolons or tabs in some countries.
+            delimiter = max(",;\t", key=header.count)
+            reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True)
+            found = [name.strip() for name in next(reader, [])]
+            missing = [name for name in columns if name not in found]
+            if missing:
+                raise DataError(
+                    f"no column {', '.join(missing)} (found {', '.join(found)}, separated by "
+                    f"{delimiter!r})",
+                    file=path,
+                    wanted=f"the columns {', '.join(columns)}, separated by commas, semicolons or "
+                    "tabs",
+                )
+            rows = ([value.strip() for value in row] for row in reader if any(row))
+            return [dict(itertools.zip_longest(found, row[: len(found)])) for row in rows]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            f"cannot be read as CSV ({error})", file=path, action="Save it as CSV in UTF-8"
+        ) from error
+
+
+def existing_folder(source, what, how="") -> Path:
+    """The folder, if it is there and not empty. Raises DataError: says what it is of, and how."""
+    source = Path(source)
+    if not source.is_dir():
+        raise DataError("no such folder", file=source, wanted=f"the folder of {what}", action=how)
+    if not any(source.iterdir()):
+        raise DataError("the folder is empty", file=source, wanted=what, action=how)
+    return source
+
+
+def with_own_ids(scans: list[Scan]) -> list[Scan]:
+    """The scans, if their IDs can name files and are unique.
+
+    A file that is missing is its case's failure, when it is read: the others may be prepared.
+    """
+    seen = {}
+    for scan in scans:
+        if not CASE_ID.fullmatch(scan.case):
+            shown = scan.case if len(scan.case) <= 100 else f"{scan.case[:100]}..."
+            raise DataError(
+                f"the ID {shown!r} cannot name a file", file=scan.ct, wanted=CASE_ID_WORDS
+            )
+        if scan.case in seen:
+            raise DataError(
+                f"two cases with this ID (the other one is {seen[scan.case]})",
+                case=scan.case,
+                file=scan.ct,
+                action="Give each case its own ID",
+            )
+        seen[scan.case] = scan.ct
+    return scans
+
+
+def check_files(scans: list[Scan]) -> list[Scan]:
+    """The scans, if every file of every scan is there.
+
+    Raises:
+        DataError: names all that are missing.
+    """
+    missing = [
+        f"case {scan.case}: no {what}: {path}"
+        for scan in scans
+        for what, path in (("CT", scan.ct), ("PET", scan.pet), ("label", scan.label))
+        # To predict on, CT and PET may be folders of DICOM.
+        if path is not None
+        and not (path.is_file() or (scan.label is None and path.is_dir()))
+        and scan.study is None
+    ]
+    if missing:
+        more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
+        raise DataError(
+            "; ".join(missing[:10]) + more,
+            wanted="CT, PET and label of every case",
+            action="Leave these cases out with --skip-bad, or see them all with: prepare.py check",
+        )
+    return scans

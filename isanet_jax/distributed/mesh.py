@@ -1,0 +1,91 @@
+"""The devices as a mesh, and arrays placed on it."""
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from isanet_jax.errors import ConfigError
+
+# (data, space) whose gradients tests/training/test_mesh.py holds against one device's.
+PROVEN_SPLITS = ((1, 2), (1, 4), (1, 8), (2, 2), (2, 4))
+
+
+def make_mesh(data: int, space: int) -> Mesh:
+    """A mesh of `data` x `space` devices with these axis names.
+
+    Raises:
+        ConfigError: more devices than there are, or a split of volumes whose gradients have not
+            been proven right; devices of other processes that would be left out.
+    """
+    mesh = mesh_of(jax.devices(), data, space)
+    if jax.process_count() > 1 and mesh.size < jax.device_count():
+        raise ConfigError(
+            f"mesh.data is {data} and mesh.space {space}, and the {jax.process_count()} processes "
+            f"have {jax.device_count()} devices: use all, as in --config.mesh.data="
+            f"{jax.device_count() // space}"
+        )
+    batch_share(mesh)
+    return mesh
+
+
+def batch_share(mesh: Mesh) -> tuple[int, int]:
+    """Which part of each batch this process reads: (its number, number of equal parts).
+
+    Processes that split a volume between them read the same part.
+
+    Raises:
+        ConfigError: a process's devices would hold parts of rows of the batch.
+    """
+    rows_of = {
+        process: [
+            i for i, row in enumerate(mesh.devices) if process in {d.process_index for d in row}
+        ]
+        for process in {d.process_index for d in mesh.devices.flat}
+    }
+    own = rows_of[jax.process_index()]
+    if any(len(rows) != len(own) or rows[0] % len(own) for rows in rows_of.values()):
+        raise ConfigError(
+            f"mesh.data x mesh.space is {mesh.shape['data']} x {mesh.shape['space']} over "
+            f"{len(rows_of)} processes: each process's devices must split the same number of whole "
+            "volumes, or the processes whole multiples of them"
+        )
+    return own[0] // len(own), len(mesh.devices) // len(own)
+
+
+def place_batch(batch: dict, mesh: Mesh) -> dict[str, jax.Array]:
+    """The batch over the mesh's devices, of which `batch` is this process's part."""
+    over_data = NamedSharding(mesh, PartitionSpec("data"))
+    return {k: jax.make_array_from_process_local_data(over_data, v) for k, v in batch.items()}
+
+
+def local_rows(array: jax.Array) -> np.ndarray:
+    """The rows of a batch over a mesh that this process's devices hold, in order."""
+    shards = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}
+    return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])
+
+
+def local_value(array) -> np.ndarray:
+    """An array of the state, which every device holds whole, as NumPy's."""
+    return np.asarray(array.addressable_data(0) if isinstance(array, jax.Array) else array)
+
+
+def mesh_of(devices, data: int, space: int) -> Mesh:
+    """`make_mesh` of given devices, which may be described ones.
+
+    With `space` above 1, JAX is told to use its older partitioner, from here on: the default one
+    gives wrong gradients on some of these meshes (docs/distributed.md).
+    """
+    if min(data, space) < 1 or data * space > len(devices):
+        raise ConfigError(
+            f"mesh.data is {data} and mesh.space {space}, and there are {len(devices)} devices"
+        )
+    if space > 1:
+        if (data, space) not in PROVEN_SPLITS:
+            proven = ", ".join(f"{d} x {s}" for d, s in PROVEN_SPLITS)
+            raise ConfigError(
+                f"mesh.data x mesh.space is {data} x {space}; gradients of split volumes have been "
+                f"proven equal to one device's on {proven} only (docs/distributed.md)"
+            )
+        jax.config.update("jax_use_shardy_partitioner", False)
+    grid = np.array(devices[: data * space]).reshape(data, space)
+    return Mesh(grid, ("data", "space"), axis_types=(AxisType.Auto,) * 2)

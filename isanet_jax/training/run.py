@@ -1,0 +1,175 @@
+"""What a run is made of: cases, splits, compiled functions and the first state."""
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from isanet_jax.cases.cohort import Cohort, prepare_phantoms, read_cohort
+from isanet_jax.cases.folds import Split, folds_by_centre, split
+from isanet_jax.errors import ConfigError, DataError
+from isanet_jax.locks import only_here
+from isanet_jax.network import systems
+from isanet_jax.network.systems import count_parameters
+from isanet_jax.runtime import map_memory, return_memory
+from isanet_jax.training.config import (
+    check_cohort,
+    model_config,
+)
+from isanet_jax.training.needs import GIB, compile_with_needs, device_bytes
+from isanet_jax.training.optimizer import optimizer_of, schedule_of
+from isanet_jax.training.step import init_state, make_predict, make_train_step
+
+# Of a device's memory, that a step may need for its memory to be kept for the next step: up to
+# twice as much is then held.
+_KEPT_SHARE = 0.2
+# What a step that does not fit is tried with, the least costly first.
+_SAVINGS = (
+    {"model.remat": "convolutions"},
+    {"model.remat": "blocks"},
+    {"model.remat": "levels"},
+    {"model.dtype": "bfloat16", "model.remat": "blocks"},
+    {"model.dtype": "bfloat16", "model.remat": "levels"},
+    {"model.dtype": "bfloat16", "model.remat": "levels", "train.batch": "one a device"},
+)
+
+
+def load_cohort(config: dict) -> Cohort:
+    """The config's cases; makes the phantoms where the config asks for them and they are missing.
+
+    Raises:
+        DataError: no prepared cases.
+        ConfigError: cases that were prepared otherwise.
+    """
+    data = config["data"]
+    manifest = Path(data["cases"]) / "manifest.json"
+    if data["phantoms"] and not manifest.exists():
+        with only_here(data["cases"], "prepare", "makes cases there", wait=True):
+            if not manifest.exists():
+                print(f"making {data['phantoms']} phantoms in {data['cases']}")
+                prepare_phantoms(data["cases"], cases=data["phantoms"], size=data["size"], seed=0)
+    cohort = read_cohort(data["cases"])
+    check_cohort(config, cohort)
+    return cohort
+
+
+def split_cohort(config: dict, cohort: Cohort) -> Split:
+    """The roles of the cases in a run.
+
+    Raises:
+        ConfigError: see `isanet_jax.cases.folds.split` and `folds_by_centre`.
+    """
+    fold_of = cohort.fold_of
+    if config["fold_by"] == "centre":
+        fold_of = folds_by_centre({case: e["centre"] for case, e in cohort.cases.items()})
+    return split(fold_of, fold=config["fold"], selection=config["selection"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a run is made of, besides its state."""
+
+    config: dict
+    cohort: Cohort
+    parts: Split
+    steps_per_epoch: int
+    schedule: optax.Schedule
+    mesh: Mesh
+    train_step: Callable
+    predict: Callable
+
+    @property
+    def total_steps(self):
+        return self.config["train"]["epochs"] * self.steps_per_epoch
+
+
+def build_run(config, cohort, mesh):
+    """Compiled functions and the initial state of a run; says what it will do."""
+    parts = split_cohort(config, cohort)
+    train = config["train"]
+    steps_per_epoch = train["steps_per_epoch"] or -(-len(parts.train) // train["batch"])
+    schedule = schedule_of(config, steps_per_epoch)
+    optimizer = optimizer_of(schedule, config)
+    graphdef, state = init_state(model_config(config), optimizer, config["seed"])
+    state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+    print(
+        f"{count_parameters(state.params):,} parameters, {len(parts.train)} cases to train on, "
+        f"{len(parts.selection)} to validate ({config['selection']} protocol, fold "
+        f"{config['fold']}), on {mesh.size} {jax.devices()[0].platform} device(s)"
+        + (f" of {jax.process_count()} processes" if jax.process_count() > 1 else "")
+    )
+    empty = [case for case in parts.train if cohort.cases[case]["volume_case_ml"] == 0]
+    if empty:
+        print(f"warning: {len(empty)} training cases have an empty label: {', '.join(empty)}")
+    patch = config["data"]["patch"]
+    train_step = make_train_step(graphdef, optimizer, mesh, loss=config["loss"], patch=patch)
+    # Mirror images are left to the final prediction: they would make each validation cost eight.
+    predict = make_predict(graphdef, mesh, patch=patch)
+    return Run(config, cohort, parts, steps_per_epoch, schedule, mesh, train_step, predict), state
+
+
+def compile_step(run, state):
+    """The compiled train step; says what it needs.
+
+    Raises:
+        ConfigError: it needs more memory than a device has; names settings that need less.
+    """
+    compiled, needs = compile_with_needs(run.train_step, state, run.config)
+    return_memory()
+    usable = device_bytes(jax.local_devices()[0])
+    print(
+        f"a step: {needs.flops / 1e12:.3f} TFLOP, {needs.peak_bytes / GIB:.2f} GiB"
+        + (f" of {usable / GIB:.1f} GiB" if usable else "")
+        + " a device",
+        flush=True,
+    )
+    if not usable or needs.peak_bytes <= usable:
+        if usable and needs.peak_bytes > usable * _KEPT_SHARE:
+            map_memory()
+        return compiled
+    for settings in _SAVINGS:
+        config = copy.deepcopy(run.config)
+        for name, value in settings.items():
+            group, key = name.split(".")
+            config[group][key] = run.mesh.size if name == "train.batch" else value
+        graphdef, _ = systems.create(model_config(config), jax.random.key(0))
+        optimizer = optimizer_of(run.schedule, config)
+        patch = config["data"]["patch"]
+        step = make_train_step(graphdef, optimizer, run.mesh, loss=config["loss"], patch=patch)
+        _, less = compile_with_needs(step, state, config)
+        if less.peak_bytes <= usable:
+            changes = " ".join(
+                f"--config.{name}={config[name.split('.')[0]][name.split('.')[1]]}"
+                for name in settings
+            )
+            advice = f"{less.peak_bytes / GIB:.2f} GiB would do with {changes}"
+            break
+    else:
+        advice = "use a smaller --config.data.patch, --config.model.width or data.size"
+    raise ConfigError(
+        f"the train step needs {needs.peak_bytes / GIB:.2f} GiB on a device of "
+        f"{usable / GIB:.2f} GiB: {advice}. Start with these in a new --workdir"
+    )
+
+
+def check_labels(cohort: Cohort, parts: Split) -> None:
+    """Refuses a run that has nothing to learn, or nothing to choose its checkpoint by.
+
+    Raises:
+        DataError: all labels of the training cases, or of the validation cases, are empty.
+    """
+    for cases, what, consequence in (
+        (parts.train, "training", "there is nothing to learn"),
+        (parts.selection, "validation", "a network that finds nothing would score 1"),
+    ):
+        if all(cohort.cases[case]["volume_case_ml"] == 0 for case in cases):
+            raise DataError(
+                f"the labels of all {len(cases)} {what} cases are empty: {consequence}",
+                file=cohort.folder,
+                wanted="tumour in some of them",
+                action="Look at --label-values (or --target, --roi) of prepare.py, and at check",
+            )
