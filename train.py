@@ -19,7 +19,7 @@ def main():
     if {"-h", "--help"} & set(sys.argv):
         print(__doc__)
         return
-    from isanet_jax.distributed.processes import together
+    from isanet_jax.distributed.processes import distributed_session
     from isanet_jax.network.systems import describe_systems
     from isanet_jax.training.config import parse_command_line
     from isanet_jax.training.loop import train
@@ -29,7 +29,7 @@ def main():
     if config.get("model", {}).get("name") == "help":
         print(describe_systems())
         return
-    with together():
+    with distributed_session():
         train(config, workdir, profiled_steps=profiled)
 
 

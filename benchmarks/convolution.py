@@ -49,7 +49,7 @@ def main():
         x = jnp.asarray(generator.normal(size=(1, size, size, size, inputs)), jnp.float32)
         kernel = generator.normal(size=(width, width, width, inputs, outputs))
         kernel = jnp.asarray(kernel, jnp.float32)
-        functions = [f for folded in (False, True) for f in _functions(operation, folded)]
+        functions = [f for form in ("native", "folded") for f in _functions(operation, form)]
         seconds = [[] for _ in functions]
         for repeat in range(ROUNDS + 1):
             for function, of in zip(functions, seconds, strict=True):

@@ -1,6 +1,6 @@
 """Runs every benchmark and writes one Markdown file: python benchmarks/run.py [--output FILE].
 
-Half an hour on two CPU cores, most of it compilation and the native 3D step. Needs
+Half an hour on two CPU cores, most of it compilation and the native 3D step. StepCost
 requirements-bench.txt. Nothing else should run meanwhile.
 """
 

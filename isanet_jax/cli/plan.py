@@ -103,16 +103,16 @@ def _plan_target(config, name, batches, result):
     steps = {}
     for batch in batches:
         print(f"compiling {name}, batch {batch} ...", file=sys.stderr, flush=True)
-        needs = plan.train_step(batch)
+        cost = plan.train_step(batch)
         steps[batch] = {
-            "step_flops": needs.flops,
-            "peak_bytes": needs.peak_bytes,
-            "argument_bytes": needs.argument_bytes,
-            "temporary_bytes": needs.temporary_bytes,
-            "convolutions": needs.convolutions,
-            "collectives": needs.collectives,
-            "fits": needs.peak_bytes <= usable,
-            "least_seconds": plan.fastest_seconds(needs, devices),
+            "step_flops": cost.flops,
+            "peak_bytes": cost.peak_bytes,
+            "argument_bytes": cost.argument_bytes,
+            "temporary_bytes": cost.temporary_bytes,
+            "convolutions": cost.convolutions,
+            "collectives": cost.collectives,
+            "fits": cost.peak_bytes <= usable,
+            "least_seconds": plan.fastest_seconds(cost, devices),
         }
     prediction = plan.prediction()
     largest, is_compiled = largest_batch(

@@ -17,7 +17,7 @@ def make_mesh(data: int, space: int) -> Mesh:
         ConfigError: more devices than there are, or a split of volumes whose gradients have not
             been proven right; devices of other processes that would be left out.
     """
-    mesh = mesh_of(jax.devices(), data, space)
+    mesh = make_mesh_of(jax.devices(), data, space)
     if jax.process_count() > 1 and mesh.size < jax.device_count():
         raise ConfigError(
             f"mesh.data is {data} and mesh.space {space}, and the {jax.process_count()} processes "
@@ -69,7 +69,7 @@ def local_value(array) -> np.ndarray:
     return np.asarray(array.addressable_data(0) if isinstance(array, jax.Array) else array)
 
 
-def mesh_of(devices, data: int, space: int) -> Mesh:
+def make_mesh_of(devices, data: int, space: int) -> Mesh:
     """`make_mesh` of given devices, which may be described ones.
 
     With `space` above 1, JAX is told to use its older partitioner, from here on: the default one

@@ -89,7 +89,7 @@ def local_devices(gpus: int, rank: int, tasks: int) -> list[int] | None:
 
 
 @contextlib.contextmanager
-def together():
+def distributed_session():
     """Context of a program that may be one of several processes; to be entered before JAX is used.
 
     A process that dies ends the others within half a minute: JAX's own service, which runs in the
@@ -190,7 +190,7 @@ def _hosts() -> list[str]:
     return [bytes(row[row > 0]).decode() for row in multihost_utils.process_allgather(name)]
 
 
-def in_turn(function: Callable):
+def first_process_first(function: Callable):
     """What the function returns, called by the first process before the others.
 
     For what writes files that all of them read.

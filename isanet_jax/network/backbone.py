@@ -19,21 +19,21 @@ from isanet_jax.network.blocks import (
     UpsampleConv,
     network_input,
     recompute,
-    widened,
+    to_float32,
 )
 from isanet_jax.network.config import MODALITIES, ModelConfig
-from isanet_jax.network.convolution import is_folded, max_pool
+from isanet_jax.network.convolution import max_pool
 
 
 class EncoderLevel(nnx.Module):
     """Residual, Residual, attention (the paper's RIPM without its pooling)."""
 
-    def __init__(self, config, inputs, outputs, attention, rngs):
+    def __init__(self, config, in_features, out_features, attention, rngs):
         self.config = config
-        folded = is_folded(config.convolution)
-        self.first = Residual(inputs, outputs, folded=folded, rngs=rngs)
-        self.second = Residual(outputs, outputs, folded=folded, rngs=rngs)
-        self.attention = attention and attention(outputs, config, rngs=rngs)
+        form = config.convolution
+        self.first = Residual(in_features, out_features, form=form, rngs=rngs)
+        self.second = Residual(out_features, out_features, form=form, rngs=rngs)
+        self.attention = attention and attention(out_features, config, rngs=rngs)
 
     def __call__(self, x):
         return recompute(self._blocks, self.config, "level")(x)
@@ -59,12 +59,12 @@ class Encoder(nnx.Module):
             )
             for level in range(config.levels)
         )
-        self.folded = is_folded(config.convolution)
+        self.form = config.convolution
 
     def __call__(self, x):
         features = []
         for index, level in enumerate(self.levels):
-            x = level(place(max_pool(x, self.folded)) if index else x)
+            x = level(place(max_pool(x, self.form)) if index else x)
             features.append(x)
         return features
 
@@ -72,17 +72,19 @@ class Encoder(nnx.Module):
 class DecoderLevel(nnx.Module):
     """Transposed convolution, concatenation, Residual (two as the text says), attention: DRIM.
 
-    `parts` is the number of further maps of `outputs` channels that are concatenated.
+    `parts` is the number of further maps of `out_features` channels that are concatenated.
     """
 
-    def __init__(self, config, inputs, outputs, parts, attention, *, rngs):
+    def __init__(self, config, in_features, out_features, parts, attention, *, rngs):
         self.config = config
-        folded = is_folded(config.convolution)
-        self.up = UpsampleConv(inputs, outputs, folded=folded, bias=config.bias, rngs=rngs)
-        self.residual = Residual((1 + parts) * outputs, outputs, folded=folded, rngs=rngs)
+        form = config.convolution
+        self.up = UpsampleConv(in_features, out_features, form=form, bias=config.bias, rngs=rngs)
+        self.residual = Residual((1 + parts) * out_features, out_features, form=form, rngs=rngs)
         has_second = config.reading == "text"
-        self.second = Residual(outputs, outputs, folded=folded, rngs=rngs) if has_second else None
-        self.attention = attention and attention(outputs, config, rngs=rngs)
+        self.second = (
+            Residual(out_features, out_features, form=form, rngs=rngs) if has_second else None
+        )
+        self.attention = attention and attention(out_features, config, rngs=rngs)
 
     def __call__(self, x, up_weight, parts):
         # The weight stays a Python number, which XLA removes where it is 1.
@@ -123,13 +125,13 @@ class ResidualUNet(nnx.Module):
     def __init__(self, config: ModelConfig, channels, rngs):
         self.encoder = Encoder(config, channels, None, rngs)
         self.decoder = Decoder(config, config.widths[-1], 1, None, rngs)
-        folded = is_folded(config.convolution)
-        self.head = Conv(config.width, 1, 1, folded=folded, bias=True, rngs=rngs)
+        form = config.convolution
+        self.head = Conv(config.width, 1, 1, form=form, bias=True, rngs=rngs)
 
     def __call__(self, x):
         maps = self.encoder(x)
         decoded = self.decoder(maps[-1], 1.0, [[skip] for skip in maps[:-1]])[0]
-        return widened(self.head(decoded)[..., 0])
+        return to_float32(self.head(decoded)[..., 0])
 
 
 class TwoBranchNet(nnx.Module):
@@ -154,8 +156,8 @@ class TwoBranchNet(nnx.Module):
         else:
             only = config.modalities[0]
             self.decoders = nnx.Dict({only: Decoder(config, deepest, 1, attention, rngs)})
-        folded = is_folded(config.convolution)
-        self.head = Conv(config.width, 1, 1, folded=folded, bias=config.bias, rngs=rngs)
+        form = config.convolution
+        self.head = Conv(config.width, 1, 1, form=form, bias=config.bias, rngs=rngs)
 
     def __call__(self, image: jax.Array) -> Output:
         """`image`: (B, D, H, W, 2) float32; channels (CT, PET), normalised."""
@@ -164,7 +166,7 @@ class TwoBranchNet(nnx.Module):
             name: self.encoders[name](image[..., index, None])
             for index, name in enumerate(self.config.modalities)
         }
-        return Output(widened(self.head(self._decode(features))[..., 0]))
+        return Output(to_float32(self.head(self._decode(features))[..., 0]))
 
     def _decode(self, features):
         if len(features) == 1:

@@ -18,9 +18,9 @@ from isanet_jax.errors import ConfigError
 from isanet_jax.network.config import MODALITIES, ModelConfig
 from isanet_jax.network.convolution import (
     conv3d,
-    doubling_conv3d,
-    halving_conv3d,
     is_folded,
+    strided_conv3d,
+    transposed_conv3d,
     upsample_conv3d,
 )
 
@@ -134,20 +134,43 @@ def _kept_backward(function, kept, gradient):
 _kept.defvjp(_kept_forward, _kept_backward)
 
 
-def _normal(rngs: nnx.Rngs, shape, deviation) -> np.ndarray:
-    """Draws from N(0, deviation^2).
+class ShapesOnly:
+    """In place of `nnx.Rngs`: makes a system whose parameters take no time and no memory."""
+
+
+def _draw(rngs: nnx.Rngs, shape, draw: Callable):
+    """`draw` (a NumPy generator -> float32 array) of `shape`, seeded by the next key of `rngs`.
 
     Drawn by NumPy: compiling jax.random for the network's hundred different shapes takes longer
     (37 s on two cores) than compiling the train step. Parameters become JAX's all at once, in
-    `isanet_jax.network.systems.create`: one by one, each shape would be compiled for.
+    `isanet_jax.network.systems.create`: one by one, each shape would be compiled for. Where the
+    key is traced (`nnx.eval_shape`, `jax.jit`), nothing is drawn before the function runs; of
+    `ShapesOnly`, nothing is drawn at all.
     """
-    generator = np.random.default_rng(np.asarray(jax.random.key_data(rngs.params())))
-    return generator.standard_normal(shape, np.float32) * np.float32(deviation)
+
+    def run(key):
+        return draw(np.random.default_rng(np.asarray(key)))
+
+    if isinstance(rngs, ShapesOnly):
+        return np.broadcast_to(np.float32(0), shape)
+    key = jax.random.key_data(rngs.params())
+    if isinstance(key, jax.core.Tracer):
+        return jax.pure_callback(run, jax.ShapeDtypeStruct(shape, np.float32), key)
+    return run(key)
+
+
+def _normal(rngs, shape, deviation):
+    """Draws from N(0, deviation^2)."""
+
+    def draw(generator):
+        return generator.standard_normal(shape, np.float32) * np.float32(deviation)
+
+    return _draw(rngs, shape, draw)
 
 
 def _uniform(rngs, shape, bound):
-    generator = np.random.default_rng(np.asarray(jax.random.key_data(rngs.params())))
-    return generator.uniform(-bound, bound, shape).astype(np.float32)
+    """Draws uniformly between -bound and bound."""
+    return _draw(rngs, shape, lambda g: g.uniform(-bound, bound, shape).astype(np.float32))
 
 
 def _he_normal(rngs, shape):
@@ -159,18 +182,30 @@ class Conv(nnx.Module):
     """Convolution k^3, zero-padded; He-normal kernel (fan-in), bias only where asked for."""
 
     def __init__(
-        self, inputs, outputs, size, *, folded, bias=False, stride=1, dilation=1, groups=1, rngs
+        self,
+        in_features,
+        out_features,
+        size,
+        *,
+        form,
+        bias=False,
+        stride=1,
+        dilation=1,
+        groups=1,
+        rngs,
     ):
-        self.kernel = nnx.Param(_he_normal(rngs, (size, size, size, inputs // groups, outputs)))
-        self.bias = nnx.Param(np.zeros(outputs, np.float32)) if bias else None
-        self.folded = folded
+        self.kernel = nnx.Param(
+            _he_normal(rngs, (size, size, size, in_features // groups, out_features))
+        )
+        self.bias = nnx.Param(np.zeros(out_features, np.float32)) if bias else None
+        self.form = form
         self.stride, self.dilation, self.groups = stride, dilation, groups
 
     def __call__(self, x):
         out = conv3d(
             x,
             self.kernel[...].astype(x.dtype),
-            self.folded,
+            self.form,
             stride=self.stride,
             dilation=self.dilation,
             groups=self.groups,
@@ -179,49 +214,51 @@ class Conv(nnx.Module):
         return out if self.bias is None else out + self.bias[...].astype(x.dtype)
 
 
-class HalvingConv(nnx.Module):
+class StridedConv(nnx.Module):
     """Convolution 2^3 with stride 2, no bias; the output has half the size."""
 
-    def __init__(self, inputs, outputs, *, rngs):
-        self.kernel = nnx.Param(_he_normal(rngs, (2, 2, 2, inputs, outputs)))
+    def __init__(self, in_features, out_features, *, rngs):
+        self.kernel = nnx.Param(_he_normal(rngs, (2, 2, 2, in_features, out_features)))
 
     def __call__(self, x):
-        return halving_conv3d(x, self.kernel[...].astype(x.dtype))
+        return strided_conv3d(x, self.kernel[...].astype(x.dtype))
 
 
-class DoublingConv(nnx.Module):
+class TransposedConv(nnx.Module):
     """Transposed convolution 2^3 with stride 2, no bias; the output has twice the size."""
 
-    def __init__(self, inputs, outputs, *, rngs):
+    def __init__(self, in_features, out_features, *, rngs):
         # Every output voxel is a sum over one tap: its fan-in is the input channels alone.
-        self.kernel = nnx.Param(_normal(rngs, (2, 2, 2, inputs, outputs), (2.0 / inputs) ** 0.5))
+        self.kernel = nnx.Param(
+            _normal(rngs, (2, 2, 2, in_features, out_features), (2.0 / in_features) ** 0.5)
+        )
 
     def __call__(self, x):
-        return doubling_conv3d(x, self.kernel[...].astype(x.dtype))
+        return transposed_conv3d(x, self.kernel[...].astype(x.dtype))
 
 
 class UpsampleConv(nnx.Module):
     """Transposed convolution 3^3 with stride 2; the output has twice the size."""
 
-    def __init__(self, inputs, outputs, *, folded, bias=True, rngs):
-        self.kernel = nnx.Param(_he_normal(rngs, (3, 3, 3, inputs, outputs)))
-        self.bias = nnx.Param(np.zeros(outputs, np.float32)) if bias else None
-        self.folded = folded
+    def __init__(self, in_features, out_features, *, form, bias=True, rngs):
+        self.kernel = nnx.Param(_he_normal(rngs, (3, 3, 3, in_features, out_features)))
+        self.bias = nnx.Param(np.zeros(out_features, np.float32)) if bias else None
+        self.form = form
 
     def __call__(self, x):
         kernel = self.kernel[...].astype(x.dtype)
-        out = place(upsample_conv3d(x, kernel, self.folded, split_depth=volumes_are_split()))
+        out = place(upsample_conv3d(x, kernel, self.form, split_depth=volumes_are_split()))
         return out if self.bias is None else out + self.bias[...].astype(x.dtype)
 
 
-def widened(x: jax.Array) -> jax.Array:
+def to_float32(x: jax.Array) -> jax.Array:
     """In float32, or float64 where it is: for what bfloat16 is too coarse for."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def normalise_instance(x: jax.Array) -> jax.Array:
     """Mean 0, variance 1 per sample and channel over the volume (biased, eps 1e-5), in float32."""
-    values = widened(x)
+    values = to_float32(x)
     centred = values - values.mean(SPACE, keepdims=True)
     return centred * jax.lax.rsqrt(jnp.square(centred).mean(SPACE, keepdims=True) + 1e-5)
 
@@ -240,9 +277,9 @@ class InstanceNorm(nnx.Module):
 class ConvBlock(nnx.Module):
     """Convolution k^3 without bias -> instance norm -> ReLU."""
 
-    def __init__(self, inputs, outputs, size, *, folded, rngs, **convolution):
-        self.conv = Conv(inputs, outputs, size, folded=folded, rngs=rngs, **convolution)
-        self.norm = InstanceNorm(outputs)
+    def __init__(self, in_features, out_features, size, *, form, rngs, **convolution):
+        self.conv = Conv(in_features, out_features, size, form=form, rngs=rngs, **convolution)
+        self.norm = InstanceNorm(out_features)
 
     def __call__(self, x):
         return jax.nn.relu(self.norm(self.conv(x)))
@@ -251,10 +288,12 @@ class ConvBlock(nnx.Module):
 class Residual(nnx.Module):
     """Eq. 1: ConvBlock(3) plus a shortcut: ConvBlock(1) where channels change, else identity."""
 
-    def __init__(self, inputs, outputs, *, folded, rngs):
-        self.body = ConvBlock(inputs, outputs, 3, folded=folded, rngs=rngs)
-        changes = inputs != outputs
-        self.shortcut = ConvBlock(inputs, outputs, 1, folded=folded, rngs=rngs) if changes else None
+    def __init__(self, in_features, out_features, *, form, rngs):
+        self.body = ConvBlock(in_features, out_features, 3, form=form, rngs=rngs)
+        changes = in_features != out_features
+        self.shortcut = (
+            ConvBlock(in_features, out_features, 1, form=form, rngs=rngs) if changes else None
+        )
 
     def __call__(self, x):
         return self.body(x) + (x if self.shortcut is None else self.shortcut(x))
@@ -263,28 +302,29 @@ class Residual(nnx.Module):
 class Dense(nnx.Module):
     """Fully connected layer with bias, weights from N(0, 0.01).
 
-    With `uniform`, weights and bias are uniform within 1 / sqrt(inputs), as PyTorch's layers start.
+    With `uniform`, weights and bias are uniform within 1 / sqrt(in_features), as PyTorch's layers
+    start.
     """
 
-    def __init__(self, inputs, outputs, *, uniform=False, rngs):
+    def __init__(self, in_features, out_features, *, uniform=False, rngs):
         if uniform:
-            kernel = _uniform(rngs, (inputs, outputs), inputs**-0.5)
-            bias = _uniform(rngs, (outputs,), inputs**-0.5)
+            kernel = _uniform(rngs, (in_features, out_features), in_features**-0.5)
+            bias = _uniform(rngs, (out_features,), in_features**-0.5)
         else:
-            kernel = _normal(rngs, (inputs, outputs), 0.01)
-            bias = np.zeros(outputs, np.float32)
+            kernel = _normal(rngs, (in_features, out_features), 0.01)
+            bias = np.zeros(out_features, np.float32)
         self.kernel, self.bias = nnx.Param(kernel), nnx.Param(bias)
 
     def __call__(self, x):
         return x @ self.kernel[...] + self.bias[...]
 
 
-class Perceptron(nnx.Module):
-    """Two fully connected layers with a ReLU between: (B, C) -> (B, outputs)."""
+class MLP(nnx.Module):
+    """Two fully connected layers with a ReLU between: (B, C) -> (B, out_features)."""
 
-    def __init__(self, inputs, hidden, outputs, *, uniform=False, rngs):
-        self.first = Dense(inputs, hidden, uniform=uniform, rngs=rngs)
-        self.second = Dense(hidden, outputs, uniform=uniform, rngs=rngs)
+    def __init__(self, in_features, hidden, out_features, *, uniform=False, rngs):
+        self.first = Dense(in_features, hidden, uniform=uniform, rngs=rngs)
+        self.second = Dense(hidden, out_features, uniform=uniform, rngs=rngs)
 
     def __call__(self, x):
         return self.second(jax.nn.relu(self.first(x)))
@@ -292,7 +332,7 @@ class Perceptron(nnx.Module):
 
 def global_mean(x: jax.Array) -> jax.Array:
     """Mean over the volume in float32: (B, D, H, W, C) -> (B, C)."""
-    return widened(x).mean(SPACE)
+    return to_float32(x).mean(SPACE)
 
 
 def scale_channels(x: jax.Array, factor: jax.Array) -> jax.Array:

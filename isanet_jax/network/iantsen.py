@@ -15,16 +15,16 @@ from isanet_jax.network.blocks import (
     recompute,
 )
 from isanet_jax.network.config import ModelConfig
-from isanet_jax.network.convolution import is_folded, max_pool
+from isanet_jax.network.convolution import max_pool
 from isanet_jax.network.se_norm import SENorm
 
 
 class _Block(nnx.Module):
     """Convolution with bias -> ReLU -> SE-Norm."""
 
-    def __init__(self, inputs, outputs, size, *, folded, rngs):
-        self.conv = Conv(inputs, outputs, size, folded=folded, bias=True, rngs=rngs)
-        self.norm = SENorm(outputs, rngs=rngs)
+    def __init__(self, in_features, out_features, size, *, form, rngs):
+        self.conv = Conv(in_features, out_features, size, form=form, bias=True, rngs=rngs)
+        self.norm = SENorm(out_features, rngs=rngs)
 
     def __call__(self, x):
         return self.norm(jax.nn.relu(self.conv(x)))
@@ -33,10 +33,12 @@ class _Block(nnx.Module):
 class _Residual(nnx.Module):
     """A block plus its input, through a 1^3 block where the channels change."""
 
-    def __init__(self, inputs, outputs, size, *, folded, rngs):
-        self.body = _Block(inputs, outputs, size, folded=folded, rngs=rngs)
-        changes = inputs != outputs
-        self.shortcut = _Block(inputs, outputs, 1, folded=folded, rngs=rngs) if changes else None
+    def __init__(self, in_features, out_features, size, *, form, rngs):
+        self.body = _Block(in_features, out_features, size, form=form, rngs=rngs)
+        changes = in_features != out_features
+        self.shortcut = (
+            _Block(in_features, out_features, 1, form=form, rngs=rngs) if changes else None
+        )
 
     def __call__(self, x):
         return self.body(x) + (x if self.shortcut is None else self.shortcut(x))
@@ -51,8 +53,8 @@ class Iantsen2020(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         self.config = config
-        self.folded = is_folded(config.convolution)
-        make = {"folded": self.folded, "rngs": rngs}
+        self.form = config.convolution
+        make = {"form": self.form, "rngs": rngs}
         widths = config.widths
         inputs = len(config.modalities)
         first = nnx.List(
@@ -80,7 +82,7 @@ class Iantsen2020(nnx.Module):
         x = network_input(image, self.config)
         skips = []
         for level, stage in enumerate(self.encoder):
-            x = max_pool(x, self.folded) if level else x
+            x = max_pool(x, self.form) if level else x
             for block in stage:
                 x = recompute(block, self.config, "block", "level")(x)
             skips.append(x)

@@ -9,15 +9,14 @@ from flax import nnx
 from isanet_jax.network.attention.scse import SCSE
 from isanet_jax.network.blocks import (
     Conv,
-    DoublingConv,
     InstanceNorm,
     Output,
     System,
+    TransposedConv,
     network_input,
     recompute,
 )
 from isanet_jax.network.config import ModelConfig
-from isanet_jax.network.convolution import is_folded
 from isanet_jax.network.se_norm import SENorm
 
 _MAX_GROWTH = 10  # the widest level has 320 channels where the first has 32
@@ -35,7 +34,7 @@ class _Stage(nnx.Module):
     """Two (convolution 3^3 -> norm -> LeakyReLU 0.01), then the attention, if any."""
 
     def __init__(self, inputs, outputs, *, stride, config, norm, bias, attention, rngs):
-        make = {"folded": is_folded(config.convolution), "bias": bias, "rngs": rngs}
+        make = {"form": config.convolution, "bias": bias, "rngs": rngs}
         self.convs = nnx.List(
             [Conv(inputs, outputs, 3, stride=stride, **make), Conv(outputs, outputs, 3, **make)]
         )
@@ -69,12 +68,12 @@ class NNUNet(nnx.Module):
             _Stage(a, b, stride=2 if level else 1, **make)
             for level, (a, b) in enumerate(zip(inputs, widths, strict=True))
         )
-        self.up = nnx.List(DoublingConv(b, a, rngs=rngs) for a, b in itertools.pairwise(widths))
+        self.up = nnx.List(TransposedConv(b, a, rngs=rngs) for a, b in itertools.pairwise(widths))
         self.decoder = nnx.List(_Stage(2 * w, w, stride=1, **make) for w in widths[:-1])
         supervised = max(config.levels - 2, 1) if config.deep_supervision else 1
-        folded = is_folded(config.convolution)
+        form = config.convolution
         self.heads = nnx.List(
-            Conv(w, 1, 1, folded=folded, bias=True, rngs=rngs) for w in widths[:supervised]
+            Conv(w, 1, 1, form=form, bias=True, rngs=rngs) for w in widths[:supervised]
         )
 
     def __call__(self, image: jax.Array) -> Output:

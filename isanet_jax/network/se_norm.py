@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from isanet_jax.network.blocks import Perceptron, global_mean, normalise_instance
+from isanet_jax.network.blocks import MLP, global_mean, normalise_instance
 
 
 class SENorm(nnx.Module):
@@ -15,8 +15,8 @@ class SENorm(nnx.Module):
 
     def __init__(self, channels, *, rngs):
         hidden = max(channels // 2, 1)
-        self.gamma = Perceptron(channels, hidden, channels, uniform=True, rngs=rngs)
-        self.beta = Perceptron(channels, hidden, channels, uniform=True, rngs=rngs)
+        self.gamma = MLP(channels, hidden, channels, uniform=True, rngs=rngs)
+        self.beta = MLP(channels, hidden, channels, uniform=True, rngs=rngs)
 
     def __call__(self, x):
         pooled = global_mean(x)

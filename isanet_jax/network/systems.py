@@ -13,7 +13,7 @@ from flax import nnx
 from isanet_jax import network
 from isanet_jax.errors import ConfigError
 from isanet_jax.network import attention
-from isanet_jax.network.blocks import Output, System
+from isanet_jax.network.blocks import Output, ShapesOnly, System
 from isanet_jax.network.config import ModelConfig
 
 
@@ -73,6 +73,12 @@ def create(config: ModelConfig, key: jax.Array) -> tuple[nnx.GraphDef, nnx.State
     module = SYSTEMS[config.name].make(config, rngs=nnx.Rngs(params=key))
     graphdef, params = nnx.split(module, nnx.Param)
     return graphdef, jax.device_put(params)
+
+
+def create_abstract(config: ModelConfig) -> tuple[nnx.GraphDef, nnx.State]:
+    """`create` without its numbers: the parameters are shapes and types, and nothing is drawn."""
+    graphdef, params = nnx.split(SYSTEMS[config.name].make(config, rngs=ShapesOnly()), nnx.Param)
+    return graphdef, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
 
 
 def apply(graphdef: nnx.GraphDef, params: nnx.State, image: jax.Array) -> Output:

@@ -8,16 +8,15 @@ from flax import nnx
 
 from isanet_jax.network.blocks import (
     Conv,
-    DoublingConv,
-    HalvingConv,
     InstanceNorm,
     Output,
+    StridedConv,
     System,
+    TransposedConv,
     network_input,
     recompute,
 )
 from isanet_jax.network.config import ModelConfig
-from isanet_jax.network.convolution import is_folded
 
 # Convolutions per stage, finest first; a fifth level and more have two.
 _DOWN, _UP = (1, 2, 3, 2), (1, 1, 2, 2)
@@ -44,9 +43,9 @@ class _Activated(_Normed):
         return jax.nn.elu(super().__call__(x))
 
 
-def _stage(channels, count, folded, rngs):
+def _stage(channels, count, form, rngs):
     return nnx.List(
-        _Activated(Conv(channels, channels, 5, folded=folded, rngs=rngs), channels)
+        _Activated(Conv(channels, channels, 5, form=form, rngs=rngs), channels)
         for _ in range(count)
     )
 
@@ -60,27 +59,27 @@ class VNet(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         self.config = config
-        folded = is_folded(config.convolution)
+        form = config.convolution
         inputs = len(config.modalities)
         widths = config.widths
         down = (*_DOWN, *[2] * config.levels)[: config.levels - 1]
         up = (*_UP, *[2] * config.levels)[: config.levels - 1]
         wide = [2 * w for w in widths[:-1]]  # upward stages: the level's width and its skip's
         below = (*wide[1:], widths[-1])
-        self.first = _Normed(Conv(inputs, widths[0], 5, folded=folded, rngs=rngs), widths[0])
+        self.first = _Normed(Conv(inputs, widths[0], 5, form=form, rngs=rngs), widths[0])
         self.halve = nnx.List(
-            _Activated(HalvingConv(a, b, rngs=rngs), b) for a, b in itertools.pairwise(widths)
+            _Activated(StridedConv(a, b, rngs=rngs), b) for a, b in itertools.pairwise(widths)
         )
         self.down = nnx.List(
-            _stage(w, n, folded, rngs) for w, n in zip(widths[1:], down, strict=True)
+            _stage(w, n, form, rngs) for w, n in zip(widths[1:], down, strict=True)
         )
         self.double = nnx.List(
-            _Activated(DoublingConv(a, b // 2, rngs=rngs), b // 2)
+            _Activated(TransposedConv(a, b // 2, rngs=rngs), b // 2)
             for a, b in zip(below, wide, strict=True)
         )
-        self.up = nnx.List(_stage(w, n, folded, rngs) for w, n in zip(wide, up, strict=True))
-        self.last = _Activated(Conv(wide[0], 2, 5, folded=folded, rngs=rngs), 2)
-        self.head = Conv(2, 1, 1, folded=folded, bias=True, rngs=rngs)
+        self.up = nnx.List(_stage(w, n, form, rngs) for w, n in zip(wide, up, strict=True))
+        self.last = _Activated(Conv(wide[0], 2, 5, form=form, rngs=rngs), 2)
+        self.head = Conv(2, 1, 1, form=form, bias=True, rngs=rngs)
 
     def __call__(self, image: jax.Array) -> Output:
         """`image`: (B, D, H, W, 2) float32; channels (CT, PET), normalised."""

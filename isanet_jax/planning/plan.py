@@ -16,16 +16,16 @@ from jax.experimental import topologies
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from isanet_jax.distributed.mesh import make_mesh, mesh_of
+from isanet_jax.distributed.mesh import make_mesh, make_mesh_of
 from isanet_jax.errors import ConfigError
 from isanet_jax.network import systems
 from isanet_jax.pipeline.dataset import batch_shapes
 from isanet_jax.planning.targets import GPUS, Gpu
 from isanet_jax.runtime import GPU_MEMORY_SHARE
 from isanet_jax.training.config import model_config
-from isanet_jax.training.needs import Needs, device_bytes, flops_of, needs_of
-from isanet_jax.training.optimizer import optimizer_of, schedule_of
-from isanet_jax.training.step import init_state, make_predict, make_train_step
+from isanet_jax.training.cost import StepCost, analyse_cost, count_flops, device_bytes
+from isanet_jax.training.optimizer import make_optimizer_from, make_schedule
+from isanet_jax.training.step import abstract_state, make_predict, make_train_step
 
 INSTALL = f"pip install jax-cuda12-plugin=={jax.__version__}"
 
@@ -53,7 +53,7 @@ def target_mesh(target: str, data: int, space: int = 1) -> Mesh:
         target_config=GPUS[target].config_proto(),
         topology=f"1x1x{data * space}",
     )
-    return mesh_of(topology.devices, data, space)
+    return make_mesh_of(topology.devices, data, space)
 
 
 class Plan:
@@ -72,10 +72,9 @@ class Plan:
         self.gpu: Gpu | None = GPUS.get(target)
         self.mesh = target_mesh(target, config["mesh"]["data"], config["mesh"]["space"])
         model = model_config(self.config)
-        self.optimizer = optimizer_of(schedule_of(self.config, 1), self.config)
-        self.graphdef, state = init_state(model, self.optimizer, 0)
-        self.parameters = systems.count_parameters(state.params)
-        self._state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
+        self.optimizer = make_optimizer_from(make_schedule(self.config, 1), self.config)
+        self.graphdef, self._state = abstract_state(model, self.optimizer)
+        self.parameters = systems.count_parameters(self._state.params)
 
     @property
     def usable_bytes(self) -> int:
@@ -84,7 +83,7 @@ class Plan:
             return device_bytes(jax.devices()[0])
         return int(GPU_MEMORY_SHARE * self.gpu.memory_bytes)
 
-    def train_step(self, batch: int) -> Needs:
+    def train_step(self, batch: int) -> StepCost:
         """What the real train step needs of each device, for a global batch."""
         shapes = batch_shapes(batch, self.config["data"]["size"])
         arrays = {name: jax.ShapeDtypeStruct(*of) for name, of in shapes.items()}
@@ -96,9 +95,9 @@ class Plan:
             )
             return step.lower(state, arrays)
 
-        return self._needs(lower, self._state, arrays)
+        return self._cost(lower, self._state, arrays)
 
-    def prediction(self) -> Needs:
+    def prediction(self) -> StepCost:
         """What the real prediction of one volume needs."""
         volume = jax.ShapeDtypeStruct((1, *[self.config["data"]["size"]] * 3), np.float32)
         # One volume: over the devices that share it.
@@ -113,26 +112,26 @@ class Plan:
             )
             return predict.lower(params, volume, volume)
 
-        return self._needs(lower, self._state.params, volume, mesh=one)
+        return self._cost(lower, self._state.params, volume, mesh=one)
 
-    def _needs(self, lower, replicated, batched, mesh=None):
+    def _cost(self, lower, replicated, batched, mesh=None):
         mesh = mesh or self.mesh
         here = make_mesh(1, 1)
-        flops = flops_of(lower(here, _placed(replicated, here), _placed(batched, here)))
+        flops = count_flops(lower(here, _placed(replicated, here), _placed(batched, here)))
         over_data = _placed(batched, mesh, "data")
         lowered = lower(mesh, _placed(replicated, mesh), over_data)
         with contextlib.nullcontext() if self.gpu is None else _not_kept():
-            return needs_of(lowered.compile(), flops)
+            return analyse_cost(lowered.compile(), flops)
 
-    def fastest_seconds(self, needs: Needs, devices: int) -> float:
+    def fastest_seconds(self, cost: StepCost, devices: int) -> float:
         """The roofline's lower bound of a call's time: nothing but its operations, or its reads.
 
         For the CPU, the rate is that of a matrix product on this machine, measured now.
         """
         if self.gpu is None:
-            return needs.flops / matrix_product_rate()
+            return cost.flops / matrix_product_rate()
         rate = 1e12 * self.gpu.tflops[self.config["model"]["dtype"]] * devices
-        return max(needs.flops / rate, needs.argument_bytes / self.gpu.bandwidth)
+        return max(cost.flops / rate, cost.argument_bytes / self.gpu.bandwidth)
 
 
 @contextlib.contextmanager

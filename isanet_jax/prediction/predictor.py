@@ -190,8 +190,9 @@ def _load(workdir, half, checkpoint):
         model = model_config(description["config"] | {"mesh": {"data": data, "space": space}})
         if half:
             model = dataclasses.replace(model, dtype="bfloat16")
-        structure["graphdef"], params = systems.create(model, jax.random.key(0))
-        return params
+        structure["graphdef"], params = systems.create_abstract(model)
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), params)
 
     params, description = load_params(workdir, make_params, which=checkpoint)
     return structure["graphdef"], params, description

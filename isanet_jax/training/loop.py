@@ -12,7 +12,7 @@ import numpy as np
 
 from isanet_jax.cases.ranges import scan_ranges
 from isanet_jax.distributed.mesh import batch_share, make_mesh, place_batch
-from isanet_jax.distributed.processes import in_turn
+from isanet_jax.distributed.processes import first_process_first
 from isanet_jax.errors import IsaNetError
 from isanet_jax.files import replace_when_done
 from isanet_jax.locks import only_here
@@ -63,7 +63,7 @@ def train(config: dict, workdir: Path, *, profiled_steps: int = 0) -> bool:
         check_labels(cohort, split_cohort(config, cohort))
         return cohort
 
-    cohort = in_turn(look)
+    cohort = first_process_first(look)
     is_first = jax.process_index() == 0
     with only_here(workdir, "train", "trains there") if is_first else contextlib.nullcontext():
         return _train_alone(config, workdir, mesh, cohort, profiled_steps)
@@ -109,7 +109,9 @@ def _train_alone(config, workdir, mesh, cohort, profiled_steps):
         print("compiling the train step: this takes a while the first time ...", flush=True)
         compiled = interruptibly(partial(compile_step, run, state))
         run = dataclasses.replace(run, train_step=compiled)
-        in_turn(partial(claim_workdir, workdir, config))  # nothing refuses the config any more
+        first_process_first(
+            partial(claim_workdir, workdir, config)
+        )  # nothing refuses the config any more
         record = RunLog(workdir, step, run.total_steps, run.steps_per_epoch)
         with record if is_first else NoLog() as log:
             return _train_steps(

@@ -39,7 +39,7 @@ def make_optimizer(
     return optax.chain(*parts)
 
 
-def schedule_of(config: dict, steps_per_epoch: int) -> optax.Schedule:
+def make_schedule(config: dict, steps_per_epoch: int) -> optax.Schedule:
     """The config's learning rate: step -> rate."""
     settings = config["optimizer"]
     peak = settings["peak_learning_rate"]
@@ -54,7 +54,7 @@ def schedule_of(config: dict, steps_per_epoch: int) -> optax.Schedule:
     )
 
 
-def optimizer_of(schedule: optax.Schedule, config: dict) -> optax.GradientTransformation:
+def make_optimizer_from(schedule: optax.Schedule, config: dict) -> optax.GradientTransformation:
     """The config's optimiser."""
     names = ("name", "b1", "b2", "momentum", "weight_decay", "clip_norm")
     return make_optimizer(schedule, **{name: config["optimizer"][name] for name in names})

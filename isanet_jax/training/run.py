@@ -20,8 +20,8 @@ from isanet_jax.training.config import (
     check_cohort,
     model_config,
 )
-from isanet_jax.training.needs import GIB, compile_with_needs, device_bytes
-from isanet_jax.training.optimizer import optimizer_of, schedule_of
+from isanet_jax.training.cost import GIB, compile_with_cost, device_bytes
+from isanet_jax.training.optimizer import make_optimizer_from, make_schedule
 from isanet_jax.training.step import init_state, make_predict, make_train_step
 
 # Of a device's memory, that a step may need for its memory to be kept for the next step: up to
@@ -92,8 +92,8 @@ def build_run(config, cohort, mesh):
     parts = split_cohort(config, cohort)
     train = config["train"]
     steps_per_epoch = train["steps_per_epoch"] or -(-len(parts.train) // train["batch"])
-    schedule = schedule_of(config, steps_per_epoch)
-    optimizer = optimizer_of(schedule, config)
+    schedule = make_schedule(config, steps_per_epoch)
+    optimizer = make_optimizer_from(schedule, config)
     graphdef, state = init_state(model_config(config), optimizer, config["seed"])
     state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
     print(
@@ -118,17 +118,17 @@ def compile_step(run, state):
     Raises:
         ConfigError: it needs more memory than a device has; names settings that need less.
     """
-    compiled, needs = compile_with_needs(run.train_step, state, run.config)
+    compiled, cost = compile_with_cost(run.train_step, state, run.config)
     return_memory()
     usable = device_bytes(jax.local_devices()[0])
     print(
-        f"a step: {needs.flops / 1e12:.3f} TFLOP, {needs.peak_bytes / GIB:.2f} GiB"
+        f"a step: {cost.flops / 1e12:.3f} TFLOP, {cost.peak_bytes / GIB:.2f} GiB"
         + (f" of {usable / GIB:.1f} GiB" if usable else "")
         + " a device",
         flush=True,
     )
-    if not usable or needs.peak_bytes <= usable:
-        if usable and needs.peak_bytes > usable * _KEPT_SHARE:
+    if not usable or cost.peak_bytes <= usable:
+        if usable and cost.peak_bytes > usable * _KEPT_SHARE:
             map_memory()
         return compiled
     for settings in _SAVINGS:
@@ -136,11 +136,11 @@ def compile_step(run, state):
         for name, value in settings.items():
             group, key = name.split(".")
             config[group][key] = run.mesh.size if name == "train.batch" else value
-        graphdef, _ = systems.create(model_config(config), jax.random.key(0))
-        optimizer = optimizer_of(run.schedule, config)
+        graphdef, _ = systems.create_abstract(model_config(config))
+        optimizer = make_optimizer_from(run.schedule, config)
         patch = config["data"]["patch"]
         step = make_train_step(graphdef, optimizer, run.mesh, loss=config["loss"], patch=patch)
-        _, less = compile_with_needs(step, state, config)
+        _, less = compile_with_cost(step, state, config)
         if less.peak_bytes <= usable:
             changes = " ".join(
                 f"--config.{name}={config[name.split('.')[0]][name.split('.')[1]]}"
@@ -151,7 +151,7 @@ def compile_step(run, state):
     else:
         advice = "use a smaller --config.data.patch, --config.model.width or data.size"
     raise ConfigError(
-        f"the train step needs {needs.peak_bytes / GIB:.2f} GiB on a device of "
+        f"the train step needs {cost.peak_bytes / GIB:.2f} GiB on a device of "
         f"{usable / GIB:.2f} GiB: {advice}. Start with these in a new --workdir"
     )
 

@@ -57,6 +57,14 @@ def init_state(model_config, optimizer, seed: int) -> tuple[nnx.GraphDef, TrainS
     return graphdef, state
 
 
+def abstract_state(model_config, optimizer) -> tuple[nnx.GraphDef, TrainState]:
+    """`init_state` without its numbers: shapes and types, for compiling and for loading."""
+    graphdef, params = systems.create_abstract(model_config)
+    key = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
+    step = jax.ShapeDtypeStruct((), jnp.int32)
+    return graphdef, TrainState(params, jax.eval_shape(optimizer.init, params), step, key)
+
+
 def make_train_step(graphdef, optimizer, mesh: Mesh, *, loss: dict, patch: int = 0) -> Callable:
     """Compiles (state, batch) -> (state, metrics); the state's memory is reused.
 

@@ -14,10 +14,10 @@ from tests.network import reference
 def forms(function, *arguments):
     """Values and gradients of the native and the folded form."""
     results = []
-    for folded in (False, True):
+    for form in ("native", "folded"):
 
-        def loss(*args, folded=folded):
-            out = function(*args, folded)
+        def loss(*args, form=form):
+            out = function(*args, form)
             return jnp.sum(out * jnp.cos(jnp.arange(out.size).reshape(out.shape))), out
 
         every = tuple(range(len(arguments)))
@@ -56,8 +56,8 @@ def test_convolutions_agree_with_each_other_and_with_numpy(generator, size, inpu
 def test_every_way_of_folding_is_the_native_convolution(
     generator, monkeypatch, shape, inputs, outputs, size
 ):
-    monkeypatch.setattr(convolution, "_MUCH_WORK", 0)
-    monkeypatch.setattr(convolution, "_MUCH_WORK_OF_FEW", 0)
+    monkeypatch.setattr(convolution.folded, "_MUCH_WORK", 0)
+    monkeypatch.setattr(convolution.folded, "_MUCH_WORK_OF_FEW", 0)
     x = random(generator, 2, *shape, inputs)
     kernel = random(generator, size, size, size, inputs, outputs) / size**1.5
     native, folded = forms(convolution.conv3d, x, kernel)
@@ -74,10 +74,10 @@ def test_toom_cook_is_the_correlation_to_rounding(generator, outputs, taps):
 
 
 def test_bfloat16_is_not_computed_by_points(generator, monkeypatch):
-    monkeypatch.setattr(convolution, "_MUCH_WORK", 0)
+    monkeypatch.setattr(convolution.folded, "_MUCH_WORK", 0)
     x, kernel = random(generator, 1, 12, 12, 12, 16), random(generator, 5, 5, 5, 16, 16)
-    half = convolution.conv3d(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16), True)
-    full = convolution.conv3d(x, kernel, True)
+    half = convolution.conv3d(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16), "folded")
+    full = convolution.conv3d(x, kernel, "folded")
     assert float(jnp.abs(half - full).max() / jnp.abs(full).max()) < 0.01
 
 
@@ -114,14 +114,14 @@ def test_strides_dilations_and_groups_are_those_of_scipy(generator, size, option
 
 def test_halving_is_a_strided_convolution_and_doubling_its_transpose(generator):
     x, kernel = random(generator, 2, 4, 6, 8, 3), random(generator, 2, 2, 2, 3, 5)
-    halved = convolution.halving_conv3d(x, kernel)
+    halved = convolution.strided_conv3d(x, kernel)
     numbers = ("NDHWC", "DHWIO", "NDHWC")
     expected = lax.conv_general_dilated(x, kernel, (2,) * 3, "VALID", dimension_numbers=numbers)
     np.testing.assert_allclose(halved, expected, atol=1e-4)
     # The transpose of a linear map is its gradient.
     small = random(generator, 2, 2, 3, 4, 5)
-    _, transpose = jax.vjp(lambda v: convolution.halving_conv3d(v, kernel), x)
-    doubled = convolution.doubling_conv3d(small, kernel.swapaxes(3, 4))
+    _, transpose = jax.vjp(lambda v: convolution.strided_conv3d(v, kernel), x)
+    doubled = convolution.transposed_conv3d(small, kernel.swapaxes(3, 4))
     np.testing.assert_allclose(doubled, transpose(small)[0], atol=1e-4)
 
 
@@ -136,7 +136,7 @@ def test_transposed_convolutions_agree_with_each_other_and_with_numpy(generator)
     x, kernel = random(generator, 2, 2, 3, 4, 3), random(generator, 3, 3, 3, 3, 2)
     native, folded = forms(convolution.upsample_conv3d, x, kernel)
     assert native[0].shape == (2, 4, 6, 8, 2)
-    split = convolution.upsample_conv3d(x, kernel, False, split_depth=True)
+    split = convolution.upsample_conv3d(x, kernel, "native", split_depth=True)
     np.testing.assert_allclose(split, native[0], atol=1e-5)
     for a, b in zip(native, folded, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)

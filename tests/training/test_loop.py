@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from isanet_jax.cases.case import read_case
-from isanet_jax.distributed.mesh import make_mesh, mesh_of
+from isanet_jax.distributed.mesh import make_mesh, make_mesh_of
 from isanet_jax.errors import CheckpointError, ConfigError, DataError, IsaNetError
 from isanet_jax.locks import only_here
 from isanet_jax.network import systems
@@ -23,8 +23,8 @@ from isanet_jax.prediction.predictor import Predictor
 from isanet_jax.training import loop
 from isanet_jax.training.checkpoint import Checkpoints, load_params
 from isanet_jax.training.config import model_config
+from isanet_jax.training.cost import StepCost
 from isanet_jax.training.log import RunLog, read_log
-from isanet_jax.training.needs import Needs
 from isanet_jax.training.optimizer import make_optimizer
 from isanet_jax.training.step import init_state, make_predict, make_train_step
 
@@ -207,7 +207,7 @@ def test_one_step_of_two_samples_is_the_mean_of_their_gradients(config, cohort):
 
 def test_meshes_that_are_not_proven_are_refused():
     with pytest.raises(ConfigError, match="1 x 3; gradients of split volumes have been proven"):
-        mesh_of(jax.devices() * 3, 1, 3)
+        make_mesh_of(jax.devices() * 3, 1, 3)
     with pytest.raises(ConfigError, match="mesh.data is 99"):
         make_mesh(99, 1)
 
@@ -315,9 +315,9 @@ def test_a_step_that_cannot_fit_is_refused_with_what_would(
 
     def needs(train_step, state, config):
         peak = 8 if config["model"]["remat"] == "none" else 5
-        return None, Needs(1e9, peak * 2**30, 0, 0, 0, {})
+        return None, StepCost(1e9, peak * 2**30, 0, 0, 0, {})
 
-    monkeypatch.setattr(loop, "compile_with_needs", needs)
+    monkeypatch.setattr(loop, "compile_with_cost", needs)
     monkeypatch.setattr(loop, "device_bytes", lambda _: usable * 2**30)
     with pytest.raises(ConfigError, match=message):
         loop.train(config, tmp_path / "run")
@@ -383,7 +383,7 @@ def test_a_signal_is_heard_while_the_step_is_compiled(config, tmp_path, monkeypa
         compiling.wait(60)
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(loop, "compile_with_needs", compile_slowly)
+    monkeypatch.setattr(loop, "compile_with_cost", compile_slowly)
     threading.Thread(target=interrupt, daemon=True).start()
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):

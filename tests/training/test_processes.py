@@ -232,7 +232,7 @@ def test_processes_that_do_not_meet_say_so():
     code = (
         "from isanet_jax.training import processes\n"
         "processes._MEET_WITHIN = 5\n"
-        "with processes.together():\n"
+        "with processes.distributed_session():\n"
         "    pass\n"
     )
     with socket.socket() as free:

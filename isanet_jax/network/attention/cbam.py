@@ -7,15 +7,14 @@ from flax import nnx
 from isanet_jax.network.attention.se import reduced
 from isanet_jax.network.backbone import two_branch
 from isanet_jax.network.blocks import (
+    MLP,
     SPACE,
     Conv,
     InstanceNorm,
-    Perceptron,
     global_mean,
     scale_channels,
 )
 from isanet_jax.network.config import ModelConfig
-from isanet_jax.network.convolution import is_folded
 
 
 class CBAM(nnx.Module):
@@ -26,8 +25,8 @@ class CBAM(nnx.Module):
     """
 
     def __init__(self, channels, config: ModelConfig, *, rngs):
-        self.perceptron = Perceptron(channels, reduced(channels), channels, rngs=rngs)
-        self.conv = Conv(2, 1, 7, folded=is_folded(config.convolution), rngs=rngs)
+        self.perceptron = MLP(channels, reduced(channels), channels, rngs=rngs)
+        self.conv = Conv(2, 1, 7, form=config.convolution, rngs=rngs)
         self.norm = InstanceNorm(1)
 
     def __call__(self, x):

@@ -7,9 +7,8 @@ from flax import nnx
 from isanet_jax.errors import ConfigError
 from isanet_jax.network.attention.se import ChannelGate
 from isanet_jax.network.backbone import two_branch
-from isanet_jax.network.blocks import SPACE, Conv, ConvBlock, widened
+from isanet_jax.network.blocks import SPACE, Conv, ConvBlock, to_float32
 from isanet_jax.network.config import ModelConfig
-from isanet_jax.network.convolution import is_folded
 
 
 def fuse(q: jax.Array, k: jax.Array, fusion: str) -> jax.Array:
@@ -23,7 +22,7 @@ def fuse(q: jax.Array, k: jax.Array, fusion: str) -> jax.Array:
         ConfigError: a matrix product of slices that are not square.
     """
     if fusion == "product":
-        return widened(q) * widened(k)
+        return to_float32(q) * to_float32(k)
     height, width = q.shape[2:4]
     if height != width:
         raise ConfigError(
@@ -43,12 +42,12 @@ class ISA(nnx.Module):
     """
 
     def __init__(self, channels, config: ModelConfig, *, rngs):
-        folded = is_folded(config.convolution)
+        form = config.convolution
         self.channel_gate = ChannelGate(channels, 2 * channels, rngs=rngs)  # Eqs. 2-3
-        self.query = ConvBlock(channels, channels, 3, folded=folded, rngs=rngs)
-        self.key = ConvBlock(channels, channels, 5, folded=folded, rngs=rngs)
-        self.value = ConvBlock(channels, channels, 1, folded=folded, rngs=rngs)
-        self.output = Conv(2 * channels, channels, 1, folded=folded, bias=config.bias, rngs=rngs)
+        self.query = ConvBlock(channels, channels, 3, form=form, rngs=rngs)
+        self.key = ConvBlock(channels, channels, 5, form=form, rngs=rngs)
+        self.value = ConvBlock(channels, channels, 1, form=form, rngs=rngs)
+        self.output = Conv(2 * channels, channels, 1, form=form, bias=config.bias, rngs=rngs)
         self.fusion, self.weight_scale = config.fusion, config.weight_scale
         self.reading = config.reading
 

@@ -7,7 +7,6 @@ from flax import nnx
 from isanet_jax.network.attention.se import ChannelGate
 from isanet_jax.network.blocks import Conv
 from isanet_jax.network.config import ModelConfig
-from isanet_jax.network.convolution import is_folded
 
 
 class SCSE(nnx.Module):
@@ -15,9 +14,7 @@ class SCSE(nnx.Module):
 
     def __init__(self, channels, config: ModelConfig, *, rngs):
         self.channel = ChannelGate(channels, max(channels // 2, 1), rngs=rngs)
-        self.space = Conv(
-            channels, 1, 1, folded=is_folded(config.convolution), bias=True, rngs=rngs
-        )
+        self.space = Conv(channels, 1, 1, form=config.convolution, bias=True, rngs=rngs)
 
     def __call__(self, x):
         return jnp.maximum(self.channel(x), x * jax.nn.sigmoid(self.space(x)))

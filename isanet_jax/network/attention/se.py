@@ -4,7 +4,7 @@ import jax
 from flax import nnx
 
 from isanet_jax.network.backbone import two_branch
-from isanet_jax.network.blocks import Perceptron, global_mean, scale_channels
+from isanet_jax.network.blocks import MLP, global_mean, scale_channels
 from isanet_jax.network.config import ModelConfig
 
 
@@ -17,7 +17,7 @@ class ChannelGate(nnx.Module):
     """Channels scaled by sigmoid(FC(relu(FC(global mean)))), C -> hidden -> C."""
 
     def __init__(self, channels, hidden, *, rngs):
-        self.perceptron = Perceptron(channels, hidden, channels, rngs=rngs)
+        self.perceptron = MLP(channels, hidden, channels, rngs=rngs)
 
     def __call__(self, x):
         return scale_channels(x, jax.nn.sigmoid(self.perceptron(global_mean(x))))

@@ -7,9 +7,8 @@ from flax import nnx
 from isanet_jax.errors import ConfigError
 from isanet_jax.network.attention.se import reduced
 from isanet_jax.network.backbone import two_branch
-from isanet_jax.network.blocks import ConvBlock, Perceptron, global_mean, scale_channels
+from isanet_jax.network.blocks import MLP, ConvBlock, global_mean, scale_channels
 from isanet_jax.network.config import ModelConfig
-from isanet_jax.network.convolution import is_folded
 
 _GROUPS = 4  # of the authors' 3D version
 
@@ -32,12 +31,12 @@ class SK(nnx.Module):
             )
         self.branches = nnx.List(
             ConvBlock(
-                channels, channels, 3, folded=is_folded(config.convolution), dilation=dilation,
+                channels, channels, 3, form=config.convolution, dilation=dilation,
                 groups=_GROUPS, rngs=rngs,
             )
             for dilation in (1, 2)
         )  # fmt: skip
-        self.perceptron = Perceptron(channels, reduced(channels, 4), 2 * channels, rngs=rngs)
+        self.perceptron = MLP(channels, reduced(channels, 4), 2 * channels, rngs=rngs)
 
     def __call__(self, x):
         maps = [branch(x) for branch in self.branches]

@@ -17,7 +17,7 @@ _BITS = {"f64": 64, "s64": 64, "u64": 64, "bf16": 16, "f16": 16, "pred": 8, "s8"
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
 
-class Needs(NamedTuple):
+class StepCost(NamedTuple):
     """Of one call, on each device.
 
     Attributes:
@@ -36,7 +36,7 @@ class Needs(NamedTuple):
     collectives: dict[str, dict[str, int]]
 
 
-def needs_of(compiled: jax.stages.Compiled, flops: float) -> Needs:
+def analyse_cost(compiled: jax.stages.Compiled, flops: float) -> StepCost:
     """Reads what XLA says of a compiled function.
 
     On the CPU, whose compiler states no peak, it is the arguments and temporaries together.
@@ -48,17 +48,17 @@ def needs_of(compiled: jax.stages.Compiled, flops: float) -> Needs:
     peak = memory.peak_memory_in_bytes
     if peak < max(memory.argument_size_in_bytes, memory.temp_size_in_bytes):
         peak = whole
-    return Needs(
+    return StepCost(
         flops=flops,
         peak_bytes=peak,
         argument_bytes=memory.argument_size_in_bytes,
         temporary_bytes=memory.temp_size_in_bytes,
         convolutions=len(re.findall(r'custom_call_target="__cudnn\$conv', text)),
-        collectives=collectives_of(text),
+        collectives=analyse_collectives(text),
     )
 
 
-def collectives_of(text: str) -> dict[str, dict[str, int]]:
+def analyse_collectives(text: str) -> dict[str, dict[str, int]]:
     """Counts the collective operations in a compiled function's text, and the bytes they give."""
     found = {}
     for result, kind, start in re.findall(rf"= (.*?) ({'|'.join(_COLLECTIVES)})(-start)?\(", text):
@@ -77,7 +77,7 @@ def collectives_of(text: str) -> dict[str, dict[str, int]]:
     return found
 
 
-def compile_with_needs(train_step, state, config: dict) -> tuple[jax.stages.Compiled, Needs]:
+def compile_with_cost(train_step, state, config: dict) -> tuple[jax.stages.Compiled, StepCost]:
     """Compiles a jitted train step for the batches that a config trains on.
 
     Args:
@@ -95,14 +95,14 @@ def compile_with_needs(train_step, state, config: dict) -> tuple[jax.stages.Comp
     try:
         lowered = train_step.lower(state, batch)
         with ThreadPoolExecutor(1) as pool:  # counting takes a second where compiling is cached
-            flops = pool.submit(flops_of, lowered)
+            flops = pool.submit(count_flops, lowered)
             compiled = lowered.compile()
-            return compiled, needs_of(compiled, flops.result())
+            return compiled, analyse_cost(compiled, flops.result())
     finally:
         gc.enable()
 
 
-def flops_of(lowered: jax.stages.Lowered) -> float:
+def count_flops(lowered: jax.stages.Lowered) -> float:
     """Floating-point operations of a function as XLA counts them, before optimisation."""
     return float((lowered.cost_analysis() or {}).get("flops", 0.0))
 
