@@ -1,7 +1,6 @@
 """Scores a trained run, or anyone's masks: python eval.py --help."""
 
-from isanet_jax import runtime
-from isanet_jax.cli.evaluate import main
+from isanet_jax.cli import run
 
 if __name__ == "__main__":
-    runtime.run(main)
+    run("eval")

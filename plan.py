@@ -1,7 +1,6 @@
-"""Says what training and prediction need of a device: python plan.py --help."""
+"""Says what a config needs of devices that are not attached: python plan.py --help."""
 
-from isanet_jax import runtime
-from isanet_jax.cli.plan import main
+from isanet_jax.cli import run
 
 if __name__ == "__main__":
-    runtime.run(main)
+    run("plan")

@@ -1,7 +1,6 @@
-"""Predicts tumour masks with a trained run: python predict.py --help."""
+"""Predicts tumour masks: python predict.py --help."""
 
-from isanet_jax import runtime
-from isanet_jax.cli.predict import main
+from isanet_jax.cli import run
 
 if __name__ == "__main__":
-    runtime.run(main)
+    run("predict")

@@ -1,7 +1,6 @@
-"""Prepares raw PET/CT scans for training: python prepare.py {hecktor,sts,table,phantom} --help."""
+"""Prepares raw PET/CT scans for training: python prepare.py --help."""
 
-from isanet_jax import runtime
-from isanet_jax.cli.prepare import main
+from isanet_jax.cli import run
 
 if __name__ == "__main__":
-    runtime.run(main)
+    run("prepare")

@@ -6,7 +6,7 @@ It makes the phantoms where they are missing; nothing has to be downloaded.
     python eval.py --workdir runs/demo
 """
 
-from configs import hecktor
+from isanet_jax.configs import hecktor
 
 
 def get_config():

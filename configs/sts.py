@@ -8,7 +8,7 @@ than 144 mm, so its "1 mm and 144^3" cannot both hold; here the field of view is
     python eval.py --workdir runs/s0
 """
 
-from configs import hecktor
+from isanet_jax.configs import hecktor
 
 
 def get_config():

@@ -1,13 +1,17 @@
 """Folders that one program at a time may write to."""
 
 import contextlib
-import fcntl
 import os
 import socket
 import time
 from pathlib import Path
 
 from isanet_jax.errors import ConfigError
+
+try:
+    import fcntl
+except ImportError:  # Windows: programs are not kept apart there
+    fcntl = None
 
 
 def try_lock(path):
@@ -23,6 +27,8 @@ def try_lock(path):
     """
     file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (closing it is letting it go)
     try:
+        if fcntl is None:
+            return file
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()

@@ -1,4 +1,4 @@
-"""What the programs share on the command line."""
+"""What a process of this package has: memory, cache and platform settings, signals, its end."""
 
 import contextlib
 import ctypes
@@ -20,15 +20,14 @@ from isanet_jax.errors import ConfigError, IsaNetError
 # glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -3, -4, -8
 GPU_MEMORY_SHARE = 0.92  # of a GPU, that JAX takes and plan.py counts on
+_SCRIPTS = tuple(f"{n}.py" for n in ("prepare", "train", "eval", "predict", "compare", "plan"))
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_READER = (errno.EPIPE, errno.EIO)  # of a pipe that was closed, a terminal that is gone
 
 
 def run(program) -> None:
     """Runs a program; an error that is the user's to resolve ends it with one line and status 2."""
-    keep_compiled()
-    keep_memory()
-    choose_platform()
+    setup()
     quieten_libraries()
     sys.stdout, sys.stderr = KeptOpen(sys.stdout), KeptOpen(sys.stderr)
     try:
@@ -45,6 +44,29 @@ def run(program) -> None:
         say_at_once("interrupted; run the same command again to go on")
         sys.stdout.flush()
         os._exit(130)  # a compiler may still be at work in another thread, and cannot be stopped
+
+
+def setup() -> None:
+    """What the programs set before JAX is imported; for notebooks: call it first.
+
+    Compiled functions are kept in the user's cache folder, memory of large arrays is kept for the
+    next ones, and JAX is kept from failing on a missing GPU driver. Importing the package alone
+    changes nothing.
+    """
+    keep_compiled()
+    keep_memory()
+    choose_platform()
+
+
+def command(name: str) -> str:
+    """How the user calls a program: `python train.py` in a clone, else `isanet train`."""
+    is_script = Path(sys.argv[0]).name in _SCRIPTS
+    return f"python {name}.py" if is_script else f"isanet {name}"
+
+
+def config_name(name: str) -> str:
+    """How the user names a config: `configs/hecktor.py` in a clone, else `hecktor`."""
+    return f"configs/{name}.py" if Path(sys.argv[0]).name in _SCRIPTS else name
 
 
 class KeptOpen:

@@ -6,7 +6,7 @@
 cores. See paper.py beside this.
 """
 
-from configs.compare import paper
+from isanet_jax.configs.compare import paper
 
 
 def get_config(options: str = ""):

@@ -8,7 +8,7 @@ fold that is not reported.
     python compare.py --config configs/compare/isa_readings_sts.py:smoke --workdir runs/readings
 """
 
-from configs.compare import paper
+from isanet_jax.configs.compare import paper
 
 
 def get_config(options: str = ""):

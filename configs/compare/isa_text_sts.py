@@ -5,7 +5,7 @@
 What differs is in docs/decisions.md, what was measured in docs/comparisons/README.md.
 """
 
-from configs.compare import paper
+from isanet_jax.configs.compare import paper
 
 
 def get_config(options: str = ""):

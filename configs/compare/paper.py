@@ -20,7 +20,7 @@ import importlib
 
 from ml_collections import ConfigDict
 
-from configs import hecktor, sts
+from isanet_jax.configs import hecktor, sts
 
 DATASETS = {"sts": sts, "hecktor": hecktor}
 OWN = ("iantsen2020", "xie2020", "xie2021", "an2021")  # systems with a file in configs/own
@@ -223,7 +223,7 @@ def _smoke_settings(settings, protocol):
 
 def _own_recipe(name):
     """What a system's own config changes in configs/hecktor.py."""
-    own = importlib.import_module(f"configs.own.{name}").get_config().to_dict()
+    own = importlib.import_module(f"isanet_jax.configs.own.{name}").get_config().to_dict()
     return _difference(hecktor.get_config().to_dict(), own)
 
 

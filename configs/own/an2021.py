@@ -6,7 +6,7 @@ command trains all three networks:
     python train.py --config configs/own/an2021.py --workdir runs/an0
 """
 
-from configs import hecktor
+from isanet_jax.configs import hecktor
 
 
 def get_config():

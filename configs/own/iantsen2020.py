@@ -9,7 +9,7 @@ the prediction. Epochs, batch and learning rates are those of the public configu
     python predict.py --workdir runs/i0 runs/i4 ... --table scans.csv --output masks
 """
 
-from configs import hecktor
+from isanet_jax.configs import hecktor
 
 
 def get_config():

@@ -1,6 +1,6 @@
 """What the two systems built on nnU-Net share: nnU-Net's recipe. Not a system by itself."""
 
-from configs import hecktor
+from isanet_jax.configs import hecktor
 
 
 def get_config():

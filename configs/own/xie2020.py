@@ -3,7 +3,7 @@
 python train.py --config configs/own/xie2020.py --workdir runs/x0
 """
 
-from configs.own import nnunet
+from isanet_jax.configs.own import nnunet
 
 
 def get_config():

@@ -9,7 +9,7 @@ The mean of the five folds' probabilities is the prediction:
       --output masks
 """
 
-from configs.own import nnunet
+from isanet_jax.configs.own import nnunet
 
 
 def get_config():

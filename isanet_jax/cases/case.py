@@ -17,6 +17,7 @@ import numpy as np
 
 from isanet_jax.errors import DataError
 from isanet_jax.files import replace_when_done
+from isanet_jax.runtime import command
 from isanet_jax.volume import Volume
 
 FORMAT = 1
@@ -126,7 +127,7 @@ class StoredCase:
                 f"the prepared case has changed since the program began ({error})",
                 case=self._path.stem,
                 file=self._path,
-                action="Run prepare.py again, which makes it anew, and then this command",
+                action=f"Run {command('prepare')} again, which makes it anew, then this command",
             ) from error
         return Case(**arrays, meta=self.meta)
 
@@ -156,15 +157,18 @@ def _read(path, names):
             return {name: _read_array(archive, f"{name}.npy") for name in names}
     except FileNotFoundError as error:
         raise DataError(
-            "no such file", file=path, wanted="a prepared case", action="Run prepare.py again"
+            "no such file",
+            file=path,
+            wanted="a prepared case",
+            action=f"Run {command('prepare')} again",
         ) from error
     except _DAMAGE as error:
         raise DataError(
             f"the prepared case is damaged ({error})",
             case=path.stem,
             file=path,
-            action="Delete the file and run the same prepare.py command again: it makes this case "
-            "anew and keeps the others",
+            action=f"Delete the file and run the same {command('prepare')} again: it makes this "
+            "case anew and keeps the others",
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with a cohort, before hours are spent on it: `prepare.py check`."""
+"""What is wrong with a cohort, before hours are spent on it: `prepare check`."""
 
 import hashlib
 import html

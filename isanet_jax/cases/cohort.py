@@ -18,6 +18,7 @@ from isanet_jax.datasets.table import read_table
 from isanet_jax.errors import DataError, failure_of
 from isanet_jax.files import write_json
 from isanet_jax.parallel import in_processes
+from isanet_jax.runtime import command
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +50,8 @@ def read_cohort(folder) -> Cohort:
     """
     folder = Path(folder)
     how = (
-        f"Prepare your scans first, for example: python prepare.py hecktor --source DIR --output "
-        f"{folder} (also sts, table; see README.md). {HECKTOR_HOW}"
+        f"Prepare your scans first, for example: {command('prepare')} hecktor --source DIR "
+        f"--output {folder} (also sts, table; see README.md). {HECKTOR_HOW}"
     )
     if not folder.is_dir():
         raise DataError("no such folder", file=folder, wanted="prepared cases", action=how)
@@ -84,7 +85,7 @@ def read_cohort(folder) -> Cohort:
         raise DataError(
             f"manifest, folds and files disagree on {', '.join(missing[:5])}",
             file=folder,
-            action="Run the same prepare.py command again: it makes what is missing",
+            action=f"Run the same {command('prepare')} again: it makes what is missing",
         )
     return Cohort(folder, manifest["settings"], cases, folds["fold_of"])
 

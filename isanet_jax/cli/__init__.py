@@ -1,1 +1,39 @@
 """The command line: `isanet COMMAND`, a file per command."""
+
+import importlib
+import sys
+
+import isanet_jax
+from isanet_jax import runtime
+
+# Command -> (its module here, one line).
+COMMANDS = {
+    "prepare": ("prepare", "prepares raw PET/CT scans for training; also check and convert"),
+    "train": ("train", "trains a network, or resumes a run that was stopped"),
+    "eval": ("evaluate", "scores a trained run, or anyone's masks"),
+    "predict": ("predict", "predicts tumour masks, as NIfTI or DICOM"),
+    "compare": ("compare", "trains and compares methods over folds"),
+    "plan": ("plan", "says what a config needs of devices that need not be attached"),
+}
+
+
+def run(name: str) -> None:
+    """Runs a command on the arguments in `sys.argv`."""
+    module, _ = COMMANDS[name]
+    runtime.run(importlib.import_module(f"{__name__}.{module}").main)
+
+
+def main() -> None:
+    """The command `isanet`."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("-h", "--help"):
+        print("usage: isanet COMMAND [...]; isanet COMMAND --help\n")
+        print("\n".join(f"  {name:8} {text}" for name, (_, text) in COMMANDS.items()))
+    elif name == "--version":
+        print(isanet_jax.__version__)
+    elif name in COMMANDS:
+        sys.argv = [f"isanet {name}", *sys.argv[2:]]
+        run(name)
+    else:
+        print(f"error: no command {name!r}; choose from {', '.join(COMMANDS)}", file=sys.stderr)
+        sys.exit(2)

@@ -1,25 +1,20 @@
 """The command line of predict.py."""
 
 import argparse
-import contextlib
 import csv
-import resource
 import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from isanet_jax.datasets.layout import Scan, box_from_lps
 from isanet_jax.datasets.table import read_table
-from isanet_jax.dicom import is_dicom
 from isanet_jax.errors import ConfigError, DataError, failure_of
-from isanet_jax.files import check_new, replace_when_done
-from isanet_jax.volume import NIFTI_SUFFIXES, Volume, check_output, read_volume, write_volume
-
-_SUFFIXES = {"nifti": ".nii.gz", "dicom-seg": ".seg.dcm", "rtstruct": ".rtstruct.dcm"}
+from isanet_jax.files import check_new
+from isanet_jax.prediction.write import SUFFIXES
+from isanet_jax.volume import NIFTI_SUFFIXES, check_output
 
 
 def parser() -> argparse.ArgumentParser:
@@ -46,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument(
         "--format",
         default="nifti",
-        help=f"of the masks, comma-separated: {', '.join(_SUFFIXES)}; the DICOM ones need the CT "
+        help=f"of the masks, comma-separated: {', '.join(SUFFIXES)}; the DICOM ones need the CT "
         "as DICOM, and stand beside the NIfTI with other endings (default: nifti)",
     )
     root.add_argument(
@@ -122,16 +117,25 @@ def main(arguments=None) -> None:
             print(f"[{number}/{len(jobs)}] {outcome}", flush=True)
     if len(jobs) > 1:
         seconds = time.perf_counter() - started
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         print(
             f"{len(jobs)} cases in {seconds:.1f} s, compilation included "
-            f"({len(jobs) / seconds:.2f} cases/s); peak memory of the host {peak:.2f} GiB"
+            f"({len(jobs) / seconds:.2f} cases/s){_peak_memory()}"
         )
     if failures:
         raise DataError(
             f"{len(failures)} of {len(jobs)} cases failed (see above)",
             action="The others are written; go on with --skip-existing" if len(jobs) > 1 else None,
         )
+
+
+def _peak_memory():
+    """The host's, for the last line; "" on systems that do not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return ""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return f"; peak memory of the host {peak:.2f} GiB"
 
 
 def _check_outputs(args, jobs):
@@ -159,9 +163,9 @@ def _check_outputs(args, jobs):
 def _jobs(args):
     """(scan, {format of the mask, "probability" or "uncertainty": its path}) per case."""
     formats = args.format.split(",")
-    unknown = [name for name in formats if name not in _SUFFIXES]
+    unknown = [name for name in formats if name not in SUFFIXES]
     if unknown:
-        raise ConfigError(f"--format is {args.format!r}; choose from {', '.join(_SUFFIXES)}")
+        raise ConfigError(f"--format is {args.format!r}; choose from {', '.join(SUFFIXES)}")
     maps = {k: Path(v) for k in ("probability", "uncertainty") if (v := getattr(args, k))}
     output = Path(args.output)
     if args.table:
@@ -170,7 +174,7 @@ def _jobs(args):
         jobs = []
         for scan in read_table(args.table, with_label=False):
             paths = {kind: place / f"{scan.case}.nii.gz" for kind, place in maps.items()}
-            paths |= {kind: output / f"{scan.case}{_SUFFIXES[kind]}" for kind in formats}
+            paths |= {kind: output / f"{scan.case}{SUFFIXES[kind]}" for kind in formats}
             if not (args.skip_existing and all(paths[kind].exists() for kind in formats)):
                 jobs.append((scan, paths))
         return jobs
@@ -181,9 +185,9 @@ def _jobs(args):
         raise ConfigError(f"--box is {args.box}; give finite corners of a box that is not empty")
     scan = Scan("scan", Path(args.ct), Path(args.pet), None, "scan", box_mm=box_mm)
     stem = output.name
-    for suffix in (*NIFTI_SUFFIXES, *_SUFFIXES.values(), ".dcm"):
+    for suffix in (*NIFTI_SUFFIXES, *SUFFIXES.values(), ".dcm"):
         stem = stem.removesuffix(suffix)
-    paths = {kind: output.with_name(stem + _SUFFIXES[kind]) for kind in formats}
+    paths = {kind: output.with_name(stem + SUFFIXES[kind]) for kind in formats}
     if len(formats) == 1 or formats[0] == "nifti":
         paths[formats[0]] = output  # as it was given
     return [(scan, maps | paths)]
@@ -230,111 +234,52 @@ def _rounded(row):
     return {name: round(v, 4) if isinstance(v, float) else v for name, v in row.items()}
 
 
-class _Images(NamedTuple):
-    """A case as read: its scan, paths to write, CT and PET, the CT's DICOM slices, warnings."""
-
-    scan: Scan
-    paths: dict[str, Path]
-    ct: Volume
-    pet: Volume
-    slices: list | None
-    warnings: list[str]
-
-
 def _predict_group(predictor, jobs, args, table):
     """Predicts cases together and writes each; yields (scan, its outcome).
 
     An outcome is the line to show, or the error that the case has met, whatever it is.
     """
+    from isanet_jax.prediction.result import predict, read_images
+
     read = []
-    for job in jobs:
+    for scan, paths in jobs:
         try:
-            read.append(_read_images(*job))
+            read.append((read_images(scan, formats=paths), paths))
         except Exception as error:
-            yield job[0], error
-    found = predictor.probabilities_of_scans(
-        [(images.scan, images.ct, images.pet) for images in read],
-        batch=args.batch,
-        progress=_progress,
-    )
-    for images, outcome in zip(read, found, strict=True):
-        if isinstance(outcome, Exception):
-            yield images.scan, outcome
-            continue
-        try:
-            written = _write_case(
-                predictor, images, outcome, keep_identity=args.keep_identity, table=table
-            )
-        except Exception as error:
-            written = error
-        yield images.scan, written
+            yield scan, error
+    images = [one for one, _ in read]
+    found = predict(predictor, images, batch=args.batch, progress=_progress)
+    for (one, paths), outcome in zip(read, found, strict=True):
+        if not isinstance(outcome, Exception):
+            try:
+                outcome = _write_case(outcome, paths, args, table)  # noqa: PLW2901
+            except Exception as error:
+                outcome = error  # noqa: PLW2901
+        yield one.scan, outcome
 
 
-def _read_images(scan, paths):
-    told = []
-    ct, slices = _read(scan.ct, "CT", scan.case, told)
-    pet, _ = _read(scan.pet, "PET", scan.case, told)
-    if slices is None and not {"dicom-seg", "rtstruct"}.isdisjoint(paths):
-        raise DataError(
-            "--format asks for DICOM and the CT is NIfTI",
-            case=scan.case,
-            file=scan.ct,
-            wanted="a DICOM CT, which the output references",
-            action="Give the CT's DICOM folder, or --format nifti",
-        )
-    return _Images(scan, paths, ct, pet, slices, told)
-
-
-def _write_case(predictor, images, predicted, *, keep_identity, table):
+def _write_case(prediction, paths, args, table):
     """Writes what a case's paths ask for, all of it or nothing; returns the line to show."""
-    from isanet_jax.cases.ranges import differences
-    from isanet_jax.prediction.lesions import lesions
-    from isanet_jax.prediction.predictor import THRESHOLD, entropy
+    from isanet_jax.prediction.write import write_outputs
 
-    scan, paths, ct, pet, slices, told = images
-    probability, warnings = predicted
-    hints = [f"hint: {text}" for text in differences(ct, pet, predictor.seen)]
-    mask = probability.data >= THRESHOLD
-    data = {"probability": probability.data, "nifti": mask.astype(np.uint8)}
-    if "uncertainty" in paths:
-        data["uncertainty"] = entropy(probability.data)
-    notes = [*(f"warning: {text}" for text in told), *warnings, *hints]
-    rows = lesions(Volume(mask, probability.affine), pet)
-    with contextlib.ExitStack() as stack:
-        # Under other names first. Then the table gets its rows, and then, in the opposite order,
-        # all get theirs: --skip-existing takes the masks as the sign that a case is finished.
-        masks_first = sorted(paths, key=lambda kind: kind not in _SUFFIXES)
-        partial = {}
-        for kind in masks_first:
-            suffix = _nifti_suffix(paths[kind])
-            partial[kind] = stack.enter_context(replace_when_done(paths[kind], suffix))
-        for kind in data.keys() & paths.keys():
-            volume = Volume(data[kind], probability.affine, probability.header)
-            write_volume(partial[kind], volume, overwrite=True)
-        if not {"dicom-seg", "rtstruct"}.isdisjoint(paths):
-            _write_dicom(partial, mask, probability.affine, slices, keep_identity)
-        table.add(scan.case, rows)
+    rows = prediction.lesions()
+    case = prediction.images.scan.case
+    write_outputs(
+        prediction,
+        paths,
+        keep_identity=args.keep_identity,
+        overwrite=True,  # what exists was refused before any work
+        before=lambda: table.add(case, rows),
+    )
+    notes = list(prediction.warnings)
     summary = f"{sum(row['volume_ml'] for row in rows):.2f} ml"
     if rows:
         hottest = max(row["suv_max"] for row in rows)
         summary += f" in {len(rows)} lesion(s), SUVmax {hottest:.2f}"
     else:
         notes.append("EMPTY: no tumour found")
-    written = next(str(paths[kind]) for kind in _SUFFIXES if kind in paths)
+    written = next(str(paths[kind]) for kind in SUFFIXES if kind in paths)
     return f"{written}: {summary}" + "".join(f"; {note}" for note in notes)
-
-
-def _nifti_suffix(path):
-    return next((suffix for suffix in NIFTI_SUFFIXES if path.name.endswith(suffix)), "")
-
-
-def _read(path, kind, case, notes):
-    """A volume, and its DICOM slices where it comes from DICOM; adds what to be warned of."""
-    if is_dicom(path):
-        from isanet_jax.dicom.image import read_folder  # pydicom, only where it is needed
-
-        return read_folder(path, kind, case=case, notes=notes)
-    return read_volume(path, case=case), None
 
 
 def _progress(total, batches):
@@ -342,13 +287,3 @@ def _progress(total, batches):
     from tqdm import tqdm
 
     return tqdm(batches, total=total, unit="window", disable=None if total > 1 else True)
-
-
-def _write_dicom(paths, mask, affine, slices, keep_identity):
-    """Writes the DICOM masks among the paths."""
-    from isanet_jax.dicom.write import write_segmentation, write_structures
-
-    if "dicom-seg" in paths:
-        write_segmentation(paths["dicom-seg"], mask, slices, keep_identity=keep_identity)
-    if "rtstruct" in paths:
-        write_structures(paths["rtstruct"], mask, affine, slices, keep_identity=keep_identity)

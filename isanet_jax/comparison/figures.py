@@ -1,6 +1,7 @@
 """Figures of a comparison: box plots, the curve of Fig. 6, and contours as in Figs. 7 and 8."""
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from isanet_jax.comparison.table import METRICS, TESTED, Row
 from isanet_jax.evaluation.pictures import (
@@ -9,7 +10,6 @@ from isanet_jax.evaluation.pictures import (
     REFERENCE,
     draw_plane,
     largest_section,
-    plt,
 )
 
 _COLUMN_INCHES = 2.1
@@ -22,9 +22,8 @@ def box_plots(path, rows: list[Row]) -> None:
         path: PNG.
         rows: of the table.
     """
-    figure, axes = plt.subplots(
-        1, len(TESTED), figsize=(14, 1.5 + 0.4 * len(rows)), sharey=True, layout="constrained"
-    )
+    figure = Figure(figsize=(14, 1.5 + 0.4 * len(rows)), layout="constrained")
+    axes = figure.subplots(1, len(TESTED), sharey=True)
     for panel, metric in zip(axes, TESTED, strict=True):
         values = [np.array([case[metric] for case in row.cases.values()]) for row in rows]
         finite = [v[np.isfinite(v)] for v in values]
@@ -42,7 +41,6 @@ def box_plots(path, rows: list[Row]) -> None:
     axes[0].invert_yaxis()
     figure.suptitle("One value per case; triangle: mean", fontsize=10)
     figure.savefig(path, dpi=100)
-    plt.close(figure)
 
 
 def curve(path, rows: list[Row], label: str) -> None:
@@ -53,7 +51,8 @@ def curve(path, rows: list[Row], label: str) -> None:
         rows: of the table, in the order of the axis.
         label: of the x axis.
     """
-    figure, panel = plt.subplots(figsize=(6, 4), layout="constrained")
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    panel = figure.subplots()
     means, sds, _ = zip(*(row.figure("dsc") for row in rows), strict=True)
     places = range(len(rows))
     panel.errorbar(places, means, np.nan_to_num(sds), marker="o", capsize=4)
@@ -61,7 +60,6 @@ def curve(path, rows: list[Row], label: str) -> None:
     panel.set(xlabel=label, ylabel="DSC, mean ± sd over folds")
     panel.grid(alpha=0.3)
     figure.savefig(path, dpi=100)
-    plt.close(figure)
 
 
 def contours(path, *, title, case, masks: dict[str, tuple[np.ndarray, float]]) -> None:
@@ -76,10 +74,9 @@ def contours(path, *, title, case, masks: dict[str, tuple[np.ndarray, float]]) -
         masks: method's label -> (mask (D, H, W) bool, DSC).
     """
     reference = case.label > 0
-    figure, axes = plt.subplots(
-        len(PLANES), len(masks), figsize=(max(_COLUMN_INCHES * len(masks), 6), 6.8), squeeze=False,
-        layout="constrained",
-    )  # fmt: skip
+    width = max(_COLUMN_INCHES * len(masks), 6)
+    figure = Figure(figsize=(width, 6.8), layout="constrained")
+    axes = figure.subplots(len(PLANES), len(masks), squeeze=False)
     for column, (label, (mask, dsc)) in enumerate(masks.items()):
         for axis in range(len(PLANES)):
             panel = axes[axis, column]
@@ -89,4 +86,3 @@ def contours(path, *, title, case, masks: dict[str, tuple[np.ndarray, float]]) -
         axes[0, column].set_title(f"{label}\nDSC {dsc:.3f}", fontsize=9)
     figure.suptitle(f"{title}\nreference green, method blue", fontsize=10)
     figure.savefig(path, dpi=100)
-    plt.close(figure)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from isanet_jax.errors import DataError
+from isanet_jax.runtime import command
 
 BOX_COLUMNS = ("x1", "x2", "y1", "y2", "z1", "z2")
 # A case's ID names files, with endings and prefixes added to it.
@@ -204,6 +205,7 @@ def check_files(scans: list[Scan]) -> list[Scan]:
         raise DataError(
             "; ".join(missing[:10]) + more,
             wanted="CT, PET and label of every case",
-            action="Leave these cases out with --skip-bad, or see them all with: prepare.py check",
+            action="Leave these cases out with --skip-bad, or see them all with: "
+            f"{command('prepare')} check",
         )
     return scans

@@ -80,7 +80,7 @@ def write_image(path, volume: Volume) -> None:
 def convert_files(
     output, *, ct=None, pet=None, rtstruct=None, regions=(), unite=False
 ) -> list[str]:
-    """Converts single series: `prepare.py convert`.
+    """Converts single series: `prepare convert`.
 
     Args:
         output: folder of `ct_hu.nii.gz`, `pet_suv.nii.gz` and `mask.nii.gz`.

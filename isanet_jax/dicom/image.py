@@ -8,6 +8,7 @@ import pydicom
 from isanet_jax.dicom.series import Series, find_series, lenient, refuse_damage
 from isanet_jax.dicom.suv import suv_factors
 from isanet_jax.errors import DataError
+from isanet_jax.runtime import command
 from isanet_jax.volume import MOST_VOXELS, Volume, check_grid
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -247,6 +248,6 @@ def one_series(path, kind: str, *, case=None) -> Series:
             wanted="one",
             action="Convert the series from enhanced (multi-frame) to classic DICOM"
             if several and not found
-            else "Give the folder of the series that you want, or use prepare.py dicom",
+            else f"Give the folder of the series that you want, or use {command('prepare')} dicom",
         )
     return found[0]

@@ -1,11 +1,7 @@
 """Pictures for the report: overlays in three planes, and learning curves."""
 
-import matplotlib
 import numpy as np
-
-matplotlib.use("Agg")  # files only, no window
-
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure  # not pyplot: nobody's backend and figures are touched
 
 _CT_WINDOW_HU = (-200, 250)
 REFERENCE, PREDICTION = "#00c853", "#00b0ff"
@@ -65,7 +61,8 @@ def overlay(path, *, title, ct_hu, pet_suv, reference, prediction, spacing_mm) -
         spacing_mm: (3,) along D, H, W.
     """
     shown = reference if reference.any() else prediction
-    figure, axes = plt.subplots(1, 3, figsize=(12, 4.6), layout="constrained")
+    figure = Figure(figsize=(12, 4.6), layout="constrained")
+    axes = figure.subplots(1, 3)
     contours = ((reference, REFERENCE), (prediction, PREDICTION))
     for axis, (panel, name) in enumerate(zip(axes, PLANES, strict=True)):
         index = largest_section(shown, axis)
@@ -77,7 +74,6 @@ def overlay(path, *, title, ct_hu, pet_suv, reference, prediction, spacing_mm) -
     figure.legend(loc="outside lower center", ncols=2, fontsize=9)
     figure.suptitle(title, fontsize=11)
     figure.savefig(path, dpi=90)
-    plt.close(figure)
 
 
 def learning_curves(path, lines: list[dict]) -> None:
@@ -92,7 +88,8 @@ def learning_curves(path, lines: list[dict]) -> None:
     epochs = sorted({line["epoch"] for line in steps})
     losses = [np.mean([s["loss"] for s in steps if s["epoch"] == e]) for e in epochs]
     rates = {s["epoch"]: s["learning_rate"] for s in steps}
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
+    figure = Figure(figsize=(11, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
     left.plot(epochs, losses, label="training loss")
     left.set(xlabel="epoch", ylabel="loss (Dice + focal)")
     rate_axis = left.twinx()
@@ -102,4 +99,3 @@ def learning_curves(path, lines: list[dict]) -> None:
     right.set(xlabel="epoch", ylabel="validation DSC", ylim=(0, 1))
     right.grid(alpha=0.3)
     figure.savefig(path, dpi=90)
-    plt.close(figure)

@@ -28,11 +28,10 @@ def jsonable(value):
 
 
 def write_metrics(output, cases, extra: dict) -> dict:
-    """Writes metrics.json: `cases`, `summary`, and whatever `extra` holds. Returns the summary."""
-    summary = summarise(cases)
-    content = {"cases": cases, "summary": summary, **extra}
+    """Writes metrics.json: `cases`, `summary`, and whatever `extra` holds. Returns them."""
+    content = {"cases": cases, "summary": summarise(cases), **extra}
     write_json(Path(output) / "metrics.json", jsonable(content))
-    return summary
+    return content
 
 
 def number(value: float) -> str:

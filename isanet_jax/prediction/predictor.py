@@ -18,6 +18,7 @@ from isanet_jax.distributed.mesh import PROVEN_SPLITS, make_mesh
 from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.network import systems
 from isanet_jax.prediction.windows import predict_windows
+from isanet_jax.runtime import command
 from isanet_jax.training.checkpoint import load_params
 from isanet_jax.training.config import model_config
 from isanet_jax.training.step import make_predict
@@ -167,7 +168,7 @@ def check_finite(probability: np.ndarray, *, case: str, file=None) -> None:
             case=case,
             file=file,
             wanted="a probability in each",
-            action="Look at the network: does eval.py score it? Train it again where not",
+            action=f"Look at the network: does {command('eval')} score it? Else train it again",
         )
 
 

@@ -19,6 +19,7 @@ from isanet_jax.distributed.mesh import local_value
 from isanet_jax.errors import CheckpointError, DataError
 from isanet_jax.files import write_json
 from isanet_jax.network.systems import SYSTEMS
+from isanet_jax.runtime import command, config_name
 from isanet_jax.training.step import TrainState
 
 _PARAMS, _REST = "params", "rest"
@@ -131,8 +132,8 @@ class Checkpoints:
             raise CheckpointError(
                 f"{folder} holds no whole checkpoint{f' ({lacking})' if lacking else ''}, although "
                 "the best one had been saved there: was it deleted? The latest one is there: "
-                f"python eval.py --workdir {self._workdir} --checkpoint latest. To choose the best "
-                "ones again, train in a new --workdir"
+                f"{command('eval')} --workdir {self._workdir} --checkpoint latest. To choose the "
+                "best ones again, train in a new --workdir"
             )
 
     def close(self):
@@ -195,8 +196,8 @@ def load_params(workdir, make_params, *, which="best") -> tuple[object, dict]:
         if (Path(workdir) / "checkpoints").is_dir():
             raise CheckpointError(f"{folder} is missing{_way_out(workdir, which)}")
         raise CheckpointError(
-            f"{workdir} holds no trained network; train one first: python train.py --config "
-            f"configs/hecktor.py --workdir {workdir}"
+            f"{workdir} holds no trained network; train one first: {command('train')} --config "
+            f"{config_name('hecktor')} --workdir {workdir}"
         )
     with contextlib.closing(_open(workdir, which, cleanup=False)) as series:
         if _step_of(series, workdir) is None:
@@ -368,12 +369,12 @@ def _way_out(workdir, which):
         return ". There is no other checkpoint in this folder"
     if other == "latest":
         return (
-            f". The latest parameters may be whole: eval.py and predict.py --workdir {workdir} "
-            "--checkpoint latest"
+            f". The latest parameters may be whole: {command('eval')} and predict --workdir "
+            f"{workdir} --checkpoint latest"
         )
     return (
-        f". The best parameters may be whole: eval.py and predict.py --workdir {workdir} use them; "
-        "training cannot go on from them"
+        f". The best parameters may be whole: {command('eval')} and predict --workdir {workdir} "
+        "use them; training cannot go on from them"
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
+from isanet_jax import configs
 from isanet_jax.cases.cohort import Cohort
 from isanet_jax.cases.folds import FOLDS_BY, SELECTIONS
 from isanet_jax.cases.grid import FITS
@@ -15,6 +16,7 @@ from isanet_jax.errors import ConfigError
 from isanet_jax.files import write_json
 from isanet_jax.network import systems
 from isanet_jax.network.config import ModelConfig
+from isanet_jax.runtime import command, config_name
 from isanet_jax.training.optimizer import OPTIMIZERS
 from isanet_jax.training.schedule import SCHEDULES
 
@@ -30,14 +32,14 @@ def parse_command_line(argv) -> tuple[dict, Path]:
         ConfigError: an unknown flag or setting, a value of the wrong type, no config.
     """
     values = flags.FlagValues()
+    argv = [argv[0], *with_packaged_config(argv[1:])]
     config_flags.DEFINE_config_file(
         "config", None, "configuration file", lock_config=True, flag_values=values, sys_argv=argv
     )
     flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
     try:
         rest = values(argv)
-        # Through JSON, so that a config read back from a run compares equal to a fresh one.
-        config = values.config and json.loads(json.dumps(values.config.to_dict()))
+        config = values.config and plain_config(values.config)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         raise ConfigError(_reason(str(error))) from error
     if len(rest) > 1:
@@ -46,11 +48,47 @@ def parse_command_line(argv) -> tuple[dict, Path]:
         )
     if not isinstance(config, dict):
         raise ConfigError(
-            "give --config FILE, as in: python train.py --config configs/hecktor.py --workdir "
-            "runs/h0"
+            f"give --config FILE, as in: {command('train')} --config {config_name('hecktor')} "
+            "--workdir runs/h0"
         )
     name = Path(values["config"].config_filename).stem
     return config, Path(values.workdir or f"runs/{name}")
+
+
+def plain_config(config) -> dict:
+    """A ConfigDict, or a dict, as the plain dict that a run keeps: tuples are lists, as in JSON."""
+    values = config.to_dict() if hasattr(config, "to_dict") else config
+    return json.loads(json.dumps(values))
+
+
+def with_packaged_config(arguments: list[str]) -> list[str]:
+    """The arguments, `--config NAME` made the path of this package's config of that name.
+
+    `hecktor`, `own/xie2021`, `compare/table2_sts:smoke` are names; a path that exists stays.
+    """
+    found, is_next = [], False
+    for word in arguments:
+        if is_next or word.startswith("--config="):
+            flag, _, value = word.rpartition("=") if not is_next else ("", "", word)
+            resolved = packaged_config(value)
+            found.append(f"{flag}={resolved}" if flag else resolved)
+        else:
+            found.append(word)
+        is_next = word == "--config"
+    return found
+
+
+def packaged_config(name: str) -> str:
+    """The path of this package's config of a name, its `:VARIANT` kept; else the name itself."""
+    path, colon, variant = name.partition(":")
+    if Path(path).exists():
+        return name
+    stem = path.removeprefix("configs/").removesuffix(".py")
+    for folder in configs.__path__:
+        packaged = Path(folder) / f"{stem}.py"
+        if packaged.is_file() and Path(folder) in packaged.resolve().parents:
+            return f"{packaged}{colon}{variant}"
+    return name
 
 
 def _reason(message):
@@ -159,8 +197,8 @@ def _check_sections(config):
     """Refuses what is no config of a run at all."""
     if "methods" in config:
         raise ConfigError(
-            "this config is of a comparison; train.py takes one of configs/, and this one is run "
-            "by: python compare.py --config FILE"
+            "this config is of a comparison, and not of a run; it is run by: "
+            f"{command('compare')} --config FILE"
         )
     missing = [name for name in _SECTIONS if name not in config]
     if missing:

@@ -17,12 +17,13 @@ from isanet_jax.errors import IsaNetError
 from isanet_jax.files import replace_when_done
 from isanet_jax.locks import only_here
 from isanet_jax.pipeline.dataset import training_data
-from isanet_jax.runtime import return_memory
+from isanet_jax.runtime import command, return_memory
 from isanet_jax.training.checkpoint import Checkpoints, check_record
 from isanet_jax.training.config import (
     check_config,
     claim_workdir,
     compare_workdir,
+    plain_config,
 )
 from isanet_jax.training.log import NoLog, RunLog
 from isanet_jax.training.profile import StepTrace
@@ -32,14 +33,14 @@ from isanet_jax.training.stop import StopRequest, interruptibly
 from isanet_jax.training.validate import validate
 
 
-def train(config: dict, workdir: Path, *, profiled_steps: int = 0) -> bool:
+def train(config, workdir: Path, *, profiled_steps: int = 0) -> bool:
     """Trains until the last epoch, or goes on where an earlier call was stopped.
 
     With several processes (`isanet_jax.distributed.processes`), each calls it with the same
     arguments.
 
     Args:
-        config: see configs/hecktor.py.
+        config: a ConfigDict or a dict, see configs/hecktor.py.
         workdir: gets config.json, checkpoints/, metrics.jsonl and tensorboard/.
         profiled_steps: how many steps are traced into profile/; see
             `isanet_jax.training.profile`.
@@ -52,6 +53,7 @@ def train(config: dict, workdir: Path, *, profiled_steps: int = 0) -> bool:
             in the folder.
         IsaNetError: the loss, the parameters or a probability are not finite.
     """
+    config = plain_config(config)
     check_config(config)
     workdir = Path(workdir)
     mesh = make_mesh(config["mesh"]["data"], config["mesh"]["space"])
@@ -102,7 +104,7 @@ def _train_alone(config, workdir, mesh, cohort, profiled_steps):
                 checkpoints.check_best()
         step = int(state.step)
         if step >= run.total_steps:
-            print(f"{workdir} is trained already; next: python eval.py --workdir {workdir}")
+            print(f"{workdir} is trained already; next: {command('eval')} --workdir {workdir}")
             return True
         if step:
             print(f"going on from step {step} (epoch {step // run.steps_per_epoch + 1})")
@@ -186,7 +188,7 @@ def _train_steps(run, state, progress, *, workdir, batches, checkpoints, stop, l
     checkpoints.close()
     log.message(
         f"done: best validation DSC {progress['best_dsc']:.4f} in epoch {progress['best_epoch']}; "
-        f"next: python eval.py --workdir {workdir}"
+        f"next: {command('eval')} --workdir {workdir}"
     )
     return True
 

@@ -15,7 +15,7 @@ from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.locks import only_here
 from isanet_jax.network import systems
 from isanet_jax.network.systems import count_parameters
-from isanet_jax.runtime import map_memory, return_memory
+from isanet_jax.runtime import command, map_memory, return_memory
 from isanet_jax.training.config import (
     check_cohort,
     model_config,
@@ -171,5 +171,6 @@ def check_labels(cohort: Cohort, parts: Split) -> None:
                 f"the labels of all {len(cases)} {what} cases are empty: {consequence}",
                 file=cohort.folder,
                 wanted="tumour in some of them",
-                action="Look at --label-values (or --target, --roi) of prepare.py, and at check",
+                action=f"Look at --label-values, --target and --roi of {command('prepare')}, and "
+                "at its check",
             )

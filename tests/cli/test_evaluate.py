@@ -189,7 +189,7 @@ def test_arguments_that_do_not_fit_together(tmp_path):
         command.main([])
     with pytest.raises(ConfigError, match="together"):
         command.main(["--predictions", "a", "--references", "b"])
-    with pytest.raises(CheckpointError, match="no trained network.*train.py"):
+    with pytest.raises(CheckpointError, match="no trained network.*isanet train --config hecktor"):
         command.main(["--workdir", str(tmp_path)])
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from configs.compare import paper
-from isanet_jax.comparison import runner
+from isanet_jax.comparison import grid, resources, runner
 from isanet_jax.comparison.grid import make_cells, with_systems
 from isanet_jax.comparison.runner import run_cells
 from isanet_jax.errors import ConfigError, DataError
@@ -147,7 +147,7 @@ def test_cases_are_looked_at_before_anything_is_run(tmp_path, cohort_folder):
     for cell in cells:
         cell.config["data"] |= small_config(cohort_folder)["data"]
     cells[0].config["data"]["size"] = 32
-    problems = runner.check_data(cells)
+    problems = grid.check_data(cells)
     assert problems.keys() == {"isa fold 0 seed 0", "isa fold 9 seed 0", "se fold 9 seed 0"}
     assert "prepared with size 16" in str(problems["isa fold 0 seed 0"])
     assert "fold is 9" in str(problems["se fold 9 seed 0"])
@@ -157,12 +157,12 @@ def test_cases_are_looked_at_before_anything_is_run(tmp_path, cohort_folder):
 # The accelerator's memory belongs to the cells.
 PARENT = """
 from isanet_jax.cli import compare as command
-from isanet_jax.comparison import report, runner
+from isanet_jax.comparison import grid, report, runner
 from isanet_jax.training.config import parse_command_line
 from tests.conftest import small_config
 from jax._src import xla_bridge
 config, workdir = parse_command_line(["c", "--config", "configs/compare/table3_sts.py:own"])
-runner.make_cells(config, workdir)
+grid.make_cells(config, workdir)
 assert not xla_bridge.backends_are_initialized()
 """
 
@@ -270,12 +270,12 @@ def test_comparisons_that_run_at_once_share_the_cells(tmp_path, capsys):
 def test_a_gpu_each_or_a_share_of_the_cores(monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5,7")
-    assert [share.gpu for share in runner.shares(0)] == ["2", "5", "7"]
-    assert [share.gpu for share in runner.shares(2)] == ["2", "5"]
+    assert [share.gpu for share in resources.shares(0)] == ["2", "5", "7"]
+    assert [share.gpu for share in resources.shares(2)] == ["2", "5"]
     with pytest.raises(ConfigError, match="--jobs is 4 and there are 3 GPUs"):
-        runner.shares(4)
+        resources.shares(4)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    assert runner.shares(0) == [runner.Share()]
+    assert resources.shares(0) == [resources.Share()]
     if hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) > 1:
-        one, two = (set(share.cores) for share in runner.shares(2))
+        one, two = (set(share.cores) for share in resources.shares(2))
         assert not one & two

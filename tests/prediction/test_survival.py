@@ -9,8 +9,8 @@ import pytest
 
 from isanet_jax.cli.predict import main
 from isanet_jax.errors import ConfigError, DataError
-from isanet_jax.prediction import lesions as lesions_module
 from isanet_jax.prediction import predictor as predictor_module
+from isanet_jax.prediction import result as result_module
 from isanet_jax.prediction import windows
 
 
@@ -70,7 +70,7 @@ def test_a_header_in_micrometres_is_read_or_refused_and_the_rest_is_done(
 def test_an_unforeseen_error_is_its_cases_failure_and_its_traceback_is_kept(
     trained, table, tmp_path, capsys, monkeypatch
 ):
-    find = lesions_module.lesions
+    find = result_module.lesions
     calls = []
 
     def fail_once(mask, pet):
@@ -79,7 +79,7 @@ def test_an_unforeseen_error_is_its_cases_failure_and_its_traceback_is_kept(
             raise ZeroDivisionError("of a made-up bug")
         return find(mask, pet)
 
-    monkeypatch.setattr(lesions_module, "lesions", fail_once)
+    monkeypatch.setattr(result_module, "lesions", fail_once)
     with pytest.raises(DataError, match="1 of 3 cases failed"):
         run(trained, table[1], tmp_path)
     log = tmp_path / "o" / "errors.log"

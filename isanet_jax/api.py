@@ -1,0 +1,272 @@
+"""The Python interface: what `import isanet_jax` offers, and the programs are made of.
+
+The functions import JAX when they are called, not before: call `isanet_jax.runtime.setup()` first
+in a notebook, for what the programs set before that.
+"""
+
+import contextlib
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from isanet_jax.datasets.layout import Scan, box_from_lps
+from isanet_jax.errors import ConfigError, DataError
+
+
+def get_config(name: str = "hecktor"):
+    """A config of this package, as a ConfigDict with every setting and its default.
+
+    Args:
+        name: as in `--config NAME`: `hecktor`, `sts`, `phantom`, `own/xie2021`,
+            `compare/table2_sts:smoke`; or the path of a config file.
+
+    Raises:
+        ConfigError: no such config.
+
+    Example:
+        >>> isa.get_config("hecktor").train.epochs
+        300
+    """
+    from isanet_jax.training.config import packaged_config
+
+    path, _, variant = packaged_config(name).partition(":")
+    if not Path(path).is_file():
+        raise ConfigError(f"there is no config {name!r}; name one of this package, or a file")
+    spec = importlib.util.spec_from_file_location("isanet_jax_config", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(variant) if variant else module.get_config()
+
+
+def prepare(scans, output, *, size=144, fit="resize", folds=5, workers=1, **options) -> list[dict]:
+    """Prepares scans for training, as `isanet prepare` does.
+
+    Args:
+        scans: a source in any layout that is recognised (a folder, or a CSV), or a list of `Scan`.
+        output: folder of the prepared cases.
+        size: voxels per axis.
+        fit: `resize` keeps the field of view, `crop` the voxel size.
+        folds, workers: as in the command.
+        options: further settings of `isanet_jax.cases.prepare.Settings` (spacing_mm, label_values,
+            ...), and seed, skip_bad or copies of `isanet_jax.cases.cohort.prepare`.
+
+    Returns:
+        the manifest's entries, one per case.
+
+    Raises:
+        DataError: a source that cannot be read, or cases that failed, with every reason.
+
+    Example:
+        >>> [entry["case"] for entry in isa.prepare("scans/cases.csv", "cases", size=16, folds=2)]
+        ['phantom_000', 'phantom_001', 'phantom_002', 'phantom_003']
+    """
+    from isanet_jax.cases import cohort
+    from isanet_jax.cases.prepare import Settings
+    from isanet_jax.datasets import DATASETS, recognise
+    from isanet_jax.datasets.layout import Options
+    from isanet_jax.locks import only_here
+
+    kind, failures = "scans", {}
+    if isinstance(scans, (str, Path)):
+        source, kind = Path(scans), recognise(scans)
+        dataset = DATASETS[kind]
+        found = dataset.read(source, Options())
+        scans, failures = found.scans, dict(found.failures)
+        values, others = dataset.classes(source, scans)
+        options = {"label_values": values, "other_values": others} | options
+        options = {"region": dataset.region(scans)} | options
+    own = {name: options.pop(name) for name in ("seed", "skip_bad", "copies") if name in options}
+    settings = Settings(size=size, fit=fit, **options)
+    with only_here(output, "prepare", "makes cases there"):
+        return cohort.prepare(
+            scans,
+            settings,
+            output,
+            kind=kind,
+            folds=folds,
+            workers=workers,
+            failures=failures,
+            **({"seed": 0} | own),
+        )
+
+
+def build(name: str = "isa", *, size: int, seed: int = 0, **settings):
+    """A system as an ordinary Flax module: (B, D, H, W, 2) normalised images -> `Output`.
+
+    Args:
+        name: of the system; `isanet_jax.network.systems.SYSTEMS` has them.
+        size: voxels per axis of its cubic input.
+        seed: that its parameters are drawn from.
+        settings: of `isanet_jax.network.config.ModelConfig`: width, levels, modalities, ...
+
+    Raises:
+        ConfigError: no such system, or a setting that it does not have or cannot take.
+
+    Example:
+        >>> model = isa.build("isa", size=16, width=2, levels=3)
+        >>> model(np.zeros((1, 16, 16, 16, 2), np.float32)).logits.shape
+        (1, 16, 16, 16)
+    """
+    import jax
+    from flax import nnx
+
+    from isanet_jax.network import systems
+
+    config = systems.resolve(size, {"name": name, **settings})
+    return nnx.merge(*systems.create(config, jax.random.key(seed)))
+
+
+def train(config, workdir) -> bool:
+    """Trains until the last epoch, or resumes where an earlier call was stopped.
+
+    Args:
+        config: a ConfigDict (see `get_config`) or the dict of one; it is not changed.
+        workdir: folder of the run.
+
+    Returns:
+        whether the last epoch is reached; False where a signal stopped it, which saves first.
+
+    Raises:
+        ConfigError, DataError, CheckpointError: see `isanet_jax.training.loop.train`.
+
+    Example:
+        >>> config = isa.get_config("phantom")
+        >>> config.data.cases, config.data.size, config.data.spacing_mm = "cases", 16, 12.0
+        >>> config.model.width, config.model.levels, config.train.epochs = 2, 3, 1
+        >>> config.selection = "paper"
+        >>> isa.train(config, "runs/x")
+        True
+    """
+    from isanet_jax.training.loop import train as run
+
+    return run(config, Path(workdir))
+
+
+def evaluate(workdirs, output=None, *, cases=None, checkpoint="best") -> dict:
+    """Scores a run on its test fold, or several as an ensemble, and writes a report.
+
+    Args:
+        workdirs: a run's folder, or several.
+        output: folder of the results; None, of one run: WORKDIR/eval.
+        cases: folder of another cohort of prepared cases; None: the run's own.
+        checkpoint: the `best` one of each run, or the `latest`.
+
+    Returns:
+        the content of metrics.json: `cases` (ID -> metrics), `summary` (metric -> mean, std, ...).
+
+    Raises:
+        CheckpointError, ConfigError, DataError: no such run, or cases that do not fit it.
+
+    Example:
+        >>> sorted(isa.evaluate("runs/x")["summary"]["dsc"])
+        ['mean', 'median', 'n', 'std']
+    """
+    from isanet_jax.evaluation.runs import evaluate_runs
+
+    folders = _folders(workdirs)
+    if output is None and len(folders) > 1:
+        raise ConfigError("give output: the results of an ensemble belong to none of its runs")
+    output = Path(output) if output is not None else folders[0] / "eval"
+    return evaluate_runs(folders, output, cases=cases, checkpoint=checkpoint)
+
+
+def load(workdirs, *, checkpoint="best", half=False) -> "Run":
+    """A trained run, or several as an ensemble, ready to predict.
+
+    Args:
+        workdirs: a run's folder, or several.
+        checkpoint: the `best` one of each run, or the `latest`.
+        half: compute in bfloat16: half the memory; probabilities differ by about a hundredth.
+
+    Raises:
+        CheckpointError: no run, or a checkpoint that is missing or damaged.
+        ConfigError: runs on cases that were prepared differently.
+
+    Example:
+        >>> run = isa.load("runs/x")
+        >>> run.config["model"]["name"]
+        'isa'
+    """
+    from isanet_jax.prediction.predictor import Predictor
+
+    return Run(Predictor(_folders(workdirs), half=half, checkpoint=checkpoint))
+
+
+class Run:
+    """A trained run, or an ensemble; see `load`.
+
+    Attributes:
+        predictor: the networks.
+        config: the settings of the (first) run.
+    """
+
+    def __init__(self, predictor):
+        self.predictor = predictor
+        self.config = predictor.descriptions[0]["config"]
+
+    def predict(self, ct, pet, *, box=None, case="scan", batch=1):
+        """The tumour in a scan, on the CT's own grid.
+
+        Args:
+            ct: in HU: path of a NIfTI file, DICOM folder or zip; a nibabel image; or (array,
+                affine), the affine to RAS+ mm.
+            pet: in SUV; as `ct`, on any grid.
+            box: (x1, x2, y1, y2, z1, z2), LPS mm as in HECKTOR: the region of interest; or None.
+            case: a name for messages.
+            batch: windows computed together on each device, where a scan is larger than the
+                network.
+
+        Returns:
+            `isanet_jax.prediction.result.Prediction`.
+
+        Raises:
+            DataError: images that cannot be read, are not HU and SUV, or do not overlap.
+
+        Example:
+            >>> found = run.predict("scans/phantom_000/ct.nii.gz", "scans/phantom_000/pet.nii.gz")
+            >>> found.mask.shape, found.probability.dtype, found.warnings[:1]
+            ((80, 80, 60), dtype('float32'), ())
+        """
+        from isanet_jax.prediction import result
+
+        box_mm = None if box is None else box_from_lps(box)
+        if box_mm is not None and not ((box_mm[1] > box_mm[0]).all() and np.isfinite(box_mm).all()):
+            raise DataError(f"the box {box} is empty or not finite", case=case)
+        paths = [Path(x) if isinstance(x, (str, Path)) else Path(kind) for x, kind in
+                 ((ct, "ct"), (pet, "pet"))]  # fmt: skip
+        scan = Scan(case, *paths, None, case, box_mm=box_mm)
+        volumes = {}
+        for name, image in (("ct", ct), ("pet", pet)):
+            if not isinstance(image, (str, Path)):
+                volumes[name] = _volume(image, name, case)
+        images = result.read_images(scan, given=volumes)
+        (found,) = result.predict(self.predictor, [images], batch=batch)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+
+def _volume(image, name, case):
+    """A nibabel image, or (array, affine), checked as a file would be."""
+    import tempfile
+
+    import nibabel
+
+    from isanet_jax.volume import Volume, read_volume, write_volume
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{name}.nii"
+        if isinstance(image, tuple):
+            data, affine = image
+            write_volume(path, Volume(np.asarray(data, np.float32), np.asarray(affine, float)))
+        else:
+            nibabel.save(image, path)
+        with contextlib.suppress(FileNotFoundError):
+            return read_volume(path, case=case)
+
+
+def _folders(workdirs) -> Sequence[Path]:
+    one = isinstance(workdirs, (str, Path))
+    return [Path(workdirs)] if one else [Path(w) for w in workdirs]

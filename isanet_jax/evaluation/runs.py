@@ -1,0 +1,123 @@
+"""A run, an ensemble or folders of masks scored, and what is written of it."""
+
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from isanet_jax.errors import DataError, failure_of
+
+
+def evaluate_runs(workdirs: list[Path], output: Path, *, cases=None, checkpoint="best") -> dict:
+    """Scores a run, or several as an ensemble, and writes metrics, pictures and a report.
+
+    Args:
+        workdirs: folders of the runs.
+        output: folder of the results.
+        cases: folder of another cohort of prepared cases; None: the runs' own.
+        checkpoint: the `best` one of each run, or the `latest`.
+
+    Returns:
+        the content of metrics.json.
+
+    Raises:
+        CheckpointError, ConfigError, DataError: see the functions called.
+    """
+    # Here: these import JAX and matplotlib, which --help does not need.
+    from isanet_jax.cases.cohort import read_cohort
+    from isanet_jax.evaluation import pictures, report
+    from isanet_jax.evaluation.evaluate import NETWORK, score_run, unseen_cases
+    from isanet_jax.files import write_csv
+    from isanet_jax.prediction.predictor import Predictor
+    from isanet_jax.training.config import check_cohort
+    from isanet_jax.training.log import read_log
+
+    predictor = Predictor(workdirs, checkpoint=checkpoint)
+    descriptions = predictor.descriptions
+    cohort = read_cohort(cases or descriptions[0]["config"]["data"]["cases"])
+    check_cohort(descriptions[0]["config"], cohort)
+    ids = unseen_cases(cohort, [description["split"] for description in descriptions])
+    (output / "overlays").mkdir(parents=True, exist_ok=True)
+    shown = {}
+
+    with tqdm(total=len(ids), unit="case", disable=None) as bar:
+
+        def on_case(case, stored, mask, of_method):
+            metrics = of_method[NETWORK]
+            shown[case] = f"overlays/{case}.png"
+            pictures.overlay(
+                output / shown[case],
+                title=f"{case}: DSC {metrics['dsc']:.3f}, HD95 {metrics['hd95']:.1f} mm",
+                ct_hu=stored.ct,
+                pet_suv=stored.pet,
+                reference=stored.label > 0,
+                prediction=mask,
+                spacing_mm=stored.meta["spacing_mm"],
+            )
+            bar.update()
+
+        scores = score_run(predictor, cohort, ids, on_case)
+    curves = []
+    for number, workdir in enumerate(workdirs, start=1):
+        curves.append("learning_curves.png" if number == 1 else f"learning_curves_{number}.png")
+        pictures.learning_curves(output / curves[-1], read_log(workdir / "metrics.jsonl"))
+    runs = report.describe_runs(descriptions, ids)
+    methods = {
+        grid: {
+            method: {"cases": of, "summary": report.summarise(of)} for method, of in all_.items()
+        }
+        for grid, all_ in scores.items()
+    }
+    extra = {"grid": "original CT grid", "runs": runs, "grids": methods}
+    content = report.write_metrics(output, scores["ct"][NETWORK], extra)
+    write_csv(output / "metrics.csv", [
+        {"case": case, "grid": grid, "method": method, **metrics}
+        for grid, all_ in scores.items()
+        for method, of in all_.items()
+        for case, metrics in of.items()
+    ])  # fmt: skip
+    report.write_run_report(
+        output / "report.md",
+        runs=runs,
+        preparation=descriptions[0]["preparation"],
+        scores=scores,
+        pictures=shown,
+        curves=curves,
+    )
+    # One network that was chosen on these cases makes the ensemble's figure optimistic.
+    selection = "paper" if any(run["selection"] == "paper" for run in runs) else "nested"
+    print(report.summary_table(scores["ct"]))
+    mean = content["summary"]["dsc"]["mean"]
+    print(
+        f"\nmean DSC {mean:.4f} on {len(ids)} cases, on the CT's own grid "
+        f"(selection: {selection}). Report: {output / 'report.md'}"
+    )
+    return content
+
+
+def evaluate_masks(predictions, references, output: Path, label_values) -> None:
+    """Scores two folders of masks; every pair is tried before an error ends the run.
+
+    Raises:
+        DataError: pairs that cannot be scored, with the reason of each.
+    """
+    from isanet_jax.evaluation import report
+    from isanet_jax.evaluation.evaluate import pair_masks, score_masks
+    from isanet_jax.files import write_csv
+
+    scores, failures = {}, []
+    pairs = pair_masks(predictions, references)
+    for name, (prediction, reference) in tqdm(pairs.items(), unit="case", disable=None):
+        try:
+            scores[name] = score_masks(name, prediction, reference, label_values)
+        except Exception as error:
+            error = failure_of(error, name, output / "errors.log")
+            failures.append(str(error))
+            print(f"error: {error}", file=sys.stderr)
+    if failures:
+        raise DataError("\n  ".join([f"{len(failures)} of {len(pairs)} pairs failed:", *failures]))
+    report.write_metrics(output, scores, {})
+    rows = [{"case": name, **metrics} for name, metrics in scores.items()]
+    write_csv(output / "metrics.csv", rows)
+    print(report.summary_table({"predictions": scores}))
+    print(f"\nwritten to {output}")
