@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0  # of parameters, shuffle and augmentation
     config.fold = 0  # test fold
-    config.fold_by = "fold"  # of prepare.py, or centre: fold k leaves out the k-th centre
+    config.fold_by = "fold"  # the cases' own folds; centre: fold k leaves out the k-th centre
     # paper: the checkpoint is chosen on the fold that is reported (optimistic).
     # nested: it is chosen on the next fold, which is then not trained on.
     config.selection = "paper"
@@ -27,57 +27,59 @@ def get_config() -> ConfigDict:
     config.data.fit = "crop"  # how the grid was placed: crop or resize
     config.data.spacing_mm = 1.0  # voxel size of crop
     config.data.phantoms = 0  # where the folder is missing, make this many phantoms
-
     config.data.patch = 0  # edge of the patches that are trained on; 0: whole volumes
 
     config.augment = ConfigDict()
-    config.augment.rotation_probability = 0.5
+    config.augment.rotation_probability = 0.5  # of a case
     config.augment.rotation_degrees = 45.0  # largest angle, either sign, one to three axes
-    config.augment.mirror_probability = 0.5
-    config.augment.mixup_probability = 0.2
+    config.augment.mirror_probability = 0.5  # of each axis
+    config.augment.mixup_probability = 0.2  # of a case, with another one
     # Share of the patches that are centred on a voxel of the tumour; in a batch of two, one has it.
     config.augment.tumour_patch_probability = 0.33
 
-    config.model = ConfigDict()  # see isanet_jax/network/config.py for each
+    # Each at length in isanet_jax/network/config.py. A system reads some; others are refused.
+    config.model = ConfigDict()
     config.model.name = "isa"  # "help" lists the systems
     config.model.width = 0  # channels of level 1; 0: the system's own (isa: 16)
     config.model.levels = 0  # resolutions; 0: the system's own (isa: 5)
     config.model.deep_supervision = False  # xie2020 and xie2021 only
-    config.model.encoder_attention = True
+    config.model.encoder_attention = (
+        True  # two-branch networks; False: bottleneck and decoders only
+    )
     config.model.reading = "code"  # of the paper's authors, or its text: docs/decisions.md
-    config.model.fusion = "matmul"
-    config.model.weight_scale = "sum"
-    config.model.modalities = ("ct", "pet")
-    config.model.fusion_weights = (1.0, 1.0)
-    config.model.decoder = "dual"
-    config.model.dtype = "float32"
-    config.model.convolution = "auto"
+    config.model.fusion = "matmul"  # isa, Eq. 5: matmul, matmul_scaled or product
+    config.model.weight_scale = "sum"  # isa: its weights sum to 1, or mean: their mean is 1
+    config.model.modalities = ("ct", "pet")  # the images that the network sees
+    config.model.fusion_weights = (1.0, 1.0)  # two-branch networks: of CT and PET in the decoder
+    config.model.decoder = "dual"  # two-branch networks: as in the paper, or shared by both
+    config.model.dtype = "float32"  # of the computation, or bfloat16; parameters stay float32
+    config.model.convolution = "auto"  # form: native on GPUs, folded on CPUs
     # Less memory for more computation: none, convolutions, blocks or levels.
     config.model.remat = "none"
 
     config.loss = ConfigDict()
+    config.loss.name = "dice_focal"  # as in the paper, or dice_ce: Dice + cross-entropy
     config.loss.dice_squared = False  # True: V-Net's form
     config.loss.dice_smooth = 1e-3  # of the squared form
-    # alpha 0.5, gamma 0 and focal_weight 2 make the focal loss the cross-entropy.
-    config.loss.alpha = 0.5  # weight of the tumour
-    config.loss.gamma = 2.0
-    config.loss.focal_weight = 1.0
+    config.loss.alpha = 0.5  # of the focal loss: weight of the tumour
+    config.loss.gamma = 2.0  # of the focal loss: how much less well-classified voxels count
+    config.loss.focal_weight = 1.0  # factor of the focal loss
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "adam"  # or sgd, with Nesterov momentum
-    config.optimizer.peak_learning_rate = 3e-4
+    config.optimizer.peak_learning_rate = 3e-4  # at the start, and at each restart
     config.optimizer.schedule = "restart"  # cosine with warm restarts, or poly: (1 - e/E)^0.9
     config.optimizer.floor_learning_rate = 1e-6  # of restart
-    config.optimizer.restart_epochs = 25
-    config.optimizer.b1 = 0.9
-    config.optimizer.b2 = 0.99
+    config.optimizer.restart_epochs = 25  # of restart: between two of them
+    config.optimizer.b1 = 0.9  # of adam
+    config.optimizer.b2 = 0.99  # of adam
     config.optimizer.momentum = 0.99  # of sgd
-    config.optimizer.weight_decay = 0.0
+    config.optimizer.weight_decay = 0.0  # L2 penalty, added to the gradient
     config.optimizer.clip_norm = 0.0  # of the whole gradient; 0: not clipped
 
     config.train = ConfigDict()
-    config.train.epochs = 300
-    config.train.batch = 1
+    config.train.epochs = 300  # of steps_per_epoch each
+    config.train.batch = 1  # cases in a step, over all devices
     config.train.steps_per_epoch = 0  # 0: each training case once
     config.train.validate_every = 1  # epochs between validations and checkpoints
 

@@ -167,6 +167,12 @@ def take_number(argv, flag: str, default: int, meaning: str) -> tuple[list[str],
     return rest, int(value)
 
 
+def take_flag(argv, flag: str) -> tuple[list[str], bool]:
+    """Takes a flag out of a command line; returns the rest, and whether it was there."""
+    rest = [word for word in argv if word != flag]
+    return rest, len(rest) < len(argv)
+
+
 def keep_compiled() -> None:
     """Lets JAX keep what it has compiled in the user's cache folder, unless the user says where.
 

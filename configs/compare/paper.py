@@ -18,11 +18,10 @@ Options follow a colon, as in --config configs/compare/table2_sts.py:smoke
 import copy
 import importlib
 
+from isanet_jax.configs.compare import published
+from isanet_jax.configs.recipe import DATASETS
 from ml_collections import ConfigDict
 
-from isanet_jax.configs import hecktor, sts
-
-DATASETS = {"sts": sts, "hecktor": hecktor}
 OWN = ("iantsen2020", "xie2020", "xie2021", "an2021")  # systems with a file in configs/own
 _NETWORK_METRICS = ("dsc", "hd", "assd")
 _ALL_METRICS = ("dsc", "hd", "assd", "rvd_abs", "voe", "recall", "precision")
@@ -35,52 +34,6 @@ _SMOKE_WIDTH = 4
 SMOKE_SEEDS = (2, 3)
 _SMOKE_RATE = 10 / 3  # of the paper's: short trainings need larger steps
 
-TABLE_1 = {
-    "sts": {
-        "ct": (0.7331, 21.8172, 5.4372),
-        "pet": (0.8080, 18.1022, 4.8839),
-        "isa": (0.8378, 15.3266, 4.5434),
-    },
-    "hecktor": {
-        "ct": (0.6434, 6.2747, 2.4888),
-        "pet": (0.7356, 4.8412, 1.8414),
-        "isa": (0.8076, 3.4615, 1.2099),
-    },
-}
-TABLE_2 = {
-    "sts": {
-        "unet": (0.8132, 22.8454, 4.8052, 0.2194, 0.1404, 0.7873, 0.8497),
-        "vnet": (0.7769, 25.0871, 6.3327, 0.2701, 0.1831, 0.7401, 0.8557),
-        "se": (0.8270, 21.9796, 4.8852, 0.2427, 0.1149, 0.8096, 0.8312),
-        "sk": (0.8197, 19.2891, 4.7980, 0.2095, 0.1092, 0.7908, 0.8696),
-        "cbam": (0.8302, 17.5516, 4.7655, 0.2017, 0.1018, 0.8121, 0.8562),
-        "isa": (0.8378, 15.3266, 4.5434, 0.1868, 0.1207, 0.8126, 0.8611),
-    },
-    "hecktor": {
-        "unet": (0.7665, 8.5091, 1.3727, 0.3175, 0.1815, 0.8209, 0.7960),
-        "vnet": (0.7553, 7.3114, 1.7345, 0.3937, 0.2189, 0.8089, 0.7969),
-        "se": (0.7712, 6.2971, 1.4513, 0.3190, 0.1753, 0.8205, 0.7846),
-        "sk": (0.7894, 3.9534, 1.4223, 0.2993, 0.1663, 0.8235, 0.7457),
-        "cbam": (0.7806, 4.1417, 1.4216, 0.2602, 0.1549, 0.8364, 0.7958),
-        "isa": (0.8076, 3.4615, 1.2099, 0.2172, 0.1427, 0.8351, 0.8043),
-    },
-}
-TABLE_3 = {
-    "sts": {
-        "iantsen2020": (0.8126, 18.2384, 6.8501),
-        "xie2020": (0.8002, 19.0614, 6.6018),
-        "xie2021": (0.7639, 16.8815, 4.7174),
-        "an2021": (0.7943, 15.9484, 5.2321),
-        "isa": (0.8378, 15.3266, 4.5434),
-    },
-    "hecktor": {
-        "iantsen2020": (0.7721, 6.4286, 1.8501),
-        "xie2020": (0.7666, 7.2180, 1.6018),
-        "xie2021": (0.7591, 5.0749, 1.4174),
-        "an2021": (0.7602, 4.6523, 1.5321),
-        "isa": (0.8076, 3.4615, 1.2099),
-    },
-}
 _LABELS = {
     "unet": "U-Net",
     "vnet": "V-Net",
@@ -100,8 +53,8 @@ def table1(dataset: str, options: str = "") -> ConfigDict:
     inputs = {"ct": ("CT", ("ct",)), "pet": ("PET", ("pet",)), "isa": ("PET+CT", ("ct", "pet"))}
     config = comparison("Table 1: input modalities", dataset, options)
     for name, (label, modalities) in inputs.items():
-        published = dict(zip(_NETWORK_METRICS, TABLE_1[dataset][name], strict=True))
-        add_method(config, name, label, {"model": {"modalities": modalities}}, published=published)
+        printed = dict(zip(_NETWORK_METRICS, published.TABLE_1[dataset][name], strict=True))
+        add_method(config, name, label, {"model": {"modalities": modalities}}, published=printed)
     return config
 
 
@@ -109,17 +62,17 @@ def table2(dataset: str, options: str = "") -> ConfigDict:
     """The attention modules on one backbone, and V-Net."""
     config = comparison("Table 2: attention modules", dataset, options)
     config.thresholds = True
-    for name, figures in TABLE_2[dataset].items():
-        published = dict(zip(_ALL_METRICS, figures, strict=True))
-        add_method(config, name, _LABELS[name], {"model": {"name": name}}, published=published)
+    for name, figures in published.TABLE_2[dataset].items():
+        printed = dict(zip(_ALL_METRICS, figures, strict=True))
+        add_method(config, name, _LABELS[name], {"model": {"name": name}}, published=printed)
     return config
 
 
 def table3(dataset: str, options: str = "") -> ConfigDict:
     """The systems of the HECKTOR challenges; Adam at 1e-4, xie2021 with SGD at 1e-3."""
     config = comparison("Table 3: systems of the HECKTOR challenges", dataset, options)
-    for name, figures in TABLE_3[dataset].items():
-        published = dict(zip(_NETWORK_METRICS, figures, strict=True))
+    for name, figures in published.TABLE_3[dataset].items():
+        printed = dict(zip(_NETWORK_METRICS, figures, strict=True))
         settings = {"model": {"name": name}}
         if config.protocol == "own" and name in OWN:
             settings = _own_recipe(name)
@@ -127,7 +80,7 @@ def table3(dataset: str, options: str = "") -> ConfigDict:
             settings["optimizer"] = {"name": "sgd", "peak_learning_rate": 1e-3}
         elif name != "isa":
             settings["optimizer"] = {"peak_learning_rate": 1e-4}
-        add_method(config, name, _LABELS[name], settings, published=published)
+        add_method(config, name, _LABELS[name], settings, published=printed)
     return config
 
 
@@ -222,18 +175,5 @@ def _smoke_settings(settings, protocol):
 
 
 def _own_recipe(name):
-    """What a system's own config changes in configs/hecktor.py."""
-    own = importlib.import_module(f"isanet_jax.configs.own.{name}").get_config().to_dict()
-    return _difference(hecktor.get_config().to_dict(), own)
-
-
-def _difference(base, changed):
-    result = {}
-    for name, value in changed.items():
-        if isinstance(value, dict):
-            inner = _difference(base[name], value)
-            if inner:
-                result[name] = inner
-        elif value != base[name]:
-            result[name] = value
-    return result
+    """What a system's own recipe changes in the settings."""
+    return copy.deepcopy(importlib.import_module(f"isanet_jax.configs.own.{name}").RECIPE)

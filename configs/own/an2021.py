@@ -6,12 +6,11 @@ command trains all three networks:
     python train.py --config configs/own/an2021.py --workdir runs/an0
 """
 
-from isanet_jax.configs import hecktor
+from isanet_jax.configs.recipe import with_recipe
+
+RECIPE = {"model": {"name": "an2021"}, "optimizer": {"peak_learning_rate": 1e-4}}
 
 
-def get_config():
-    """The settings of configs/hecktor.py with this network and the paper's rate for it."""
-    config = hecktor.get_config()
-    config.model.name = "an2021"
-    config.optimizer.peak_learning_rate = 1e-4
-    return config
+def get_config(dataset: str = ""):
+    """The settings of a dataset with this recipe; see configs/recipe.py."""
+    return with_recipe(RECIPE, dataset)

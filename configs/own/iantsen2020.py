@@ -9,20 +9,18 @@ the prediction. Epochs, batch and learning rates are those of the public configu
     python predict.py --workdir runs/i0 runs/i4 ... --table scans.csv --output masks
 """
 
-from isanet_jax.configs import hecktor
+from isanet_jax.configs.recipe import with_recipe
 
-
-def get_config():
-    """The settings of configs/hecktor.py with the system's own network, loss and optimiser."""
-    config = hecktor.get_config()
-    config.model.name = "iantsen2020"
+RECIPE = {
+    "model": {"name": "iantsen2020"},
     # Dice with squared denominator, plus the focal loss without alpha: 2 x alpha 0.5.
-    config.loss.dice_squared = True
-    config.loss.dice_smooth = 1.0
-    config.loss.focal_weight = 2.0
-    config.optimizer.peak_learning_rate = 1e-3
-    config.optimizer.floor_learning_rate = 1e-5
-    config.train.batch = 1
-    config.train.epochs = 300
-    config.augment.mixup_probability = 0.0
-    return config
+    "loss": {"dice_squared": True, "dice_smooth": 1.0, "focal_weight": 2.0},
+    "optimizer": {"peak_learning_rate": 1e-3, "floor_learning_rate": 1e-5},
+    "train": {"batch": 1, "epochs": 300},
+    "augment": {"mixup_probability": 0.0},
+}
+
+
+def get_config(dataset: str = ""):
+    """The settings of a dataset with this recipe; see configs/recipe.py."""
+    return with_recipe(RECIPE, dataset)

@@ -4,10 +4,11 @@ python train.py --config configs/own/xie2020.py --workdir runs/x0
 """
 
 from isanet_jax.configs.own import nnunet
+from isanet_jax.configs.recipe import with_recipe
+
+RECIPE = {**nnunet.RECIPE, "model": {**nnunet.RECIPE["model"], "name": "xie2020"}}
 
 
-def get_config():
-    """nnU-Net's recipe with this network."""
-    config = nnunet.get_config()
-    config.model.name = "xie2020"
-    return config
+def get_config(dataset: str = ""):
+    """The settings of a dataset with this recipe; see configs/recipe.py."""
+    return with_recipe(RECIPE, dataset)

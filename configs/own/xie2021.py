@@ -10,10 +10,11 @@ The mean of the five folds' probabilities is the prediction:
 """
 
 from isanet_jax.configs.own import nnunet
+from isanet_jax.configs.recipe import with_recipe
+
+RECIPE = {**nnunet.RECIPE, "model": {**nnunet.RECIPE["model"], "name": "xie2021"}}
 
 
-def get_config():
-    """nnU-Net's recipe with this network."""
-    config = nnunet.get_config()
-    config.model.name = "xie2021"
-    return config
+def get_config(dataset: str = ""):
+    """The settings of a dataset with this recipe; see configs/recipe.py."""
+    return with_recipe(RECIPE, dataset)

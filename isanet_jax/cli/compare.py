@@ -1,5 +1,6 @@
 """The command line of compare.py."""
 
+import json
 import sys
 
 from isanet_jax import runtime
@@ -7,7 +8,7 @@ from isanet_jax.errors import ConfigError
 
 _USAGE = """Trains every method on every fold, scores it, and writes tables, tests and figures.
 
-usage: python compare.py --config configs/compare/table2_sts.py [--workdir runs/t2] [--jobs N]
+usage: {command} --config {config} [--workdir runs/t2] [--jobs N]
                          [--config.NAME=VALUE ...]
 
 --config  a comparison: table1, table2, table3 or fig6, of sts or hecktor, in configs/compare/.
@@ -19,22 +20,28 @@ usage: python compare.py --config configs/compare/table2_sts.py [--workdir runs/
 
 --config.order="('isa','unet')" compares these methods; any system that train.py lists can stand
 there. --config.folds="(0,)" compares on one fold. --config.base.NAME=VALUE changes a setting of
-every run, as in --config.base.data.cases=cases/mine. The same command again goes on where it was
+every run, as in --config.base.data.cases=cases/mine. --print-config shows the settings
+of every run and ends. The same command again goes on where it was
 stopped, and tries failed cells again; finished cells are not run twice."""
 
 
 def main():
     """Runs compare.py."""
     if {"-h", "--help"} & set(sys.argv):
-        print(_USAGE)
+        print(
+            _USAGE.format(
+                command=runtime.command("compare"), config=runtime.config_name("compare/table2_sts")
+            )
+        )
         return
     # Here: these import JAX and matplotlib, which --help does not need.
     from isanet_jax.comparison.grid import make_cells, with_systems
     from isanet_jax.comparison.report import write_comparison
     from isanet_jax.comparison.runner import run_cells
-    from isanet_jax.training.config import parse_command_line
+    from isanet_jax.training.config import parse_command_line, resolved_config
 
-    argv, jobs = runtime.take_number(sys.argv, "--jobs", 0, "a number of cells to run at a time")
+    argv, is_shown = runtime.take_flag(sys.argv, "--print-config")
+    argv, jobs = runtime.take_number(argv, "--jobs", 0, "a number of cells to run at a time")
     comparison, workdir = parse_command_line(argv)
     if "methods" not in comparison:
         raise ConfigError(
@@ -43,6 +50,10 @@ def main():
         )
     comparison = with_systems(comparison)
     cells = make_cells(comparison, workdir)
+    if is_shown:
+        shown = {str(cell.folder): resolved_config(cell.config) for cell in cells}
+        print(json.dumps(shown, indent=2))
+        return
     failures, stopped, elsewhere = run_cells(cells, jobs=jobs)
     if stopped:
         print(f"stopped on {stopped}; the same command goes on from here")

@@ -1,5 +1,6 @@
 """The command line of training."""
 
+import json
 import sys
 
 from isanet_jax import runtime
@@ -7,12 +8,14 @@ from isanet_jax import runtime
 _USAGE = """Trains a network, or goes on with a run that was stopped.
 
 usage: {command} --config {config} [--workdir runs/h0] [--profile STEPS]
-                 [--config.NAME=VALUE ...]
+                 [--print-config] [--config.NAME=VALUE ...]
 
 Every setting, with its meaning and default, is in configs/hecktor.py; --config.NAME=VALUE changes
 one, as in --config.fold=1 --config.data.cases=cases/mine --config.model.width=8.
 --config.model.name=help lists the networks. --profile STEPS traces as many steps, from the third
-on, for TensorBoard's profiler, with a table of the operations that take longest."""
+on, for TensorBoard's profiler, with a table of the operations that take longest. --print-config
+shows the settings that the run would have, checked and with the system's own width and levels, and
+ends."""
 
 
 def main():
@@ -24,13 +27,17 @@ def main():
         return
     from isanet_jax.distributed.processes import distributed_session
     from isanet_jax.network.systems import describe_systems
-    from isanet_jax.training.config import parse_command_line
+    from isanet_jax.training.config import parse_command_line, resolved_config
     from isanet_jax.training.loop import train
 
     argv, profiled = runtime.take_number(sys.argv, "--profile", 0, "a number of steps to trace")
+    argv, is_shown = runtime.take_flag(argv, "--print-config")
     config, workdir = parse_command_line(argv)
     if config.get("model", {}).get("name") == "help":
         print(describe_systems())
+        return
+    if is_shown:
+        print(json.dumps(resolved_config(config), indent=2))
         return
     with distributed_session():
         train(config, workdir, profiled_steps=profiled)

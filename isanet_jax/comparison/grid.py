@@ -10,7 +10,7 @@ from pathlib import Path
 from isanet_jax.comparison.cell import SCORES
 from isanet_jax.errors import ConfigError, IsaNetError
 from isanet_jax.network.systems import SYSTEMS
-from isanet_jax.training.config import check_config
+from isanet_jax.training.config import check_config, unread_settings
 from isanet_jax.training.run import load_cohort, split_cohort
 
 THRESHOLDS = "thresholds"  # the pseudo-method of all fixed thresholds
@@ -92,12 +92,24 @@ def make_cells(comparison: dict, workdir: Path) -> list[Cell]:
                 config = _merged(comparison["base"], settings, f"methods.{method}.settings")
                 config |= {"fold": fold, "seed": seed}
                 try:
+                    _leave_unread(config, settings)
                     check_config(config)
                 except ConfigError as error:
                     raise ConfigError(f"method {method}: {of_comparison(error)}") from error
                 folder = Path(workdir) / method / f"fold{fold}-seed{seed}"
                 cells.append(Cell(method, fold, seed, config, folder))
     return cells
+
+
+def _leave_unread(config, settings):
+    """Sets what the base changes and this method does not read back to its default.
+
+    What the method itself says and does not read stays, and is refused.
+    """
+    for name, (default, _) in unread_settings(config).items():
+        section, key = name.split(".")
+        if key not in settings.get(section, {}):
+            config[section][key] = default
 
 
 def _merged(base, settings, place):

@@ -188,9 +188,16 @@ class TwoBranchNet(nnx.Module):
         return self.decoders["ct"](features["ct"][-1], weight_ct, parts)[0]
 
 
-def two_branch(description: str, attention) -> System:
-    """The two-branch network with an attention module, or None, at its sites."""
-    return System(description, partial(TwoBranchNet, attention=attention), two_branch=True)
+def two_branch(description: str, attention, *, reads=("encoder_attention",)) -> System:
+    """The two-branch network with an attention module, or None, at its sites.
+
+    Args:
+        description: one line.
+        attention: a module of isanet_jax/network/attention, or None.
+        reads: the settings that the module reads, and that decide where it stands.
+    """
+    make = partial(TwoBranchNet, attention=attention)
+    return System(description, make, reads=("decoder", "fusion_weights", "reading", *reads))
 
 
-SYSTEMS = {"unet": two_branch("ISA-Net's backbone without attention", None)}
+SYSTEMS = {"unet": two_branch("ISA-Net's backbone without attention", None, reads=())}

@@ -37,7 +37,7 @@ class System(NamedTuple):
         width: its own channels of level 1.
         levels: size of its input -> its own number of levels.
         least_levels: fewer cannot work.
-        two_branch: whether it has the settings of the two-branch network.
+        reads: settings of `ModelConfig` that it reads besides those that all do.
         version: raised where the same parameters come to mean something else; checkpoints of
             another version are refused.
     """
@@ -47,7 +47,7 @@ class System(NamedTuple):
     width: int = 16
     levels: Callable[[int], int] = lambda size: 5
     least_levels: int = 2
-    two_branch: bool = False
+    reads: tuple[str, ...] = ()
     version: int = 1
 
 

@@ -108,7 +108,7 @@ def xie2021(config: ModelConfig, *, rngs: nnx.Rngs) -> NNUNet:
     return NNUNet(config, make_norm, None, bias=True, rngs=rngs)
 
 
-_OWN = {"width": 32, "levels": nnunet_levels}
+_OWN = {"reads": ("deep_supervision",), "width": 32, "levels": nnunet_levels}
 SYSTEMS = {
     "xie2020": System("nnU-Net with scSE, HECKTOR 2020", xie2020, **_OWN),
     "xie2021": System("nnU-Net with SE-Norm, HECKTOR 2021", xie2021, **_OWN, version=2),

@@ -32,8 +32,11 @@ def find_systems() -> dict[str, System]:
 
 
 SYSTEMS = find_systems()
-# Settings of the two-branch network alone; another system takes their defaults only.
-_TWO_BRANCH_ONLY = ("encoder_attention", "decoder", "fusion_weights", "reading")
+# Settings that only the systems that say so read; others take their defaults only.
+_READ_BY_SOME = (
+    *("deep_supervision", "encoder_attention", "reading", "fusion", "weight_scale"),
+    *("fusion_weights", "decoder"),
+)
 
 
 def describe_systems() -> str:
@@ -41,21 +44,26 @@ def describe_systems() -> str:
     return "\n".join(f"{name:12} {system.description}" for name, system in SYSTEMS.items())
 
 
-def resolve(size: int, settings: dict) -> ModelConfig:
-    """The settings of a system; a width or number of levels of 0 is the system's own.
+def resolve(size: int, settings: dict, *, is_new: bool = True) -> ModelConfig:
+    """The settings of a system; a width or number of levels of 0, or none, is the system's own.
+
+    Args:
+        size: voxels per axis of its input.
+        settings: of `ModelConfig`.
+        is_new: refuse settings that are changed and that the system does not read; runs from before
+            they were refused are loaded all the same.
 
     Raises:
         ConfigError: no such system, or settings that it does not have or cannot take.
     """
-    name = settings["name"]
+    name = settings.get("name", "isa")
     if name not in SYSTEMS:
         raise ConfigError(f"model.name is {name!r}; choose one of\n{describe_systems()}")
     system = SYSTEMS[name]
     own = {"width": system.width, "levels": system.levels(size)}
-    own = {key: value for key, value in own.items() if not settings[key]}
+    own = {key: value for key, value in own.items() if not settings.get(key)}
     config = ModelConfig(size=size, **(settings | own))
-    fixed = () if system.two_branch else _TWO_BRANCH_ONLY
-    for key in fixed:
+    for key in unread_settings(name) if is_new else ():
         value, default = getattr(config, key), getattr(ModelConfig(), key)
         if value != default:
             raise ConfigError(
@@ -66,6 +74,11 @@ def resolve(size: int, settings: dict) -> ModelConfig:
             f"model.levels is {config.levels}; {name} needs at least {system.least_levels}"
         )
     return config
+
+
+def unread_settings(name: str) -> list[str]:
+    """The settings of `ModelConfig` that a system does not read."""
+    return sorted(set(_READ_BY_SOME) - set(SYSTEMS[name].reads))
 
 
 def create(config: ModelConfig, key: jax.Array) -> tuple[nnx.GraphDef, nnx.State]:

@@ -11,12 +11,14 @@ from isanet_jax import configs
 from isanet_jax.cases.cohort import Cohort
 from isanet_jax.cases.folds import FOLDS_BY, SELECTIONS
 from isanet_jax.cases.grid import FITS
+from isanet_jax.configs import hecktor
 from isanet_jax.distributed.placement import splits
 from isanet_jax.errors import ConfigError
 from isanet_jax.files import write_json
 from isanet_jax.network import systems
 from isanet_jax.network.config import ModelConfig
 from isanet_jax.runtime import command, config_name
+from isanet_jax.training.losses import LOSSES
 from isanet_jax.training.optimizer import OPTIMIZERS
 from isanet_jax.training.schedule import SCHEDULES
 
@@ -173,6 +175,7 @@ def check_config(config: dict) -> None:
         "selection": (config["selection"], SELECTIONS),
         "fold_by": (config["fold_by"], FOLDS_BY),
         "data.fit": (config["data"]["fit"], FITS),
+        "loss.name": (config["loss"]["name"], LOSSES),
         "optimizer.name": (config["optimizer"]["name"], OPTIMIZERS),
         "optimizer.schedule": (config["optimizer"]["schedule"], SCHEDULES),
     }
@@ -184,6 +187,7 @@ def check_config(config: dict) -> None:
             f"data.patch is {config['data']['patch']}; it must be 0 (whole volumes) or at most "
             f"data.size, {config['data']['size']}"
         )
+    _check_unread(config)
     _check_split(config)
     batch, data = config["train"]["batch"], config["mesh"]["data"]
     if batch % data:
@@ -191,6 +195,17 @@ def check_config(config: dict) -> None:
             f"train.batch is {batch} and mesh.data is {data}: the batch must be a multiple of the "
             "devices it is split over"
         )
+
+
+def resolved_config(config: dict) -> dict:
+    """The config, checked, with the width and the levels that its network will have.
+
+    Raises:
+        ConfigError: see `check_config`.
+    """
+    check_config(config)
+    model = model_config(config)
+    return config | {"model": config["model"] | {"width": model.width, "levels": model.levels}}
 
 
 def _check_sections(config):
@@ -205,6 +220,43 @@ def _check_sections(config):
         raise ConfigError(
             f"the config has no {', '.join(missing)}; it must have every setting of "
             "configs/hecktor.py, as one that begins with hecktor.get_config() has"
+        )
+
+
+def unread_settings(config: dict) -> dict[str, tuple[object, str]]:
+    """Settings that differ from their default and that nothing which was chosen reads.
+
+    Returns:
+        `section.setting` -> (its default, what was chosen that does not read it).
+    """
+    model, loss, optimizer = config["model"], config["loss"], config["optimizer"]
+    chosen = f"model.name {model['name']!r}"
+    unread = [(f"model.{name}", chosen) for name in systems.unread_settings(model["name"])]
+    if loss["name"] == "dice_ce":
+        unread += [(f"loss.{name}", "loss.name 'dice_ce'") for name in _CROSS_ENTROPY]
+    if not loss["dice_squared"]:
+        unread.append(("loss.dice_smooth", "loss.dice_squared False"))
+    of_other = {"adam": ("momentum",), "sgd": ("b1", "b2")}[optimizer["name"]]
+    chosen = f"optimizer.name {optimizer['name']!r}"
+    unread += [(f"optimizer.{name}", chosen) for name in of_other]
+    if optimizer["schedule"] == "poly":
+        names = ("floor_learning_rate", "restart_epochs")
+        unread += [(f"optimizer.{name}", "optimizer.schedule 'poly'") for name in names]
+    defaults = plain_config(hecktor.get_config())
+    found = {}
+    for name, why in unread:
+        section, key = name.split(".")
+        if config[section][key] != defaults[section][key]:
+            found[name] = defaults[section][key], why
+    return found
+
+
+def _check_unread(config):
+    """Refuses settings that would change nothing."""
+    for name, (default, why) in unread_settings(config).items():
+        section, key = name.split(".")
+        raise ConfigError(
+            f"{name} is {config[section][key]!r}, and nothing reads it with {why}; use {default!r}"
         )
 
 
@@ -241,7 +293,8 @@ def model_config(config: dict) -> ModelConfig:
     }
     if config["mesh"]["space"] > 1:
         values["convolution"] = "native"  # the folded forms mix the depth with other axes
-    return systems.resolve(config["data"]["patch"] or config["data"]["size"], values)
+    size = config["data"]["patch"] or config["data"]["size"]
+    return systems.resolve(size, values, is_new=False)
 
 
 def check_cohort(config: dict, cohort: Cohort) -> None:
@@ -302,12 +355,20 @@ def claim_workdir(workdir: Path, config: dict) -> None:
 
 
 # Settings that came later, with what runs from before them had.
-_LATER = {"model": {"remat": "none", "reading": "code"}}
+_LATER = {"model": {"remat": "none", "reading": "code"}, "loss": {"name": "dice_focal"}}
+# The cross-entropy, as it was said before loss.name.
+_CROSS_ENTROPY = {"alpha": 0.5, "gamma": 0.0, "focal_weight": 2.0}
 
 
 def _with_later_settings(existing, config):
     """A config from before some settings existed, with what it then meant."""
     filled = dict(existing)
+    loss = existing.get("loss")
+    if isinstance(loss, dict) and "name" not in loss and loss.items() >= _CROSS_ENTROPY.items():
+        defaults = hecktor.get_config().loss.to_dict()
+        focal = {name: defaults[name] for name in _CROSS_ENTROPY}
+        existing = existing | {"loss": loss | focal | {"name": "dice_ce"}}
+        filled = dict(existing)
     for section, settings in _LATER.items():
         if section in config and isinstance(existing.get(section), dict):
             known = {k: v for k, v in settings.items() if k in config[section]}

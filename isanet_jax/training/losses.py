@@ -1,10 +1,11 @@
-"""Dice and focal loss (paper section 2.5), from logits, per batch."""
+"""Dice with focal loss (paper section 2.5) or cross-entropy, from logits, per batch."""
 
 import jax
 import jax.numpy as jnp
 
 from isanet_jax.network.blocks import Output
 
+LOSSES = ("dice_focal", "dice_ce")
 _VOLUME = (1, 2, 3)
 
 
@@ -50,8 +51,28 @@ def focal_loss(
     return -jnp.mean(tumour + other)
 
 
+def cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:
+    """Binary cross-entropy, the mean over voxels: the focal loss without focus, times 2.
+
+    Args:
+        logits, label: (B, D, H, W), as for `dice_loss`.
+
+    Returns:
+        () float32.
+    """
+    return 2.0 * focal_loss(logits, label, alpha=0.5, gamma=0.0)
+
+
 def segmentation_loss(
-    output: Output, label: jax.Array, *, dice_squared, dice_smooth, alpha, gamma, focal_weight
+    output: Output,
+    label: jax.Array,
+    *,
+    name="dice_focal",
+    dice_squared,
+    dice_smooth,
+    alpha,
+    gamma,
+    focal_weight,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Eq. 11, Dice + focal, as the weighted mean over all that the network supervises.
 
@@ -59,20 +80,24 @@ def segmentation_loss(
         output: of the network; a coarser auxiliary output is compared with the label's nearest
             voxels.
         label: (B, D, H, W), as for `dice_loss`.
+        name: of `LOSSES`: Dice + focal, or Dice + cross-entropy.
         dice_squared, dice_smooth: see `dice_loss`.
-        alpha, gamma: see `focal_loss`; alpha 0.5, gamma 0 and a focal weight of 2 make it the
-            cross-entropy.
+        alpha, gamma: see `focal_loss`.
         focal_weight: factor of the focal loss.
 
     Returns:
-        loss, and its parts for the first output: `dice_loss`, `focal_loss`.
+        loss, and its parts for the first output: `dice_loss`, `focal_loss` (the second part, also
+        where it is the cross-entropy).
     """
     total, weights, parts = 0.0, 0.0, None
     for weight, logits in ((1.0, output.logits), *output.auxiliary):
         factor = label.shape[1] // logits.shape[1]
         target = label[:, factor // 2 :: factor, factor // 2 :: factor, factor // 2 :: factor]
         dice = dice_loss(logits, target, squared=dice_squared, smooth=dice_smooth)
-        focal = focal_weight * focal_loss(logits, target, alpha=alpha, gamma=gamma)
+        if name == "dice_ce":
+            focal = cross_entropy(logits, target)
+        else:
+            focal = focal_weight * focal_loss(logits, target, alpha=alpha, gamma=gamma)
         parts = parts or {"dice_loss": dice, "focal_loss": focal}
         total, weights = total + weight * (dice + focal), weights + weight
     return total / weights, parts

@@ -63,4 +63,5 @@ class ISA(nnx.Module):
         return jax.nn.relu(output) if self.reading == "text" else output
 
 
-SYSTEMS = {"isa": two_branch("ISA-Net (Huang 2022)", ISA)}
+_READS = ("encoder_attention", "fusion", "weight_scale")
+SYSTEMS = {"isa": two_branch("ISA-Net (Huang 2022)", ISA, reads=_READS)}
