@@ -24,9 +24,9 @@ import numpy as np
 import torch
 from monai import transforms
 
-from configs import hecktor
 from isanet_jax.cases.case import read_case
 from isanet_jax.cases.cohort import prepare_phantoms, read_cohort
+from isanet_jax.configs import hecktor
 from isanet_jax.pipeline.augment import augment, normalise
 from isanet_jax.pipeline.dataset import training_data
 

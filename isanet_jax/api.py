@@ -59,7 +59,9 @@ def prepare(scans, output, *, size=144, fit="resize", folds=5, workers=1, **opti
         DataError: a source that cannot be read, or cases that failed, with every reason.
 
     Example:
-        >>> [entry["case"] for entry in isa.prepare("scans/cases.csv", "cases", size=16, folds=2)]
+        >>> grid = {"size": 16, "fit": "crop", "spacing_mm": 12.0}
+        >>> made = isa.prepare("scans/cases.csv", "cases", folds=2, **grid)
+        >>> [entry["case"] for entry in made]
         ['phantom_000', 'phantom_001', 'phantom_002', 'phantom_003']
     """
     from isanet_jax.cases import cohort
@@ -137,6 +139,7 @@ def train(config, workdir) -> bool:
         >>> config.model.width, config.model.levels, config.train.epochs = 2, 3, 1
         >>> config.selection = "paper"
         >>> isa.train(config, "runs/x")
+        45,551 parameters, 2 cases to train on, 2 to validate ...
         True
     """
     from isanet_jax.training.loop import train as run
@@ -154,14 +157,16 @@ def evaluate(workdirs, output=None, *, cases=None, checkpoint="best") -> dict:
         checkpoint: the `best` one of each run, or the `latest`.
 
     Returns:
-        the content of metrics.json: `cases` (ID -> metrics), `summary` (metric -> mean, std, ...).
+        the content of metrics.json: `cases` (ID -> metrics), `summary` (metric -> mean, sd, ...).
 
     Raises:
         CheckpointError, ConfigError, DataError: no such run, or cases that do not fit it.
 
     Example:
-        >>> sorted(isa.evaluate("runs/x")["summary"]["dsc"])
-        ['mean', 'median', 'n', 'std']
+        >>> scores = isa.evaluate("runs/x")
+        | method | cases | DSC ...
+        >>> sorted(scores["summary"]["dsc"])
+        ['mean', 'median', 'n', 'n_finite', 'n_infinite', 'sd']
     """
     from isanet_jax.evaluation.runs import evaluate_runs
 

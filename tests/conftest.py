@@ -12,8 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-from configs import phantom as phantom_config
 from isanet_jax.cases.cohort import prepare_phantoms, read_cohort
+from isanet_jax.configs import phantom as phantom_config
 from isanet_jax.training.loop import train
 
 # Compiles dominate the suite; a second run finds them here.

@@ -14,7 +14,7 @@ from tests.conftest import small_config
 ROOT = Path(__file__).parents[2]
 CONFIG = """
 import json
-from configs.compare import paper
+from isanet_jax.configs.compare import paper
 from ml_collections import ConfigDict
 
 def get_config():

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
+from isanet_jax.configs.compare import paper
 
-from configs.compare import paper
 from isanet_jax.comparison import grid, resources, runner
 from isanet_jax.comparison.grid import make_cells, with_systems
 from isanet_jax.comparison.runner import run_cells
