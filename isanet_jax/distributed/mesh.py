@@ -1,5 +1,7 @@
 """The devices as a mesh, and arrays placed on it."""
 
+import contextlib
+
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -70,22 +72,60 @@ def local_value(array) -> np.ndarray:
 
 
 def make_mesh_of(devices, data: int, space: int) -> Mesh:
-    """`make_mesh` of given devices, which may be described ones.
-
-    With `space` above 1, JAX is told to use its older partitioner, from here on: the default one
-    gives wrong gradients on some of these meshes (docs/distributed.md).
-    """
+    """`make_mesh` of given devices, which may be described ones."""
     if min(data, space) < 1 or data * space > len(devices):
         raise ConfigError(
             f"mesh.data is {data} and mesh.space {space}, and there are {len(devices)} devices"
         )
-    if space > 1:
-        if (data, space) not in PROVEN_SPLITS:
-            proven = ", ".join(f"{d} x {s}" for d, s in PROVEN_SPLITS)
-            raise ConfigError(
-                f"mesh.data x mesh.space is {data} x {space}; gradients of split volumes have been "
-                f"proven equal to one device's on {proven} only (docs/distributed.md)"
-            )
-        jax.config.update("jax_use_shardy_partitioner", False)
+    if space > 1 and (data, space) not in PROVEN_SPLITS:
+        proven = ", ".join(f"{d} x {s}" for d, s in PROVEN_SPLITS)
+        raise ConfigError(
+            f"mesh.data x mesh.space is {data} x {space}; gradients of split volumes have been "
+            f"proven equal to one device's on {proven} only (docs/distributed.md)"
+        )
     grid = np.array(devices[: data * space]).reshape(data, space)
     return Mesh(grid, ("data", "space"), axis_types=(AxisType.Auto,) * 2)
+
+
+def jit_on(mesh: Mesh, function, **options):
+    """`jax.jit` of a function that is placed on a mesh.
+
+    Where volumes are split, by JAX's older partitioner: the default one gives wrong gradients on
+    some of these meshes (docs/distributed.md).
+    """
+    jitted = jax.jit(function, **options)
+    return jitted if mesh.shape["space"] == 1 else _ByOlderPartitioner(jitted)
+
+
+class _ByOlderPartitioner:
+    """A jitted or lowered function whose steps to the compiled one use the older partitioner."""
+
+    def __init__(self, wrapped):
+        self._wrapped = wrapped
+
+    def __getattr__(self, name):
+        return getattr(self._wrapped, name)
+
+    def __call__(self, *arguments):
+        with _older_partitioner():
+            return self._wrapped(*arguments)
+
+    def lower(self, *arguments):
+        """As `jax.jit`'s."""
+        with _older_partitioner():
+            return _ByOlderPartitioner(self._wrapped.lower(*arguments))
+
+    def compile(self):
+        """As a lowered function's."""
+        with _older_partitioner():
+            return self._wrapped.compile()
+
+
+@contextlib.contextmanager
+def _older_partitioner():
+    before = jax.config.jax_use_shardy_partitioner
+    jax.config.update("jax_use_shardy_partitioner", False)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_use_shardy_partitioner", before)

@@ -1,6 +1,5 @@
 """The train step and the prediction, as pure functions that are compiled once."""
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -11,7 +10,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from isanet_jax.distributed.mesh import local_value
+from isanet_jax.distributed.mesh import jit_on, local_value
 from isanet_jax.distributed.placement import place, volumes_over
 from isanet_jax.network import systems
 from isanet_jax.network.whole_volume import mirrored, windowed
@@ -108,7 +107,8 @@ def make_train_step(graphdef, optimizer, mesh: Mesh, *, loss: dict, patch: int =
 
     replicated = NamedSharding(mesh, PartitionSpec())
     over_data = NamedSharding(mesh, PartitionSpec("data"))
-    return jax.jit(
+    return jit_on(
+        mesh,
         step,
         in_shardings=(replicated, over_data),
         out_shardings=(replicated, replicated),
@@ -131,7 +131,6 @@ def make_predict(graphdef, mesh: Mesh, *, patch: int = 0, mirror: bool = False) 
     over_data = NamedSharding(mesh, PartitionSpec("data"))
     shardings = (replicated, over_data, over_data)
 
-    @functools.partial(jax.jit, in_shardings=shardings, out_shardings=over_data)
     def predict(params, ct_hu, pet_suv):
         with volumes_over(mesh):
             return whole_prediction(params, place(ct_hu), place(pet_suv))
@@ -144,4 +143,4 @@ def make_predict(graphdef, mesh: Mesh, *, patch: int = 0, mirror: bool = False) 
         whole = mirrored(whole) if mirror else whole
         return whole(normalise(ct_hu, pet_suv))
 
-    return predict
+    return jit_on(mesh, predict, in_shardings=shardings, out_shardings=over_data)

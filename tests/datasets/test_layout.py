@@ -1,0 +1,66 @@
+"""A new layout is one file."""
+
+import pkgutil
+
+import pytest
+
+from isanet_jax import datasets
+from isanet_jax.cases.cohort import read_cohort
+from isanet_jax.datasets.phantom import write_phantoms
+from isanet_jax.errors import DataError
+
+MINE = """
+from isanet_jax.datasets.layout import Dataset, Found, Scan
+
+
+def read(source, options):
+    cases = sorted(p for p in source.iterdir() if p.is_dir())
+    files = [[case / f"{kind}.nii.gz" for kind in ("ct", "pet", "label")] for case in cases]
+    return Found([Scan(c.name, *f, c.name) for c, f in zip(cases, files, strict=True)])
+
+
+DATASET = Dataset(
+    "mine", "a folder per case", lambda source: (source / "mine.txt").exists(), read, fit="crop",
+)
+"""
+
+
+def test_a_new_layout_is_one_file(tmp_path, monkeypatch):
+    """Found, recognised, read and prepared, without a line anywhere else."""
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "mine.py").write_text(MINE)
+    monkeypatch.setattr(datasets, "__path__", [*datasets.__path__, str(tmp_path / "more")])
+    found = datasets.find_datasets()
+    assert found.keys() - datasets.DATASETS.keys() == {"mine"}
+    monkeypatch.setattr(datasets, "DATASETS", found)
+    source = tmp_path / "scans"
+    write_phantoms(source, cases=4, seed=1)
+    (source / "cases.csv").unlink()
+    (source / "mine.txt").touch()
+    assert datasets.recognise(source) == "mine"
+    from isanet_jax.cli import prepare
+
+    monkeypatch.setattr(prepare, "DATASETS", found)
+    words = ["--size", "16", "--spacing-mm", "12", "--folds", "2", "--workers", "1"]
+    prepare.main(["mine", "--source", str(source), "--output", str(tmp_path / "cases"), *words])
+    cohort = read_cohort(tmp_path / "cases")
+    assert (len(cohort.cases), cohort.settings["fit"]) == (4, "crop")
+
+
+def test_two_layouts_of_one_name_are_an_error(tmp_path, monkeypatch):
+    for name in ("one", "other"):
+        (tmp_path / f"{name}.py").write_text(MINE)
+    monkeypatch.setattr(datasets, "__path__", [*datasets.__path__, str(tmp_path)])
+    with pytest.raises(ImportError, match="there is a dataset 'mine' already"):
+        datasets.find_datasets()
+
+
+def test_every_file_of_the_folder_is_a_layout_or_known_to_be_none():
+    """So that a misspelt DATASET is noticed."""
+    files = {module.name for module in pkgutil.iter_modules(datasets.__path__)}
+    assert files - datasets.DATASETS.keys() == {"download", "layout", "phantom"}
+
+
+def test_what_is_not_recognised_says_what_would_be(tmp_path):
+    with pytest.raises(DataError, match="no layout that is known.*HECKTOR.*table"):
+        datasets.recognise(tmp_path)
