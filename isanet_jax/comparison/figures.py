@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from isanet_jax.comparison.table import METRICS, TESTED, Row
+from isanet_jax.comparison.table import TESTED, Row
 from isanet_jax.evaluation.pictures import (
     PLANES,
     PREDICTION,
@@ -11,6 +11,7 @@ from isanet_jax.evaluation.pictures import (
     draw_plane,
     largest_section,
 )
+from isanet_jax.metrics import METRICS
 
 _COLUMN_INCHES = 2.1
 
@@ -35,7 +36,7 @@ def box_plots(path, rows: list[Row]) -> None:
                     text, (1, place), xycoords=("axes fraction", "data"), ha="right", va="bottom",
                     fontsize=8, color="tab:red",
                 )  # fmt: skip
-        panel.set_xlabel(METRICS[metric])
+        panel.set_xlabel(METRICS[metric].heading)
         panel.grid(axis="x", alpha=0.3)
     axes[0].set_yticks(range(1, len(rows) + 1), [row.label for row in rows])
     axes[0].invert_yaxis()

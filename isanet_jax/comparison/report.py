@@ -11,10 +11,11 @@ from isanet_jax.cases.cohort import read_cohort
 from isanet_jax.comparison import figures
 from isanet_jax.comparison.cell import MASKS
 from isanet_jax.comparison.grid import Cell
-from isanet_jax.comparison.table import METRICS, Row, collect, digits, tests
+from isanet_jax.comparison.table import COLUMNS, Row, collect, tests
 from isanet_jax.evaluation.evaluate import NETWORK
 from isanet_jax.evaluation.report import PROTOCOLS
 from isanet_jax.files import replace_when_done, write_csv
+from isanet_jax.metrics import METRICS
 from isanet_jax.metrics.segmentation import DISTANCES
 
 _RECIPES = {
@@ -130,13 +131,13 @@ def _shown(row, metric, separator="±"):
     mean, sd, folds = row.figure(metric)
     if not folds:
         return "inf" if metric in DISTANCES else _NO_VALUE
-    places = digits(metric)
+    places = METRICS[metric].digits
     return f"{mean:.{places}f}" + ("" if math.isnan(sd) else f" {separator} {sd:.{places}f}")
 
 
 def _published(row, metric):
     value = row.published.get(metric)
-    return _NO_VALUE if value is None else f"{value:.{digits(metric)}f}"
+    return _NO_VALUE if value is None else f"{value:.{METRICS[metric].digits}f}"
 
 
 def _beside(row, metric):
@@ -145,24 +146,26 @@ def _beside(row, metric):
     mean, _, folds = row.figure(metric)
     if value is None or not folds:
         return _NO_VALUE
-    return f"{mean - value:+.{digits(metric)}f}"
+    return f"{mean - value:+.{METRICS[metric].digits}f}"
 
 
 def markdown_table(rows: list[Row]) -> str:
     """The table in Markdown: ours, below it the paper's figure and the difference."""
     lines = [
-        "| method | | " + " | ".join(METRICS.values()) + " | infinite | missing cells |",
-        "|---" * (len(METRICS) + 4) + "|",
+        "| method | | "
+        + " | ".join(METRICS[name].heading for name in COLUMNS)
+        + " | infinite | missing cells |",
+        "|---" * (len(COLUMNS) + 4) + "|",
     ]
     for row in rows:
-        ours = " | ".join(_shown(row, metric) for metric in METRICS)
+        ours = " | ".join(_shown(row, metric) for metric in COLUMNS)
         lines.append(
             f"| {row.label} | ours | {ours} | {row.n_infinite} of {row.n_scored} "
             f"| {row.missing} of {row.total} |"
         )
         if row.published:
-            paper = " | ".join(_published(row, metric) for metric in METRICS)
-            beside = " | ".join(_beside(row, metric) for metric in METRICS)
+            paper = " | ".join(_published(row, metric) for metric in COLUMNS)
+            beside = " | ".join(_beside(row, metric) for metric in COLUMNS)
             lines += [f"| | paper | {paper} | | |", f"| | difference | {beside} | | |"]
     return "\n".join(lines)
 
@@ -171,16 +174,16 @@ def latex_table(rows: list[Row], title: str) -> str:
     """The table in LaTeX (booktabs): ours, and the paper's in parentheses."""
     lines = [
         r"% needs \usepackage{booktabs}",
-        r"\begin{tabular}{l" + "c" * (len(METRICS) + 1) + "}",
+        r"\begin{tabular}{l" + "c" * (len(COLUMNS) + 1) + "}",
         r"\toprule",
-        "Method & " + " & ".join(METRICS.values()) + r" & infinite \\",
+        "Method & " + " & ".join(METRICS[name].heading for name in COLUMNS) + r" & infinite \\",
         r"\midrule",
     ]
     for row in rows:
-        ours = " & ".join(_shown(row, metric, r"$\pm$") for metric in METRICS)
+        ours = " & ".join(_shown(row, metric, r"$\pm$") for metric in COLUMNS)
         lines.append(rf"{_tex(row.label)} & {ours} & {row.n_infinite}/{row.n_scored} \\")
         if row.published:
-            paper = " & ".join(f"({_published(row, metric)})" for metric in METRICS)
+            paper = " & ".join(f"({_published(row, metric)})" for metric in COLUMNS)
             lines.append(rf"\quad (paper) & {paper} & \\")
     lines += [r"\bottomrule", r"\end{tabular}"]
     return f"% {title}; mean and standard deviation over the folds\n" + "\n".join(lines) + "\n"
@@ -201,10 +204,10 @@ def tests_table(compared: list[dict]) -> str:
         "|---" * 8 + "|",
     ]
     for test in compared:
-        places = digits(test["metric"])
+        places = METRICS[test["metric"]].digits
         low, high = (f"{test[name]:+.{places}f}" for name in ("low", "high"))
         lines.append(
-            f"| {test['label']} | {METRICS[test['metric']]} | {test['n']} | "
+            f"| {test['label']} | {METRICS[test['metric']].heading} | {test['n']} | "
             f"{test['difference']:+.{places}f} | {low} to {high} | {test['p']:.3g} | "
             f"{test['p_holm']:.3g} | {test['n_infinite']} |"
         )
@@ -214,7 +217,7 @@ def tests_table(compared: list[dict]) -> str:
 def _long(rows) -> Iterator[dict]:
     """A line per method and metric, for spreadsheets."""
     for row in rows:
-        for metric in METRICS:
+        for metric in COLUMNS:
             mean, sd, folds = row.figure(metric)
             yield {
                 "method": row.name,

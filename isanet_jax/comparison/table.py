@@ -8,14 +8,13 @@ import numpy as np
 
 from isanet_jax.comparison.grid import THRESHOLDS, Cell
 from isanet_jax.comparison.statistics import holm, paired_test
-from isanet_jax.metrics.segmentation import DISTANCES, summarise
+from isanet_jax.metrics.segmentation import summarise
 
 # The paper's columns in its order, then further ones; dsc_agg is over cases, not a mean.
-METRICS = {
-    "dsc": "DSC", "hd": "HD mm", "assd": "ASSD mm", "rvd_abs": "RVD", "voe": "VOE",
-    "recall": "recall", "precision": "precision", "hd95": "HD95 mm", "dsc_agg": "aggregated DSC",
-    "lesion_f1": "lesion F1",
-}  # fmt: skip
+COLUMNS = (
+    *("dsc", "hd", "assd", "rvd_abs", "voe", "recall", "precision"),
+    *("hd95", "dsc_agg", "lesion_f1"),
+)
 TESTED = ("dsc", "hd95", "assd")
 
 
@@ -130,8 +129,3 @@ def tests(rows: list[Row], reference: str) -> list[dict]:
         corrected = holm([test["p"] for test in found])
         results += [test | {"p_holm": p} for test, p in zip(found, corrected, strict=True)]
     return results
-
-
-def digits(metric: str) -> int:
-    """Decimals in the tables: distances two, shares four."""
-    return 2 if metric in DISTANCES else 4

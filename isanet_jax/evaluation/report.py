@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 from isanet_jax.files import replace_when_done, write_json
+from isanet_jax.metrics import METRICS
 from isanet_jax.metrics.segmentation import summarise
 
 PROTOCOLS = {
@@ -11,10 +12,7 @@ PROTOCOLS = {
     "optimistic",
     "nested": "the checkpoint was chosen on other cases, which were not trained on either",
 }
-_COLUMNS = {
-    "dsc": "DSC", "hd": "HD mm", "hd95": "HD95 mm", "assd": "ASSD mm", "rvd_abs": "RVD",
-    "voe": "VOE", "recall": "recall", "precision": "precision", "lesion_f1": "lesion F1",
-}  # fmt: skip
+_COLUMNS = (*("dsc", "hd", "hd95", "assd", "rvd_abs", "voe", "recall", "precision", "lesion_f1"),)
 _CASE_COLUMNS = ("dsc", "hd95", "assd", "recall", "precision", "volume_ml", "reference_volume_ml")
 
 
@@ -45,20 +43,25 @@ def summary_table(methods: dict[str, dict]) -> str:
     Args:
         methods: name -> ID -> metrics.
     """
-    names = list(_COLUMNS.values())
+    names = [METRICS[name].heading for name in _COLUMNS]
     lines = [
         "| method | cases | " + " | ".join(names) + " | aggregated DSC | infinite distances |",
         "|---" * (len(names) + 4) + "|",
     ]
     for method, cases in methods.items():
         summary = summarise(cases)
-        cells = [f"{summary[m]['mean']:.4f} ± {summary[m]['sd']:.4f}" for m in _COLUMNS]
+        cells = [_mean_and_sd(summary, name) for name in _COLUMNS]
         lines.append(
             f"| {method} | {summary['n_cases']} | {' | '.join(cells)} | {summary['dsc_agg']:.4f} "
             f"| {summary['hd']['n_infinite']} |"
         )
     lines += ["", "Mean ± sd over the cases; distances over the cases where they are finite."]
     return "\n".join(lines)
+
+
+def _mean_and_sd(summary, name):
+    digits = METRICS[name].digits
+    return f"{summary[name]['mean']:.{digits}f} ± {summary[name]['sd']:.{digits}f}"
 
 
 def case_table(cases: dict[str, dict], pictures: dict[str, str]) -> str:

@@ -4,6 +4,7 @@ import math
 import numpy as np
 import pytest
 
+from isanet_jax.metrics import METRICS
 from isanet_jax.metrics import segmentation as metrics
 from isanet_jax.metrics.segmentation import case_metrics, summarise
 from isanet_jax.metrics.thresholds import largest_component, threshold_masks
@@ -142,3 +143,11 @@ def test_threshold_rows():
         "41 % SUVmax": 1, "41 % SUVmax, largest component": 1,
     }  # fmt: skip
     assert not largest_component(np.zeros((3, 3, 3), bool)).any()
+
+
+def test_every_metric_says_how_it_is_shown():
+    mask = np.ones((2, 2, 2), bool)
+    of_case = metrics.case_metrics(mask, mask, (1, 1, 1))
+    assert {*of_case, "dsc_agg"} == METRICS.keys()
+    assert METRICS["hd95"].heading == "HD95 mm"
+    assert METRICS["dsc"].heading == "DSC"
