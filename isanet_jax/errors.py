@@ -40,7 +40,7 @@ class CheckpointError(IsaNetError):
 
 
 def failure_of(error: Exception, case: str, log) -> IsaNetError:
-    """The error as one of its case alone: others go on, and the traceback is kept.
+    """The error as one of its case alone: the others continue, and the traceback is kept.
 
     Args:
         error: whatever was raised while a case was worked on.

@@ -41,7 +41,7 @@ def run(program) -> None:
             else f"{error}. Look at this file or folder, or name another one"
         )
     except KeyboardInterrupt:
-        say_at_once("interrupted; run the same command again to go on")
+        say_at_once("interrupted; run the same command again to resume")
         sys.stdout.flush()
         os._exit(130)  # a compiler may still be at work in another thread, and cannot be stopped
 
@@ -70,7 +70,7 @@ def config_name(name: str) -> str:
 
 
 class KeptOpen:
-    """A text stream that goes on when nobody reads it any more: `train.py | head -1`, or SIGHUP.
+    """A text stream that continues when nobody reads it any more: `train.py | head -1`, or SIGHUP.
 
     Args:
         stream: to be written to; from the first failed write on, it leads nowhere.

@@ -21,7 +21,7 @@ usage: {command} --config {config} [--workdir runs/t2] [--jobs N]
 --config.order="('isa','unet')" compares these methods; any system that train.py lists can stand
 there. --config.folds="(0,)" compares on one fold. --config.base.NAME=VALUE changes a setting of
 every run, as in --config.base.data.cases=cases/mine. --print-config shows the settings
-of every run and ends. The same command again goes on where it was
+of every run and ends. The same command again resumes where it was
 stopped, and tries failed cells again; finished cells are not run twice."""
 
 
@@ -56,7 +56,7 @@ def main():
         return
     failures, stopped, elsewhere = run_cells(cells, jobs=jobs)
     if stopped:
-        print(f"stopped on {stopped}; the same command goes on from here")
+        print(f"stopped on {stopped}; the same command resumes from here")
         return
     if elsewhere:
         print(

@@ -124,7 +124,9 @@ def main(arguments=None) -> None:
     if failures:
         raise DataError(
             f"{len(failures)} of {len(jobs)} cases failed (see above)",
-            action="The others are written; go on with --skip-existing" if len(jobs) > 1 else None,
+            action="The others are written; continue with --skip-existing"
+            if len(jobs) > 1
+            else None,
         )
 
 

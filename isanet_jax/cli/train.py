@@ -5,7 +5,7 @@ import sys
 
 from isanet_jax import runtime
 
-_USAGE = """Trains a network, or goes on with a run that was stopped.
+_USAGE = """Trains a network, or resumes a run that was stopped.
 
 usage: {command} --config {config} [--workdir runs/h0] [--profile STEPS]
                  [--print-config] [--config.NAME=VALUE ...]

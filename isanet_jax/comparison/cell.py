@@ -15,7 +15,7 @@ import numpy as np
 from isanet_jax import runtime
 from isanet_jax.errors import ConfigError
 
-STOPPED = 3  # exit status: a signal stopped the training, which can go on
+STOPPED = 3  # exit status: a signal stopped the training, which can be resumed
 SCORES, MASKS = "scores.json", "masks.npz"  # what a finished cell leaves in its folder
 
 

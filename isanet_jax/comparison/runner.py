@@ -1,4 +1,4 @@
-"""The cells of a comparison, run one process each, and gone on with where they were stopped.
+"""The cells of a comparison, run one process each, and resumed where they were stopped.
 
 Several comparisons of the same folder, such as the tasks of a SLURM array, share its cells: each
 cell's process holds a lock on the cell's folder, which ends with it however it ends.

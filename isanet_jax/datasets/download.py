@@ -67,7 +67,7 @@ def download(folder, files: list[RemoteFile], *, url=STS_URL, wait_s=2.0) -> Non
 
     Raises:
         DataError: the address cannot be reached, a file has another sum, or cannot be written.
-            The same call then goes on from there.
+            The same call then resumes from there.
     """
     from tqdm import tqdm
 
@@ -83,14 +83,14 @@ def download(folder, files: list[RemoteFile], *, url=STS_URL, wait_s=2.0) -> Non
                 raise DataError(
                     f"cannot be fetched ({getattr(error, 'reason', None) or error})",
                     file=f"{url.rstrip('/')}/{file.path}",
-                    action="Check the connection and run the same command again: it goes on from "
+                    action="Check the connection and run the same command again: it resumes from "
                     "here",
                 ) from error
             except OSError as error:
                 raise DataError(
                     f"cannot be written ({error.strerror or error})",
                     file=target,
-                    action="Free space on the disk and run the same command again: it goes on from "
+                    action="Free space on the disk and run the same command again: it resumes from "
                     "here",
                 ) from error
             bar.update(file.size)

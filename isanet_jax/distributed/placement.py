@@ -36,7 +36,7 @@ def splits(depth: int, devices: int) -> bool:
     return depth % devices == 0 and depth // devices >= _LEAST_PLANES
 
 
-def place(x: jax.Array) -> jax.Array:
+def shard_volume(x: jax.Array) -> jax.Array:
     """A feature map (B, D, H, W[, C]) where it belongs; unchanged without a split mesh."""
     if not volumes_are_split():
         return x

@@ -173,7 +173,7 @@ def _loss_of(process, hosts):
     return (
         f"process {process} of {len(hosts)} (on {hosts[process]}) was lost: it was killed, its "
         "machine failed, or it ended with an error of its own. This one ends, too; the same "
-        "command goes on from the last whole checkpoint"
+        "command resumes from the last whole checkpoint"
     )
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from isanet_jax.distributed.placement import place
+from isanet_jax.distributed.placement import shard_volume
 from isanet_jax.network.blocks import (
     Conv,
     Output,
@@ -64,7 +64,7 @@ class Encoder(nnx.Module):
     def __call__(self, x):
         features = []
         for index, level in enumerate(self.levels):
-            x = level(place(max_pool(x, self.form)) if index else x)
+            x = level(shard_volume(max_pool(x, self.form)) if index else x)
             features.append(x)
         return features
 

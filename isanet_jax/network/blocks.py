@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from isanet_jax.distributed.placement import place, volumes_are_split
+from isanet_jax.distributed.placement import shard_volume, volumes_are_split
 from isanet_jax.errors import ConfigError
 from isanet_jax.network.config import MODALITIES, ModelConfig
 from isanet_jax.network.convolution import (
@@ -210,7 +210,7 @@ class Conv(nnx.Module):
             dilation=self.dilation,
             groups=self.groups,
         )
-        out = place(checkpoint_name(out, _CONVOLUTION))
+        out = shard_volume(checkpoint_name(out, _CONVOLUTION))
         return out if self.bias is None else out + self.bias[...].astype(x.dtype)
 
 
@@ -247,7 +247,7 @@ class UpsampleConv(nnx.Module):
 
     def __call__(self, x):
         kernel = self.kernel[...].astype(x.dtype)
-        out = place(upsample_conv3d(x, kernel, self.form, split_depth=volumes_are_split()))
+        out = shard_volume(upsample_conv3d(x, kernel, self.form, split_depth=volumes_are_split()))
         return out if self.bias is None else out + self.bias[...].astype(x.dtype)
 
 

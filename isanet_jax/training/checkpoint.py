@@ -1,4 +1,4 @@
-"""Checkpoints of a run: the latest to go on from, and the best to predict with.
+"""Checkpoints of a run: the latest to resume from, and the best to predict with.
 
 Two Orbax series of one checkpoint each. `latest` holds parameters, optimiser, step and key;
 `best` the parameters alone. Both carry the run's description (config, preparation, folds) and the
@@ -51,7 +51,7 @@ class Checkpoints:
         self._pending = None
 
     def save_latest(self, step: int, state: TrainState, progress: dict) -> None:
-        """Saves all that training needs to go on, once the best one before it is written."""
+        """Saves all that training needs to be resumed, once the best one before it is written."""
         rest = (state.opt_state, state.step, state.key)
         self._save("latest", step, {_PARAMS: state.params, _REST: rest}, progress)
 
@@ -172,7 +172,7 @@ def check_record(workdir) -> None:
 def _lost(workdir, what):
     return CheckpointError(
         f"{what} is missing in {workdir}, which holds the record of an earlier training. Put it "
-        f"back from a copy to go on. To start anew, use another --workdir, or delete {workdir}"
+        f"back from a copy to resume. To start anew, use another --workdir, or delete {workdir}"
         + _way_out(workdir, "latest")
     )
 
@@ -374,7 +374,7 @@ def _way_out(workdir, which):
         )
     return (
         f". The best parameters may be whole: {command('eval')} and predict --workdir {workdir} "
-        "use them; training cannot go on from them"
+        "use them; training cannot be resumed from them"
     )
 
 
@@ -408,6 +408,6 @@ def _disk_errors(folder):
         raise DataError(
             f"a checkpoint cannot be written ({text[:300]})",
             file=folder,
-            action="Free space on the disk and run the same command again: it goes on from "
+            action="Free space on the disk and run the same command again: it resumes from "
             "the last whole checkpoint",
         ) from error

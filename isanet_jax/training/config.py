@@ -336,13 +336,13 @@ def compare_workdir(workdir: Path, config: dict) -> bool:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read ({error}); use another --workdir") from error
     existing = _with_later_settings(existing, config)
-    # On how many devices a run goes on is free: its state is the same on all of them.
+    # On how many devices a run is resumed is free: its state is the same on all of them.
     differences = _differences(existing | {"mesh": config["mesh"]}, config)
     if differences:
         raise ConfigError(
             f"{workdir} belongs to a run with another config:\n  "
             + "\n  ".join(differences)
-            + "\nUse another --workdir, or the settings of that run to go on with it"
+            + "\nUse another --workdir, or the settings of that run to resume it"
         )
     return True
 

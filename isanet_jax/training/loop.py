@@ -34,7 +34,7 @@ from isanet_jax.training.validate import validate
 
 
 def train(config, workdir: Path, *, profiled_steps: int = 0) -> bool:
-    """Trains until the last epoch, or goes on where an earlier call was stopped.
+    """Trains until the last epoch, or resumes where an earlier call was stopped.
 
     With several processes (`isanet_jax.distributed.processes`), each calls it with the same
     arguments.
@@ -107,7 +107,7 @@ def _train_alone(config, workdir, mesh, cohort, profiled_steps):
             print(f"{workdir} is trained already; next: {command('eval')} --workdir {workdir}")
             return True
         if step:
-            print(f"going on from step {step} (epoch {step // run.steps_per_epoch + 1})")
+            print(f"resuming from step {step} (epoch {step // run.steps_per_epoch + 1})")
         print("compiling the train step: this takes a while the first time ...", flush=True)
         compiled = interruptibly(partial(compile_step, run, state))
         run = dataclasses.replace(run, train_step=compiled)
@@ -180,7 +180,7 @@ def _train_steps(run, state, progress, *, workdir, batches, checkpoints, stop, l
         if stop.reason and step < run.total_steps:
             checkpoints.close()
             log.message(
-                f"stopped on {stop.reason} after step {step}, saved; the same command goes on "
+                f"stopped on {stop.reason} after step {step}, saved; the same command resumes "
                 "from here"
             )
             return False

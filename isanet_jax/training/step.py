@@ -11,7 +11,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from isanet_jax.distributed.mesh import jit_on, local_value
-from isanet_jax.distributed.placement import place, volumes_over
+from isanet_jax.distributed.placement import shard_volume, volumes_over
 from isanet_jax.network import systems
 from isanet_jax.network.whole_volume import mirrored, windowed
 from isanet_jax.pipeline.augment import augment, crop_patch, normalise
@@ -89,7 +89,7 @@ def make_train_step(graphdef, optimizer, mesh: Mesh, *, loss: dict, patch: int =
 
     def placed_step(state, batch):
         # Rotation reads a whole volume, which every device has, for the part that it keeps.
-        ct, pet, label = map(place, augment(batch))
+        ct, pet, label = map(shard_volume, augment(batch))
         image = normalise(ct, pet)
         if patch:
             image, label = crop_patch(
@@ -133,7 +133,7 @@ def make_predict(graphdef, mesh: Mesh, *, patch: int = 0, mirror: bool = False) 
 
     def predict(params, ct_hu, pet_suv):
         with volumes_over(mesh):
-            return whole_prediction(params, place(ct_hu), place(pet_suv))
+            return whole_prediction(params, shard_volume(ct_hu), shard_volume(pet_suv))
 
     def whole_prediction(params, ct_hu, pet_suv):
         def probability(image):

@@ -99,7 +99,7 @@ def test_a_cut_connection_is_continued(server, tmp_path, ranges):
 
 def test_a_connection_that_stays_cut_goes_on_with_the_next_call(server, tmp_path):
     server.cuts = 100
-    with pytest.raises(DataError, match="STS_001.*cannot be fetched.*goes on from here"):
+    with pytest.raises(DataError, match="STS_001.*cannot be fetched.*resumes from here"):
         fetch(server, tmp_path)
     kept = sum(p.stat().st_size for p in tmp_path.rglob("*.part"))
     assert kept == 150_000

@@ -1,4 +1,4 @@
-"""A run that is stopped on four devices and goes on on others: prints what each mesh makes of it.
+"""A run stopped on four devices and resumed on others: prints what each mesh makes of it.
 
 Run by test_mesh.py in a process of its own: eight made-up devices, no optimisation by LLVM.
 """

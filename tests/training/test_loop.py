@@ -94,7 +94,7 @@ def test_interrupted_and_resumed_is_the_same_as_uninterrupted(
     assert f"stopped on {number.name}" in capsys.readouterr().out
     monkeypatch.undo()
     loop.train(config, tmp_path)
-    assert f"going on from step {stop_at}" in capsys.readouterr().out
+    assert f"resuming from step {stop_at}" in capsys.readouterr().out
     assert_same_run(tmp_path, trained, config)
     loop.train(config, tmp_path)
     assert "trained already" in capsys.readouterr().out

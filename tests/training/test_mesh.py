@@ -54,7 +54,7 @@ def test_gradients_are_one_devices_on_every_mesh_that_is_allowed():
         assert worst < 1e-7, case
 
 
-def test_a_run_goes_on_on_other_meshes_and_predicts_from_any(cohort_folder, tmp_path):
+def test_a_run_is_resumed_on_other_meshes_and_predicts_from_any(cohort_folder, tmp_path):
     process = start("mesh_runs", cohort_folder, tmp_path)
     out, errors = process.communicate()
     assert process.returncode == 0, errors[-3000:]

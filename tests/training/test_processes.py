@@ -184,7 +184,7 @@ def test_two_processes_train_as_one_stop_together_and_survive_a_kill(
     again.processes[1].send_signal(signal.SIGTERM)
     (first, stdout, stderr), (second, *_) = again.outcome(0), again.outcome(1)
     assert (first, second) == (0, 0), stderr
-    assert "going on from step 4" in stdout
+    assert "resuming from step 4" in stdout
     assert "stopped on another process's signal after step" in stdout
 
     # One process alone ends what two began, with the losses of one alone.
@@ -192,7 +192,7 @@ def test_two_processes_train_as_one_stop_together_and_survive_a_kill(
     assert stopped < 12
     process = start(workdir, cohort_folder, 1, *settings)
     stdout, stderr = process.communicate(timeout=120)
-    assert f"going on from step {stopped}" in stdout, stderr
+    assert f"resuming from step {stopped}" in stdout, stderr
     expected, found = losses(alone), losses(workdir)
     assert list(found) == list(expected) == list(range(1, 13))
     np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-4)
@@ -214,7 +214,7 @@ def test_the_first_process_killed_while_it_saves(alone, cohort_folder, tmp_path,
     assert (status, LOST.format(0) in stderr) == (2, True), stderr
     process = start(workdir, cohort_folder, 1, *settings)
     stdout, stderr = process.communicate(timeout=120)
-    assert "going on from step 4" in stdout, stderr
+    assert "resuming from step 4" in stdout, stderr
     np.testing.assert_allclose(
         list(losses(workdir).values()), list(losses(alone).values()), rtol=1e-4
     )
