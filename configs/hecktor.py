@@ -32,7 +32,7 @@ def get_config() -> ConfigDict:
     config.augment = ConfigDict()
     config.augment.rotation_probability = 0.5  # of a case
     config.augment.rotation_degrees = 45.0  # largest angle, either sign, one to three axes
-    config.augment.mirror_probability = 0.5  # of each axis
+    config.augment.mirror_probability = 0.5  # of a case; each axis then with one half
     config.augment.mixup_probability = 0.2  # of a case, with another one
     # Share of the patches that are centred on a voxel of the tumour; in a batch of two, one has it.
     config.augment.tumour_patch_probability = 0.33

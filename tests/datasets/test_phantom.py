@@ -2,7 +2,7 @@ import numpy as np
 from scipy import ndimage
 
 from isanet_jax.cases.grid import resample
-from isanet_jax.datasets.phantom import make_phantom
+from isanet_jax.datasets.phantom import make_phantom, write_phantoms
 from isanet_jax.metrics.thresholds import threshold_masks
 
 
@@ -26,3 +26,15 @@ def test_phantoms_resemble_the_task_and_no_threshold_wins():
         for name, mask in threshold_masks(suv, float(pet.data.max())).items():
             scores.setdefault(name, []).append(dsc(mask, label.data > 0))
     assert all(np.mean(values) < 0.6 for values in scores.values()), scores
+
+
+def test_what_is_missing_of_a_phantom_is_written_again_and_the_rest_kept(tmp_path):
+    table = write_phantoms(tmp_path, cases=2, seed=3)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.nii.gz")}
+    assert len(before) == 6
+    times = {path: path.stat().st_mtime_ns for path in before}
+    (tmp_path / "phantom_001" / "label.nii.gz").unlink()
+    assert write_phantoms(tmp_path, cases=2, seed=3) == table
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.nii.gz")} == before
+    whole = [path for path in before if path.parent.name == "phantom_000"]
+    assert all(path.stat().st_mtime_ns == times[path] for path in whole)

@@ -81,6 +81,25 @@ def test_without_rotation_only_mirroring_is_done(generator, count):
         np.testing.assert_array_equal(after[1:], before[1:])
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_turns_in_is_air_without_uptake_and_labels_keep_their_values(generator, count):
+    shape = (count, 8, 8, 8)
+    batch = {
+        "ct": generator.uniform(0, 50, shape).astype("f4"),
+        "pet": generator.uniform(5, 9, shape).astype("f4"),
+        "label": generator.integers(0, 3, shape).astype("f4") / 2,
+        "rotation": np.stack([rotation_matrix([45, 0, 0], [1, 1, 1])] * count),
+        "mirror": np.zeros((count, 3), bool),
+    }
+    ct, pet, label = jax.jit(augment.augment)(batch)
+    corner = np.s_[:, :, 0, 0]  # beyond the volume that was turned
+    np.testing.assert_array_equal(ct[corner], -1024)
+    np.testing.assert_array_equal(pet[corner], 0)
+    np.testing.assert_array_equal(label[corner], 0)
+    assert set(np.unique(label)) == {0, 0.5, 1}
+    assert not set(np.unique(ct)) <= set(np.unique(batch["ct"])) | {-1024}  # but images are linear
+
+
 def test_normalisation(generator):
     ct = np.array([-3000.0, -512.0, 0.0, 3000.0]).reshape(1, 2, 2, 1)
     pet = generator.gamma(2.0, size=(1, 2, 2, 1)).astype(np.float32) * 5

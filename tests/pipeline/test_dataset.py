@@ -46,6 +46,16 @@ def test_draws_have_the_papers_probabilities(generator):
     assert 45 < max(angles) < 86  # three turns of 45 degrees together are one of 85.8
 
 
+def test_one_two_and_three_axes_are_turned_equally_often(generator):
+    """By the angles that give the matrix: of three axes, no element of it is 0."""
+    always = AUGMENT | {"rotation_probability": 1.0}
+    draws = [draw_augmentation(generator, always, np.ones(3))["rotation"] for _ in range(3000)]
+    zeros = np.array([np.sum(np.abs(matrix) < 1e-7) for matrix in draws])
+    # About one axis, four elements are 0; about two, one; about three, none.
+    for count in (4, 1, 0):
+        assert np.mean(zeros == count) == pytest.approx(1 / 3, abs=0.03)
+
+
 def test_batches_hold_the_stored_cases_and_are_reproducible(cohort):
     cases = sorted(cohort.cases)
     first, same, other = (take(data(cohort, seed), 12) for seed in (0, 0, 1))

@@ -21,12 +21,15 @@ from isanet_jax.network import systems
 from isanet_jax.network.config import ModelConfig
 from isanet_jax.prediction.predictor import Predictor
 from isanet_jax.training import loop
+from isanet_jax.training import run as run_module
 from isanet_jax.training.checkpoint import Checkpoints, load_params
 from isanet_jax.training.config import model_config
 from isanet_jax.training.cost import StepCost
 from isanet_jax.training.log import RunLog, read_log
 from isanet_jax.training.optimizer import make_optimizer
+from isanet_jax.training.run import check_labels, split_cohort
 from isanet_jax.training.step import init_state, make_predict, make_train_step
+from isanet_jax.training.validate import validate
 
 ROOT = Path(__file__).parents[2]
 
@@ -317,8 +320,8 @@ def test_a_step_that_cannot_fit_is_refused_with_what_would(
         peak = 8 if config["model"]["remat"] == "none" else 5
         return None, StepCost(1e9, peak * 2**30, 0, 0, 0, {})
 
-    monkeypatch.setattr(loop, "compile_with_cost", needs)
-    monkeypatch.setattr(loop, "device_bytes", lambda _: usable * 2**30)
+    monkeypatch.setattr(run_module, "compile_with_cost", needs)
+    monkeypatch.setattr(run_module, "device_bytes", lambda _: usable * 2**30)
     with pytest.raises(ConfigError, match=message):
         loop.train(config, tmp_path / "run")
     assert not list((tmp_path / "run").rglob("*.jsonl"))
@@ -341,7 +344,26 @@ def test_a_validation_that_is_not_finite_is_an_error(config, cohort):
         return jax.numpy.where(ct > -2000, jax.numpy.nan, ct)
 
     with pytest.raises(IsaNetError, match="not finite on the validation case phantom_00"):
-        loop.validate(predict, None, cohort, sorted(cohort.cases)[:2], make_mesh(1, 1))
+        validate(predict, None, cohort, sorted(cohort.cases)[:2], make_mesh(1, 1))
+
+
+def test_only_a_better_network_replaces_the_best(config, tmp_path, monkeypatch):
+    """By however little; an equal one does not."""
+    found = iter([0.5, 0.49, 0.5, 0.501, 0.5009])
+    monkeypatch.setattr(
+        loop, "validate", lambda *_: {"mean": (dsc := next(found)), "cases": {"a": dsc}}
+    )
+    saved, save = [], Checkpoints.save_best
+
+    def record(self, step, state, progress):
+        saved.append((step, progress["best_dsc"], progress["best_epoch"]))
+        save(self, step, state, progress)
+
+    monkeypatch.setattr(Checkpoints, "save_best", record)
+    config["train"] |= {"epochs": 5, "steps_per_epoch": 1}
+    loop.train(config, tmp_path)
+    assert saved == [(1, 0.5, 1), (4, 0.501, 4)]
+    assert Predictor([tmp_path]).descriptions[0]["progress"]["best_epoch"] == 4
 
 
 def test_a_second_program_in_the_same_folder_is_refused(config, tmp_path):
@@ -361,14 +383,14 @@ def test_a_refused_config_does_not_claim_the_folder(config, tmp_path):
 
 def test_labels_that_are_all_empty_are_refused(config, cohort):
     for which, what in (("train", "training"), ("selection", "validation")):
-        parts = loop.split_cohort(config, cohort)
+        parts = split_cohort(config, cohort)
         cases = {
             case: entry | ({"volume_case_ml": 0.0} if case in getattr(parts, which) else {})
             for case, entry in cohort.cases.items()
         }
         emptied = dataclasses.replace(cohort, cases=cases)
         with pytest.raises(DataError, match=f"labels of all . {what} cases are empty"):
-            loop.check_labels(emptied, parts)
+            check_labels(emptied, parts)
 
 
 def test_a_signal_is_heard_while_the_step_is_compiled(config, tmp_path, monkeypatch):
@@ -383,7 +405,7 @@ def test_a_signal_is_heard_while_the_step_is_compiled(config, tmp_path, monkeypa
         compiling.wait(60)
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(loop, "compile_with_cost", compile_slowly)
+    monkeypatch.setattr(run_module, "compile_with_cost", compile_slowly)
     threading.Thread(target=interrupt, daemon=True).start()
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
@@ -425,7 +447,7 @@ def test_sixty_validations_leave_nothing_behind(trained, config, cohort):
     predict = make_predict(graphdef, mesh)
     used = []
     for _ in range(60):
-        loop.validate(predict, params, cohort, sorted(cohort.cases), mesh)
+        validate(predict, params, cohort, sorted(cohort.cases), mesh)
         with open("/proc/self/statm") as file:
             mib = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
         used.append((len(os.listdir("/proc/self/fd")), threading.active_count(), mib))

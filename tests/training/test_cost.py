@@ -1,0 +1,44 @@
+"""What a step costs, and what a device has."""
+
+import os
+import types
+
+import jax
+import numpy as np
+
+from isanet_jax.training.cost import analyse_collectives, analyse_cost, count_flops, device_bytes
+
+
+def test_a_devices_memory_is_what_computations_may_use():
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert device_bytes(jax.devices("cpu")[0]) == pages
+    stats = {"bytes_in_use": 3, "peak_bytes_in_use": 5, "bytes_limit": 7, "largest_alloc_size": 2}
+    gpu = types.SimpleNamespace(platform="gpu", memory_stats=lambda: stats)
+    assert device_bytes(gpu) == 7
+    silent = types.SimpleNamespace(platform="gpu", memory_stats=lambda: None)
+    assert device_bytes(silent) == 0  # unknown
+
+
+def test_a_products_operations_and_arguments():
+    x = np.zeros((64, 128), np.float32)
+    y = np.zeros((128, 32), np.float32)
+    lowered = jax.jit(lambda a, b: a @ b).lower(x, y)
+    flops = count_flops(lowered)
+    assert flops == 2 * 64 * 128 * 32
+    cost = analyse_cost(lowered.compile(), flops)
+    assert cost.flops == flops
+    assert cost.argument_bytes == x.nbytes + y.nbytes
+    assert cost.peak_bytes >= x.nbytes + y.nbytes
+    assert not cost.collectives
+
+
+def test_collectives_are_counted_with_their_bytes():
+    text = """
+  %a = f32[2,3]{1,0} all-gather(f32[1,3]{1,0} %x), dimensions={0}
+  %b = bf16[4]{0} all-reduce(bf16[4]{0} %y), to_apply=%add
+  %c = bf16[8]{0} all-reduce(bf16[8]{0} %z), to_apply=%add
+"""
+    found = analyse_collectives(text)
+    assert found["all-gather"]["count"] == 1
+    assert found["all-gather"]["bytes"] == 24
+    assert found["all-reduce"] == {"count": 2, "bytes": 24, "largest": 16}
