@@ -1,0 +1,186 @@
+"""One-line faults put into the package, each against the tests of its file: which are noticed?
+
+    python -m tests.faults --count 100 --seed 0 --output faults.csv [--only isanet_jax/volume.py]
+
+Works on a copy of the checkout. Functions are drawn evenly over all files; within one, a fault of
+those that could matter is (a comparison, a number, an operator, a `not`, a function that
+has an opposite).
+docs/testing.md has what came of it.
+"""
+
+import argparse
+import ast
+import csv
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+# Files whose tests do not stand at the mirrored place, or not there alone.
+TESTS = {
+    "isanet_jax/api.py": "tests/test_api.py",
+    "isanet_jax/files.py": "tests/test_volume.py tests/cases/test_store.py tests/dicom/test_series.py",
+    "isanet_jax/locks.py": "tests/test_locks.py",
+    "isanet_jax/parallel.py": "tests/test_locks.py tests/cases/test_prepare.py",
+    "isanet_jax/runtime.py": "tests/test_programs.py tests/training/test_loop.py",
+    "isanet_jax/errors.py": "tests/test_locks.py tests/prediction tests/test_volume.py",
+    "isanet_jax/volume.py": "tests/test_volume.py tests/test_fuzz.py tests/test_geometry.py",
+    "isanet_jax/cases": "tests/cases",
+    "isanet_jax/cases/grid.py": "tests/cases tests/test_geometry.py",
+    "isanet_jax/cases/ranges.py": "tests/cases tests/cli/test_predict.py",
+    "isanet_jax/cases/cohort.py": "tests/cases tests/test_locks.py",
+    "isanet_jax/cases/check.py": "tests/cases tests/dicom/test_studies.py",
+    "isanet_jax/cli/__init__.py": "tests/test_package.py tests/test_programs.py",
+    "isanet_jax/cli/prepare.py": "tests/cli tests/cases tests/dicom/test_studies.py",
+    "isanet_jax/cli/predict.py": "tests/cli tests/prediction",
+    "isanet_jax/cli/train.py": "tests/test_programs.py tests/training/test_profile.py tests/cli",
+    "isanet_jax/cli/evaluate.py": "tests/cli/test_evaluate.py",
+    "isanet_jax/cli/compare.py": "tests/cli/test_compare.py tests/test_programs.py",
+    "isanet_jax/cli/plan.py": "tests/planning",
+    "isanet_jax/comparison": "tests/comparison tests/cli/test_compare.py",
+    "isanet_jax/datasets": "tests/datasets tests/cases/test_prepare.py",
+    "isanet_jax/datasets/dicom.py": "tests/dicom tests/datasets",
+    "isanet_jax/dicom": "tests/dicom",
+    "isanet_jax/distributed/mesh.py": "tests/training/test_mesh.py tests/training/test_loop.py",
+    "isanet_jax/distributed/placement.py": "tests/training/test_mesh.py",
+    "isanet_jax/distributed/processes.py": "tests/training/test_processes.py",
+    "isanet_jax/evaluation": "tests/cli/test_evaluate.py tests/metrics",
+    "isanet_jax/metrics": "tests/metrics",
+    "isanet_jax/network": "tests/network",
+    "isanet_jax/pipeline": "tests/pipeline",
+    "isanet_jax/planning": "tests/planning",
+    "isanet_jax/prediction": "tests/prediction tests/cli/test_predict.py tests/test_api.py",
+    "isanet_jax/training": "tests/training/test_loop.py tests/training/test_checkpoint.py "
+    "tests/training/test_config.py tests/training/test_cost.py tests/training/test_schedule.py "
+    "tests/training/test_losses.py tests/training/test_profile.py",
+}
+SWAPS = {
+    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq, ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.And: ast.Or,
+    ast.Or: ast.And, ast.FloorDiv: ast.Mult, ast.Pow: ast.Mult, ast.BitAnd: ast.BitOr,
+    ast.BitOr: ast.BitAnd,
+}  # fmt: skip
+NAMES = {"all": "any", "any": "all", "min": "max", "max": "min", "floor": "ceil", "ceil": "floor",
+         "sum": "max", "sorted": "list"}  # fmt: skip
+
+
+def faults_of(function, source):
+    """(line, old text, new text) of every fault that a function's own lines can have."""
+    found = []
+    for node in ast.walk(function):
+        for old, new in changes(node):
+            text = ast.get_source_segment(source, node)
+            if text and "\n" not in text and old != new and text.count(old) >= 1:
+                found.append((node, text, text.replace(old, new, 1)))
+    return found
+
+
+def changes(node):
+    """(old, new) texts within a node's own source."""
+    symbols = {
+        ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!=",
+        ast.Is: "is", ast.IsNot: "is not", ast.In: "in", ast.NotIn: "not in", ast.Add: "+",
+        ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.And: "and", ast.Or: "or",
+        ast.FloorDiv: "//", ast.Pow: "**", ast.BitAnd: "&", ast.BitOr: "|",
+    }  # fmt: skip
+    operators = []
+    if isinstance(node, ast.Compare):
+        operators = node.ops[:1]
+    elif isinstance(node, (ast.BinOp, ast.BoolOp)):
+        operators = [node.op]
+    for operator in operators:
+        if type(operator) in SWAPS:
+            yield f" {symbols[type(operator)]} ", f" {symbols[SWAPS[type(operator)]]} "
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+        yield "not ", ""
+    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+        value = node.value
+        yield repr(value), repr(value + 1 if type(value) is int else value * 1.5)
+    if isinstance(node, ast.Constant) and isinstance(node.value, bool):
+        yield repr(node.value), repr(not node.value)
+    if isinstance(node, ast.Call) and isinstance(node.func, (ast.Name, ast.Attribute)):
+        name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
+        if name in NAMES:
+            yield f"{name}(", f"{NAMES[name]}("
+
+
+def draw(count, seed, only):
+    """`count` faults: (path, function, line, whole old line, whole new line)."""
+    generator = random.Random(seed)  # noqa: S311 - no secret
+    functions = []
+    for path in sorted((ROOT / "isanet_jax").rglob("*.py")):
+        name = str(path.relative_to(ROOT))
+        if only and name != only:
+            continue
+        source = path.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.FunctionDef) and faults_of(node, source):
+                functions.append((name, source, node))
+    drawn = []
+    while len(drawn) < count and functions:
+        name, source, function = functions.pop(generator.randrange(len(functions)))
+        node, old, new = generator.choice(faults_of(function, source))
+        lines = source.splitlines()
+        line = lines[node.lineno - 1]
+        start = len(line.encode()[: node.col_offset].decode())
+        changed = line[:start] + line[start:].replace(old, new, 1)
+        if changed != line:
+            drawn.append((name, function.name, node.lineno, line, changed))
+    return drawn
+
+
+def tests_of(name):
+    """The tests of a file: of itself, else of its nearest folder."""
+    parts = name.split("/")
+    for end in range(len(parts), 0, -1):
+        if found := TESTS.get("/".join(parts[:end])):
+            return found.split()
+    raise KeyError(name)
+
+
+def main():
+    """Draws, tries and writes down."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", help="one file of the package")
+    parser.add_argument("--output", default="faults.csv")
+    parser.add_argument("--timeout", type=int, default=900, help="seconds: noticed by not ending")
+    args = parser.parse_args()
+    drawn = draw(args.count, args.seed, args.only)
+    with tempfile.TemporaryDirectory() as folder, open(args.output, "w", newline="") as file:
+        copy = Path(folder) / "copy"
+        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".venv*", "runs"))
+        if (ROOT.parent / "shared").exists():
+            os.symlink(ROOT.parent / "shared", Path(folder) / "shared")
+        writer = csv.writer(file)
+        writer.writerow(["number", "noticed", "file", "function", "line", "before", "after"])
+        for number, (name, function, line, before, after) in enumerate(drawn, start=1):
+            path = copy / name
+            source = path.read_text(encoding="utf-8")
+            lines = source.splitlines(keepends=True)
+            lines[line - 1] = after + "\n"
+            path.write_text("".join(lines), encoding="utf-8")
+            tests = [test for test in tests_of(name) if (copy / test).exists()]
+            command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
+            try:
+                done = subprocess.run(
+                    command, cwd=copy, capture_output=True, timeout=args.timeout, check=False
+                )
+                noticed = done.returncode != 0
+            except subprocess.TimeoutExpired:
+                noticed = True
+            path.write_text(source, encoding="utf-8")
+            writer.writerow([number, noticed, name, function, line, before.strip(), after.strip()])
+            file.flush()
+            print(f"{number}/{len(drawn)} {'noticed' if noticed else 'SURVIVED'} {name}:{line} "
+                  f"{after.strip()}", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
