@@ -1,8 +1,11 @@
-# make demo, make test and make lint need Python >= 3.11 and a network for pip, nothing else.
+# All need Python >= 3.11 and a network for pip, nothing else.
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test lint clean
+# The newest Python that is found: on the path, or among pyenv's.
+NEWEST = $(shell for p in python3.14 python3.13 python3.12 $$(ls -d $$HOME/.pyenv/versions/3.1*/bin/python3 2>/dev/null | sort -Vr) python3; do $$p -c "" 2>/dev/null && echo $$p && break; done)
+
+.PHONY: demo test test-newest lint clean
 
 # Phantoms, a small network trained on them, and its report: minutes on two CPU cores.
 demo: .venv/installed
@@ -11,6 +14,13 @@ demo: .venv/installed
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest
+
+# The suite with the newest versions of everything, in an environment of its own.
+test-newest:
+	$(NEWEST) -m venv .venv-newest
+	.venv-newest/bin/pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager -e .[dev]
+	.venv-newest/bin/python -m pip list --disable-pip-version-check
+	.venv-newest/bin/python -m pytest
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
@@ -29,4 +39,4 @@ lint: .venv/installed-dev
 	touch $@ .venv/installed
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-newest

@@ -192,7 +192,7 @@ def test_other_cases_in_the_folder_are_refused(tmp_path, patient):
 
 
 def test_damaged_cohorts_are_refused(tmp_path, cohort_folder):
-    with pytest.raises(DataError, match="no such folder.*python prepare.py.*make demo"):
+    with pytest.raises(DataError, match="no such folder.*isanet prepare hecktor.*make demo"):
         read_cohort(tmp_path / "absent")
     with pytest.raises(DataError, match="manifest.json"):
         read_cohort(tmp_path)

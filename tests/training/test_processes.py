@@ -230,7 +230,7 @@ def test_devices_left_out_are_refused(cohort_folder, tmp_path, pair_of):
 
 def test_processes_that_do_not_meet_say_so():
     code = (
-        "from isanet_jax.training import processes\n"
+        "from isanet_jax.distributed import processes\n"
         "processes._MEET_WITHIN = 5\n"
         "with processes.distributed_session():\n"
         "    pass\n"
