@@ -50,13 +50,26 @@ TESTS = {
     "isanet_jax/distributed/processes.py": "tests/training/test_processes.py",
     "isanet_jax/evaluation": "tests/cli/test_evaluate.py tests/metrics",
     "isanet_jax/metrics": "tests/metrics",
-    "isanet_jax/network": "tests/network",
+    "isanet_jax/network": "tests/network/test_forward.py tests/network/test_backbone.py",
+    "isanet_jax/network/attention": "tests/network/test_attention.py",
+    "isanet_jax/network/attention/isa.py": "tests/network/test_backbone.py",
+    "isanet_jax/network/cascade.py": "tests/network/test_cascade.py tests/network/test_forward.py",
+    "isanet_jax/network/config.py": "tests/network/test_backbone.py tests/network/test_systems.py",
+    "isanet_jax/network/convolution": "tests/network/test_convolution.py",
+    "isanet_jax/network/systems.py": "tests/network/test_systems.py tests/test_api.py",
+    "isanet_jax/network/whole_volume.py": "tests/network/test_whole_volume.py",
     "isanet_jax/pipeline": "tests/pipeline",
     "isanet_jax/planning": "tests/planning",
     "isanet_jax/prediction": "tests/prediction tests/cli/test_predict.py tests/test_api.py",
-    "isanet_jax/training": "tests/training/test_loop.py tests/training/test_checkpoint.py "
-    "tests/training/test_config.py tests/training/test_cost.py tests/training/test_schedule.py "
-    "tests/training/test_losses.py tests/training/test_profile.py",
+    "isanet_jax/training": "tests/training/test_loop.py",
+    "isanet_jax/training/checkpoint.py": "tests/training/test_checkpoint.py "
+    "tests/training/test_loop.py",
+    "isanet_jax/training/config.py": "tests/training/test_config.py",
+    "isanet_jax/training/cost.py": "tests/training/test_cost.py tests/training/test_loop.py",
+    "isanet_jax/training/losses.py": "tests/training/test_losses.py",
+    "isanet_jax/training/optimizer.py": "tests/training/test_loop.py",
+    "isanet_jax/training/profile.py": "tests/training/test_profile.py",
+    "isanet_jax/training/schedule.py": "tests/training/test_schedule.py",
 }
 SWAPS = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq,

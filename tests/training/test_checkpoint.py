@@ -90,7 +90,7 @@ _DATA, _TEXT = "params/ocdbt.process_0/d/*", "_CHECKPOINT_METADATA"
 @pytest.mark.parametrize(
     ("pattern", "damage", "message"),
     [
-        (_DATA, flip, r"(the arrays in params/d are not those that were saved|while reading array)"),
+        (_DATA, flip, r"(the arrays in params/d are not those that were saved|while reading)"),
         (_DATA, cut, r"params/ocdbt.process_0/d/\w+ has \d+ bytes of \d+"),
         (_DATA, lambda path: path.unlink(), r"params/ocdbt.process_0/d/\w+ is missing"),
         ("params/_METADATA", cut, r"params/_METADATA has \d+ bytes of \d+"),
