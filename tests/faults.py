@@ -161,6 +161,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=int, default=1, help="number of the first to try")
+    parser.add_argument("--last", type=int, help="number of the last")
     parser.add_argument("--only", help="one file of the package")
     parser.add_argument("--output", default="faults.csv")
     parser.add_argument("--timeout", type=int, default=900, help="seconds: noticed by not ending")
@@ -173,7 +175,8 @@ def main():
             os.symlink(ROOT.parent / "shared", Path(folder) / "shared")
         writer = csv.writer(file)
         writer.writerow(["number", "noticed", "file", "function", "line", "before", "after"])
-        for number, (name, function, line, before, after) in enumerate(drawn, start=1):
+        numbered = list(enumerate(drawn, start=1))[args.first - 1 : args.last]
+        for number, (name, function, line, before, after) in numbered:
             path = copy / name
             source = path.read_text(encoding="utf-8")
             lines = source.splitlines(keepends=True)

@@ -26,8 +26,8 @@ class ModelConfig:
     Attributes:
         name: of the system, see `isanet_jax.network.systems`.
         size: voxels per axis of the cubic input, a multiple of 2^(levels - 1).
-        width: channels of level 1; doubled at every further level (paper: 16).
-        levels: number of resolutions (paper: 5).
+        width: channels of level 1; doubled at every further level (paper: 16). 0: the system's own.
+        levels: number of resolutions (paper: 5). 0: the system's own.
         deep_supervision: losses on coarser levels too, in the systems that have it (xie2020,
             xie2021).
         encoder_attention: False keeps the attention at the bottleneck and in the decoders only.
@@ -53,8 +53,8 @@ class ModelConfig:
 
     name: str = "isa"
     size: int = 144
-    width: int = 16
-    levels: int = 5
+    width: int = 0
+    levels: int = 0
     deep_supervision: bool = False
     encoder_attention: bool = True
     reading: str = "code"
@@ -68,6 +68,7 @@ class ModelConfig:
     remat: str = "none"
 
     def __post_init__(self):
+        self._take_own_size()
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ConfigError(
@@ -97,6 +98,16 @@ class ModelConfig:
             raise ConfigError(
                 f"model.fusion_weights is {self.fusion_weights!r}; give two factors >= 0 (CT, PET)"
             )
+
+    def _take_own_size(self):
+        """Width and levels of 0 become the system's own."""
+        from isanet_jax.network.systems import find_system  # which imports this module
+
+        system = find_system(self.name)
+        own = {"width": system.width, "levels": system.levels(self.size)}
+        for key, value in own.items():
+            if getattr(self, key) == 0:
+                object.__setattr__(self, key, value)
 
     @property
     def bias(self) -> bool:

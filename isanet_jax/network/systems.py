@@ -39,13 +39,20 @@ _READ_BY_SOME = (
 )
 
 
+def find_system(name: str) -> System:
+    """The system of a name. Raises ConfigError: there is none, with a list of all."""
+    if name not in SYSTEMS:
+        raise ConfigError(f"model.name is {name!r}; choose one of\n{describe_systems()}")
+    return SYSTEMS[name]
+
+
 def describe_systems() -> str:
     """The systems, a line each."""
     return "\n".join(f"{name:12} {system.description}" for name, system in SYSTEMS.items())
 
 
 def resolve(size: int, settings: dict, *, is_new: bool = True) -> ModelConfig:
-    """The settings of a system; a width or number of levels of 0, or none, is the system's own.
+    """The settings of a system, checked against what it reads.
 
     Args:
         size: voxels per axis of its input.
@@ -56,13 +63,8 @@ def resolve(size: int, settings: dict, *, is_new: bool = True) -> ModelConfig:
     Raises:
         ConfigError: no such system, or settings that it does not have or cannot take.
     """
-    name = settings.get("name", "isa")
-    if name not in SYSTEMS:
-        raise ConfigError(f"model.name is {name!r}; choose one of\n{describe_systems()}")
-    system = SYSTEMS[name]
-    own = {"width": system.width, "levels": system.levels(size)}
-    own = {key: value for key, value in own.items() if not settings.get(key)}
-    config = ModelConfig(size=size, **(settings | own))
+    config = ModelConfig(size=size, **settings)
+    name, system = config.name, find_system(config.name)
     for key in unread_settings(name) if is_new else ():
         value, default = getattr(config, key), getattr(ModelConfig(), key)
         if value != default:

@@ -13,6 +13,7 @@ from isanet_jax.cases.case import read_case
 from isanet_jax.errors import ConfigError
 from isanet_jax.network import attention, systems
 from isanet_jax.network.blocks import network_input
+from isanet_jax.network.config import ModelConfig
 from isanet_jax.pipeline.augment import normalise
 from isanet_jax.training.losses import segmentation_loss
 
@@ -240,6 +241,36 @@ def test_gradients_reach_every_parameter(name, step, generator):
 def test_settings_that_a_system_cannot_take_are_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
         systems.create(systems.resolve(16, settings("isa", levels=3) | changes), jax.random.key(0))
+
+
+def test_a_config_has_its_own_systems_size_however_it_is_made():
+    for made in (
+        ModelConfig(name="xie2021", size=128),
+        systems.resolve(128, {"name": "xie2021"}),
+        systems.resolve(128, settings("xie2021", width=0, levels=0)),
+    ):
+        assert (made.width, made.levels) == (32, 6)
+    assert (ModelConfig().width, ModelConfig().levels) == (16, 5)
+    with pytest.raises(ConfigError, match="model.name is 'isaa'; choose one of"):
+        ModelConfig(name="isaa")
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("vnet", {"fusion": "product"}),
+        ("isa", {"deep_supervision": True}),
+        ("unet", {"encoder_attention": False}),
+        ("se", {"weight_scale": "mean"}),
+        ("xie2020", {"fusion_weights": (1.0, 0.5)}),
+    ],
+)
+def test_settings_that_a_system_does_not_read_are_refused(name, changes):
+    (key,) = changes
+    with pytest.raises(ConfigError, match=f"model.{key} is .*, and {name} has no such part"):
+        systems.resolve(64, {"name": name, **changes})
+    old = systems.resolve(64, {"name": name, **changes}, is_new=False)  # of a run from before
+    assert getattr(old, key) == changes[key]
 
 
 @pytest.mark.parametrize(("modalities", "channels"), [(("ct",), [0]), (("pet",), [1])])
