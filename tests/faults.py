@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 # Files whose tests do not stand at the mirrored place, or not there alone.
 TESTS = {
     "isanet_jax/api.py": "tests/test_api.py",
-    "isanet_jax/files.py": "tests/test_volume.py tests/cases tests/dicom/test_series.py",
+    "isanet_jax/files.py": "tests/test_files.py tests/test_volume.py tests/cases",
     "isanet_jax/locks.py": "tests/test_locks.py",
     "isanet_jax/parallel.py": "tests/test_locks.py tests/cases/test_prepare.py",
     "isanet_jax/runtime.py": "tests/test_programs.py tests/training/test_loop.py",

@@ -29,14 +29,14 @@ def read_studies(source, options: Options) -> Found:
         chosen=options.series,
         unite=options.unite,
     )
+    notes = [f"left {count} files: {reason}" for reason, count in left.items()]
+    notes += [f"left {text}" for text in incomplete]
     if not studies and not failures:
         raise DataError(
-            "no study with a CT and a PET series",
+            "; ".join(["no study with a CT and a PET series", *notes]),
             file=source,
             wanted="both, in one study or one frame of reference",
         )
-    notes = [f"left {count} files: {reason}" for reason, count in left.items()]
-    notes += [f"left {text}" for text in incomplete]
     notes += [f"{study.case}: {study.describe()}" for study in studies]
     return Found([_scan(study) for study in studies], failures, tuple(notes))
 
