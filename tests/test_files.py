@@ -24,9 +24,14 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
     path = tmp_path / "deep" / "a.json"
     write_json(path, {"a": [1, 2]})
     assert json.loads(path.read_text()) == {"a": [1, 2]}
-    with pytest.raises(ValueError, match="of a made-up bug"), replace_when_done(path) as partial:
-        partial.write_text("half")
-        raise ValueError("of a made-up bug")
+
+    def fail_halfway():
+        with replace_when_done(path) as partial:
+            partial.write_text("half")
+            raise ValueError("of a made-up bug")
+
+    with pytest.raises(ValueError, match="of a made-up bug"):
+        fail_halfway()
     assert json.loads(path.read_text()) == {"a": [1, 2]}
     assert [p.name for p in path.parent.iterdir()] == ["a.json"]
     (tmp_path / "file").touch()

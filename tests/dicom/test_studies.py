@@ -342,7 +342,7 @@ def test_regions_are_united_on_request(tmp_path, capsys):
 
 
 def test_a_folder_without_a_study_says_what_was_left(tmp_path):
-    write_series(tmp_path / "a", "CT", study(patient_id="P8"), np.ones((3, 4, 4)))
-    words = ["--source", str(tmp_path), "--output", str(tmp_path / "out"), "--workers", "1"]
+    write_series(tmp_path / "in", "CT", study(patient_id="P8"), np.ones((3, 4, 4)))
+    words = ["--source", str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--workers", "1"]
     with pytest.raises(DataError, match="no study with a CT and a PET series; left P8: no pair of"):
         main(["dicom", *words])
