@@ -31,6 +31,13 @@ def case_metrics(prediction: np.ndarray, reference: np.ndarray, spacing_mm) -> d
 
     Raises:
         ValueError: shapes that differ.
+
+    Example:
+        >>> mask = np.zeros((8, 8, 8), bool)
+        >>> mask[2:6, 2:6, 2:6] = True
+        >>> found = isa.case_metrics(np.roll(mask, 1, axis=0), mask, (1.0, 1.0, 2.0))
+        >>> found["dsc"], found["hd"], found["volume_ml"]
+        (0.75, 1.0, 0.128)
     """
     if prediction.shape != reference.shape:
         raise ValueError(f"shapes differ: {prediction.shape} and {reference.shape}")
