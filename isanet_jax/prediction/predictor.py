@@ -40,7 +40,7 @@ class Predictor:
             group of devices that splits a volume, for a run that was trained so.
 
     Args:
-        workdirs: folders of the runs.
+        workdirs: folder of a run, or of several.
         half: compute in bfloat16, whatever the network was trained in.
         checkpoint: the `best` one of each run, or the `latest`.
 
@@ -53,6 +53,8 @@ class Predictor:
         self._members = []
         self.devices = 1
         self.descriptions = []
+        if isinstance(workdirs, (str, Path)):
+            workdirs = [workdirs]
         predict_of = functools.cache(make_predict)  # runs of one config share what is compiled
         for workdir in workdirs:
             graphdef, params, description = _load(workdir, half, checkpoint)

@@ -66,3 +66,7 @@ def test_half_precision_predicts_nearly_the_same(trained, cohort):
     assert half.dtype == np.float32
     assert np.abs(half - full).max() > 0
     assert np.abs(half - full).mean() < 0.01
+
+
+def test_one_folder_is_one_run(trained):
+    assert len(module.Predictor(str(trained)).descriptions) == 1
