@@ -105,11 +105,11 @@ def resample_label(label: Volume, shape, affine) -> np.ndarray:
     Returns:
         `shape`, bool.
     """
-    share = resample(
+    fraction = resample(
         Volume(label.data.astype(np.float32), label.affine), shape, affine, order=1, fill=0.0
     )
     # Rounding errors must not decide where two grids lie exactly half a voxel apart.
-    found = share > 0.5 + 1e-4
+    found = fraction > 0.5 + 1e-4
     return found if found.any() else resample(label, shape, affine, order=0, fill=False)
 
 

@@ -8,27 +8,27 @@ from typing import NamedTuple
 from isanet_jax.errors import ConfigError
 
 
-class Share(NamedTuple):
+class Resources(NamedTuple):
     """What a job has of the machine: cores (None: all), and a GPU where there are any."""
 
     cores: list[int] | None = None
     gpu: str | None = None
 
 
-def shares(jobs: int) -> list[Share]:
+def divide_resources(jobs: int) -> list[Resources]:
     """The machine's GPUs, or else its cores, dealt to the jobs; see `run_cells`."""
     gpus = visible_gpus(os.environ)
     jobs = jobs or len(gpus) or 1
     if gpus:
         if jobs > len(gpus):
             raise ConfigError(f"--jobs is {jobs} and there are {len(gpus)} GPUs, for a cell each")
-        return [Share(gpu=gpu) for gpu in gpus[:jobs]]
+        return [Resources(gpu=gpu) for gpu in gpus[:jobs]]
     if jobs == 1 or not hasattr(os, "sched_getaffinity"):
-        return [Share()] * jobs
+        return [Resources()] * jobs
     cores = sorted(os.sched_getaffinity(0))
     if jobs > len(cores):
         raise ConfigError(f"--jobs is {jobs} and this machine has {len(cores)} cores")
-    return [Share(cores[slot::jobs]) for slot in range(jobs)]
+    return [Resources(cores[slot::jobs]) for slot in range(jobs)]
 
 
 def visible_gpus(environ: Mapping[str, str]) -> list[str]:

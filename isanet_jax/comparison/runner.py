@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from isanet_jax.comparison.cell import STOPPED
 from isanet_jax.comparison.grid import THRESHOLDS, Cell, check_data, of_comparison
-from isanet_jax.comparison.resources import shares
+from isanet_jax.comparison.resources import divide_resources
 from isanet_jax.errors import ConfigError, IsaNetError
 from isanet_jax.locks import try_lock
 from isanet_jax.runtime import say_at_once, stop_signals
@@ -97,7 +97,7 @@ class _Processes:
     """
 
     def __init__(self, jobs: int):
-        self.shares = shares(jobs)
+        self.resources = divide_resources(jobs)
         self.running = {}
         self.elsewhere: list[Cell] = []
         self.signal_name: str | None = None
@@ -120,7 +120,7 @@ class _Processes:
         """Runs the cells; yields each with its exit status and minutes when it ends."""
         waiting, looked_again = list(cells), False
         while self.running or (waiting and not self.signal_name):
-            for slot in range(len(self.shares)):
+            for slot in range(len(self.resources)):
                 while slot not in self.running and waiting and not self.signal_name:
                     self._try_to_start(waiting.pop(0), slot)
             if not (waiting or self.running or looked_again):
@@ -143,7 +143,7 @@ class _Processes:
                 print(f"{cell.name}: done elsewhere", flush=True)
                 return
             print(f"{cell.name}: runs, log in {cell.folder / 'log.txt'}", flush=True)
-            process = _start(cell, self.shares[slot], lock)
+            process = _start(cell, self.resources[slot], lock)
         self.running[slot] = cell, process, time.perf_counter()
 
 
@@ -162,15 +162,15 @@ def _lock(folder):
         ) from error
 
 
-def _start(cell, share, lock):
+def _start(cell, resources, lock):
     """Starts a cell's process in its own group, so that Ctrl-C reaches it through us alone."""
     job = {
         "config": cell.config,
         "folder": str(cell.folder),
         "thresholds": cell.method == THRESHOLDS,
-        "cores": share.cores,
+        "cores": resources.cores,
     }
-    environ = {} if share.gpu is None else {"CUDA_VISIBLE_DEVICES": share.gpu}
+    environ = {} if resources.gpu is None else {"CUDA_VISIBLE_DEVICES": resources.gpu}
     inherited = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     paths = [str(_PACKAGES), *map(os.path.abspath, inherited)]
     with open(cell.folder / "log.txt", "wb") as log:

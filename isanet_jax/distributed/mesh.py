@@ -26,11 +26,11 @@ def make_mesh(data: int, space: int) -> Mesh:
             f"have {jax.device_count()} devices: use all, as in --config.mesh.data="
             f"{jax.device_count() // space}"
         )
-    batch_share(mesh)
+    batch_part(mesh)
     return mesh
 
 
-def batch_share(mesh: Mesh) -> tuple[int, int]:
+def batch_part(mesh: Mesh) -> tuple[int, int]:
     """Which part of each batch this process reads: (its number, number of equal parts).
 
     Processes that split a volume between them read the same part.

@@ -64,7 +64,8 @@ def evaluate_runs(workdirs: list[Path], output: Path, *, cases=None, checkpoint=
     runs = report.describe_runs(descriptions, ids)
     methods = {
         grid: {
-            method: {"cases": of, "summary": report.summarise(of)} for method, of in all_.items()
+            method: {"cases": cases_of, "summary": report.summarise(cases_of)}
+            for method, cases_of in all_.items()
         }
         for grid, all_ in scores.items()
     }
@@ -73,8 +74,8 @@ def evaluate_runs(workdirs: list[Path], output: Path, *, cases=None, checkpoint=
     write_csv(output / "metrics.csv", [
         {"case": case, "grid": grid, "method": method, **metrics}
         for grid, all_ in scores.items()
-        for method, of in all_.items()
-        for case, metrics in of.items()
+        for method, cases_of in all_.items()
+        for case, metrics in cases_of.items()
     ])  # fmt: skip
     report.write_run_report(
         output / "report.md",

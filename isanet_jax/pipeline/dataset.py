@@ -99,7 +99,7 @@ def mixup(case: Case, partner: Case | None) -> dict[str, np.ndarray]:
 
 
 def training_data(
-    cohort: Cohort, cases, *, batch: int, seed: int, augment: dict, share: tuple[int, int] = (0, 1)
+    cohort: Cohort, cases, *, batch: int, seed: int, augment: dict, part: tuple[int, int] = (0, 1)
 ):
     """Endless, seeded batches of cases, mixed up, with their augmentation's parameters.
 
@@ -109,7 +109,7 @@ def training_data(
         batch: elements per batch.
         seed: of shuffle, mixup partners and augmentation.
         augment: see `draw_augmentation`.
-        share: (number, of how many) equal parts of each batch is read; together they are the same
+        part: (number, of how many) equal parts of each batch is read; together they are the same
             batches whatever their number.
 
     Returns:
@@ -143,7 +143,7 @@ def training_data(
     # grain cannot batch an endless dataset; 2^31 passes do not end.
     dataset = grain.MapDataset.range(len(cases)).seed(seed).shuffle().random_map(load)
     dataset = dataset.repeat(2**31)
-    part, parts = share
+    number, parts = part
     whole, batch = batch, batch // parts
     if batch == 1:  # without the copy that stacking makes
         dataset = dataset.map(lambda case: {k: np.asarray(v)[None] for k, v in case.items()})
@@ -152,12 +152,12 @@ def training_data(
 
     def choose_patches(elements):
         drawn, probability = elements.pop("on_tumour"), augment["tumour_patch_probability"]
-        chosen = tumour_patches(drawn, part * batch, whole, probability)
+        chosen = tumour_patches(drawn, number * batch, whole, probability)
         return elements | {"patch_pick": np.where(chosen, elements["patch_pick"], np.float32(-1))}
 
     dataset = dataset.map(choose_patches)
-    # The iterator's state counts batches, whatever the share.
-    return dataset[part::parts].to_iter_dataset(_READ)
+    # The iterator's state counts batches, whatever the part.
+    return dataset[number::parts].to_iter_dataset(_READ)
 
 
 def batch_shapes(batch: int, size: int) -> dict[str, tuple[tuple[int, ...], type]]:

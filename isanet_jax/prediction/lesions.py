@@ -50,11 +50,11 @@ def lesions(mask: Volume, pet: Volume) -> list[dict[str, float]]:
         own = np.zeros(len(grid), bool)
         own[valid] = parts[tuple(nearest[valid].T)] == number
         grid = grid[own]
-        share = pet_ml
+        unit_ml = pet_ml
         suv = pet.data[tuple(grid.T)]
         if not suv.size:
             suv = ndimage.map_coordinates(pet.data, positions.T, order=1, mode="nearest")
-            grid, share = np.rint(positions).astype(int), voxel_ml
+            grid, unit_ml = np.rint(positions).astype(int), voxel_ml
         volume_ml = len(inside) * voxel_ml
         above = float((suv >= _MTV_SHARE * suv.max()).sum())
         centre = inside.mean(0) @ mask.affine[:3, :3].T + mask.affine[:3, 3]
@@ -65,7 +65,7 @@ def lesions(mask: Volume, pet: Volume) -> list[dict[str, float]]:
                 "suv_mean": float(suv.mean()),
                 "suv_peak": _peak(pet.data, grid, kernel),
                 "tlg": float(suv.mean()) * volume_ml,
-                "mtv_ml": above * share,
+                "mtv_ml": above * unit_ml,
                 **dict(zip(("x_mm", "y_mm", "z_mm"), centre * [-1, -1, 1], strict=True)),
             }
         )

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from isanet_jax.cases.ranges import scan_ranges
-from isanet_jax.distributed.mesh import batch_share, make_mesh, place_batch
+from isanet_jax.distributed.mesh import batch_part, make_mesh, place_batch
 from isanet_jax.distributed.processes import first_process_first
 from isanet_jax.errors import IsaNetError
 from isanet_jax.files import replace_when_done
@@ -88,7 +88,7 @@ def _train_alone(config, workdir, mesh, cohort, profiled_steps):
         batch=config["train"]["batch"],
         seed=config["seed"],
         augment=config["augment"],
-        share=batch_share(mesh),
+        part=batch_part(mesh),
     )
     with (
         contextlib.closing(iter(data)) as batches,

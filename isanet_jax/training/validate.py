@@ -7,7 +7,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from isanet_jax.cases.cohort import Cohort
-from isanet_jax.distributed.mesh import batch_share, local_rows, place_batch
+from isanet_jax.distributed.mesh import batch_part, local_rows, place_batch
 from isanet_jax.errors import IsaNetError
 from isanet_jax.pipeline.dataset import evaluation_data
 
@@ -21,7 +21,7 @@ def validate(predict, params, cohort: Cohort, cases, mesh: Mesh) -> dict:
     Raises:
         IsaNetError: a probability is not finite.
     """
-    rows, (part, parts) = mesh.shape["data"], batch_share(mesh)
+    rows, (part, parts) = mesh.shape["data"], batch_part(mesh)
     each = rows // parts  # cases of this process at a time
     # The last case fills up the last batch.
     own = [i for i in range(-(-len(cases) // rows) * rows) if i // each % parts == part]

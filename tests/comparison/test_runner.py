@@ -130,7 +130,7 @@ if method == "cbam":
 
 @pytest.fixture
 def stand_in(monkeypatch):
-    def start(cell, share, lock):
+    def start(cell, resources, lock):
         command = [sys.executable, "-c", PROCESS, cell.method, str(cell.folder)]
         options = {"start_new_session": True, "pass_fds": [lock.fileno()]}
         with open(cell.folder / "log.txt", "wb") as log:
@@ -270,12 +270,12 @@ def test_comparisons_that_run_at_once_share_the_cells(tmp_path, capsys):
 def test_a_gpu_each_or_a_share_of_the_cores(monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5,7")
-    assert [share.gpu for share in resources.shares(0)] == ["2", "5", "7"]
-    assert [share.gpu for share in resources.shares(2)] == ["2", "5"]
+    assert [resources.gpu for share in resources.divide_resources(0)] == ["2", "5", "7"]
+    assert [resources.gpu for share in resources.divide_resources(2)] == ["2", "5"]
     with pytest.raises(ConfigError, match="--jobs is 4 and there are 3 GPUs"):
-        resources.shares(4)
+        resources.divide_resources(4)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    assert resources.shares(0) == [resources.Share()]
+    assert resources.divide_resources(0) == [resources.Resources()]
     if hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) > 1:
-        one, two = (set(share.cores) for share in resources.shares(2))
+        one, two = (set(resources.cores) for share in resources.divide_resources(2))
         assert not one & two

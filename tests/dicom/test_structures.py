@@ -2,6 +2,7 @@
 
 import highdicom
 import numpy as np
+import pydicom
 import pytest
 from highdicom.sr.coding import CodedConcept
 from pydicom.uid import generate_uid
@@ -154,6 +155,27 @@ def test_segmentations_of_every_type_on_slices_as_scanners_leave_them(
         mask.data.transpose(2, 1, 0)[sure], (soft > 0.5)[sure], err_msg=kind
     )
     assert bool(notes) == (kind == "FRACTIONAL")
+
+
+def test_a_segmentation_of_a_part_of_the_image_is_put_on_the_images_grid(ct, tmp_path, generator):
+    """Its frames have other rows and columns than the image's slices."""
+    shared, slices = ct
+    values = np.zeros((8, 6, 7))
+    part = write_series(
+        tmp_path / "part", "CT", shared, values, origin=(4, 8, 0), spacing=(2, 2, 2.5)
+    )
+    inside = generator.random((8, 6, 7)) < 0.3
+    write_seg(tmp_path / "seg.dcm", part, inside.astype(np.uint8), "BINARY")
+    seg = pydicom.dcmread(tmp_path / "seg.dcm")
+    seg.ReferencedSeriesSequence[0].SeriesInstanceUID = slices[0].SeriesInstanceUID
+    seg.save_as(tmp_path / "seg.dcm")
+    (one,), _ = find_series(tmp_path / "seg.dcm")
+    images, _ = find_series(tmp_path / "ct")
+    mask, on = read_region(one, "Lesion", images)
+    assert on.uid == slices[0].SeriesInstanceUID
+    expected = np.zeros((8, 10, 10), bool)
+    expected[:, 4:10, 2:9] = inside
+    np.testing.assert_array_equal(mask.data.transpose(2, 1, 0), expected)
 
 
 def test_regions_are_found_by_exact_name_with_commas_and_by_number(ct, tmp_path):

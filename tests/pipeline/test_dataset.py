@@ -93,7 +93,7 @@ def test_patches_on_the_tumour_are_forced_as_in_nnunet(cohort):
     assert np.mean(single) == pytest.approx(0.33, abs=0.09)
     halves = [
         training_data(
-            cohort, sorted(cohort.cases), batch=4, seed=0, augment=AUGMENT, share=(part, 2)
+            cohort, sorted(cohort.cases), batch=4, seed=0, augment=AUGMENT, part=(part, 2)
         )
         for part in (0, 1)
     ]
