@@ -2,6 +2,7 @@
 
 import doctest
 import json
+import os
 import subprocess
 import sys
 import types
@@ -121,7 +122,10 @@ def test_a_run_is_resumed_from_python_with_the_configs_own_types(cohort_folder, 
     for again in (config, config.to_dict(), json.loads(json.dumps(config.to_dict()))):
         assert isa.train(again, str(tmp_path / "r"))
     assert config.to_json_best_effort() == before
-    assert capsys.readouterr().out.count("is trained already") == 3
+    shown = capsys.readouterr().out
+    assert shown.count("is trained already") == 3
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    assert f"GiB of {memory:.1f} GiB a device" in shown
 
 
 def test_a_system_is_an_ordinary_module():

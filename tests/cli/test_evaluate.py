@@ -41,6 +41,11 @@ def test_a_run_is_scored_on_its_test_fold(evaluated, trained, cohort):
     for case, dsc in best["cases"].items():
         assert on_case[case]["dsc"] == pytest.approx(dsc, abs=1e-6)
     assert "SUV >= 2.5" in result["grids"]["ct"]
+    for case, found in result["grids"]["case"]["41 % SUVmax"]["cases"].items():
+        stored = read_case(cohort.path(case))
+        hot = stored.pet >= 0.41 * stored.pet.max()
+        both = (hot & (stored.label > 0)).sum()
+        assert found["dsc"] == pytest.approx(2 * both / (hot.sum() + (stored.label > 0).sum()))
     for name in (
         "report.md",
         "metrics.csv",

@@ -1,7 +1,25 @@
 """The arguments of `prepare`, as the help says them."""
 
+import pytest
+
+from isanet_jax.cli import predict
 from isanet_jax.cli.prepare import parser
 from isanet_jax.datasets import DATASETS
+
+
+def test_what_must_be_given(capsys):
+    for words in (
+        ["hecktor", "--output", "b"],
+        ["auto", "--output", "b"],
+        ["table", "--source", "a"],
+    ):
+        with pytest.raises(SystemExit):
+            parser().parse_args(words)
+        assert "required: --" in capsys.readouterr().err
+    parser().parse_args(["sts", "--output", "b"])  # --download needs no source
+    with pytest.raises(SystemExit):
+        predict.parser().parse_args(["--output", "m.nii.gz"])
+    assert "required: --workdir" in capsys.readouterr().err
 
 
 def test_the_defaults_are_those_of_the_help():

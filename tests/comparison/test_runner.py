@@ -270,12 +270,12 @@ def test_comparisons_that_run_at_once_share_the_cells(tmp_path, capsys):
 def test_a_gpu_each_or_a_share_of_the_cores(monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5,7")
-    assert [resources.gpu for share in resources.divide_resources(0)] == ["2", "5", "7"]
-    assert [resources.gpu for share in resources.divide_resources(2)] == ["2", "5"]
+    assert [part.gpu for part in resources.divide_resources(0)] == ["2", "5", "7"]
+    assert [part.gpu for part in resources.divide_resources(2)] == ["2", "5"]
     with pytest.raises(ConfigError, match="--jobs is 4 and there are 3 GPUs"):
         resources.divide_resources(4)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     assert resources.divide_resources(0) == [resources.Resources()]
     if hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) > 1:
-        one, two = (set(resources.cores) for share in resources.divide_resources(2))
+        one, two = (set(part.cores) for part in resources.divide_resources(2))
         assert not one & two
