@@ -11,6 +11,7 @@ from isanet_jax.network.attention.isa import fuse
 from isanet_jax.network.attention.scse import SCSE
 from isanet_jax.network.attention.se import SE
 from isanet_jax.network.attention.sk import SK
+from isanet_jax.network.blocks import MLP
 from isanet_jax.network.config import ModelConfig
 from isanet_jax.network.se_norm import SENorm
 from tests.network import reference
@@ -95,3 +96,12 @@ def test_query_and_key_are_joined_in_float32_whatever_they_are(generator, fusion
     assert fused.dtype == np.float32
     exact = fuse(*(np.asarray(x, np.float64).astype(np.float32) for x in (q, k)), fusion)
     np.testing.assert_allclose(fused, exact, rtol=1e-5)
+
+
+def test_a_gates_perceptron_starts_at_little_as_the_papers_authors_have_it():
+    rngs = nnx.Rngs(0)
+    plain, torch = MLP(64, 32, 64, rngs=rngs), MLP(64, 32, 64, uniform=True, rngs=rngs)
+    assert not plain.first.bias[...].any()
+    assert np.std(plain.first.kernel[...]) == pytest.approx(0.01, rel=0.1)
+    assert np.abs(torch.first.kernel[...]).max() == pytest.approx(64**-0.5, rel=0.02)
+    assert torch.first.bias[...].any()

@@ -9,6 +9,7 @@ from isanet_jax.training.config import (
     compare_workdir,
     model_config,
     parse_command_line,
+    resolved_config,
 )
 
 BASE = ["train.py", "--config", "configs/hecktor.py", "--workdir", "w"]
@@ -137,3 +138,49 @@ def test_a_file_is_no_run_folder(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="is a file; name a folder"):
         compare_workdir(tmp_path / "file", {})
+
+
+def test_a_run_that_said_its_cross_entropy_in_numbers_is_the_same_run(tmp_path):
+    """Before loss.name, nnU-Net's recipe had alpha 0.5, gamma 0 and weight 2."""
+    config, _ = parse_command_line(["t", "--config", "configs/own/xie2021.py"])
+    assert config["loss"]["name"] == "dice_ce"
+    old = json.loads(json.dumps(config))
+    del old["loss"]["name"]
+    old["loss"] |= {"alpha": 0.5, "gamma": 0.0, "focal_weight": 2.0}
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    assert compare_workdir(tmp_path, config)
+    paper, _ = parse_command_line(["t", "--config", "configs/hecktor.py"])
+    older = json.loads(json.dumps(paper))
+    del older["loss"]["name"]
+    (tmp_path / "config.json").write_text(json.dumps(older))
+    assert compare_workdir(tmp_path, paper)
+    with pytest.raises(ConfigError, match="loss.name: 'dice_focal' there, 'dice_ce' now"):
+        compare_workdir(tmp_path, paper | {"loss": paper["loss"] | {"name": "dice_ce"}})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["loss.name=dice_ce", "loss.gamma=1.0"], "loss.gamma is 1.0, and nothing reads it with"),
+        (["loss.dice_smooth=1.0"], "with loss.dice_squared False; use 0.001"),
+        (["optimizer.momentum=0.5"], "with optimizer.name 'adam'; use 0.99"),
+        (["optimizer.name=sgd", "optimizer.b1=0.5"], "with optimizer.name 'sgd'; use 0.9"),
+        (["optimizer.schedule=poly", "optimizer.restart_epochs=5"], "'poly'; use 25"),
+        (["model.deep_supervision=True"], "with model.name 'isa'; use False"),
+        (["loss.name=dice"], "choose one of dice_focal, dice_ce"),
+    ],
+)
+def test_settings_that_nothing_reads_are_refused(overrides, message):
+    config, _ = parse_command_line([*BASE, *(f"--config.{text}" for text in overrides)])
+    with pytest.raises(ConfigError, match=message):
+        check_config(config)
+
+
+def test_what_would_run_is_shown_with_the_systems_own_size():
+    config, _ = parse_command_line(["t", "--config", "own/xie2021:sts"])
+    shown = resolved_config(config)
+    assert (shown["model"]["width"], shown["model"]["levels"]) == (32, 6)
+    assert shown["data"]["cases"] == "cases/sts"
+    assert config["model"]["width"] == 0
+    with pytest.raises(ConfigError, match="no dataset 'stss'"):
+        parse_command_line(["t", "--config", "own/xie2021:stss"])
