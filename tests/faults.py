@@ -185,7 +185,18 @@ def main():
             lines[line - 1] = after + "\n"
             path.write_text("".join(lines), encoding="utf-8")
             tests = [test for test in tests_of(name) if (copy / test).exists()]
-            command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
+            command = [
+                sys.executable,
+                "-m",
+                "pytest",
+                "-q",
+                "-x",
+                "-n",
+                "0",
+                "-p",
+                "no:cacheprovider",
+                *tests,
+            ]
             try:
                 done = subprocess.run(
                     command, cwd=copy, capture_output=True, timeout=args.timeout, check=False
