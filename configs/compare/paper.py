@@ -1,7 +1,8 @@
 """The paper's comparisons (Huang et al. 2022): Tables 1-3 and Fig. 6. Each has a file beside this.
 
 The config of a comparison:
-    title, dataset, protocol: for the report.
+    title, dataset: for the report.
+    recipe: `paper`, the same loop for all, or `own`, each system's own recipe.
     base: the settings of every run, see configs/hecktor.py.
     methods: name -> label, settings (what differs from base) and published (the paper's figures).
     order: the methods that are run, as the tables list them; shorten it to compare fewer.
@@ -74,7 +75,7 @@ def table3(dataset: str, options: str = "") -> ConfigDict:
     for name, figures in published.TABLE_3[dataset].items():
         printed = dict(zip(_NETWORK_METRICS, figures, strict=True))
         settings = {"model": {"name": name}}
-        if config.protocol == "own" and name in OWN:
+        if config.recipe == "own" and name in OWN:
             settings = _own_recipe(name)
         elif name == "xie2021":
             settings["optimizer"] = {"name": "sgd", "peak_learning_rate": 1e-3}
@@ -115,7 +116,7 @@ def comparison(title: str, dataset: str, options: str = "") -> ConfigDict:
     config.title = title
     config.dataset = dataset
     config.size = "smoke" if "smoke" in chosen else "paper"
-    config.protocol = "own" if "own" in chosen else "paper"
+    config.recipe = "own" if "own" in chosen else "paper"
     config.base = DATASETS[dataset].get_config()
     config.methods = ConfigDict()
     config.order = ()
@@ -153,20 +154,20 @@ def add_method(config: ConfigDict, name: str, label: str, settings: dict, *, pub
         published: metric -> the paper's figure.
     """
     if config.size == "smoke":
-        settings = _smoke_settings(settings, config.protocol)
+        settings = _smoke_settings(settings, config.recipe)
     config.order = (*config.order, name)
     config.methods[name] = ConfigDict(
         {"label": label, "settings": settings, "published": published or {}}
     )
 
 
-def _smoke_settings(settings, protocol):
+def _smoke_settings(settings, recipe):
     settings = copy.deepcopy(settings)
     system = settings.get("model", {}).get("name")
     if system in _SMOKE_WIDTHS:
         settings["model"]["width"] = _SMOKE_WIDTHS[system]
     optimizer = settings.get("optimizer", {})
-    if protocol == "paper" and "peak_learning_rate" in optimizer:
+    if recipe == "paper" and "peak_learning_rate" in optimizer:
         optimizer["peak_learning_rate"] *= _SMOKE_RATE
     settings.pop("train", None)  # as long as the others
     if "data" in settings:

@@ -105,7 +105,7 @@ def split(fold_of: dict[str, int], *, fold: int, selection: str) -> Split:
     `nested`: it is chosen on the next fold, which is then not trained on.
 
     Raises:
-        ConfigError: no such fold, an unknown protocol, or nothing left to train on.
+        ConfigError: no such fold, an unknown selection, or nothing left to train on.
     """
     numbers = sorted(set(fold_of.values()))
     if fold not in numbers:

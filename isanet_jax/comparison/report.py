@@ -13,7 +13,7 @@ from isanet_jax.comparison.cell import MASKS
 from isanet_jax.comparison.grid import Cell
 from isanet_jax.comparison.table import COLUMNS, Row, collect, tests
 from isanet_jax.evaluation.evaluate import NETWORK
-from isanet_jax.evaluation.report import PROTOCOLS
+from isanet_jax.evaluation.report import SELECTION_NOTES
 from isanet_jax.files import replace_when_done, write_csv
 from isanet_jax.metrics import METRICS
 from isanet_jax.metrics.segmentation import DISTANCES
@@ -53,7 +53,7 @@ def write_comparison(
     table = markdown_table(rows)
     text = f"""# {comparison["title"]}, {comparison["dataset"]}
 
-{_protocol(comparison, cells, failures)}
+{_conditions(comparison, cells, failures)}
 
 ## Results
 
@@ -96,13 +96,13 @@ of a distance, and are counted in the last column (of all cases scored, each onc
 is the detection of connected components at IoU > 0.3. Scored on the original CT grid."""
 
 
-def _protocol(comparison, cells, failures):
+def _conditions(comparison, cells, failures):
     """How the figures came about, and what is missing."""
     base = comparison["base"]
     done = sum(cell.is_done for cell in cells)
     lines = [
-        f'- Protocol "{comparison["protocol"]}": {_RECIPES[comparison["protocol"]]}.',
-        f'- Selection "{base["selection"]}": {PROTOCOLS[base["selection"]]}.',
+        f'- Recipe "{comparison["recipe"]}": {_RECIPES[comparison["recipe"]]}.',
+        f'- Selection "{base["selection"]}": {SELECTION_NOTES[base["selection"]]}.',
         f'- Size "{comparison["size"]}": {base["data"]["size"]}^3 voxels, '
         f"{base['train']['epochs']} epochs."
         + (

@@ -7,7 +7,7 @@ from isanet_jax.files import replace_when_done, write_json
 from isanet_jax.metrics import METRICS
 from isanet_jax.metrics.segmentation import summarise
 
-PROTOCOLS = {
+SELECTION_NOTES = {
     "paper": "the checkpoint was chosen on the very cases that are reported here, as in the paper: "
     "optimistic",
     "nested": "the checkpoint was chosen on other cases, which were not trained on either",
@@ -86,7 +86,7 @@ def describe_runs(descriptions: list[dict], reported) -> list[dict]:
 
     Returns:
         For each run: system, fold, seed, training_cases, best_epoch, validation_dsc, and selection,
-        a key of `PROTOCOLS` (nested wherever no reported case took part in choosing).
+        a key of `SELECTION_NOTES` (nested wherever no reported case took part in choosing).
     """
     return [
         {
@@ -122,7 +122,7 @@ def write_run_report(path, *, runs, preparation, scores, pictures, curves) -> No
     networks = "\n".join(
         f"- {run['system']}, fold {run['fold']}, seed {run['seed']}: checkpoint of epoch "
         f"{run['best_epoch']} (validation DSC {run['validation_dsc']:.4f}), "
-        f"{run['training_cases']} training cases. Selection: {PROTOCOLS[run['selection']]}."
+        f"{run['training_cases']} training cases. Selection: {SELECTION_NOTES[run['selection']]}."
         for run in runs
     )
     all_curves = "\n".join(f"![learning curves]({name})" for name in curves)

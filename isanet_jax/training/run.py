@@ -98,7 +98,7 @@ def build_run(config, cohort, mesh):
     state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
     print(
         f"{count_parameters(state.params):,} parameters, {len(parts.train)} cases to train on, "
-        f"{len(parts.selection)} to validate ({config['selection']} protocol, fold "
+        f"{len(parts.selection)} to validate (selection {config['selection']!r}, fold "
         f"{config['fold']}), on {mesh.size} {jax.devices()[0].platform} device(s)"
         + (f" of {jax.process_count()} processes" if jax.process_count() > 1 else "")
     )

@@ -198,6 +198,10 @@ def test_what_unpacks_to_more_than_any_scan_has_is_not_unpacked(tmp_path, monkey
         archive.write(_zeros(first, tmp_path / "z.dcm", 2), "z.dcm")
     (series,), left = find_series(folder)
     assert len(series.files) == 3
+    with pytest.raises(ValueError, match=r"unpacks to more than 1 MiB"):
+        dicom.DicomFile(folder / "a.zip", "z.dcm").read()
+    with pytest.raises(ValueError, match=r"inflates to more than 1 MiB"):
+        dicom.DicomFile(folder / "large.dcm").read()
     assert "small.dcm" in {file.path.name for file in series.files}
     assert left == {"not DICOM, or damaged": 2}
 
