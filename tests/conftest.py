@@ -27,6 +27,18 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 DATA = Path(os.environ.get("ISANET_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
+def pytest_collection_modifyitems(items):
+    """Puts what waits for other processes at the start of each of the two workers' halves.
+
+    At the end, one worker would wait there while the other has nothing left to do.
+    """
+    first = [item for item in items if item.path.name == "test_processes.py"]
+    second = [item for item in items if item.path.name == "test_mesh.py"]
+    rest = [item for item in items if item not in first + second]
+    half = len(rest) // 2
+    items[:] = first + rest[:half] + second + rest[half:]
+
+
 def real_data(name):
     """A folder of real patients, or a skip that says what is missing."""
     if not (DATA / name).is_dir():
