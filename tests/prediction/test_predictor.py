@@ -1,9 +1,12 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from isanet_jax.cases.case import read_case
 from isanet_jax.cases.grid import resample
+from isanet_jax.datasets.layout import Scan
 from isanet_jax.errors import ConfigError
 from isanet_jax.prediction import predictor as module
 from isanet_jax.prediction.predictor import Predictor, entropy, to_ct_grid
@@ -70,3 +73,14 @@ def test_half_precision_predicts_nearly_the_same(trained, cohort):
 
 def test_one_folder_is_one_run(trained):
     assert len(module.Predictor(str(trained)).descriptions) == 1
+
+
+def test_windows_are_for_scans_without_a_box(trained):
+    predictor = module.Predictor(trained)
+    scan = Scan("a", "ct", "pet", None, "a")
+    assert predictor.settings.fit == "crop"
+    assert predictor._needs_windows(scan)
+    boxed = dataclasses.replace(scan, box_mm=np.array([[0, 0, 0], [9, 9, 9]]))
+    assert not predictor._needs_windows(boxed)
+    predictor.settings = dataclasses.replace(predictor.settings, fit="resize")
+    assert not predictor._needs_windows(scan)
