@@ -4,9 +4,7 @@ The functions import JAX when they are called, not before: call `isanet_jax.runt
 in a notebook, for what the programs set before that.
 """
 
-import contextlib
 import importlib.util
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -170,7 +168,8 @@ def evaluate(workdirs, output=None, *, cases=None, checkpoint="best") -> dict:
     """
     from isanet_jax.evaluation.runs import evaluate_runs
 
-    folders = _folders(workdirs)
+    one = isinstance(workdirs, (str, Path))
+    folders = [Path(workdirs)] if one else [Path(w) for w in workdirs]
     if output is None and len(folders) > 1:
         raise ConfigError("give output: the results of an ensemble belong to none of its runs")
     output = Path(output) if output is not None else folders[0] / "eval"
@@ -196,7 +195,7 @@ def load(workdirs, *, checkpoint="best", half=False) -> "Run":
     """
     from isanet_jax.prediction.predictor import Predictor
 
-    return Run(Predictor(_folders(workdirs), half=half, checkpoint=checkpoint))
+    return Run(Predictor(workdirs, half=half, checkpoint=checkpoint))
 
 
 class Run:
@@ -268,10 +267,4 @@ def _volume(image, name, case):
             write_volume(path, Volume(np.asarray(data, np.float32), np.asarray(affine, float)))
         else:
             nibabel.save(image, path)
-        with contextlib.suppress(FileNotFoundError):
-            return read_volume(path, case=case)
-
-
-def _folders(workdirs) -> Sequence[Path]:
-    one = isinstance(workdirs, (str, Path))
-    return [Path(workdirs)] if one else [Path(w) for w in workdirs]
+        return read_volume(path, case=case)

@@ -34,7 +34,7 @@ def check(
     """Checks every scan, and the cohort as a whole.
 
     Args:
-        scans: of a reader of `isanet_jax.datasets.sources`.
+        scans: of a reader of `isanet_jax.datasets`.
         settings: gives the label's values.
         workers: processes.
         failures: case -> reason, of what could not even become a scan.
