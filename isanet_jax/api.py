@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from isanet_jax.datasets.layout import Scan, box_from_lps
-from isanet_jax.errors import ConfigError, DataError
+from isanet_jax.errors import ConfigError
 
 
 def get_config(name: str = "hecktor"):
@@ -38,57 +38,82 @@ def get_config(name: str = "hecktor"):
     return module.get_config(variant) if variant else module.get_config()
 
 
-def prepare(scans, output, *, size=144, fit="resize", folds=5, workers=1, **options) -> list[dict]:
+def prepare(
+    scans,
+    output,
+    *,
+    layout=None,
+    fit=None,
+    label_values=None,
+    target=None,
+    options=None,
+    workers=1,
+    folds=5,
+    seed=0,
+    skip_bad=False,
+    copies=False,
+    **settings,
+) -> list[dict]:
     """Prepares scans for training, as `isanet prepare` does.
 
     Args:
-        scans: a source in any layout that is recognised (a folder, or a CSV), or a list of `Scan`.
+        scans: a source in a layout that is known (a folder, or a CSV), or a list of `Scan`.
         output: folder of the prepared cases.
-        size: voxels per axis.
-        fit: `resize` keeps the field of view, `crop` the voxel size.
-        folds, workers: as in the command.
-        options: further settings of `isanet_jax.cases.prepare.Settings` (spacing_mm, label_values,
-            ...), and seed, skip_bad or copies of `isanet_jax.cases.cohort.prepare`.
+        layout: of the source, as in `isanet prepare LAYOUT`; None: it is recognised.
+        fit: `resize` keeps the field of view, `crop` the voxel size; None: the layout's own.
+        label_values, target: what is tumour, see `isanet_jax.datasets.label_values`.
+        options: of DICOM, an `isanet_jax.datasets.layout.Options`.
+        workers: processes.
+        folds, seed: number of folds, and what they are drawn from.
+        skip_bad: leave out cases that fail, and list them in the manifest.
+        copies: also write each DICOM study as NIfTI, into `output`/nifti.
+        settings: further ones of `isanet_jax.cases.prepare.Settings`: size, spacing_mm, ...
 
     Returns:
         the manifest's entries, one per case.
 
     Raises:
+        ConfigError: settings that cannot be, or an output folder that is in use.
         DataError: a source that cannot be read, or cases that failed, with every reason.
 
     Example:
         >>> grid = {"size": 16, "fit": "crop", "spacing_mm": 12.0}
         >>> made = isa.prepare("scans/cases.csv", "cases", folds=2, **grid)
+        scans/cases.csv: table
         >>> [entry["case"] for entry in made]
         ['phantom_000', 'phantom_001', 'phantom_002', 'phantom_003']
     """
+    from isanet_jax import datasets
     from isanet_jax.cases import cohort
     from isanet_jax.cases.prepare import Settings
-    from isanet_jax.datasets import DATASETS, recognise
-    from isanet_jax.datasets.layout import Options
     from isanet_jax.locks import only_here
 
-    kind, failures = "scans", {}
-    if isinstance(scans, (str, Path)):
-        source, kind = Path(scans), recognise(scans)
-        dataset = DATASETS[kind]
-        found = dataset.read(source, Options())
-        scans, failures = found.scans, dict(found.failures)
-        values, others = dataset.classes(source, scans)
-        options = {"label_values": values, "other_values": others} | options
-        options = {"region": dataset.region(scans)} | options
-    own = {name: options.pop(name) for name in ("seed", "skip_bad", "copies") if name in options}
-    settings = Settings(size=size, fit=fit, **options)
+    output = Path(output)
     with only_here(output, "prepare", "makes cases there"):
+        if isinstance(scans, (str, Path)):
+            layout, found = datasets.read(scans, layout, options)
+            source, dataset = Path(scans), datasets.DATASETS[layout]
+        else:
+            layout, found = layout or "scans", datasets.Found(list(scans))
+            source, dataset = None, datasets.Dataset(layout, "", None, None)
+        if not skip_bad:
+            datasets.check_files(found.scans)  # before hours are spent on the others
+        tumour, others = datasets.label_values(
+            dataset, source, found.scans, values=label_values, target=target
+        )
+        grid = {"fit": fit or dataset.fit, "region": dataset.region(found.scans)}
+        classes = {"label_values": tumour, "other_values": others}
         return cohort.prepare(
-            scans,
-            settings,
+            found.scans,
+            Settings(**grid | classes | settings),
             output,
-            kind=kind,
+            kind=layout,
             folds=folds,
+            seed=seed,
             workers=workers,
-            failures=failures,
-            **({"seed": 0} | own),
+            skip_bad=skip_bad,
+            failures=dict(found.failures),
+            copies=output / "nifti" if copies else None,
         )
 
 
@@ -226,6 +251,7 @@ class Run:
             `isanet_jax.prediction.result.Prediction`.
 
         Raises:
+            ConfigError: a box that is empty, or not six numbers.
             DataError: images that cannot be read, are not HU and SUV, or do not overlap.
 
         Example:
@@ -236,8 +262,6 @@ class Run:
         from isanet_jax.prediction import result
 
         box_mm = None if box is None else box_from_lps(box)
-        if box_mm is not None and not ((box_mm[1] > box_mm[0]).all() and np.isfinite(box_mm).all()):
-            raise DataError(f"the box {box} is empty or not finite", case=case)
         paths = [Path(x) if isinstance(x, (str, Path)) else Path(kind) for x, kind in
                  ((ct, "ct"), (pet, "pet"))]  # fmt: skip
         scan = Scan(case, *paths, None, case, box_mm=box_mm)

@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from isanet_jax.errors import DataError
+from isanet_jax.errors import ConfigError, DataError
 
 
 def check_new(path, *, overwrite=False) -> None:
@@ -59,6 +59,14 @@ class replace_when_done:  # noqa: N801 - used as a function
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _NUMBERS = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?( to [-+]?[\d.]+(e[-+]?\d+)?)?")
+
+
+def check_folder(path) -> Path:
+    """The path, if it is a folder or can become one. Raises ConfigError where it is a file."""
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"{path} is a file; name a folder")
+    return path
 
 
 def write_json(path, content) -> None:

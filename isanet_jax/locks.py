@@ -4,9 +4,9 @@ import contextlib
 import os
 import socket
 import time
-from pathlib import Path
 
 from isanet_jax.errors import ConfigError
+from isanet_jax.files import check_folder
 
 try:
     import fcntl
@@ -57,9 +57,7 @@ def only_here(folder, name: str, doing: str, *, wait=False):
     Raises:
         ConfigError: another program does so; or the folder is a file.
     """
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{folder} is a file; name a folder")
+    folder = check_folder(folder)
     made = [p for p in (folder, *folder.parents) if not p.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f".{name}.lock"

@@ -98,7 +98,7 @@ def test_what_is_wrong_is_an_error_that_says_so(trained, patient, tmp_path):
     bad[0, 0, 0] = np.nan
     with pytest.raises(DataError, match="case P7.*1 of .* voxels are NaN"):
         run.predict(ct, (bad, pet.affine), case="P7")
-    with pytest.raises(DataError, match="box .* is empty"):
+    with pytest.raises(ConfigError, match="box .* is empty"):
         run.predict(ct, pet, box=(0, 0, 0, 1, 0, 1))
     with pytest.raises(DataError, match="no such file"):
         run.predict(tmp_path / "absent.nii.gz", pet)

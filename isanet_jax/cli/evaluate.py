@@ -6,6 +6,7 @@ from pathlib import Path
 from isanet_jax.cli.prepare import parse_label_values
 from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.evaluation.runs import evaluate_masks, evaluate_runs
+from isanet_jax.files import check_folder
 
 
 def parser() -> argparse.ArgumentParser:
@@ -49,8 +50,7 @@ def main(arguments=None) -> None:
     if args.workdir and len(args.workdir) > 1 and not args.output:
         raise ConfigError("give --output: the results of an ensemble belong to none of its runs")
     output = Path(args.output) if args.output else Path(args.workdir[0]) / "eval"
-    if output.exists() and not output.is_dir():
-        raise ConfigError(f"--output {output} is a file; name a folder")
+    check_folder(output)
     if (output / "metrics.json").exists() and not args.overwrite:
         raise DataError(
             "exists already",

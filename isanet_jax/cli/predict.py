@@ -7,8 +7,6 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
-
 from isanet_jax.datasets.layout import Scan, box_from_lps
 from isanet_jax.datasets.table import read_table
 from isanet_jax.errors import ConfigError, DataError, failure_of
@@ -183,8 +181,6 @@ def _jobs(args):
     if not (args.ct and args.pet):
         raise ConfigError("give --ct and --pet, or --table")
     box_mm = box_from_lps(args.box) if args.box else None
-    if box_mm is not None and not (np.isfinite(box_mm).all() and (box_mm[1] > box_mm[0]).all()):
-        raise ConfigError(f"--box is {args.box}; give finite corners of a box that is not empty")
     scan = Scan("scan", Path(args.ct), Path(args.pet), None, "scan", box_mm=box_mm)
     stem = output.name
     for suffix in (*NIFTI_SUFFIXES, *SUFFIXES.values(), ".dcm"):

@@ -6,13 +6,14 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from isanet_jax.cases.cohort import prepare, prepare_phantoms
+from isanet_jax import api, datasets
+from isanet_jax.cases.cohort import prepare_phantoms
 from isanet_jax.cases.grid import FITS
 from isanet_jax.cases.prepare import Settings
-from isanet_jax.datasets import DATASETS, recognise
-from isanet_jax.datasets.hecktor import TARGETS
-from isanet_jax.datasets.layout import Options, check_files
+from isanet_jax.datasets import DATASETS, TARGETS
+from isanet_jax.datasets.layout import Options
 from isanet_jax.errors import ConfigError
+from isanet_jax.files import check_folder
 from isanet_jax.locks import only_here
 from isanet_jax.volume import VOXEL_MM
 
@@ -65,12 +66,13 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_source(command, *, required=True):
     command.add_argument("--source", required=required, help="folder (table: the CSV file)")
-    command.add_argument(
+    tumour = command.add_mutually_exclusive_group()
+    tumour.add_argument(
         "--label-values",
         metavar="V[,V]",
         help="values of the label that are tumour (default: 1; nnunet: all of dataset.json)",
     )
-    command.add_argument(
+    tumour.add_argument(
         "--target",
         choices=TARGETS,
         help="of HECKTOR 2022 and later: primary tumours, nodes or both (default: gtvp)",
@@ -148,14 +150,13 @@ def main(arguments=None) -> None:
         _convert(args)
     elif args.layout == "check":
         _check(args)
-    else:
+    elif args.layout == "phantom":
         with only_here(args.output, "prepare", "makes cases there"):
-            if args.layout == "phantom":
-                _make_phantoms(args)
-            else:
-                if args.layout == "sts":
-                    _download(args)
-                _prepare(args)
+            _make_phantoms(args)
+    else:
+        if args.layout == "sts":
+            _download(args)
+        _prepare(args)
 
 
 def _check_arguments(args):
@@ -169,8 +170,7 @@ def _check_arguments(args):
     if spacing_mm is not None and not low <= spacing_mm <= high:
         raise ConfigError(f"--spacing-mm is {spacing_mm:g}; give {low:g} to {high:g}")
     output, source = Path(args.output), given.get("source")
-    if output.exists() and not output.is_dir():
-        raise ConfigError(f"--output {output} is a file; name a folder")
+    check_folder(output)
     if source and output.resolve() == Path(source).resolve():
         raise ConfigError(f"--output {output} is the source; name a folder of its own")
 
@@ -188,55 +188,36 @@ def _make_phantoms(args):
 
 
 def _prepare(args):
-    layout = args.layout
-    if layout == "auto":
-        layout = recognise(args.source)
-        print(f"{args.source}: {layout}")
-    found = _read(args, layout)
-    if not args.skip_bad:
-        check_files(found.scans)  # before hours are spent on the others
-    dataset = DATASETS[layout]
-    values, others = _label_values(args, dataset, found.scans)
-    settings = Settings(
-        size=args.size,
-        fit=args.fit or dataset.fit,
-        spacing_mm=args.spacing_mm,
-        label_values=values,
-        other_values=others,
-        region=dataset.region(found.scans),
-    )
-    entries = prepare(
-        found.scans,
-        settings,
+    entries = api.prepare(
+        args.source,
         args.output,
-        kind=layout,
+        layout=None if args.layout == "auto" else args.layout,
+        size=args.size,
+        fit=args.fit,
+        spacing_mm=args.spacing_mm,
+        label_values=parse_label_values(args.label_values),
+        target=args.target,
+        options=_options(args),
         folds=args.folds,
         seed=args.seed,
         workers=args.workers,
         skip_bad=args.skip_bad,
-        failures=dict(found.failures),
-        copies=Path(args.output) / "nifti" if args.nifti else None,
+        copies=args.nifti,
     )
     _summarise(entries, args.output)
 
 
-def _read(args, layout):
-    """What the layout's reader finds; its notes and failures are shown."""
+def _options(args):
+    """What the arguments ask of DICOM."""
     from tqdm import tqdm
 
-    options = Options(
+    return Options(
         regions=_regions(args),
         unite=args.unite,
         series=tuple(args.series),
         keep_identity=args.keep_identity,
         progress=partial(tqdm, unit="file", disable=None, file=sys.stderr),
     )
-    found = DATASETS[layout].read(Path(args.source), options)
-    for text in found.notes:
-        print(text, flush=True)
-    for reason in found.failures.values():
-        print(f"error: {reason}", file=sys.stderr)
-    return found
 
 
 def _regions(args):
@@ -249,15 +230,6 @@ def _regions(args):
     for text in args.roi or ():
         names += [text, *(part for part in text.split(",") if part and part != text)]
     return tuple(dict.fromkeys(names))
-
-
-def _label_values(args, dataset, scans):
-    """(values that are tumour, values that are not) of the arguments, else of the dataset."""
-    if args.label_values and args.target:
-        raise ConfigError("give either --label-values or --target")
-    if args.label_values:
-        return parse_label_values(args.label_values), ()
-    return TARGETS[args.target] if args.target else dataset.classes(Path(args.source), scans)
 
 
 def _download(args):
@@ -292,9 +264,14 @@ def _convert(args):
 def _check(args):
     from isanet_jax.cases import check
 
-    layout = args.layout_name or recognise(args.source)
-    found = _read(args, layout)
-    values, others = _label_values(args, DATASETS[layout], found.scans)
+    layout, found = datasets.read(args.source, args.layout_name, _options(args))
+    values, others = datasets.label_values(
+        DATASETS[layout],
+        Path(args.source),
+        found.scans,
+        values=parse_label_values(args.label_values),
+        target=args.target,
+    )
     settings = Settings(label_values=values, other_values=others)
     log = Path(args.output) / "errors.log"
     rows = check.check(
@@ -309,10 +286,10 @@ def _check(args):
         sys.exit(1)
 
 
-def parse_label_values(text: str) -> tuple[int, ...]:
-    """Reads "1" or "1,2". Raises ConfigError on anything else."""
+def parse_label_values(text: str | None) -> tuple[int, ...] | None:
+    """Reads "1" or "1,2"; None of None. Raises ConfigError on anything else."""
     try:
-        return tuple(int(value) for value in text.split(","))
+        return text and tuple(int(value) for value in text.split(","))
     except ValueError as error:
         raise ConfigError(f"--label-values is {text!r}; give whole numbers, as in 1,2") from error
 

@@ -6,10 +6,14 @@ To add one, put a file into this folder that says `DATASET = Dataset(...)`, see
 
 import importlib
 import pkgutil
+import sys
 from pathlib import Path
 
-from isanet_jax.datasets.layout import Dataset
-from isanet_jax.errors import DataError
+from isanet_jax.datasets.hecktor import TARGETS
+from isanet_jax.datasets.layout import Dataset, Found, Options, check_files
+from isanet_jax.errors import ConfigError, DataError
+
+__all__ = ["DATASETS", "TARGETS", "Dataset", "Found", "check_files", "label_values", "read"]
 
 
 def find_datasets() -> dict[str, Dataset]:
@@ -44,3 +48,49 @@ def recognise(source) -> str:
         wanted="HECKTOR 2020 to 2026, STS, an nnU-Net raw dataset, DICOM, or a table (.csv)",
         action="List your files in a CSV with case, ct, pet, label",
     )
+
+
+def read(source, layout=None, options: Options | None = None) -> tuple[str, Found]:
+    """(its layout, what its reader finds); notes are printed, failures to stderr.
+
+    Args:
+        source: a folder, or a CSV.
+        layout: a key of `DATASETS`; None: recognised, and printed.
+        options: of DICOM.
+
+    Raises:
+        ConfigError: no such layout.
+        DataError: none is recognised, or the source cannot be read.
+    """
+    if layout is None:
+        layout = recognise(source)
+        print(f"{source}: {layout}", flush=True)
+    if layout not in DATASETS:
+        raise ConfigError(f"there is no layout {layout!r}; choose from {', '.join(DATASETS)}")
+    found = DATASETS[layout].read(Path(source), options or Options())
+    for text in found.notes:
+        print(text, flush=True)
+    for reason in found.failures.values():
+        print(f"error: {reason}", file=sys.stderr)
+    return layout, found
+
+
+def label_values(dataset, source, scans, *, values=None, target=None):
+    """(values of the label that are tumour, values that are known and are not).
+
+    Args:
+        dataset: of `DATASETS`; answers where nothing is asked for.
+        source, scans: what it answers for.
+        values: those that are tumour.
+        target: of HECKTOR 2022 and later: a key of `TARGETS`.
+
+    Raises:
+        ConfigError: both are given, or no such target.
+    """
+    if values and target:
+        raise ConfigError("give either label values or a target, not both")
+    if values:
+        return tuple(values), ()
+    if target and target not in TARGETS:
+        raise ConfigError(f"there is no target {target!r}; choose from {', '.join(TARGETS)}")
+    return TARGETS[target] if target else dataset.classes(source, scans)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from isanet_jax.errors import DataError
+from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.runtime import command
 
 BOX_COLUMNS = ("x1", "x2", "y1", "y2", "z1", "z2")
@@ -106,23 +106,27 @@ class Dataset(NamedTuple):
 
 
 def box_mm_of_row(row, case, path, number) -> np.ndarray:
-    """A row's box, see `box_from_lps`."""
+    """A row's box, see `box_from_lps`. Raises DataError, which names the line."""
     try:
-        values = [float(row[name]) for name in BOX_COLUMNS]
-    except ValueError as error:
-        raise DataError(
-            f"line {number} has a box that is not numbers ({error})", case=case, file=path
-        ) from error
-    box = box_from_lps(values)
-    if not (np.isfinite(box).all() and (box[1] > box[0]).all()):
-        raise DataError(f"line {number} has an empty box {values}", case=case, file=path)
-    return box
+        return box_from_lps([row[name] for name in BOX_COLUMNS])
+    except ConfigError as error:
+        raise DataError(f"line {number}: {error}", case=case, file=path) from error
 
 
 def box_from_lps(values) -> np.ndarray:
-    """(2, 3) lower and upper corner, RAS+ mm, of (x1, x2, y1, y2, z1, z2), LPS mm (ITK's frame)."""
-    corners = np.array(values, float).reshape(3, 2).T * [-1.0, -1.0, 1.0]
-    return np.stack([corners.min(0), corners.max(0)])
+    """(2, 3) lower and upper corner, RAS+ mm, of (x1, x2, y1, y2, z1, z2), LPS mm (ITK's frame).
+
+    Raises:
+        ConfigError: no six finite numbers, or a box without volume.
+    """
+    try:
+        corners = np.array(values, float).reshape(3, 2).T * [-1.0, -1.0, 1.0]
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"the box {values} is not six numbers ({error})") from error
+    box = np.stack([corners.min(0), corners.max(0)])
+    if not (np.isfinite(box).all() and (box[1] > box[0]).all()):
+        raise ConfigError(f"the box {values} is empty or not finite")
+    return box
 
 
 def read_csv(path, columns) -> list[dict[str, str]]:

@@ -14,7 +14,7 @@ from isanet_jax.cases.grid import FITS
 from isanet_jax.configs import hecktor
 from isanet_jax.distributed.placement import splits
 from isanet_jax.errors import ConfigError
-from isanet_jax.files import write_json
+from isanet_jax.files import check_folder, write_json
 from isanet_jax.network import systems
 from isanet_jax.network.config import ModelConfig
 from isanet_jax.runtime import command, config_name
@@ -324,8 +324,7 @@ def compare_workdir(workdir: Path, config: dict) -> bool:
     Raises:
         ConfigError: the folder belongs to a run of another config; every difference is listed.
     """
-    if workdir.exists() and not workdir.is_dir():
-        raise ConfigError(f"--workdir {workdir} is a file; name a folder")
+    check_folder(workdir)
     path = workdir / "config.json"
     if not path.exists():
         return False

@@ -50,7 +50,7 @@ def test_hecktor_names_missing_files_and_boxes(tmp_path):
     with pytest.raises(DataError, match="case CHGJ007: no PET: .*CHGJ007_pt.nii.gz"):
         check_files(read_hecktor(tmp_path))
     (tmp_path / "bbox.csv").write_text(BOXES.replace("-10,134", "134,134"))
-    with pytest.raises(DataError, match="CHGJ007.*empty box"):
+    with pytest.raises(DataError, match="CHGJ007.*the box .* is empty"):
         read_hecktor(tmp_path)
 
 
