@@ -18,7 +18,7 @@ def get_config(name: str = "hecktor"):
 
     Args:
         name: as in `--config NAME`: `hecktor`, `sts`, `phantom`, `own/xie2021`,
-            `compare/table2_sts:smoke`; or the path of a config file.
+            `compare/table2:sts,smoke`; or the path of a config file.
 
     Raises:
         ConfigError: no such config.

@@ -70,8 +70,8 @@ def test_the_first_steps_of_somebody_who_has_only_the_wheel(wheel, tmp_path):
     images = ["--ct", scan / "ct.nii.gz", "--pet", scan / "pet.nii.gz"]
     run(isanet, "predict", "--workdir", "r", *images, "--output", "m.nii.gz", cwd=here)
     assert (here / "m.nii.gz").exists()
-    shown = run(isanet, "compare", "--config", "compare/table3_sts:own", "--print-config", cwd=here)
-    assert "runs/table3_sts/xie2021/fold0-seed0" in shown
+    shown = run(isanet, "compare", "--config", "compare/table3:sts,own", "--print-config", cwd=here)
+    assert "runs/table3_sts_own/xie2021/fold0-seed0" in shown
 
 
 def test_the_tested_versions_are_in_the_declared_ranges():

@@ -37,7 +37,7 @@ def test_help(request, program):
         (["train.py", "--config", "configs/hecktor.py", "--config.fodl=1"], "fodl"),
         (["predict.py", "--workdir", "w", "--ct", "c.nii", "--output", "o.nii"], "--pet"),
         (["eval.py", "--workdir", "absent"], "no trained network"),
-        (["compare.py", "--config", "configs/compare/table2_sts.py:tiny"], "smoke and own"),
+        (["compare.py", "--config", "configs/compare/table2.py:sts,tiny"], "smoke and own"),
     ],
 )
 def test_errors_are_one_line_and_status_2(request, tmp_path, arguments, message):

@@ -11,9 +11,9 @@ _USAGE = """Trains every method on every fold, scores it, and writes tables, tes
 usage: {command} --config {config} [--workdir runs/t2] [--jobs N]
                          [--config.NAME=VALUE ...]
 
---config  a comparison: table1, table2, table3 or fig6, of sts or hecktor, in configs/compare/.
-          table2_sts.py:smoke is a size for two CPU cores, table3_sts.py:own gives each system its
-          own recipe.
+--config  a comparison: table1, table2, table3 or fig6, in configs/compare/; after a colon the
+          cohort, hecktor or sts, and what differs: table2:sts,smoke is a size for two CPU cores,
+          table3:hecktor,own gives each system its own recipe.
 --jobs N  cells (a method on a fold with a seed) at a time: on a GPU each (default: all GPUs), or
           on the CPU, which they share (default: 1). Several of these commands, on one machine or
           as a SLURM array, share the cells of one --workdir.
@@ -30,7 +30,7 @@ def main():
     if {"-h", "--help"} & set(sys.argv):
         print(
             _USAGE.format(
-                command=runtime.command("compare"), config=runtime.config_name("compare/table2_sts")
+                command=runtime.command("compare"), config=runtime.config_name("compare/table2:sts")
             )
         )
         return
@@ -46,7 +46,7 @@ def main():
     if "methods" not in comparison:
         raise ConfigError(
             "this config is of one run; compare.py takes one of configs/compare, as in --config "
-            "configs/compare/table2_sts.py"
+            "configs/compare/table2.py:sts"
         )
     comparison = with_systems(comparison)
     cells = make_cells(comparison, workdir)

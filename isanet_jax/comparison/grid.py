@@ -60,7 +60,7 @@ def make_cells(comparison: dict, workdir: Path) -> list[Cell]:
     """The grid seed x fold x method, in the order in which it is run.
 
     Args:
-        comparison: see configs/compare/paper.py.
+        comparison: see configs/compare/comparison.py.
         workdir: of the comparison.
 
     Raises:

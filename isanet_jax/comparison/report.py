@@ -19,7 +19,7 @@ from isanet_jax.metrics import METRICS
 from isanet_jax.metrics.segmentation import DISTANCES
 
 _RECIPES = {
-    "paper": "one training loop for all methods, with the paper's optimisers and learning rates",
+    "shared": "one training loop for all methods, with the paper's optimisers and learning rates",
     "own": "each system's own recipe (configs/own), the others as in the paper",
 }
 _NO_VALUE = "–"
@@ -33,7 +33,7 @@ def write_comparison(
     Args:
         workdir: of the comparison; gets report.md, table.tex, table.csv, cases.csv, tests.csv,
             boxes.png, and contours/ (and curve.png).
-        comparison: see configs/compare/paper.py.
+        comparison: see configs/compare/comparison.py.
         cells: all, done or not.
         failures: cell's name -> why it failed.
     """
@@ -107,7 +107,7 @@ def _conditions(comparison, cells, failures):
         f"{base['train']['epochs']} epochs."
         + (
             " Not the paper's: only compare the methods with each other."
-            if comparison["size"] != "paper"
+            if comparison["size"] != "full"
             else ""
         ),
         f"- Folds {_listed(comparison['folds'])}, seeds {_listed(comparison['seeds'])}; "

@@ -27,8 +27,8 @@ def parse_command_line(argv) -> tuple[dict, Path]:
     """Reads `--config FILE [--workdir DIR] [--config.name=value ...]`.
 
     Returns:
-        The config as a plain dict, and the run's folder (`runs/` and the config's name where none
-        is given).
+        The config as a plain dict, and the run's folder (`runs/` and the config's name and
+        variant where none is given).
 
     Raises:
         ConfigError: an unknown flag or setting, a value of the wrong type, no config.
@@ -53,7 +53,8 @@ def parse_command_line(argv) -> tuple[dict, Path]:
             f"give --config FILE, as in: {command('train')} --config {config_name('hecktor')} "
             "--workdir runs/h0"
         )
-    name = Path(values["config"].config_filename).stem
+    path, _, variant = values["config"].config_filename.partition(":")
+    name = "_".join(filter(None, [Path(path).stem, *variant.split(",")]))
     return config, Path(values.workdir or f"runs/{name}")
 
 
@@ -66,7 +67,7 @@ def plain_config(config) -> dict:
 def with_packaged_config(arguments: list[str]) -> list[str]:
     """The arguments, `--config NAME` made the path of this package's config of that name.
 
-    `hecktor`, `own/xie2021`, `compare/table2_sts:smoke` are names; a path that exists stays.
+    `hecktor`, `own/xie2021`, `compare/table2:sts,smoke` are names; a path that exists stays.
     """
     found, is_next = [], False
     for word in arguments:

@@ -14,18 +14,18 @@ from tests.conftest import small_config
 ROOT = Path(__file__).parents[2]
 CONFIG = """
 import json
-from isanet_jax.configs.compare import paper
+from isanet_jax.configs.compare.comparison import add_method, comparison
 from ml_collections import ConfigDict
 
 def get_config():
-    config = paper.comparison("Small", "sts")
+    config = comparison("Small", "sts")
     config.base = ConfigDict(json.loads({base!r}))
     config.folds, config.thresholds, config.curve = (0,), True, "rate"
     config.reference = "none"
     for name, rate in (("none", 1e-6), ("some", 1e-2)):
-        paper.add_method(config, name, name, {{"optimizer": {{"peak_learning_rate": rate}}}},
+        add_method(config, name, name, {{"optimizer": {{"peak_learning_rate": rate}}}},
                          published={{"dsc": 0.5}})
-    paper.add_method(config, "lost", "lost", {{"data": {{"cases": {absent!r}}}}})
+    add_method(config, "lost", "lost", {{"data": {{"cases": {absent!r}}}}})
     return config
 """
 

@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 import pytest
-from isanet_jax.configs.compare import paper
 
 from isanet_jax.comparison import grid, resources, runner
 from isanet_jax.comparison.grid import make_cells, with_systems
@@ -17,7 +16,8 @@ from isanet_jax.training.config import parse_command_line
 from tests.conftest import small_config
 
 ROOT = Path(__file__).parents[2]
-COMPARISONS = sorted(set((ROOT / "configs/compare").glob("*.py")) - {Path(paper.__file__)})
+SHARED = ("comparison", "published")
+COMPARISONS = [p for p in sorted((ROOT / "configs/compare").glob("*.py")) if p.stem not in SHARED]
 
 
 def comparison(name, options=""):
@@ -30,7 +30,7 @@ def in_the_repository(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
-@pytest.mark.parametrize("options", ["", "smoke", "own", "smoke,own"])
+@pytest.mark.parametrize("options", ["", "sts", "hecktor,smoke", "own", "sts,smoke,own"])
 @pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.stem)
 def test_every_comparison_has_settings_that_work(path, options):
     config = comparison(path.stem, options)
@@ -47,7 +47,7 @@ def settings_of_methods(name, options=""):
 
 def test_the_papers_recipes_reach_the_cells():
     settings = {
-        cell.method: cell.config for cell in make_cells(comparison("table3_sts"), Path("w"))
+        cell.method: cell.config for cell in make_cells(comparison("table3", "sts"), Path("w"))
     }
     rates = {n: (s["optimizer"]["name"], s["optimizer"]["peak_learning_rate"])
              for n, s in settings.items()}  # fmt: skip
@@ -59,20 +59,20 @@ def test_the_papers_recipes_reach_the_cells():
         "isa": ("adam", 3e-4),
     }
     own = {
-        cell.method: cell.config for cell in make_cells(comparison("table3_sts", "own"), Path("w"))
+        cell.method: cell.config for cell in make_cells(comparison("table3", "sts,own"), Path("w"))
     }
     assert own["xie2021"]["data"]["patch"] == 128
     assert own["xie2021"]["optimizer"]["schedule"] == "poly"
     assert own["xie2021"]["data"]["cases"] == "cases/sts"
     assert own["isa"] == settings["isa"]
-    fig6 = settings_of_methods("fig6_sts")
+    fig6 = settings_of_methods("fig6", "sts")
     assert fig6["alpha_inf"]["model"]["fusion_weights"] == [0.0, 1.0]
-    table1 = settings_of_methods("table1_hecktor")
+    table1 = settings_of_methods("table1")
     assert table1["pet"]["model"]["modalities"] == ["pet"]
 
 
 def test_any_system_can_be_compared_by_its_name():
-    config = with_systems(comparison("table2_sts", "smoke") | {"order": ["isa", "an2021"]})
+    config = with_systems(comparison("table2", "sts,smoke") | {"order": ["isa", "an2021"]})
     cells = [cell for cell in make_cells(config, Path("w")) if cell.method == "an2021"]
     assert {cell.config["model"]["name"] for cell in cells} == {"an2021"}
     assert config["methods"]["an2021"]["label"] == "an2021"
@@ -88,11 +88,11 @@ def test_any_system_can_be_compared_by_its_name():
 )
 def test_grids_that_cannot_work_are_refused(change, message):
     with pytest.raises(ConfigError, match=message):
-        make_cells(comparison("table2_sts") | change, Path("w"))
+        make_cells(comparison("table2", "sts") | change, Path("w"))
 
 
 def test_settings_that_cannot_work_name_their_method():
-    config = comparison("table2_sts")
+    config = comparison("table2", "sts")
     config["methods"]["se"]["settings"] = {"model": {"nmae": "se"}}
     with pytest.raises(ConfigError, match="methods.se.settings.model.nmae is no setting"):
         make_cells(config, Path("w"))
@@ -106,7 +106,7 @@ def test_settings_that_cannot_work_name_their_method():
 
 
 def cells_in(folder, *, order, folds=(0, 1)):
-    config = comparison("table2_sts", "smoke") | {"folds": folds, "seeds": (0,)}
+    config = comparison("table2", "sts,smoke") | {"folds": folds, "seeds": (0,)}
     return make_cells(config | {"order": list(order), "thresholds": False}, folder)
 
 
@@ -161,7 +161,7 @@ from isanet_jax.comparison import grid, report, runner
 from isanet_jax.training.config import parse_command_line
 from tests.conftest import small_config
 from jax._src import xla_bridge
-config, workdir = parse_command_line(["c", "--config", "configs/compare/table3_sts.py:own"])
+config, workdir = parse_command_line(["c", "--config", "configs/compare/table3.py:sts,own"])
 grid.make_cells(config, workdir)
 assert not xla_bridge.backends_are_initialized()
 """

@@ -109,7 +109,7 @@ def test_settings_that_cannot_work_are_refused(override, message):
 
 
 def test_what_is_no_config_of_a_run_is_refused():
-    for argument in ("configs/compare/table2_sts.py", "configs/compare/fig6_hecktor.py"):
+    for argument in ("configs/compare/table2.py:sts", "configs/compare/fig6.py"):
         config, _ = parse_command_line(["t", "--config", argument])
         with pytest.raises(ConfigError, match="this config is of a comparison"):
             check_config(config)

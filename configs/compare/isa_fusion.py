@@ -1,30 +1,30 @@
-"""The six readings of ISA's equations judged on the soft-tissue sarcoma cohort.
+"""The six readings of ISA's equations.
 
 Eq. 5 can be read as a matrix product, a scaled one or an element-wise one, and the softmax's
 weights as summing to one or as having mean one. Beside them, the same backbone with
 squeeze-excitation and without attention. Two folds and two seeds; the checkpoint is chosen on a
 fold that is not reported.
 
-    python compare.py --config configs/compare/isa_readings_sts.py:smoke --workdir runs/readings
+    python compare.py --config configs/compare/isa_fusion.py:sts,smoke --workdir runs/readings
 """
 
-from isanet_jax.configs.compare import paper
+from isanet_jax.configs.compare.comparison import SMOKE_SEEDS, add_method, comparison
 
 
 def get_config(options: str = ""):
-    """The comparison; see configs/compare/paper.py for the options."""
-    config = paper.comparison("Readings of ISA's equations", "sts", options)
+    """The comparison; see comparison.py for the options."""
+    config = comparison("Readings of ISA's equations", options)
     config.base.selection = "nested"
     config.folds = (0, 1)
     config.seeds = (0, 1)
     if config.size == "smoke":
-        config.seeds = paper.SMOKE_SEEDS
+        config.seeds = SMOKE_SEEDS
         config.base.train.epochs = config.base.optimizer.restart_epochs = 15  # 32 cells: hours
     config.reference = "unet"
     for fusion in ("matmul", "matmul_scaled", "product"):
         for scale in ("sum", "mean"):
             settings = {"model": {"fusion": fusion, "weight_scale": scale}}
-            paper.add_method(config, f"{fusion}-{scale}", f"ISA {fusion}, {scale}", settings)
+            add_method(config, f"{fusion}-{scale}", f"ISA {fusion}, {scale}", settings)
     for name, label in (("unet", "no attention"), ("se", "squeeze-excitation")):
-        paper.add_method(config, name, label, {"model": {"name": name}})
+        add_method(config, name, label, {"model": {"name": name}})
     return config

@@ -1,8 +1,8 @@
-"""The paper's comparisons (Huang et al. 2022): Tables 1-3 and Fig. 6. Each has a file beside this.
+"""What all comparisons share; each has a file beside this, published.py the paper's figures.
 
 The config of a comparison:
     title, dataset: for the report.
-    recipe: `paper`, the same loop for all, or `own`, each system's own recipe.
+    recipe: `shared`, the same loop for all as in the paper, or `own`, each system's own recipe.
     base: the settings of every run, see configs/hecktor.py.
     methods: name -> label, settings (what differs from base) and published (the paper's figures).
     order: the methods that are run, as the tables list them; shorten it to compare fewer.
@@ -11,21 +11,19 @@ The config of a comparison:
     folds, seeds: every method is trained on each pair of them.
     curve: label of the x axis of a curve through the methods (Fig. 6); empty: none.
 
-Options follow a colon, as in --config configs/compare/table2_sts.py:smoke
+Options follow a colon, as in --config configs/compare/table2.py:sts,smoke
+    hecktor, sts: the cohort (default: hecktor).
     smoke: a size for two CPU cores; it shows that everything works, not the paper's figures.
     own: each system's own recipe (configs/own) where the paper gave all the same loop.
 """
 
 import copy
-import importlib
 
-from isanet_jax.configs.compare import published
 from isanet_jax.configs.recipe import DATASETS
 from ml_collections import ConfigDict
 
-OWN = ("iantsen2020", "xie2020", "xie2021", "an2021")  # systems with a file in configs/own
-_NETWORK_METRICS = ("dsc", "hd", "assd")
-_ALL_METRICS = ("dsc", "hd", "assd", "rvd_abs", "voe", "recall", "precision")
+NETWORK_METRICS = ("dsc", "hd", "assd")
+ALL_METRICS = ("dsc", "hd", "assd", "rvd_abs", "voe", "recall", "precision")
 # Channels of level 1 of the smoke size, a quarter of the system's own.
 _SMOKE_WIDTHS = {"iantsen2020": 6, "xie2020": 8, "xie2021": 8}
 _SMOKE_WIDTH = 4
@@ -35,7 +33,7 @@ _SMOKE_WIDTH = 4
 SMOKE_SEEDS = (2, 3)
 _SMOKE_RATE = 10 / 3  # of the paper's: short trainings need larger steps
 
-_LABELS = {
+LABELS = {
     "unet": "U-Net",
     "vnet": "V-Net",
     "se": "U-Net+SE-Net",
@@ -49,74 +47,29 @@ _LABELS = {
 }
 
 
-def table1(dataset: str, options: str = "") -> ConfigDict:
-    """ISA-Net on CT, on PET and on both."""
-    inputs = {"ct": ("CT", ("ct",)), "pet": ("PET", ("pet",)), "isa": ("PET+CT", ("ct", "pet"))}
-    config = comparison("Table 1: input modalities", dataset, options)
-    for name, (label, modalities) in inputs.items():
-        printed = dict(zip(_NETWORK_METRICS, published.TABLE_1[dataset][name], strict=True))
-        add_method(config, name, label, {"model": {"modalities": modalities}}, published=printed)
-    return config
-
-
-def table2(dataset: str, options: str = "") -> ConfigDict:
-    """The attention modules on one backbone, and V-Net."""
-    config = comparison("Table 2: attention modules", dataset, options)
-    config.thresholds = True
-    for name, figures in published.TABLE_2[dataset].items():
-        printed = dict(zip(_ALL_METRICS, figures, strict=True))
-        add_method(config, name, _LABELS[name], {"model": {"name": name}}, published=printed)
-    return config
-
-
-def table3(dataset: str, options: str = "") -> ConfigDict:
-    """The systems of the HECKTOR challenges; Adam at 1e-4, xie2021 with SGD at 1e-3."""
-    config = comparison("Table 3: systems of the HECKTOR challenges", dataset, options)
-    for name, figures in published.TABLE_3[dataset].items():
-        printed = dict(zip(_NETWORK_METRICS, figures, strict=True))
-        settings = {"model": {"name": name}}
-        if config.recipe == "own" and name in OWN:
-            settings = _own_recipe(name)
-        elif name == "xie2021":
-            settings["optimizer"] = {"name": "sgd", "peak_learning_rate": 1e-3}
-        elif name != "isa":
-            settings["optimizer"] = {"peak_learning_rate": 1e-4}
-        add_method(config, name, _LABELS[name], settings, published=printed)
-    return config
-
-
-def fig6(dataset: str, options: str = "") -> ConfigDict:
-    """The weights of PET and CT in the decoder's fusion, alpha = w_PET / w_CT."""
-    weights = {  # (CT, PET)
-        "alpha_0": ("0", (1.0, 0.0)),
-        "alpha_half": ("0.5", (1.0, 0.5)),
-        "isa": ("1", (1.0, 1.0)),
-        "alpha_2": ("2", (0.5, 1.0)),
-        "alpha_inf": ("∞", (0.0, 1.0)),
-    }
-    config = comparison("Fig. 6: weights of PET and CT in the fusion", dataset, options)
-    config.curve = "α = w_PET / w_CT"
-    for name, (label, pair) in weights.items():
-        add_method(config, name, f"α = {label}", {"model": {"fusion_weights": pair}})
-    return config
-
-
-def comparison(title: str, dataset: str, options: str = "") -> ConfigDict:
+def comparison(title: str, options: str = "") -> ConfigDict:
     """A comparison without methods.
 
     Args:
         title: of the report.
-        dataset: see `DATASETS`.
-        options: names separated by commas, of `smoke` and `own`.
+        options: names separated by commas: a key of `DATASETS` (default: hecktor), `smoke`, `own`.
+
+    Raises:
+        ValueError: another option, or two data sets.
     """
     chosen = set(filter(None, options.split(",")))
-    if chosen - {"smoke", "own"}:
-        raise ValueError(f"unknown options {options!r}; choose of smoke and own, with a comma")
+    of_data = chosen & set(DATASETS)
+    if chosen - {*DATASETS, "smoke", "own"} or len(of_data) > 1:
+        raise ValueError(
+            f"options {options!r}; choose one of {', '.join(DATASETS)}, and of smoke and own, with "
+            "commas"
+        )
+    dataset = next(iter(of_data), "hecktor")
     config = ConfigDict()
     config.title = title
     config.dataset = dataset
-    config.size = "smoke" if "smoke" in chosen else "paper"
-    config.recipe = "own" if "own" in chosen else "paper"
+    config.size = "smoke" if "smoke" in chosen else "full"
+    config.recipe = "own" if "own" in chosen else "shared"
     config.base = DATASETS[dataset].get_config()
     config.methods = ConfigDict()
     config.order = ()
@@ -167,14 +120,9 @@ def _smoke_settings(settings, recipe):
     if system in _SMOKE_WIDTHS:
         settings["model"]["width"] = _SMOKE_WIDTHS[system]
     optimizer = settings.get("optimizer", {})
-    if recipe == "paper" and "peak_learning_rate" in optimizer:
+    if recipe == "shared" and "peak_learning_rate" in optimizer:
         optimizer["peak_learning_rate"] *= _SMOKE_RATE
     settings.pop("train", None)  # as long as the others
     if "data" in settings:
         settings["data"]["patch"] = 24
     return settings
-
-
-def _own_recipe(name):
-    """What a system's own recipe changes in the settings."""
-    return copy.deepcopy(importlib.import_module(f"isanet_jax.configs.own.{name}").RECIPE)
