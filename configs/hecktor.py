@@ -21,6 +21,10 @@ def get_config() -> ConfigDict:
     # nested: it is chosen on the next fold, which is then not trained on.
     config.selection = "paper"
 
+    # On GPUs. Channels last is what cuDNN's tensor-core kernels compute in; False: as XLA chooses.
+    config.channels_last = True
+    config.deterministic = False  # True: the same numbers in every run, for an unknown part of time
+
     config.data = ConfigDict()
     config.data.cases = "cases/hecktor"  # folder made by prepare.py
     config.data.size = 144  # voxels per axis

@@ -87,6 +87,22 @@ def make_mesh_of(devices, data: int, space: int) -> Mesh:
     return Mesh(grid, ("data", "space"), axis_types=(AxisType.Auto,) * 2)
 
 
+def compiler_options(config: dict, mesh: Mesh) -> tuple[tuple[str, bool], ...]:
+    """What a config asks of the compiler for a mesh's devices, as pairs; nothing but for GPUs.
+
+    Args:
+        config: its `channels_last` and `deterministic` count; runs from before them lack both.
+        mesh: of the devices.
+    """
+    if mesh.devices.flat[0].platform not in ("gpu", "cuda"):
+        return ()
+    return (
+        # cuDNN's kernels for tensor cores are channels-last, and convert within each call else.
+        ("xla_gpu_force_conv_nhwc", config.get("channels_last", True)),
+        ("xla_gpu_deterministic_ops", config.get("deterministic", False)),
+    )
+
+
 def jit_on(mesh: Mesh, function, **options):
     """`jax.jit` of a function that is placed on a mesh.
 

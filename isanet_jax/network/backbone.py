@@ -19,10 +19,12 @@ from isanet_jax.network.blocks import (
     UpsampleConv,
     network_input,
     recompute,
+    recompute_elementwise,
     to_float32,
 )
 from isanet_jax.network.config import MODALITIES, ModelConfig
 from isanet_jax.network.convolution import max_pool
+from isanet_jax.network.convolution.native import gradients_together
 
 
 class EncoderLevel(nnx.Module):
@@ -39,9 +41,9 @@ class EncoderLevel(nnx.Module):
         return recompute(self._blocks, self.config, "level")(x)
 
     def _blocks(self, x):
-        for block in (self.first, self.second, self.attention):
-            x = x if block is None else recompute(block, self.config, "block")(x)
-        return x
+        # The two together: between them nothing is kept, and the attention needs more than both.
+        x = recompute(lambda x: self.second(self.first(x)), self.config, "block")(x)
+        return x if self.attention is None else recompute(self.attention, self.config, "block")(x)
 
 
 class Encoder(nnx.Module):
@@ -59,12 +61,15 @@ class Encoder(nnx.Module):
             )
             for level in range(config.levels)
         )
-        self.form = config.convolution
+        self.config, self.form = config, config.convolution
 
     def __call__(self, x):
         features = []
         for index, level in enumerate(self.levels):
-            x = level(shard_volume(max_pool(x, self.form)) if index else x)
+            if index:
+                pool = recompute_elementwise(partial(max_pool, form=self.form), self.config)
+                x = shard_volume(pool(x))
+            x = level(x)
             features.append(x)
         return features
 
@@ -92,12 +97,12 @@ class DecoderLevel(nnx.Module):
 
     def _blocks(self, up_weight, x, parts):
         def join(x, parts):
-            return self.residual(jnp.concatenate([up_weight * self.up(x), *parts], axis=-1))
+            maps = gradients_together(up_weight * self.up(x), *parts)
+            x = self.residual(maps)
+            return x if self.second is None else self.second(x)
 
         x = recompute(join, self.config, "block")(x, parts)
-        for block in (self.second, self.attention):
-            x = x if block is None else recompute(block, self.config, "block")(x)
-        return x
+        return x if self.attention is None else recompute(self.attention, self.config, "block")(x)
 
 
 class Decoder(nnx.Module):

@@ -23,8 +23,8 @@ from isanet_jax.network.convolution import (
     transposed_conv3d,
     upsample_conv3d,
 )
+from isanet_jax.network.instance_norm import SPACE, instance_norm, to_float32
 
-SPACE = (1, 2, 3)  # the axes of a volume in (B, D, H, W, C)
 _CONVOLUTION = "convolution"  # name of the values that remat "convolutions" keeps
 
 
@@ -95,6 +95,16 @@ def recompute(function: Callable, config: ModelConfig, *scopes: str) -> Callable
         policy = jax.checkpoint_policies.save_only_these_names(_CONVOLUTION)
         return jax.checkpoint(function, policy=policy)
     return function
+
+
+def recompute_elementwise(function: Callable, config: ModelConfig) -> Callable:
+    """As `recompute`, wherever anything is: for a function whose inner values cost next to nothing.
+
+    On CPUs, whose compiler would merge the two computations, the function itself.
+    """
+    if config.remat == "none" or is_folded(config.convolution):
+        return function
+    return jax.checkpoint(function)
 
 
 def _recompute_on_cpu(function):
@@ -202,16 +212,18 @@ class Conv(nnx.Module):
         self.stride, self.dilation, self.groups = stride, dilation, groups
 
     def __call__(self, x):
+        """`x`: a map, or several, whose channels count one after the other."""
+        dtype = (x[0] if isinstance(x, (list, tuple)) else x).dtype
         out = conv3d(
             x,
-            self.kernel[...].astype(x.dtype),
+            self.kernel[...].astype(dtype),
             self.form,
             stride=self.stride,
             dilation=self.dilation,
             groups=self.groups,
         )
         out = shard_volume(checkpoint_name(out, _CONVOLUTION))
-        return out if self.bias is None else out + self.bias[...].astype(x.dtype)
+        return out if self.bias is None else out + self.bias[...].astype(out.dtype)
 
 
 class StridedConv(nnx.Module):
@@ -248,30 +260,19 @@ class UpsampleConv(nnx.Module):
     def __call__(self, x):
         kernel = self.kernel[...].astype(x.dtype)
         out = shard_volume(upsample_conv3d(x, kernel, self.form, split_depth=volumes_are_split()))
-        return out if self.bias is None else out + self.bias[...].astype(x.dtype)
-
-
-def to_float32(x: jax.Array) -> jax.Array:
-    """In float32, or float64 where it is: for what bfloat16 is too coarse for."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
-def normalise_instance(x: jax.Array) -> jax.Array:
-    """Mean 0, variance 1 per sample and channel over the volume (biased, eps 1e-5), in float32."""
-    values = to_float32(x)
-    centred = values - values.mean(SPACE, keepdims=True)
-    return centred * jax.lax.rsqrt(jnp.square(centred).mean(SPACE, keepdims=True) + 1e-5)
+        return out if self.bias is None else out + self.bias[...].astype(out.dtype)
 
 
 class InstanceNorm(nnx.Module):
-    """`normalise_instance` with a learned scale and bias per channel."""
+    """Instance norm with a learned scale and bias per channel, and the ReLU that may follow."""
 
-    def __init__(self, channels):
+    def __init__(self, channels, *, relu=False):
         self.scale = nnx.Param(np.ones(channels, np.float32))
         self.bias = nnx.Param(np.zeros(channels, np.float32))
+        self.relu = relu
 
     def __call__(self, x):
-        return (normalise_instance(x) * self.scale[...] + self.bias[...]).astype(x.dtype)
+        return instance_norm(x, self.scale[...], self.bias[...], self.relu)
 
 
 class ConvBlock(nnx.Module):
@@ -279,10 +280,10 @@ class ConvBlock(nnx.Module):
 
     def __init__(self, in_features, out_features, size, *, form, rngs, **convolution):
         self.conv = Conv(in_features, out_features, size, form=form, rngs=rngs, **convolution)
-        self.norm = InstanceNorm(out_features)
+        self.norm = InstanceNorm(out_features, relu=True)
 
     def __call__(self, x):
-        return jax.nn.relu(self.norm(self.conv(x)))
+        return self.norm(self.conv(x))
 
 
 class Residual(nnx.Module):

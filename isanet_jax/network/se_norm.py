@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from isanet_jax.network.blocks import MLP, global_mean, normalise_instance
+from isanet_jax.network.blocks import MLP, global_mean, instance_norm
 
 
 class SENorm(nnx.Module):
@@ -22,4 +22,4 @@ class SENorm(nnx.Module):
         pooled = global_mean(x)
         gamma = jax.nn.sigmoid(self.gamma(pooled))[:, None, None, None, :]
         beta = jnp.tanh(self.beta(pooled))[:, None, None, None, :]
-        return (normalise_instance(x) * gamma + beta).astype(x.dtype)
+        return instance_norm(x, gamma, beta)

@@ -16,7 +16,7 @@ from jax.experimental import topologies
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from isanet_jax.distributed.mesh import make_mesh, make_mesh_of
+from isanet_jax.distributed.mesh import compiler_options, make_mesh, make_mesh_of
 from isanet_jax.errors import ConfigError
 from isanet_jax.network import systems
 from isanet_jax.pipeline.dataset import batch_shapes
@@ -91,7 +91,12 @@ class Plan:
 
         def lower(mesh, state, arrays):
             step = make_train_step(
-                self.graphdef, self.optimizer, mesh, loss=self.config["loss"], patch=patch
+                self.graphdef,
+                self.optimizer,
+                mesh,
+                loss=self.config["loss"],
+                patch=patch,
+                options=compiler_options(self.config, mesh),
             )
             return step.lower(state, arrays)
 
@@ -109,6 +114,7 @@ class Plan:
                 mesh,
                 patch=self.config["data"]["patch"],
                 mirror=self.config["predict"]["mirror"],
+                options=compiler_options(self.config, mesh),
             )
             return predict.lower(params, volume, volume)
 

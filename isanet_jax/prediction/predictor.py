@@ -14,7 +14,7 @@ from scipy import special
 from isanet_jax.cases.grid import resample
 from isanet_jax.cases.prepare import Settings, check_images, image_channels
 from isanet_jax.datasets.layout import Scan
-from isanet_jax.distributed.mesh import PROVEN_SPLITS, make_mesh
+from isanet_jax.distributed.mesh import PROVEN_SPLITS, compiler_options, make_mesh
 from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.network import systems
 from isanet_jax.prediction.windows import predict_windows
@@ -62,7 +62,11 @@ class Predictor:
             mesh = make_mesh(*_devices_for(config))
             self.devices = math.lcm(self.devices, mesh.shape["data"])
             replicated = NamedSharding(mesh, PartitionSpec())
-            options = {"patch": config["data"]["patch"], "mirror": config["predict"]["mirror"]}
+            options = {
+                "patch": config["data"]["patch"],
+                "mirror": config["predict"]["mirror"],
+                "options": compiler_options(config, mesh),
+            }
             predict = predict_of(graphdef, mesh, **options)
             self._members.append((predict, jax.device_put(params, replicated)))
             self.descriptions.append(description)

@@ -336,8 +336,9 @@ def compare_workdir(workdir: Path, config: dict) -> bool:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read ({error}); use another --workdir") from error
     existing = _with_later_settings(existing, config)
-    # On how many devices a run is resumed is free: its state is the same on all of them.
-    differences = _differences(existing | {"mesh": config["mesh"]}, config)
+    # On what and how a run is resumed is free: its state is the same.
+    free = {name: config[name] for name in ("mesh", "channels_last", "deterministic")}
+    differences = _differences(existing | free, config)
     if differences:
         raise ConfigError(
             f"{workdir} belongs to a run with another config:\n  "

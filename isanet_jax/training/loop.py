@@ -6,6 +6,7 @@ import json
 import time
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -130,58 +131,52 @@ def _train_alone(config, workdir, mesh, cohort, profiled_steps):
 
 
 def _train_steps(run, state, progress, *, workdir, batches, checkpoints, stop, log, trace):
-    """Steps from the state's on, until the last (True) or until a stop is requested (False)."""
-    step, batch_now = int(state.step), next(batches)
-    saved = step
+    """Steps from the state's on, until the last (True) or until a stop is requested (False).
+
+    A step's metrics are read when the next one has been started, and its batch is on the device
+    before: so the device never waits for this loop.
+    """
+    step = int(state.step)
+    several = jax.process_count() > 1
+    batch_now = _with_stop(next(batches), stop) if several else next(batches)
+    placed, unread = place_batch(batch_now, run.mesh), None
+    reader = _Reader(run, workdir, stop, log, trace, saved=step)
     while step < run.total_steps:
-        started = time.perf_counter()
         progress["data"] = batches.get_state()  # the iterator's place after this step's batch
-        if jax.process_count() > 1:  # all of them learn in the same step that one is to stop
-            batch_now["stop"] = np.full(len(batch_now["case"]), bool(stop.signal_name))
-        state, metrics = run.train_step(state, place_batch(batch_now, run.mesh))
-        # The step runs on its own; the next batch is fetched meanwhile.
+        state, metrics = run.train_step(state, placed)
+        step, stop.has_steps = step + 1, True
+        # The step runs on its own; the next batch is fetched and copied meanwhile.
         asked = time.perf_counter()
-        upcoming = next(batches)
+        upcoming = _with_stop(next(batches), stop) if several else next(batches)
+        placed = place_batch(upcoming, run.mesh)
         # The device has waited only if its step was done before the batch came: at most so long.
         waited = time.perf_counter() - asked if metrics["loss"].is_ready() else 0.0
-        metrics = {name: float(value) for name, value in metrics.items()}
-        stop.is_agreed = bool(metrics.pop("stop", False))
-        if not np.isfinite(metrics["loss"]):
-            raise _not_finite(workdir, step, batch_now, run.parts.train, metrics, saved=saved)
-        step, batch_now, stop.has_steps = step + 1, upcoming, True
-        seconds = time.perf_counter() - started
-        rate = run.schedule(step - 1)
-        cases = run.config["train"]["batch"]
-        log.step(step, metrics, rate, cases=cases, seconds=seconds, waited=waited)
-        if message := trace.step_done():
-            log.message(message)
+        if unread:
+            reader.read(unread)
+        unread = _Started(step, metrics, batch_now, waited)
+        batch_now = upcoming
 
         epoch, within = divmod(step, run.steps_per_epoch)
         is_due = within == 0 and epoch % run.config["train"]["validate_every"] == 0
         is_due |= step == run.total_steps
-        if is_due or stop.reason:
-            _check_parameters(state, step, saved)
-        if is_due:
-            dsc = validate(run.predict, state.params, run.cohort, run.parts.selection, run.mesh)
-            is_best = dsc["mean"] > progress["best_dsc"]
-            if is_best:
-                progress |= {"best_dsc": dsc["mean"], "best_epoch": epoch}
-            # Before the checkpoint: what is logged after it would be lacking, were it killed then.
-            log.validation(step, dsc, progress)
-            if is_best:
-                checkpoints.save_best(step, state, progress)
-        if is_due or stop.reason:
+        reason = stop.reason  # may change at any time
+        if is_due or reason:
+            reader.read(unread)
+            unread = None
+            _check_parameters(state, step, reader.saved)
+            if is_due:
+                _select(run, state, progress, step, epoch, log=log, checkpoints=checkpoints)
+                reason = reason or stop.reason
             log.flush()
             checkpoints.save_latest(step, state, progress)
-            saved = step
             return_memory()  # of the validation and of what was written
-        if (stop.reason or step == run.total_steps) and (message := trace.stop()):
+            reader.start_again(saved=step)
+        if (reason or step == run.total_steps) and (message := trace.stop()):
             log.message(message)
-        if stop.reason and step < run.total_steps:
+        if reason and step < run.total_steps:
             checkpoints.close()
             log.message(
-                f"stopped on {stop.reason} after step {step}, saved; the same command resumes "
-                "from here"
+                f"stopped on {reason} after step {step}, saved; the same command resumes from here"
             )
             return False
     checkpoints.check_best()
@@ -191,6 +186,66 @@ def _train_steps(run, state, progress, *, workdir, batches, checkpoints, stop, l
         f"next: {command('eval')} --workdir {workdir}"
     )
     return True
+
+
+class _Started(NamedTuple):
+    """A step whose metrics have not been read: its number, their arrays, its batch, its wait."""
+
+    step: int
+    metrics: dict
+    batch: dict
+    waited: float
+
+
+class _Reader:
+    """Waits for steps that were started; checks and logs them.
+
+    Attributes:
+        saved: the last step that a checkpoint has.
+    """
+
+    def __init__(self, run, workdir, stop, log, trace, *, saved):
+        self.run, self.workdir, self.stop, self.log, self.trace = run, workdir, stop, log, trace
+        self.start_again(saved=saved)
+
+    def start_again(self, *, saved):
+        """After what is not a step's time."""
+        self.saved, self._clock = saved, time.perf_counter()
+
+    def read(self, late: _Started):
+        """Raises IsaNetError where the step's loss is not finite."""
+        metrics = {name: float(value) for name, value in late.metrics.items()}
+        self.stop.is_agreed = bool(metrics.pop("stop", False))
+        if not np.isfinite(metrics["loss"]):
+            raise _not_finite(self.workdir, late, self.run.parts.train, metrics, saved=self.saved)
+        before, self._clock = self._clock, time.perf_counter()
+        self.log.step(
+            late.step,
+            metrics,
+            self.run.schedule(late.step - 1),
+            cases=self.run.config["train"]["batch"],
+            seconds=self._clock - before,
+            waited=late.waited,
+        )
+        if message := self.trace.step_done():
+            self.log.message(message)
+
+
+def _select(run, state, progress, step, epoch, *, log, checkpoints):
+    """Validates, and keeps the state where it is the best so far."""
+    dsc = validate(run.predict, state.params, run.cohort, run.parts.selection, run.mesh)
+    is_best = dsc["mean"] > progress["best_dsc"]
+    if is_best:
+        progress |= {"best_dsc": dsc["mean"], "best_epoch": epoch}
+    # Before the checkpoint: what is logged after it would be lacking, were it killed then.
+    log.validation(step, dsc, progress)
+    if is_best:
+        checkpoints.save_best(step, state, progress)
+
+
+def _with_stop(batch, stop):
+    """The batch with this process's signal: all learn in the same step that one is to stop."""
+    return batch | {"stop": np.full(len(batch["case"]), bool(stop.signal_name))}
 
 
 def _check_parameters(state, step, saved):
@@ -211,16 +266,16 @@ def _kept(saved):
     return f"The last checkpoint, of step {saved}, is from before."
 
 
-def _not_finite(workdir, step, batch, cases, metrics, *, saved):
-    """Writes the batch and returns the error that names its cases."""
+def _not_finite(workdir, late, cases, metrics, *, saved):
+    """Writes the step's batch and returns the error that names its cases."""
     # Of several processes, each writes what it has read of the batch.
     rank = f"_{jax.process_index()}" if jax.process_count() > 1 else ""
     path = workdir / f"nonfinite_batch{rank}.npz"
     with replace_when_done(path) as partial, open(partial, "wb") as file:
-        np.savez(file, **batch)
-    names = sorted({cases[i] for key in ("case", "partner") for i in batch[key]})
+        np.savez(file, **late.batch)
+    names = sorted({cases[i] for key in ("case", "partner") for i in late.batch[key]})
     return IsaNetError(
-        f"the loss is not finite at step {step + 1} ({json.dumps(metrics)}) on the cases "
+        f"the loss is not finite at step {late.step} ({json.dumps(metrics)}) on the cases "
         f"{', '.join(names)}. The batch is in {path}. {_kept(saved)} "
         "Look at these cases; if they are sound, lower --config.optimizer.peak_learning_rate or "
         "use --config.model.dtype=float32 in a new --workdir"

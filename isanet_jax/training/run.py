@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from isanet_jax.cases.cohort import Cohort, prepare_phantoms, read_cohort
 from isanet_jax.cases.folds import Split, folds_by_centre, split
+from isanet_jax.distributed.mesh import compiler_options
 from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.locks import only_here
 from isanet_jax.network import systems
@@ -105,10 +106,10 @@ def build_run(config, cohort, mesh):
     empty = [case for case in parts.train if cohort.cases[case]["volume_case_ml"] == 0]
     if empty:
         print(f"warning: {len(empty)} training cases have an empty label: {', '.join(empty)}")
-    patch = config["data"]["patch"]
-    train_step = make_train_step(graphdef, optimizer, mesh, loss=config["loss"], patch=patch)
+    options = {"patch": config["data"]["patch"], "options": compiler_options(config, mesh)}
+    train_step = make_train_step(graphdef, optimizer, mesh, loss=config["loss"], **options)
     # Mirror images are left to the final prediction: they would make each validation cost eight.
-    predict = make_predict(graphdef, mesh, patch=patch)
+    predict = make_predict(graphdef, mesh, **options)
     return Run(config, cohort, parts, steps_per_epoch, schedule, mesh, train_step, predict), state
 
 
@@ -138,8 +139,8 @@ def compile_step(run, state):
             config[group][key] = run.mesh.size if name == "train.batch" else value
         graphdef, _ = systems.create_abstract(model_config(config))
         optimizer = make_optimizer_from(run.schedule, config)
-        patch = config["data"]["patch"]
-        step = make_train_step(graphdef, optimizer, run.mesh, loss=config["loss"], patch=patch)
+        options = {"patch": config["data"]["patch"], "options": compiler_options(config, run.mesh)}
+        step = make_train_step(graphdef, optimizer, run.mesh, loss=config["loss"], **options)
         _, less = compile_with_cost(step, state, config)
         if less.peak_bytes <= usable:
             changes = " ".join(

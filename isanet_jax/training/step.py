@@ -64,7 +64,9 @@ def abstract_state(model_config, optimizer) -> tuple[nnx.GraphDef, TrainState]:
     return graphdef, TrainState(params, jax.eval_shape(optimizer.init, params), step, key)
 
 
-def make_train_step(graphdef, optimizer, mesh: Mesh, *, loss: dict, patch: int = 0) -> Callable:
+def make_train_step(
+    graphdef, optimizer, mesh: Mesh, *, loss: dict, patch: int = 0, options: tuple = ()
+) -> Callable:
     """Compiles (state, batch) -> (state, metrics); the state's memory is reused.
 
     Args:
@@ -74,6 +76,7 @@ def make_train_step(graphdef, optimizer, mesh: Mesh, *, loss: dict, patch: int =
             is replicated.
         loss: settings of `isanet_jax.training.losses.segmentation_loss`.
         patch: edge of the patch that is cut from each volume; 0: the whole volume.
+        options: of the compiler, see `isanet_jax.distributed.mesh.compiler_options`.
 
     Returns:
         The step. Its metrics are scalars: loss, dice_loss, focal_loss; and stop, where the batch
@@ -113,11 +116,13 @@ def make_train_step(graphdef, optimizer, mesh: Mesh, *, loss: dict, patch: int =
         in_shardings=(replicated, over_data),
         out_shardings=(replicated, replicated),
         donate_argnums=0,
-        compiler_options=_FOR_MEMORY if mesh.shape["space"] > 1 else None,
+        compiler_options=dict(options) | (_FOR_MEMORY if mesh.shape["space"] > 1 else {}),
     )
 
 
-def make_predict(graphdef, mesh: Mesh, *, patch: int = 0, mirror: bool = False) -> Callable:
+def make_predict(
+    graphdef, mesh: Mesh, *, patch: int = 0, mirror: bool = False, options: tuple = ()
+) -> Callable:
     """Compiles (params, ct_hu, pet_suv) -> tumour probability, all volumes (B, D, H, W).
 
     Args:
@@ -126,6 +131,7 @@ def make_predict(graphdef, mesh: Mesh, *, patch: int = 0, mirror: bool = False) 
             depth is split over `space`.
         patch: edge of the windows that the network sees; 0: the whole volume at once.
         mirror: take the mean over the eight mirror images (nnU-Net's test-time augmentation).
+        options: of the compiler, see `isanet_jax.distributed.mesh.compiler_options`.
     """
     replicated = NamedSharding(mesh, PartitionSpec())
     over_data = NamedSharding(mesh, PartitionSpec("data"))
@@ -143,4 +149,10 @@ def make_predict(graphdef, mesh: Mesh, *, patch: int = 0, mirror: bool = False) 
         whole = mirrored(whole) if mirror else whole
         return whole(normalise(ct_hu, pet_suv))
 
-    return jit_on(mesh, predict, in_shardings=shardings, out_shardings=over_data)
+    return jit_on(
+        mesh,
+        predict,
+        in_shardings=shardings,
+        out_shardings=over_data,
+        compiler_options=dict(options),
+    )

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -74,17 +75,18 @@ def test_training_learns_and_leaves_its_record(trained, config):
 
 
 @pytest.mark.parametrize(
-    ("number", "stop_at"),  # at the end of an epoch, and within one
-    [(signal.SIGTERM, 4), (signal.SIGHUP, 6)],
+    # At the end of an epoch, and within one, where the next step is under way already.
+    ("number", "signal_at", "stop_at"),
+    [(signal.SIGTERM, 4, 4), (signal.SIGHUP, 5, 6)],
 )
 def test_interrupted_and_resumed_is_the_same_as_uninterrupted(
-    trained, config, tmp_path, monkeypatch, capsys, number, stop_at
+    trained, config, tmp_path, monkeypatch, capsys, number, signal_at, stop_at
 ):
     record = RunLog.step
 
     def record_and_stop(self, step, *args, **kwargs):
         record(self, step, *args, **kwargs)
-        if step == stop_at:
+        if step == signal_at:
             os.kill(os.getpid(), number)
 
     monkeypatch.setattr(RunLog, "step", record_and_stop)
@@ -101,6 +103,76 @@ def test_interrupted_and_resumed_is_the_same_as_uninterrupted(
     assert_same_run(tmp_path, trained, config)
     loop.train(config, tmp_path)
     assert "trained already" in capsys.readouterr().out
+
+
+class LateMetric:
+    """A scalar of a step that takes long: reading it is noted."""
+
+    def __init__(self, step, notes):
+        self.step, self.notes = step, notes
+
+    def is_ready(self):
+        return False
+
+    def __float__(self):
+        self.notes.append(f"read {self.step}")
+        return 1.0
+
+
+def test_a_step_is_started_and_its_batch_copied_before_the_last_ones_metrics_are_read(monkeypatch):
+    notes = []
+
+    def train_step(state, batch):
+        step = int(batch["case"][0])
+        notes.append(f"start {step}")
+        return state, {"loss": LateMetric(step, notes)}
+
+    def place_batch(batch, mesh):
+        notes.append(f"copy {batch['case'][0]}")
+        return batch
+
+    class Batches:
+        number = 0
+
+        def __next__(self):
+            self.number += 1
+            return {"case": np.array([self.number])}
+
+        def get_state(self):
+            return self.number
+
+    monkeypatch.setattr(loop, "place_batch", place_batch)
+    monkeypatch.setattr(loop, "validate", lambda *_: {"mean": 0.5, "cases": {}})
+    log = SimpleNamespace(
+        step=lambda step, *_, **__: notes.append(f"log {step}"),
+        validation=lambda *_: None, flush=lambda: None, message=lambda text: None,
+    )  # fmt: skip
+    saved = []
+    checkpoints = SimpleNamespace(
+        save_best=lambda *_: None, check_best=lambda: None, close=lambda: None,
+        save_latest=lambda step, state, progress: saved.append((step, progress["data"])),
+    )  # fmt: skip
+    run = SimpleNamespace(
+        train_step=train_step, total_steps=4, steps_per_epoch=2, mesh=None, predict=None,
+        schedule=lambda step: 0.1, cohort=None, parts=SimpleNamespace(train=[], selection=[]),
+        config={"train": {"validate_every": 1, "batch": 1}},
+    )  # fmt: skip
+    state = SimpleNamespace(step=0, params=np.zeros(1))
+    monkeypatch.setattr(loop, "not_finite", lambda state: [])
+    stop = SimpleNamespace(reason=None, signal_name=None)
+    trace = SimpleNamespace(step_done=lambda: None, stop=lambda: None)
+    progress = {"best_dsc": -1.0, "best_epoch": 0}
+    assert loop._train_steps(
+        run, state, progress, workdir=None, batches=Batches(), checkpoints=checkpoints, stop=stop,
+        log=log, trace=trace,
+    )  # fmt: skip
+    epoch = [
+        *("copy 1", "start 1", "copy 2", "start 2", "copy 3", "read 1", "log 1"),
+        *("read 2", "log 2", "start 3", "copy 4", "start 4", "copy 5", "read 3", "log 3"),
+        *("read 4", "log 4"),
+    ]
+    assert notes == epoch
+    assert saved == [(2, 2), (4, 4)]  # the data's place is that of the step that is saved
 
 
 def program(*arguments, file_size_kb=None):

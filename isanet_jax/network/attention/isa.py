@@ -1,5 +1,7 @@
 """Improved spatial attention (paper sections 2.2-2.3)."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -7,8 +9,9 @@ from flax import nnx
 from isanet_jax.errors import ConfigError
 from isanet_jax.network.attention.se import ChannelGate
 from isanet_jax.network.backbone import two_branch
-from isanet_jax.network.blocks import SPACE, Conv, ConvBlock, to_float32
+from isanet_jax.network.blocks import Conv, ConvBlock, recompute_elementwise
 from isanet_jax.network.config import ModelConfig
+from isanet_jax.network.instance_norm import SPACE, to_float32
 
 
 def fuse(q: jax.Array, k: jax.Array, fusion: str) -> jax.Array:
@@ -30,7 +33,9 @@ def fuse(q: jax.Array, k: jax.Array, fusion: str) -> jax.Array:
             "use model.fusion 'product' or a cubic size"
         )
     precise = jnp.promote_types(q.dtype, jnp.float32)
-    fused = jnp.einsum("bdhic,bdiwc->bdhwc", q, k, preferred_element_type=precise)
+    # Channels before space, as they lie on a GPU: then the batched product moves nothing.
+    q, k = (jnp.moveaxis(a, -1, 1) for a in (q, k))
+    fused = jnp.moveaxis(jnp.matmul(q, k, preferred_element_type=precise), 1, -1)
     return fused / width**0.5 if fusion == "matmul_scaled" else fused
 
 
@@ -48,19 +53,25 @@ class ISA(nnx.Module):
         self.key = ConvBlock(channels, channels, 5, form=form, rngs=rngs)
         self.value = ConvBlock(channels, channels, 1, form=form, rngs=rngs)
         self.output = Conv(2 * channels, channels, 1, form=form, bias=config.bias, rngs=rngs)
-        self.fusion, self.weight_scale = config.fusion, config.weight_scale
-        self.reading = config.reading
+        self.config = config
 
     def __call__(self, x):
         attended = self.channel_gate(x)
-        fused = fuse(self.query(attended), self.key(attended), self.fusion)
+        # What is kept for the gradients are the convolutions and U: all else follows from them.
+        query, key, value = (c.conv(attended) for c in (self.query, self.key, self.value))
+        fused = recompute_elementwise(self._fuse, self.config)(query, key)
+        output = recompute_elementwise(self._weight, self.config)(fused, value, x)
+        return jax.nn.relu(output) if self.config.reading == "text" else output
+
+    def _fuse(self, query, key):
+        return fuse(self.query.norm(query), self.key.norm(key), self.config.fusion)
+
+    def _weight(self, fused, value, x):
         # float32 whatever the compute dtype: a sum over millions of voxels.
         weight = jax.nn.softmax(fused, axis=SPACE)
-        if self.weight_scale == "mean":
-            weight = weight * (x.shape[1] * x.shape[2] * x.shape[3])
-        weighted = weight.astype(x.dtype) * self.value(attended)
-        output = self.output(jnp.concatenate([weighted, x], axis=-1))
-        return jax.nn.relu(output) if self.reading == "text" else output
+        if self.config.weight_scale == "mean":
+            weight = weight * math.prod(value.shape[1:4])
+        return self.output([weight.astype(x.dtype) * self.value.norm(value), x])
 
 
 _READS = ("encoder_attention", "fusion", "weight_scale")

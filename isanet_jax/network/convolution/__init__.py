@@ -6,6 +6,8 @@ through 2D convolutions and matrix products, which XLA's CPU backend runs about 
 here, where the form is chosen. Arrays are channels-last: (B, D, H, W, C).
 """
 
+from collections.abc import Sequence
+
 import jax
 
 from isanet_jax.errors import ConfigError
@@ -26,7 +28,7 @@ def is_folded(form: str) -> bool:
 
 
 def conv3d(
-    x: jax.Array,
+    x: jax.Array | Sequence[jax.Array],
     kernel: jax.Array,
     form: str = "auto",
     *,
@@ -37,7 +39,7 @@ def conv3d(
     """Cross-correlation, zero-padded on both sides by (k - 1)/2 x dilation (PyTorch's "same").
 
     Args:
-        x: (B, D, H, W, C).
+        x: (B, D, H, W, C); or several maps, whose channels follow each other in the kernel.
         kernel: (k, k, k, C / groups, O), k odd.
         form: which of the two equal forms, see `FORMS`.
         stride, dilation, groups: as in PyTorch's Conv3d, the same on every axis.
@@ -45,7 +47,8 @@ def conv3d(
     Returns:
         (B, D, H, W, O), each axis divided by the stride (rounded up).
     """
-    return _of(form).conv3d(x, kernel, stride=stride, dilation=dilation, groups=groups)
+    maps = x if isinstance(x, (list, tuple)) else (x,)
+    return _of(form).conv3d(maps, kernel, stride=stride, dilation=dilation, groups=groups)
 
 
 def strided_conv3d(x: jax.Array, kernel: jax.Array) -> jax.Array:

@@ -22,14 +22,15 @@ _MUCH_WORK = 5_000_000  # Toom-Cook: 48^3 with 8 channels, 12^3 with 64
 _MUCH_WORK_OF_FEW = 1_700_000  # columns: 3^3 with 256 channels
 
 
-def conv3d(x, kernel, *, stride, dilation, groups) -> jax.Array:
+def conv3d(maps, kernel, *, stride, dilation, groups) -> jax.Array:
     """See `isanet_jax.network.convolution.conv3d`."""
+    x = maps[0] if len(maps) == 1 else jnp.concatenate(maps, -1)
     size = kernel.shape[0]
     if size == 1 and groups == 1:
         return x[:, ::stride, ::stride, ::stride] @ kernel[0, 0, 0]
     if groups > 1:
         parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
-        outputs = [conv3d(a, b, stride=stride, dilation=dilation, groups=1) for a, b in parts]
+        outputs = [conv3d([a], b, stride=stride, dilation=dilation, groups=1) for a, b in parts]
         return jnp.concatenate(outputs, -1)
     work = math.prod(x.shape[1:]) * kernel.shape[-1]
     few = x.shape[2] * x.shape[3] <= _FEW_VOXELS

@@ -1,5 +1,8 @@
 """Convolution, pooling and upsampling by XLA's own 3D operations: right on GPU and TPU."""
 
+import functools
+import itertools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -7,8 +10,59 @@ from jax import lax
 _DIMENSIONS_3D = ("NDHWC", "DHWIO", "NDHWC")
 
 
-def conv3d(x, kernel, *, stride, dilation, groups) -> jax.Array:
-    """See `isanet_jax.network.convolution.conv3d`."""
+@jax.custom_vjp
+def gradients_together(*arrays):
+    """The arrays; their gradients are all computed before any of them is used.
+
+    Otherwise XLA may put some off to the end of the step, and keep what they need until then.
+    """
+    return arrays
+
+
+gradients_together.defvjp(
+    lambda *arrays: (arrays, None), lambda _, gradients: jax.lax.optimization_barrier(gradients)
+)
+
+
+def conv3d(maps, kernel, *, stride, dilation, groups) -> jax.Array:
+    """See `isanet_jax.network.convolution.conv3d`.
+
+    Of several maps, it is the sum of their convolutions: their concatenation, which would be the
+    largest array of a step, is never made.
+    """
+    if groups > 1 and len(maps) > 1:
+        maps = [jnp.concatenate(maps, -1)]
+    *maps, kernel = gradients_together(*maps, kernel)
+    ends = list(itertools.accumulate(x.shape[-1] for x in maps[:-1]))
+    kernels = jnp.split(kernel, ends, 3)
+    outputs = [
+        _conv3d(x, k, stride=stride, dilation=dilation, groups=groups)
+        for x, k in zip(maps, kernels, strict=True)
+    ]
+    return functools.reduce(jnp.add, outputs)
+
+
+@jax.custom_vjp
+def _product(x, kernel):
+    """A 1x1x1 convolution as a matrix product, into which XLA takes what stands around it."""
+    return x @ kernel
+
+
+def _product_backward(kept, gradient):
+    """The kernel's gradient slice by slice: for one sum over all voxels, XLA pads both maps."""
+    x, kernel = kept
+    slices = (a.reshape(-1, a.shape[2] * a.shape[3], a.shape[4]) for a in (x, gradient))
+    precise = jnp.promote_types(x.dtype, jnp.float32)
+    of_kernel = jnp.einsum("svc,svo->sco", *slices, preferred_element_type=precise).sum(0)
+    return gradient @ kernel.T, of_kernel.astype(kernel.dtype)
+
+
+_product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _product_backward)
+
+
+def _conv3d(x, kernel, *, stride, dilation, groups):
+    if kernel.shape[0] == stride == groups == 1:
+        return _product(x, kernel[0, 0, 0])
     before = kernel.shape[0] // 2 * dilation
     return lax.conv_general_dilated(
         x,
@@ -23,11 +77,20 @@ def conv3d(x, kernel, *, stride, dilation, groups) -> jax.Array:
 
 def max_pool(x) -> jax.Array:
     """See `isanet_jax.network.convolution.max_pool`."""
-    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 2, 1), (1, 2, 2, 2, 1), "VALID")
+    for axis in (3, 2, 1):
+        even = lax.slice_in_dim(x, 0, None, 2, axis)
+        odd = lax.slice_in_dim(x, 1, None, 2, axis)
+        x = jnp.where(even >= odd, even, odd)
+    return x
 
 
 def upsample_conv3d(x, kernel) -> jax.Array:
     """See `isanet_jax.network.convolution.upsample_conv3d`."""
+    return _upsample(x, kernel)
+
+
+@jax.custom_vjp
+def _upsample(x, kernel):
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -36,6 +99,35 @@ def upsample_conv3d(x, kernel) -> jax.Array:
         lhs_dilation=(2, 2, 2),
         dimension_numbers=_DIMENSIONS_3D,
     )
+
+
+def _upsample_forward(x, kernel):
+    return _upsample(x, kernel), (x, kernel)
+
+
+def _upsample_backward(saved, gradient):
+    """As the gradients of the stride-2 convolution whose transpose this is.
+
+    <g, up(x, k)> = <down(g, k'), x>, with k' the flipped kernel. JAX's own rule writes the kernel's
+    gradient as a forward convolution whose window is as large as the volume, which GPUs run 32
+    times slower (openxla/xla#34273); that of `down`'s kernel is cuDNN's backward-filter call.
+    """
+    x, kernel = saved
+
+    def down(kernel):
+        return lax.conv_general_dilated(
+            gradient,
+            jnp.flip(kernel, (0, 1, 2)).swapaxes(3, 4),
+            (2, 2, 2),
+            ((1, 1),) * 3,
+            dimension_numbers=_DIMENSIONS_3D,
+        )
+
+    of_x, pull = jax.vjp(down, kernel)
+    return of_x, *pull(x)
+
+
+_upsample.defvjp(_upsample_forward, _upsample_backward)
 
 
 def upsample_conv3d_by_parity(x, kernel) -> jax.Array:
