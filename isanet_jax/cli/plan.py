@@ -8,6 +8,13 @@ import sys
 from isanet_jax.errors import ConfigError
 from isanet_jax.planning.targets import GIB, GPUS, MIB
 
+_NOTES = """
+Peak memory is the compiler's: cuDNN's workspaces are not in it, and nothing was tuned on a card.
+A GPU counts as fitting up to 92 % of its memory. The least time is the operations at the card's
+published rate (float32: TF32), or its reads at its bandwidth: no step is faster. The roofline is an
+estimate: each kind of operation takes the longer of its operations at that rate and its bytes at
+the bandwidth, one kind after the other; starting kernels, and caches, are not in it."""
+
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of plan.py."""
@@ -63,12 +70,7 @@ def main(arguments=None) -> None:
     if args.json:
         print(json.dumps(result, indent=2))
     elif any(name in GPUS for name in names):
-        print(
-            "\nPeak memory is the compiler's: cuDNN's workspaces are not in it, and nothing was "
-            "tuned on a card.\nA GPU counts as fitting up to 92 % of its memory. The least time is "
-            "the operations at the card's\npublished rate (float32: TF32), or its reads at its "
-            "bandwidth: no step is faster."
-        )
+        print(_NOTES)
 
 
 def _mesh(text):
@@ -113,6 +115,7 @@ def _plan_target(config, name, batches, result):
             "collectives": cost.collectives,
             "fits": cost.peak_bytes <= usable,
             "least_seconds": plan.fastest_seconds(cost, devices),
+            **_estimate(plan, cost),
         }
     prediction = plan.prediction()
     largest, is_compiled = largest_batch(
@@ -131,8 +134,19 @@ def _plan_target(config, name, batches, result):
             "peak_bytes": prediction.peak_bytes,
             "fits": prediction.peak_bytes <= usable,
             "least_seconds": plan.fastest_seconds(prediction, 1),
+            **_estimate(plan, prediction),
         },
     }
+
+
+def _estimate(plan, cost):
+    """The roofline's estimate: `roofline_seconds`, and `operations` by kind; None for the CPU."""
+    seconds = plan.roofline(cost)
+    kinds = {
+        kind: {**each._asdict(), "roofline_seconds": seconds[kind]}
+        for kind, each in (cost.operations or {}).items()
+    }
+    return {"roofline_seconds": sum(seconds.values()) or None, "operations": kinds}
 
 
 def largest_batch(peaks: dict[int, int], usable: int, step: int) -> tuple[int, bool]:
@@ -164,9 +178,9 @@ def _show(name, target, *, first, result):
         print(f"{result['parameters']:,} parameters\n")
         print(
             "| target | batch | TFLOP a step | peak GiB | of GiB | arguments | temporaries "
-            "| convolution calls | collectives | fits | least s a step |"
+            "| convolution calls | collectives | fits | least s a step | roofline s |"
         )
-        print("|---|---|---|---|---|---|---|---|---|---|---|")
+        print("|---|---|---|---|---|---|---|---|---|---|---|---|")
     for batch, step in target["batches"].items():
         collectives = ", ".join(
             f"{c['count']} {kind} ({c['bytes'] / MIB:.1f} MiB, largest {c['largest'] / MIB:.1f})"
@@ -177,13 +191,38 @@ def _show(name, target, *, first, result):
             f"| {name} | {batch} | {step['step_flops'] / 1e12:.3f} | {step['peak_bytes'] / GIB:.2f}"
             f" | {target['usable_bytes'] / GIB:.1f} | {step['argument_bytes'] / GIB:.2f} "
             f"| {step['temporary_bytes'] / GIB:.2f} | {step['convolutions']} | {collectives} "
-            f"| {'yes' if step['fits'] else 'NO'} | {step['least_seconds']:.3f} |"
+            f"| {'yes' if step['fits'] else 'NO'} | {step['least_seconds']:.3f} "
+            f"| {_seconds(step)} |"
         )
     predicted = target["prediction"]
     how = "compiled" if target["largest_batch_compiled"] else "estimated from those compiled"
     print(
         f"| {name} | prediction | {predicted['flops'] / 1e12:.3f} "
         f"| {predicted['peak_bytes'] / GIB:.2f} | {target['usable_bytes'] / GIB:.1f} | | | | "
-        f"| {'yes' if predicted['fits'] else 'NO'} | {predicted['least_seconds']:.3f} |"
+        f"| {'yes' if predicted['fits'] else 'NO'} | {predicted['least_seconds']:.3f} "
+        f"| {_seconds(predicted)} |"
     )
-    print(f"| {name} | largest: {target['largest_batch']} ({how}) | | | | | | | | | |", flush=True)
+    print(
+        f"| {name} | largest: {target['largest_batch']} ({how}) | | | | | | | | | | |", flush=True
+    )
+    _show_operations(name, target)
+
+
+def _seconds(step):
+    estimate = step["roofline_seconds"]
+    return "" if estimate is None else f"{estimate:.3f}"
+
+
+def _show_operations(name, target):
+    """What a step of the first batch consists of, kind by kind."""
+    kinds = target["operations"]
+    if not kinds:
+        return
+    print(f"\n| {name}, batch {target['batch']}: calls | GiB read and written | TFLOP | ms |")
+    print("|---|---|---|---|---|")
+    for kind, each in kinds.items():
+        print(
+            f"| {kind} | {each['calls']} | {each['bytes'] / GIB:.2f} | {each['flops'] / 1e12:.3f} "
+            f"| {1000 * each['roofline_seconds']:.1f} |"
+        )
+    print(flush=True)

@@ -20,6 +20,7 @@ from isanet_jax.distributed.mesh import compiler_options, make_mesh, make_mesh_o
 from isanet_jax.errors import ConfigError
 from isanet_jax.network import systems
 from isanet_jax.pipeline.dataset import batch_shapes
+from isanet_jax.planning.operations import operations, roofline_seconds
 from isanet_jax.planning.targets import GPUS, Gpu
 from isanet_jax.runtime import GPU_MEMORY_SHARE
 from isanet_jax.training.config import model_config
@@ -127,7 +128,11 @@ class Plan:
         over_data = _placed(batched, mesh, "data")
         lowered = lower(mesh, _placed(replicated, mesh), over_data)
         with contextlib.nullcontext() if self.gpu is None else _not_kept():
-            return analyse_cost(lowered.compile(), flops)
+            compiled = lowered.compile()
+        cost = analyse_cost(compiled, flops)
+        if self.gpu is None:
+            return cost
+        return cost._replace(operations=operations(compiled.as_text()))
 
     def fastest_seconds(self, cost: StepCost, devices: int) -> float:
         """The roofline's lower bound of a call's time: nothing but its operations, or its reads.
@@ -138,6 +143,17 @@ class Plan:
             return cost.flops / matrix_product_rate()
         rate = 1e12 * self.gpu.tflops[self.config["model"]["dtype"]] * devices
         return max(cost.flops / rate, cost.argument_bytes / self.gpu.bandwidth)
+
+    def roofline(self, cost: StepCost) -> dict[str, float]:
+        """Kind of operation -> seconds at the card's published rates, see `roofline_seconds`.
+
+        A device's part of a call on several; the exchange between them is not in it. Nothing for
+        the CPU.
+        """
+        if self.gpu is None:
+            return {}
+        rate = 1e12 * self.gpu.tflops[self.config["model"]["dtype"]]
+        return roofline_seconds(cost.operations, rate, self.gpu.bandwidth)
 
 
 @contextlib.contextmanager

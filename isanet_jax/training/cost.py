@@ -26,6 +26,7 @@ class StepCost(NamedTuple):
         argument_bytes, temporary_bytes: of it, what goes in and what is computed on the way.
         convolutions: calls of the GPU's convolution library (cuDNN).
         collectives: kind -> `count`, `bytes` (of all results on a device) and `largest` (of one).
+        operations: of `isanet_jax.planning.operations.operations`, where they were read.
     """
 
     flops: float
@@ -34,6 +35,7 @@ class StepCost(NamedTuple):
     temporary_bytes: int
     convolutions: int
     collectives: dict[str, dict[str, int]]
+    operations: dict | None = None
 
 
 def analyse_cost(compiled: jax.stages.Compiled, flops: float) -> StepCost:
