@@ -63,6 +63,45 @@ _product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _product_backward)
 def _conv3d(x, kernel, *, stride, dilation, groups):
     if kernel.shape[0] == stride == groups == 1:
         return _product(x, kernel[0, 0, 0])
+    if dilation > 1 and stride == 1:
+        return _dilated(x, kernel, dilation, groups)
+    return _plain(x, kernel, stride=stride, dilation=dilation, groups=groups)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _dilated(x, kernel, dilation, groups):
+    return _plain(x, kernel, stride=1, dilation=dilation, groups=groups)
+
+
+def _dilated_backward(dilation, groups, kept, gradient):
+    """The kernel's gradient as that of a plain convolution of every `dilation`-th voxel.
+
+    A voxel sees only those that are whole dilations away. JAX's own rule gives a strided
+    convolution whose window is as large as the volume.
+    """
+    x, kernel = kept
+    plain = functools.partial(_plain, stride=1, groups=groups)
+    (of_x,) = jax.vjp(lambda x: plain(x, kernel, dilation=dilation), x)[1](gradient)
+    values, wanted = (_every(a, dilation) for a in (x, gradient))
+    (of_kernel,) = jax.vjp(lambda k: plain(values, k, dilation=1), kernel)[1](wanted)
+    return of_x, of_kernel
+
+
+_dilated.defvjp(
+    lambda x, kernel, dilation, groups: (_dilated(x, kernel, dilation, groups), (x, kernel)),
+    _dilated_backward,
+)
+
+
+def _every(x, step):
+    """Each of the step^3 grids of every step-th voxel as a sample of its own, padded with zeros."""
+    x = jnp.pad(x, ((0, 0), *[(0, -n % step) for n in x.shape[1:4]], (0, 0)))
+    b, d, h, w, c = x.shape
+    x = x.reshape(b, d // step, step, h // step, step, w // step, step, c)
+    return x.transpose(0, 2, 4, 6, 1, 3, 5, 7).reshape(-1, d // step, h // step, w // step, c)
+
+
+def _plain(x, kernel, *, stride, dilation, groups):
     before = kernel.shape[0] // 2 * dilation
     return lax.conv_general_dilated(
         x,
