@@ -19,13 +19,13 @@ from isanet_jax.training.log import RunLog, read_log
 from isanet_jax.training.loop import train
 from tests.conftest import small_config
 
-STOP_AT = 3  # in the second epoch, after a validation
+SIGNAL_AT = 4  # stops in the second epoch, after a validation: step 5 is under way by then
 _record = RunLog.step
 
 
 def stop_after(self, step, *args, **kwargs):
     _record(self, step, *args, **kwargs)
-    if step == STOP_AT:
+    if step == SIGNAL_AT:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -33,7 +33,7 @@ def config_on(cohort_folder, data, space):
     config = small_config(cohort_folder)
     config["mesh"] = {"data": data, "space": space}
     config["model"]["convolution"] = "native"
-    config["train"] |= {"batch": 8, "steps_per_epoch": 2, "epochs": 3}
+    config["train"] |= {"batch": 8, "steps_per_epoch": 3, "epochs": 2}
     return config
 
 
@@ -59,7 +59,7 @@ def main():
         lines = read_log(folder / name / "metrics.jsonl")
         # On eight devices, which split a volume between four where the run did: three volumes at
         # a time, of which the first two are others.
-        predictor = Predictor([folder / name])
+        predictor = Predictor([folder / name], checkpoint="latest")
         assert predictor.devices == (2 if name.endswith("1x4") else 8)
         probability = predictor.probabilities(*map(three, (case.ct, case.pet)))[2]
         found[name] = {
