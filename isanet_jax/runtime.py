@@ -21,6 +21,8 @@ from isanet_jax.errors import ConfigError, IsaNetError
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -3, -4, -8
 GPU_MEMORY_SHARE = 0.92  # of a GPU, that JAX takes and plan.py counts on
 _SCRIPTS = tuple(f"{n}.py" for n in ("prepare", "train", "eval", "predict", "compare", "plan"))
+_DRIVERS = ("/dev/nvidiactl", "/dev/dxg")  # Linux, and Windows' subsystem for it
+_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_READER = (errno.EPIPE, errno.EIO)  # of a pipe that was closed, a terminal that is gone
 
@@ -230,9 +232,37 @@ def choose_platform() -> None:
     On a GPU, JAX takes three quarters of the memory by default; plan.py counts on 92 %.
     """
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", str(GPU_MEMORY_SHARE))
-    driver = ("/dev/nvidiactl", "/dev/dxg")  # Linux, and Windows' subsystem for it
-    if importlib.util.find_spec("jax_cuda12_plugin") and not any(map(os.path.exists, driver)):
+    plugins = [name for name in _PLUGINS if importlib.util.find_spec(name)]
+    if plugins and not has_gpu_driver():
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+
+def has_gpu_driver() -> bool:
+    """Whether the machine has a driver for NVIDIA's GPUs."""
+    return any(map(os.path.exists, _DRIVERS))
+
+
+def say_devices() -> None:
+    """Prints what JAX computes on; a warning, too, where it leaves a GPU unused.
+
+    JAX takes the CPU without a word where its plugin for GPUs is missing, or does not fit the
+    driver.
+    """
+    import jax
+
+    devices = jax.local_devices()
+    kinds = sorted({device.device_kind for device in devices})
+    kind = "CPU" if devices[0].platform == "cpu" else ", ".join(kinds)
+    print(f"on {len(devices)} x {kind}, JAX {jax.__version__}", flush=True)
+    chosen = os.environ.get("JAX_PLATFORMS", "").startswith("cpu")
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    if devices[0].platform == "cpu" and has_gpu_driver() and not chosen and not hidden:
+        print(
+            "warning: this machine has an NVIDIA GPU, and JAX uses the CPU. Install JAX for it, "
+            "pip install 'isanet-jax[cuda12]' or [cuda13] as nvidia-smi says; JAX_PLATFORMS=cuda "
+            "shows why an installed one is not used",
+            flush=True,
+        )
 
 
 def _processor():

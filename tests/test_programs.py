@@ -3,10 +3,14 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import jax
+import numpy as np
 import pytest
 
 from isanet_jax import runtime
+from isanet_jax.distributed.mesh import compiler_options
 
 
 def run(root, *arguments, cwd=None):
@@ -73,3 +77,29 @@ def test_the_systems_are_listed(request, tmp_path):
     assert done.returncode == 0
     assert "iantsen2020" in done.stdout
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("driver", "platforms", "warned"),
+    [(True, "", True), (True, "cpu", False), (False, "", False)],
+)
+def test_a_gpu_that_is_left_unused_is_warned_of(monkeypatch, capsys, driver, platforms, warned):
+    monkeypatch.setattr(runtime, "has_gpu_driver", lambda: driver)
+    monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    runtime.say_devices()
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first == f"on 1 x CPU, JAX {jax.__version__}"
+    assert bool(others) == warned
+    assert not warned or "isanet-jax[cuda12]" in others[0]
+
+
+def test_determinism_and_layout_are_asked_of_the_compiler_for_gpus_alone():
+    def options(platform, **config):
+        device = SimpleNamespace(platform=platform)
+        return dict(compiler_options(config, SimpleNamespace(devices=np.array([[device]]))))
+
+    nhwc, same = "xla_gpu_force_conv_nhwc", "xla_gpu_deterministic_ops"
+    assert options("cpu", deterministic=True) == {}
+    assert options("gpu", deterministic=True, channels_last=False) == {nhwc: False, same: True}
+    assert options("cuda") == {nhwc: True, same: False}  # a run from before there were these

@@ -1,6 +1,7 @@
 """The command line of compare.py."""
 
 import json
+import os
 import sys
 
 from isanet_jax import runtime
@@ -37,6 +38,7 @@ def main():
     # Here: these import JAX and matplotlib, which --help does not need.
     from isanet_jax.comparison.grid import make_cells, with_systems
     from isanet_jax.comparison.report import write_comparison
+    from isanet_jax.comparison.resources import visible_gpus
     from isanet_jax.comparison.runner import run_cells
     from isanet_jax.training.config import parse_command_line, resolved_config
 
@@ -54,6 +56,8 @@ def main():
         shown = {str(cell.folder): resolved_config(cell.config) for cell in cells}
         print(json.dumps(shown, indent=2))
         return
+    gpus = visible_gpus(os.environ)
+    print(f"on GPU {', '.join(gpus)}" if gpus else "on the CPU", flush=True)
     failures, stopped, elsewhere = run_cells(cells, jobs=jobs)
     if stopped:
         print(f"stopped on {stopped}; the same command resumes from here")

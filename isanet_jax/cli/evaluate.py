@@ -7,6 +7,7 @@ from isanet_jax.cli.prepare import parse_label_values
 from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.evaluation.runs import evaluate_masks, evaluate_runs
 from isanet_jax.files import check_folder
+from isanet_jax.runtime import say_devices
 
 
 def parser() -> argparse.ArgumentParser:
@@ -58,6 +59,7 @@ def main(arguments=None) -> None:
             action="Choose another --output or add --overwrite",
         )
     if args.workdir:
+        say_devices()
         workdirs = [Path(w) for w in args.workdir]
         evaluate_runs(workdirs, output, cases=args.cases, checkpoint=args.checkpoint)
     else:

@@ -12,6 +12,7 @@ from isanet_jax.datasets.table import read_table
 from isanet_jax.errors import ConfigError, DataError, failure_of
 from isanet_jax.files import check_new
 from isanet_jax.prediction.write import SUFFIXES
+from isanet_jax.runtime import say_devices
 from isanet_jax.volume import NIFTI_SUFFIXES, check_output
 
 
@@ -101,6 +102,7 @@ def main(arguments=None) -> None:
 
     from isanet_jax.prediction.predictor import Predictor  # imports JAX: after the checks
 
+    say_devices()
     predictor = Predictor(args.workdir, half=args.half, checkpoint=args.checkpoint)
     failures, started, number = [], time.perf_counter(), 0
     for start in range(0, len(jobs), predictor.devices):

@@ -40,4 +40,5 @@ def main():
         print(json.dumps(resolved_config(config), indent=2))
         return
     with distributed_session():
+        runtime.say_devices()
         train(config, workdir, profiled_steps=profiled)

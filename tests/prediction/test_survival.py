@@ -155,7 +155,7 @@ def test_a_table_of_other_columns_is_not_taken_for_one_of_lesions(table, tmp_pat
 @pytest.mark.parametrize("corner", ["nan", "inf"])
 def test_a_box_that_is_not_finite_is_refused(table, tmp_path, corner):
     scan = ["--ct", "c.nii", "--pet", "p.nii", "--output", str(tmp_path / "m.nii")]
-    with pytest.raises(ConfigError, match="finite corners"):
+    with pytest.raises(ConfigError, match="empty or not finite"):
         main(["--workdir", "w", *scan, "--box", "0", corner, "0", "1", "0", "1"])
 
 
