@@ -34,6 +34,13 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
         fail_halfway()
     assert json.loads(path.read_text()) == {"a": [1, 2]}
     assert [p.name for p in path.parent.iterdir()] == ["a.json"]
+
+    def fail_at_once():
+        with replace_when_done(path):
+            raise ValueError("before anything was written")
+
+    with pytest.raises(ValueError, match="before anything"):
+        fail_at_once()
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="cannot be written"):
         write_json(tmp_path / "file" / "a.json", {})

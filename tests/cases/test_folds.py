@@ -54,6 +54,8 @@ def test_nested_selection_is_neither_trained_on_nor_reported():
     nested = split(fold_of, fold=4, selection="nested")
     assert {fold_of[c] for c in nested.selection} == {0}
     assert {fold_of[c] for c in nested.test} == {4}
+    # The next fold is that of the next number, however the cases are ordered.
+    assert split({"a": 8, "b": 1, "c": 9}, fold=1, selection="nested").selection == ("a",)
     for parts in (paper, nested):
         assert not set(parts.train) & (set(parts.test) | set(parts.selection))
         assert set(parts.train) | set(parts.test) | set(parts.selection) == set(fold_of)
@@ -66,5 +68,6 @@ def test_nested_selection_is_neither_trained_on_nor_reported():
 def test_leaving_one_centre_out():
     centre_of = {"a": "CHUS", "b": "CHGJ", "c": "CHUS", "d": "CHMR"}
     assert folds_by_centre(centre_of) == {"a": 2, "b": 0, "c": 2, "d": 1}
+    assert folds_by_centre({"a": "CHUS", "b": "CHGJ"}) == {"a": 1, "b": 0}
     with pytest.raises(ConfigError, match="one centre.*'CHUM'"):
         folds_by_centre({"a": "CHUM", "b": "CHUM"})

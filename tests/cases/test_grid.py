@@ -111,6 +111,12 @@ def test_same_grid_and_overlap():
     assert same_grid(a, a)
     assert not same_grid(a, Volume(a.data, shifted))
     assert not same_grid(a, Volume(np.zeros((4, 4, 5)), np.eye(4)))
+    # Of voxels that are no cubes, the shortest side counts.
+    long, moved = np.diag([1.0, 1.0, 5.0, 1.0]), np.diag([1.0, 1.0, 5.0, 1.0])
+    moved[0, 3] = 0.004
+    assert not same_grid(Volume(a.data, long), Volume(a.data, moved))
+    moved[0, 3] = 0.001
+    assert same_grid(Volume(a.data, long), Volume(a.data, moved))
     box = np.array([[0.0, 0, 0], [2, 2, 2]])
     assert overlap_fraction(box, box + 1) == pytest.approx(1 / 8)
     assert overlap_fraction(box, box + 5) == 0

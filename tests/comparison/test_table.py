@@ -84,7 +84,8 @@ def test_a_method_that_finds_nothing_has_no_finite_distance():
     (row,) = table.collect(
         {"order": ["a"], "methods": COMPARISON["methods"]}, [cell("a", 0, 0, network=scores(p=0.0))]
     )
-    assert row.figure("hd")[0] == math.inf
+    mean, sd, folds = row.figure("hd")
+    assert (mean, math.isnan(sd), folds) == (math.inf, True, 0)
     assert "| inf |" in markdown_table([row])
 
 

@@ -274,6 +274,9 @@ def test_an_enhanced_ct_is_refused_by_what_it_is(tmp_path):
     one.save_as(tmp_path / "000", enforce_file_format=True)
     with pytest.raises(DataError, match=r"0 CT series \(enhanced CT.*Convert the series from enh"):
         read_folder(tmp_path, "CT")
+    write_series(tmp_path / "pet", "PT", study(), VALUES)  # beside a series of another kind, too
+    with pytest.raises(DataError, match="Convert the series from enhanced"):
+        read_folder(tmp_path, "CT")
 
 
 def test_a_protected_archive_is_refused_for_what_it_is(tmp_path):

@@ -245,6 +245,7 @@ def write_sets(tmp_path, *attributes):
     [
         (({"ApprovalStatus": "UNAPPROVED"}, {"ApprovalStatus": "APPROVED"}), 2),
         (({"ApprovalStatus": "APPROVED"}, {"ApprovalStatus": "REJECTED"}), 1),
+        (({"ApprovalStatus": "REJECTED"}, {"ApprovalStatus": "UNAPPROVED"}), 2),
         (({"StructureSetDate": "20240101"}, {"StructureSetDate": "20240301"}), 2),
         (
             (

@@ -69,6 +69,22 @@ def test_masks_come_back_from_seg_and_rtstruct_voxel_for_voxel(ct, tmp_path):
         np.testing.assert_array_equal(found.data, mask, err_msg=name)
 
 
+def test_a_slice_thickness_is_kept_or_follows_from_the_positions(ct, tmp_path):
+    image, slices = read_folder(ct, "CT")
+    step = abs(slices[1].ImagePositionPatient[2] - slices[0].ImagePositionPatient[2])
+    mask = masks(image.data.shape)["ball"]
+    for given, expected in ((step / 2, step / 2), (None, step)):
+        for one in slices:
+            if given is None:
+                one.pop("SliceThickness", None)
+            else:
+                one.SliceThickness = f"{given:.6g}"
+        path = tmp_path / f"{given}.seg.dcm"
+        write_segmentation(path, mask, slices)
+        (measures,) = pydicom.dcmread(path).SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
+        assert float(measures.SliceThickness) == pytest.approx(expected)
+
+
 def test_what_is_written_names_the_ct_and_not_the_patient(ct, tmp_path):
     image, slices = read_folder(ct, "CT")
     mask = masks(image.data.shape)["ball"]

@@ -48,6 +48,8 @@ def test_stated_values_of_two_boxes():
     assert got["assd_pooled"] == pytest.approx(1.3206, abs=5e-5)
     assert got["dsc"] == pytest.approx(2 * 11 * 144 / (12 * 144 + 13 * 144))
     assert got["rvd"] == pytest.approx(-1 / 13)
+    assert got["volume_ml"] == pytest.approx(12 * 144 * 3.27 / 1000)
+    assert got["reference_volume_ml"] == pytest.approx(13 * 144 * 3.27 / 1000)
 
 
 def test_two_single_voxels_and_a_hole():

@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -74,6 +75,9 @@ def test_without_the_compiler_the_cpu_is_planned_and_the_command_told(capsys, mo
     out, err = capsys.readouterr()
     assert "pip install jax-cuda12-plugin==" in err
     assert "| cpu | 1 |" in out
+    row = next(line for line in out.splitlines() if line.startswith("| cpu | 1 |"))
+    gib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    assert float(row.split("|")[5]) == pytest.approx(gib, abs=0.05)
     assert "h100" not in out
 
 

@@ -5,6 +5,7 @@ import pytest
 from scipy import special
 
 from isanet_jax.network.blocks import Output
+from isanet_jax.training import losses
 from isanet_jax.training.losses import dice_loss, focal_loss, segmentation_loss
 
 SHAPE = (2, 3, 4, 5)
@@ -63,6 +64,8 @@ def test_the_own_recipes_focal_settings_are_the_cross_entropy(generator):
     settings = PLAIN | {"gamma": 0.0, "focal_weight": 2.0}
     _, parts = segmentation_loss(Output(jnp.float32(logits)), jnp.float32(label), **settings)
     assert parts["focal_loss"] == pytest.approx(cross_entropy, rel=1e-5)
+    found = losses.cross_entropy(jnp.float32(logits), jnp.float32(label))
+    assert found == pytest.approx(cross_entropy, rel=1e-5)
 
 
 def test_every_supervised_output_counts_with_its_weight(generator):

@@ -5,11 +5,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from isanet_jax.distributed.mesh import PROVEN_SPLITS
-from isanet_jax.distributed.placement import splits
+from isanet_jax.distributed.placement import splits, volumes_are_split, volumes_over
 from isanet_jax.errors import ConfigError
 from isanet_jax.training.config import check_config
 
@@ -93,3 +94,11 @@ def test_what_is_not_proven_is_refused(config, changes, message):
         config[group] |= values
     with pytest.raises(ConfigError, match=message):
         check_config(config)
+
+
+def test_volumes_are_split_within_a_mesh_that_splits_them_and_nowhere_else():
+    assert not volumes_are_split()
+    for space in (1, 2):
+        with volumes_over(SimpleNamespace(shape={"data": 1, "space": space})):
+            assert volumes_are_split() == (space == 2)
+    assert not volumes_are_split()
