@@ -66,8 +66,14 @@ def text_of(monkeypatch, config):
     """The compiled text of a config's train step for an H100."""
     texts = []
     monkeypatch.setattr(planning, "operations", lambda text: texts.append(text) or operations(text))
-    cost = Plan(config, "h100").train_step(1)
+    plan = Plan(config, "h100")
+    cost = plan.train_step(1)
     assert cost.operations == operations(texts[0])
+    big = cost._replace(flops=494.7e12, argument_bytes=2 * 3.35232e12)
+    assert plan.fastest_seconds(big, 1) == pytest.approx(2.0)  # bound by its reads
+    assert plan.fastest_seconds(big._replace(flops=3 * 494.7e12), 1) == pytest.approx(3.0)
+    assert plan.fastest_seconds(big._replace(flops=5 * 494.7e12), 2) == pytest.approx(2.5)
+    assert sum(plan.roofline(cost).values()) >= plan.fastest_seconds(cost, 1) > 0
     return texts[0]
 
 

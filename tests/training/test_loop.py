@@ -280,6 +280,12 @@ def test_one_step_of_two_samples_is_the_mean_of_their_gradients(config, cohort):
     assert results[0] == pytest.approx(results[1], rel=1e-5)
 
 
+def test_an_epoch_has_each_training_case_once_and_a_part_of_a_batch_is_a_step(config, cohort):
+    config["train"] |= {"batch": 2, "steps_per_epoch": 0}
+    run, _ = run_module.build_run(config, cohort, make_mesh(1, 1))
+    assert run.steps_per_epoch == -(-len(run.parts.train) // 2)
+
+
 def test_meshes_that_are_not_proven_are_refused():
     with pytest.raises(ConfigError, match="1 x 3; gradients of split volumes have been proven"):
         make_mesh_of(jax.devices() * 3, 1, 3)
