@@ -8,6 +8,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from isanet_jax.network.convolution import conv3d, max_pool, upsample_conv3d
 
@@ -23,15 +24,20 @@ CASES = [
     ("max pool", 32, 8, 8, 2),
 ]
 ROUNDS = 5
+_WINDOW = (1, 2, 2, 2, 1)
 
 
-def _functions(operation, folded):
+def _functions(operation, form):
     """(forward, forward and backward) as compiled functions of (x, kernel)."""
 
     def forward(x, kernel):
         if operation == "conv":
-            return conv3d(x, kernel, folded)
-        return upsample_conv3d(x, kernel, folded) if kernel.shape[0] == 3 else max_pool(x, folded)
+            return conv3d(x, kernel, form)
+        if operation == "transposed conv":
+            return upsample_conv3d(x, kernel, form)
+        if form == "folded":
+            return max_pool(x)
+        return lax.reduce_window(x, -jnp.inf, lax.max, _WINDOW, _WINDOW, "VALID")
 
     def loss(x, kernel):
         return jnp.sum(jnp.square(forward(x, kernel)))

@@ -139,12 +139,11 @@ def make_config(size, name="isa", dtype="float32", remat="none", layout="last"):
 
 
 def make_step(config):
-    """(step, state, batch, mesh): the real train step, not compiled yet, and what it takes."""
+    """(step, state, batch): the real train step, not compiled yet, and what it takes."""
     import jax
     from jax.sharding import NamedSharding, PartitionSpec
 
     from isanet_jax.distributed.mesh import compiler_options, make_mesh, place_batch
-    from isanet_jax.pipeline.dataset import batch_shapes
     from isanet_jax.training.config import model_config
     from isanet_jax.training.optimizer import make_optimizer_from, make_schedule
     from isanet_jax.training.step import init_state, make_train_step
@@ -156,15 +155,22 @@ def make_step(config):
         graphdef, optimizer, mesh, loss=config["loss"], patch=config["data"]["patch"],
         options=compiler_options(config, mesh),
     )  # fmt: skip
+    state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+    return step, state, place_batch(make_batch(config["data"]["size"]), mesh)
+
+
+def make_batch(size):
+    """A batch of one made-up case, rotated."""
+    from isanet_jax.pipeline.dataset import batch_shapes
+
     generator = np.random.default_rng(0)
-    shapes = batch_shapes(1, config["data"]["size"])
+    shapes = batch_shapes(1, size)
     batch = {name: np.zeros(*of) for name, of in shapes.items()}
     batch["ct"] += generator.normal(0, 300, batch["ct"].shape).astype(np.float32)
     batch["pet"] += generator.gamma(1, 2, batch["pet"].shape).astype(np.float32)
     batch["label"] += generator.random(batch["label"].shape) < 0.02
     batch["rotation"] += np.float32([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]])
-    state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
-    return step, state, place_batch(batch, mesh), mesh
+    return batch
 
 
 def measure_step(size, name, dtype, remat, layout) -> dict:
@@ -173,7 +179,7 @@ def measure_step(size, name, dtype, remat, layout) -> dict:
 
     from isanet_jax.training.cost import analyse_cost, count_flops
 
-    step, state, batch, _ = make_step(make_config(size, name, dtype, remat, layout))
+    step, state, batch = make_step(make_config(size, name, dtype, remat, layout))
     started = time.perf_counter()
     lowered = step.lower(state, batch)
     compiled = lowered.compile()
@@ -262,11 +268,12 @@ def measure_torch(size, dtype, how) -> dict:
 
 def measure_augment(size) -> dict:
     """Seconds of rotation, mirroring and normalisation of one case on the device."""
+    runtime.setup()
     import jax
 
-    _, _, batch, _ = make_step(make_config(size, "unet"))
     from isanet_jax.pipeline.augment import augment, normalise
 
+    batch = jax.device_put(make_batch(size))
     function = jax.jit(lambda b: normalise(*augment(b)[:2]))
     return {"seconds": time_of(lambda: function(batch), jax.block_until_ready)}
 
@@ -277,7 +284,7 @@ def measure_operations(size, name, dtype, remat, layout) -> dict:
 
     from isanet_jax.training.profile import StepTrace
 
-    step, state, batch, _ = make_step(make_config(size, name, dtype, remat, layout))
+    step, state, batch = make_step(make_config(size, name, dtype, remat, layout))
     with tempfile.TemporaryDirectory() as folder:
         trace = StepTrace(Path(folder), 3)
         for _ in range(6):
@@ -332,7 +339,7 @@ def measure_numbers(size, *networks) -> dict:
             (3, 3, 3, 8, 8),
         ),
         "upsample": (lambda x, k: convolution.upsample_conv3d(x, k, "native"), (3, 3, 3, 8, 8)),
-        "max pool": (lambda x, k: convolution.max_pool(x, "native") + 0 * k, (1,)),
+        "max pool": (lambda x, k: convolution.max_pool(x) + 0 * k, (1,)),
     }
     cases = {}
     for name, (function, shape) in operations.items():

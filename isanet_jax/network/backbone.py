@@ -23,8 +23,7 @@ from isanet_jax.network.blocks import (
     to_float32,
 )
 from isanet_jax.network.config import MODALITIES, ModelConfig
-from isanet_jax.network.convolution import max_pool
-from isanet_jax.network.convolution.native import gradients_together
+from isanet_jax.network.convolution import gradients_together, max_pool
 
 
 class EncoderLevel(nnx.Module):
@@ -61,14 +60,13 @@ class Encoder(nnx.Module):
             )
             for level in range(config.levels)
         )
-        self.config, self.form = config, config.convolution
+        self.config = config
 
     def __call__(self, x):
         features = []
         for index, level in enumerate(self.levels):
             if index:
-                pool = recompute_elementwise(partial(max_pool, form=self.form), self.config)
-                x = shard_volume(pool(x))
+                x = shard_volume(recompute_elementwise(max_pool, self.config)(x))
             x = level(x)
             features.append(x)
         return features

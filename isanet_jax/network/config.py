@@ -45,7 +45,8 @@ class ModelConfig:
             (float64, for checks of gradients, needs JAX_ENABLE_X64).
         convolution: form of the convolutions, see `isanet_jax.network.convolution`.
         remat: what a train step computes again in its backward pass, to need less memory: nothing;
-            all but the convolutions; the inner values of each block; those of each level.
+            all but the convolutions; the inner values of each pair of residual blocks and of each
+            attention; those of each level.
 
     Raises:
         ConfigError: on a value that the network cannot take.

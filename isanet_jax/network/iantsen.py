@@ -55,8 +55,7 @@ class Iantsen2020(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         self.config = config
-        self.form = config.convolution
-        make = {"form": self.form, "rngs": rngs}
+        make = {"form": config.convolution, "rngs": rngs}
         widths = config.widths
         inputs = len(config.modalities)
         first = nnx.List(
@@ -84,7 +83,7 @@ class Iantsen2020(nnx.Module):
         x = network_input(image, self.config)
         skips = []
         for level, stage in enumerate(self.encoder):
-            x = max_pool(x, self.form) if level else x
+            x = max_pool(x) if level else x
             for block in stage:
                 x = recompute(block, self.config, "block", "level")(x)
             skips.append(x)

@@ -9,11 +9,8 @@ import math
 import re
 from typing import NamedTuple
 
-_BYTES = {
-    **{"f64": 8, "s64": 8, "u64": 8, "c64": 8, "f32": 4, "s32": 4, "u32": 4},
-    **{"bf16": 2, "f16": 2, "s16": 2, "u16": 2, "pred": 1, "s8": 1, "u8": 1},
-}
-_ARRAY = re.compile(rf"\b({'|'.join(_BYTES)})\[([\d,]*)\]")
+from isanet_jax.training.cost import named_arrays
+
 _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([\w\-]+)\((.*)")
 # These name arrays, and move nothing.
 _FREE = ("parameter", "get-tuple-element", "tuple", "bitcast", "constant", "after-all")
@@ -62,10 +59,10 @@ def convolutions(text: str) -> list[Convolution]:
     for line in text.splitlines():
         target = re.search(r'custom_call_target="(__cudnn\$conv\w+)"', line)
         if target:
-            window = re.search(r"window=\{size=([\dx]+)", line)
-            sizes = tuple(map(int, window[1].split("x"))) if window else ()
             layout = re.search(r"dim_labels=([\w\->?]+)", line)
-            found.append(Convolution(_CONVOLUTIONS[target[1]], sizes, layout[1] if layout else ""))
+            found.append(
+                Convolution(_CONVOLUTIONS[target[1]], _window(line), layout[1] if layout else "")
+            )
     return found
 
 
@@ -78,7 +75,9 @@ def operations(text: str) -> dict[str, Operations]:
         if not match:
             continue
         name, result, code, rest = match.groups()
-        sizes[name], shapes[name] = _size(result), _shapes(result)
+        arrays = named_arrays(result)
+        shapes[name] = [shape for shape, _ in arrays]
+        sizes[name] = sum(size for _, size in arrays)
         if code in _FREE:
             continue
         operands = re.findall(r"%([\w.\-]+)", rest.split("), ")[0])
@@ -106,31 +105,21 @@ def _kind(name, code, line):
     return code
 
 
-def _shapes(text):
-    return [
-        tuple(map(int, dimensions.split(","))) if dimensions else ()
-        for _, dimensions in _ARRAY.findall(text)
-    ]
-
-
-def _size(text):
-    return sum(
-        _BYTES[dtype] * math.prod(map(int, filter(None, dimensions.split(","))))
-        for dtype, dimensions in _ARRAY.findall(text)
-    )
+def _window(line):
+    """The window of a call of cuDNN."""
+    found = re.search(r"window=\{size=([\dx]+)", line)
+    return tuple(map(int, found[1].split("x"))) if found else ()
 
 
 def _flops_of_convolution(kind, line, result, operands):
     """Twice the multiplications: each voxel of the smaller side through each tap of the window."""
-    window = re.search(r"window=\{size=([\dx]+)", line)
-    taps = math.prod(map(int, window[1].split("x"))) if window else 1
     order = re.search(r"dim_labels=\w+_(\w+)->", line)[1]
     # Of a kernel (O, I, ...) or (O, ..., I): the input channels of each output channel.
     kernel = result[0] if kind.endswith("kernel") else operands[1][0]
     inputs = kernel[order.index("i")]
     maps = operands[1] if kind.endswith("kernel") else operands[0]
     outputs = math.prod((result if kind == "convolution" else maps)[0])
-    return 2.0 * outputs * inputs * taps
+    return 2.0 * outputs * inputs * math.prod(_window(line))
 
 
 def _products(text):
@@ -143,7 +132,7 @@ def _products(text):
         if not match:
             continue
         name, result, code, rest = match.groups()
-        shapes[name] = _shapes(result)
+        shapes[name] = [shape for shape, _ in named_arrays(result)]
         if code == "dot" and current:
             first = re.findall(r"%([\w.\-]+)", rest)[0]
             axes = re.search(r"lhs_contracting_dims=\{([\d,]+)\}", line)[1]

@@ -142,7 +142,7 @@ _RANGES = {
 }
 _SECTIONS = (
     *("seed", "fold", "fold_by", "selection", "data", "augment", "model", "loss", "optimizer"),
-    *("train", "predict", "mesh"),
+    *("train", "predict", "mesh", "channels_last", "deterministic"),
 )
 
 

@@ -13,7 +13,11 @@ import numpy as np
 from isanet_jax.pipeline.dataset import batch_shapes
 
 GIB = 2**30
-_BITS = {"f64": 64, "s64": 64, "u64": 64, "bf16": 16, "f16": 16, "pred": 8, "s8": 8, "u8": 8}
+_BYTES = {
+    **{"f64": 8, "s64": 8, "u64": 8, "c64": 8, "f32": 4, "s32": 4, "u32": 4},
+    **{"bf16": 2, "f16": 2, "s16": 2, "u16": 2, "pred": 1, "s8": 1, "u8": 1},
+}
+_ARRAY = re.compile(rf"\b({'|'.join(_BYTES)})\[([\d,]*)\]")
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
 
@@ -60,16 +64,20 @@ def analyse_cost(compiled: jax.stages.Compiled, flops: float) -> StepCost:
     )
 
 
+def named_arrays(text: str) -> list[tuple[tuple[int, ...], int]]:
+    """(shape, bytes) of each array that a piece of a compiled function's text names."""
+    found = []
+    for dtype, dimensions in _ARRAY.findall(text):
+        shape = tuple(map(int, dimensions.split(","))) if dimensions else ()
+        found.append((shape, _BYTES[dtype] * math.prod(shape)))
+    return found
+
+
 def analyse_collectives(text: str) -> dict[str, dict[str, int]]:
     """Counts the collective operations in a compiled function's text, and the bytes they give."""
     found = {}
     for result, kind, start in re.findall(rf"= (.*?) ({'|'.join(_COLLECTIVES)})(-start)?\(", text):
-        sizes = [
-            math.prod(map(int, dimensions.split(","))) * (_BITS.get(dtype, 32) // 8)
-            if dimensions
-            else _BITS.get(dtype, 32) // 8
-            for dtype, dimensions in re.findall(r"([a-z]+\d*)\[([\d,]*)\]", result)
-        ]
+        sizes = [size for _, size in named_arrays(result)]
         # A started operation's result names its operands too, and a counter or two.
         size = max(sizes, default=0) if start else sum(sizes)
         entry = found.setdefault(kind, {"count": 0, "bytes": 0, "largest": 0})

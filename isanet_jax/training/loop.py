@@ -137,8 +137,7 @@ def _train_steps(run, state, progress, *, workdir, batches, checkpoints, stop, l
     before: so the device never waits for this loop.
     """
     step = int(state.step)
-    several = jax.process_count() > 1
-    batch_now = _with_stop(next(batches), stop) if several else next(batches)
+    batch_now = _next_batch(batches, stop)
     placed, unread = place_batch(batch_now, run.mesh), None
     reader = _Reader(run, workdir, stop, log, trace, saved=step)
     while step < run.total_steps:
@@ -147,7 +146,7 @@ def _train_steps(run, state, progress, *, workdir, batches, checkpoints, stop, l
         step, stop.has_steps = step + 1, True
         # The step runs on its own; the next batch is fetched and copied meanwhile.
         asked = time.perf_counter()
-        upcoming = _with_stop(next(batches), stop) if several else next(batches)
+        upcoming = _next_batch(batches, stop)
         placed = place_batch(upcoming, run.mesh)
         # The device has waited only if its step was done before the batch came: at most so long.
         waited = time.perf_counter() - asked if metrics["loss"].is_ready() else 0.0
@@ -243,9 +242,15 @@ def _select(run, state, progress, step, epoch, *, log, checkpoints):
         checkpoints.save_best(step, state, progress)
 
 
-def _with_stop(batch, stop):
-    """The batch with this process's signal: all learn in the same step that one is to stop."""
-    return batch | {"stop": np.full(len(batch["case"]), bool(stop.signal_name))}
+def _next_batch(batches, stop):
+    """The next batch; of several processes, with this one's signal.
+
+    So all of them learn in the same step that one is to stop.
+    """
+    batch = next(batches)
+    if jax.process_count() > 1:
+        batch["stop"] = np.full(len(batch["case"]), bool(stop.signal_name))
+    return batch
 
 
 def _check_parameters(state, step, saved):

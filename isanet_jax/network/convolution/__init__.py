@@ -1,4 +1,4 @@
-"""3D convolution, max pooling and 2x resampling by convolution, in two equal forms.
+"""3D convolution and 2x resampling by convolution, in two equal forms; and max pooling.
 
 `native` uses XLA's own 3D operations and is right on GPU and TPU. `folded` computes the same sums
 through 2D convolutions and matrix products, which XLA's CPU backend runs about ten times faster
@@ -9,9 +9,12 @@ here, where the form is chosen. Arrays are channels-last: (B, D, H, W, C).
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
+from jax import lax
 
 from isanet_jax.errors import ConfigError
 from isanet_jax.network.convolution import folded, native
+from isanet_jax.network.convolution.native import gradients_together as gradients_together
 
 FORMS = ("auto", "native", "folded")
 
@@ -80,9 +83,18 @@ def transposed_conv3d(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return native.channels_to_voxels(out)
 
 
-def max_pool(x: jax.Array, form: str = "auto") -> jax.Array:
-    """2x2x2 max pooling with stride 2: (B, D, H, W, C) -> (B, D/2, H/2, W/2, C)."""
-    return _of(form).max_pool(x)
+def max_pool(x: jax.Array) -> jax.Array:
+    """2x2x2 max pooling with stride 2: (B, D, H, W, C) -> (B, D/2, H/2, W/2, C).
+
+    By comparisons, which fuse with what stands around them, where the gradient of XLA's own
+    operation is slow on all devices. Depth last, and the earlier voxel where two are equal:
+    gradients then go to the first maximum in memory order, as that operation's do.
+    """
+    for axis in (3, 2, 1):
+        even = lax.slice_in_dim(x, 0, None, 2, axis)
+        odd = lax.slice_in_dim(x, 1, None, 2, axis)
+        x = jnp.where(even >= odd, even, odd)
+    return x
 
 
 def upsample_conv3d(

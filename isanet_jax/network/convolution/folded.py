@@ -1,4 +1,4 @@
-"""Convolution, pooling and upsampling through 2D convolutions and matrix products: for CPUs.
+"""Convolution and upsampling through 2D convolutions and matrix products: for CPUs.
 
 XLA's CPU backend runs these about ten times faster than its own 3D operations
 (docs/performance.md).
@@ -84,19 +84,6 @@ def _conv_by_columns(x, kernel):
     )
     flat = columns.reshape(batch, depth, height, width, size**3 * channels)
     return flat @ kernel.reshape(size**3 * channels, -1)
-
-
-def max_pool(x) -> jax.Array:
-    """See `isanet_jax.network.convolution.max_pool`.
-
-    Depth last, and the earlier voxel where two are equal: gradients then go to the same voxel as
-    in the native form, which picks the first maximum in memory order.
-    """
-    for axis in (3, 2, 1):
-        even = lax.slice_in_dim(x, 0, None, 2, axis)
-        odd = lax.slice_in_dim(x, 1, None, 2, axis)
-        x = jnp.where(even >= odd, even, odd)
-    return x
 
 
 def upsample_conv3d(x, kernel) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Convolution, pooling and upsampling by XLA's own 3D operations: right on GPU and TPU."""
+"""Convolution and upsampling by XLA's own 3D operations: right on GPU and TPU."""
 
 import functools
 import itertools
@@ -112,15 +112,6 @@ def _plain(x, kernel, *, stride, dilation, groups):
         dimension_numbers=_DIMENSIONS_3D,
         feature_group_count=groups,
     )
-
-
-def max_pool(x) -> jax.Array:
-    """See `isanet_jax.network.convolution.max_pool`."""
-    for axis in (3, 2, 1):
-        even = lax.slice_in_dim(x, 0, None, 2, axis)
-        odd = lax.slice_in_dim(x, 1, None, 2, axis)
-        x = jnp.where(even >= odd, even, odd)
-    return x
 
 
 def upsample_conv3d(x, kernel) -> jax.Array:
