@@ -1,23 +1,19 @@
 """The devices as a mesh, and arrays placed on it."""
 
-import contextlib
-
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from isanet_jax.errors import ConfigError
-
-# (data, space) whose gradients tests/training/test_mesh.py holds against one device's.
-PROVEN_SPLITS = ((1, 2), (1, 4), (1, 8), (2, 2), (2, 4))
 
 
 def make_mesh(data: int, space: int) -> Mesh:
     """A mesh of `data` x `space` devices with these axis names.
 
     Raises:
-        ConfigError: more devices than there are, or a split of volumes whose gradients have not
-            been proven right; devices of other processes that would be left out.
+        ConfigError: more devices than there are; devices of other processes that would be left
+            out.
     """
     mesh = make_mesh_of(jax.devices(), data, space)
     if jax.process_count() > 1 and mesh.size < jax.device_count():
@@ -66,9 +62,34 @@ def local_rows(array: jax.Array) -> np.ndarray:
     return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])
 
 
-def local_value(array) -> np.ndarray:
-    """An array of the state, which every device holds whole, as NumPy's."""
-    return np.asarray(array.addressable_data(0) if isinstance(array, jax.Array) else array)
+def state_shardings(state, mesh: Mesh):
+    """Where a `TrainState` lies: whole on every device, but for the optimiser's of split volumes.
+
+    Of its moments, each of the devices that share a volume has a part of the output channels, and
+    updates the parameters of these: two thirds of a state, which would be on each device else.
+    """
+    parts = mesh.shape["space"]
+    whole = NamedSharding(mesh, PartitionSpec())
+
+    def of_moment(x):
+        if parts == 1 or x.ndim == 0 or x.shape[-1] % parts:
+            return whole
+        return NamedSharding(mesh, PartitionSpec(*[None] * (x.ndim - 1), "space"))
+
+    everywhere = jax.tree.map(lambda _: whole, state)
+    return everywhere._replace(opt_state=jax.tree.map(of_moment, state.opt_state))
+
+
+def whole_value(array) -> np.ndarray:
+    """An array of the state as NumPy's.
+
+    All processes are to ask for it together: of another's devices, it takes the part from there.
+    """
+    if not isinstance(array, jax.Array) or array.is_fully_addressable:
+        return np.asarray(array)
+    if array.is_fully_replicated:
+        return np.asarray(array.addressable_data(0))
+    return multihost_utils.process_allgather(array, tiled=True)
 
 
 def make_mesh_of(devices, data: int, space: int) -> Mesh:
@@ -76,12 +97,6 @@ def make_mesh_of(devices, data: int, space: int) -> Mesh:
     if min(data, space) < 1 or data * space > len(devices):
         raise ConfigError(
             f"mesh.data is {data} and mesh.space {space}, and there are {len(devices)} devices"
-        )
-    if space > 1 and (data, space) not in PROVEN_SPLITS:
-        proven = ", ".join(f"{d} x {s}" for d, s in PROVEN_SPLITS)
-        raise ConfigError(
-            f"mesh.data x mesh.space is {data} x {space}; gradients of split volumes have been "
-            f"proven equal to one device's on {proven} only (docs/distributed.md)"
         )
     grid = np.array(devices[: data * space]).reshape(data, space)
     return Mesh(grid, ("data", "space"), axis_types=(AxisType.Auto,) * 2)
@@ -101,47 +116,3 @@ def compiler_options(config: dict, mesh: Mesh) -> tuple[tuple[str, bool], ...]:
         ("xla_gpu_force_conv_nhwc", config.get("channels_last", True)),
         ("xla_gpu_deterministic_ops", config.get("deterministic", False)),
     )
-
-
-def jit_on(mesh: Mesh, function, **options):
-    """`jax.jit` of a function that is placed on a mesh.
-
-    Where volumes are split, by JAX's older partitioner: the default one gives wrong gradients on
-    some of these meshes (docs/distributed.md).
-    """
-    jitted = jax.jit(function, **options)
-    return jitted if mesh.shape["space"] == 1 else _ByOlderPartitioner(jitted)
-
-
-class _ByOlderPartitioner:
-    """A jitted or lowered function whose steps to the compiled one use the older partitioner."""
-
-    def __init__(self, wrapped):
-        self._wrapped = wrapped
-
-    def __getattr__(self, name):
-        return getattr(self._wrapped, name)
-
-    def __call__(self, *arguments):
-        with _older_partitioner():
-            return self._wrapped(*arguments)
-
-    def lower(self, *arguments):
-        """As `jax.jit`'s."""
-        with _older_partitioner():
-            return _ByOlderPartitioner(self._wrapped.lower(*arguments))
-
-    def compile(self):
-        """As a lowered function's."""
-        with _older_partitioner():
-            return self._wrapped.compile()
-
-
-@contextlib.contextmanager
-def _older_partitioner():
-    before = jax.config.jax_use_shardy_partitioner
-    jax.config.update("jax_use_shardy_partitioner", False)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_use_shardy_partitioner", before)

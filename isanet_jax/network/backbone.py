@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from isanet_jax.distributed.placement import shard_volume
+from isanet_jax.distributed.placement import settle_for_half
 from isanet_jax.network.blocks import (
     Conv,
     Output,
@@ -66,7 +66,7 @@ class Encoder(nnx.Module):
         features = []
         for index, level in enumerate(self.levels):
             if index:
-                x = shard_volume(recompute_elementwise(max_pool, self.config)(x))
+                x = recompute_elementwise(max_pool, self.config)(settle_for_half(x))
             x = level(x)
             features.append(x)
         return features

@@ -13,7 +13,14 @@ import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from isanet_jax.distributed.placement import shard_volume, volumes_are_split
+from isanet_jax.distributed.placement import (
+    largest_of_parts,
+    mean_of_parts,
+    parts_of,
+    settle,
+    sum_of_parts,
+    with_neighbours,
+)
 from isanet_jax.errors import ConfigError
 from isanet_jax.network.config import MODALITIES, ModelConfig
 from isanet_jax.network.convolution import (
@@ -71,7 +78,8 @@ def network_input(image: jax.Array, config: ModelConfig) -> jax.Array:
         ConfigError: an image of another size than `config.size`.
     """
     size = config.size
-    if image.ndim != 5 or image.shape[1:] != (size, size, size, len(MODALITIES)):
+    depth = size // parts_of(image)
+    if image.ndim != 5 or image.shape[1:] != (depth, size, size, len(MODALITIES)):
         raise ConfigError(
             f"the network was built for (B, {size}, {size}, {size}, 2) and got {image.shape}"
         )
@@ -213,17 +221,25 @@ class Conv(nnx.Module):
 
     def __call__(self, x):
         """`x`: a map, or several, whose channels count one after the other."""
-        dtype = (x[0] if isinstance(x, (list, tuple)) else x).dtype
-        out = conv3d(
-            x,
-            self.kernel[...].astype(dtype),
-            self.form,
-            stride=self.stride,
-            dilation=self.dilation,
-            groups=self.groups,
-        )
-        out = shard_volume(checkpoint_name(out, _CONVOLUTION))
+        maps = x if isinstance(x, (list, tuple)) else (x,)
+        kernel = self.kernel[...].astype(maps[0].dtype)
+        convolve = self._convolve if parts_of(maps[0]) == 1 else self._convolve_part
+        out = checkpoint_name(convolve(kernel, *maps), _CONVOLUTION)
         return out if self.bias is None else out + self.bias[...].astype(out.dtype)
+
+    def _convolve(self, kernel, *maps, pads_depth=True):
+        options = {"stride": self.stride, "dilation": self.dilation, "groups": self.groups}
+        return conv3d(maps, kernel, self.form, **options, pads_depth=pads_depth)
+
+    def _convolve_part(self, kernel, *maps):
+        reach = kernel.shape[0] // 2 * self.dilation
+
+        def with_planes(kernel, *maps):
+            maps = [with_neighbours(x, reach, reach) for x in maps]
+            return self._convolve(kernel, *maps, pads_depth=False)
+
+        # Recomputed: for the gradients, the maps are kept and not their copies with more planes.
+        return jax.checkpoint(with_planes)(kernel, *maps)
 
 
 class StridedConv(nnx.Module):
@@ -259,7 +275,10 @@ class UpsampleConv(nnx.Module):
 
     def __call__(self, x):
         kernel = self.kernel[...].astype(x.dtype)
-        out = shard_volume(upsample_conv3d(x, kernel, self.form, split_depth=volumes_are_split()))
+        if parts_of(x) == 1:
+            out = settle(upsample_conv3d(x, kernel, self.form))
+        else:  # the last outputs see the next device's first plane, which has outputs there
+            out = upsample_conv3d(with_neighbours(x, 0, 1), kernel, self.form)[:, :-2]
         return out if self.bias is None else out + self.bias[...].astype(out.dtype)
 
 
@@ -333,7 +352,16 @@ class MLP(nnx.Module):
 
 def global_mean(x: jax.Array) -> jax.Array:
     """Mean over the volume in float32: (B, D, H, W, C) -> (B, C)."""
-    return to_float32(x).mean(SPACE)
+    return mean_of_parts(to_float32(x).mean(SPACE), parts_of(x))
+
+
+def softmax_over_volume(x: jax.Array) -> jax.Array:
+    """Of each channel: (B, D, H, W, C), of which a volume's sum is 1."""
+    parts = parts_of(x)
+    if parts == 1:
+        return jax.nn.softmax(x, axis=SPACE)
+    positive = jnp.exp(x - largest_of_parts(x.max(SPACE, keepdims=True), parts))
+    return positive / sum_of_parts(positive.sum(SPACE, keepdims=True), parts)
 
 
 def scale_channels(x: jax.Array, factor: jax.Array) -> jax.Array:

@@ -5,6 +5,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from isanet_jax.distributed.placement import mean_of_parts, parts_of
+
 SPACE = (1, 2, 3)  # the axes of a volume in (B, D, H, W, C)
 _EPSILON = 1e-5
 _SOME = 8  # voxels along each axis
@@ -15,7 +17,6 @@ def to_float32(x: jax.Array) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
 def instance_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, relu: bool = False) -> jax.Array:
     """Mean 0, variance 1 per sample and channel over the volume, then x scale + bias (and ReLU).
 
@@ -32,23 +33,31 @@ def instance_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, relu: bool = 
     Returns:
         (B, D, H, W, C), in x's dtype.
     """
-    return _forward(x, scale, bias, relu)[0]
+    return _instance_norm(x, scale, bias, relu, parts_of(x))
 
 
-def _forward(x, scale, bias, relu):
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _instance_norm(x, scale, bias, relu, parts):
+    return _forward(x, scale, bias, relu, parts)[0]
+
+
+def _forward(x, scale, bias, relu, parts):
+    def mean_of(values):
+        return mean_of_parts(values.mean(SPACE, keepdims=True), parts)
+
     values = to_float32(x)
     # Sums of differences from a mean of some voxels: the squares of large values would cancel.
     some = tuple(slice(None, None, max(n // _SOME, 1)) for n in x.shape[1:4])
-    pivot = values[:, *some].mean(SPACE, keepdims=True)
-    shift = (values - pivot).mean(SPACE, keepdims=True)
-    variance = jnp.square(values - pivot).mean(SPACE, keepdims=True) - jnp.square(shift)
+    pivot = mean_of(values[:, *some])
+    shift = mean_of(values - pivot)
+    variance = mean_of(jnp.square(values - pivot)) - jnp.square(shift)
     mean, rate = pivot + shift, jax.lax.rsqrt(jnp.maximum(variance, 0) + _EPSILON)
     out = (values - mean) * (rate * scale) + bias
     out = jax.nn.relu(out) if relu else out
     return out.astype(x.dtype), (x, mean, rate, scale, bias)
 
 
-def _backward(relu, kept, gradient):
+def _backward(relu, parts, kept, gradient):
     x, mean, rate, scale, bias = kept
 
     def normal_and_gradient(x):
@@ -62,7 +71,8 @@ def _backward(relu, kept, gradient):
     # Again from x: XLA would keep the ReLU's mask between the two passes.
     normal, through = normal_and_gradient(jax.lax.optimization_barrier(x))
     voxels = x.shape[1] * x.shape[2] * x.shape[3]
-    of_x = rate * scale * (through - of_bias / voxels - normal * (of_scale / voxels))
+    means = (mean_of_parts(total / voxels, parts) for total in (of_bias, of_scale))
+    of_x = rate * scale * (through - next(means) - normal * next(means))
     of_scale, of_bias = (_like(g, a) for g, a in ((of_scale, scale), (of_bias, bias)))
     return of_x.astype(x.dtype), of_scale, of_bias
 
@@ -73,4 +83,4 @@ def _like(gradient, argument):
     return whole.astype(argument.dtype)
 
 
-instance_norm.defvjp(_forward, _backward)
+_instance_norm.defvjp(_forward, _backward)

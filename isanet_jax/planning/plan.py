@@ -16,7 +16,7 @@ from jax.experimental import topologies
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from isanet_jax.distributed.mesh import compiler_options, make_mesh, make_mesh_of
+from isanet_jax.distributed.mesh import compiler_options, make_mesh, make_mesh_of, state_shardings
 from isanet_jax.errors import ConfigError
 from isanet_jax.network import systems
 from isanet_jax.pipeline.dataset import batch_shapes
@@ -101,7 +101,7 @@ class Plan:
             )
             return step.lower(state, arrays)
 
-        return self._cost(lower, self._state, arrays)
+        return self._cost(lower, self._state, arrays, place=_placed_state)
 
     def prediction(self) -> StepCost:
         """What the real prediction of one volume needs."""
@@ -121,12 +121,11 @@ class Plan:
 
         return self._cost(lower, self._state.params, volume, mesh=one)
 
-    def _cost(self, lower, replicated, batched, mesh=None):
-        mesh = mesh or self.mesh
+    def _cost(self, lower, held, batched, mesh=None, place=None):
+        mesh, place = mesh or self.mesh, place or _placed
         here = make_mesh(1, 1)
-        flops = count_flops(lower(here, _placed(replicated, here), _placed(batched, here)))
-        over_data = _placed(batched, mesh, "data")
-        lowered = lower(mesh, _placed(replicated, mesh), over_data)
+        flops = count_flops(lower(here, place(held, here), _placed(batched, here)))
+        lowered = lower(mesh, place(held, mesh), _placed(batched, mesh, "data"))
         with contextlib.nullcontext() if self.gpu is None else _not_kept():
             compiled = lowered.compile()
         cost = analyse_cost(compiled, flops)
@@ -174,6 +173,14 @@ def _not_kept():
 def _placed(tree, mesh, *axes):
     sharding = NamedSharding(mesh, PartitionSpec(*axes))
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+
+def _placed_state(state, mesh):
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        state,
+        state_shardings(state, mesh),
+    )
 
 
 def matrix_product_rate() -> float:

@@ -14,7 +14,7 @@ from scipy import special
 from isanet_jax.cases.grid import resample
 from isanet_jax.cases.prepare import Settings, check_images, image_channels
 from isanet_jax.datasets.layout import Scan
-from isanet_jax.distributed.mesh import PROVEN_SPLITS, compiler_options, make_mesh
+from isanet_jax.distributed.mesh import compiler_options, make_mesh
 from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.network import systems
 from isanet_jax.prediction.windows import predict_windows
@@ -181,10 +181,8 @@ def check_finite(probability: np.ndarray, *, case: str, file=None) -> None:
 def _devices_for(config) -> tuple[int, int]:
     """The mesh (data, space) of all devices that predicts with a run of this config."""
     devices, space = jax.device_count(), config["mesh"]["space"]
-    if space > 1:  # its volumes may not fit one device
-        for data in (devices // space, 1):
-            if (data, space) in PROVEN_SPLITS and data * space <= devices:
-                return data, space
+    if 1 < space <= devices:  # its volumes may not fit one device
+        return devices // space, space
     return devices, 1
 
 

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from isanet_jax.distributed.mesh import local_value
+from isanet_jax.distributed.mesh import whole_value
 from isanet_jax.errors import CheckpointError, DataError
 from isanet_jax.files import write_json
 from isanet_jax.network.systems import SYSTEMS
@@ -215,7 +215,7 @@ def digest_of(tree) -> str:
     """SHA-256 of names, types, shapes and bytes of a tree's arrays."""
     digest = hashlib.sha256()
     for name, leaf in sorted(_named(tree), key=lambda named: named[0]):
-        array = np.ascontiguousarray(local_value(leaf))
+        array = np.ascontiguousarray(whole_value(leaf))
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
         digest.update(array.view(np.uint8).data if array.ndim else array.tobytes())
     return digest.hexdigest()

@@ -262,7 +262,7 @@ def _check_unread(config):
 
 
 def _check_split(config):
-    """Refuses volumes split over devices where that has not been proven right."""
+    """Refuses volumes split over devices where the network cannot be."""
     space, size = config["mesh"]["space"], config["data"]["size"]
     if space <= 1:
         return
@@ -270,8 +270,8 @@ def _check_split(config):
     if model["name"] not in _SPLIT_SYSTEMS or config["data"]["patch"]:
         raise ConfigError(
             f"mesh.space is {space} with model.name {model['name']!r} and data.patch "
-            f"{config['data']['patch']}; split volumes have been proven right for whole volumes in "
-            f"{', '.join(_SPLIT_SYSTEMS)}. Use mesh.data"
+            f"{config['data']['patch']}; what can be split are whole volumes in "
+            f"{' and '.join(_SPLIT_SYSTEMS)}. Use mesh.data"
         )
     if model["convolution"] == "folded":
         raise ConfigError("model.convolution is 'folded'; a split volume needs 'native' or 'auto'")

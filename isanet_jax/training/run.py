@@ -7,11 +7,11 @@ from pathlib import Path
 
 import jax
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from isanet_jax.cases.cohort import Cohort, prepare_phantoms, read_cohort
 from isanet_jax.cases.folds import Split, folds_by_centre, split
-from isanet_jax.distributed.mesh import compiler_options
+from isanet_jax.distributed.mesh import compiler_options, state_shardings
 from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.locks import only_here
 from isanet_jax.network import systems
@@ -96,7 +96,7 @@ def build_run(config, cohort, mesh):
     schedule = make_schedule(config, steps_per_epoch)
     optimizer = make_optimizer_from(schedule, config)
     graphdef, state = init_state(model_config(config), optimizer, config["seed"])
-    state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+    state = jax.device_put(state, state_shardings(state, mesh))
     print(
         f"{count_parameters(state.params):,} parameters, {len(parts.train)} cases to train on, "
         f"{len(parts.selection)} to validate (selection {config['selection']!r}, fold "

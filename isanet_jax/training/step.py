@@ -1,6 +1,7 @@
 """The train step and the prediction, as pure functions that are compiled once."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -10,8 +11,8 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from isanet_jax.distributed.mesh import jit_on, local_value
-from isanet_jax.distributed.placement import shard_volume, volumes_over
+from isanet_jax.distributed.mesh import state_shardings, whole_value
+from isanet_jax.distributed.placement import on_parts, over_mesh
 from isanet_jax.network import systems
 from isanet_jax.network.whole_volume import mirrored, windowed
 from isanet_jax.pipeline.augment import augment, crop_patch, normalise
@@ -41,7 +42,7 @@ def not_finite(tree) -> list[str]:
     return [
         jax.tree_util.keystr(path, simple=True, separator=".")
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-        if not np.isfinite(local_value(leaf)).all()
+        if not np.isfinite(whole_value(leaf)).all()
     ]
 
 
@@ -72,8 +73,8 @@ def make_train_step(
     Args:
         graphdef: the network's structure.
         optimizer: optax transformation.
-        mesh: the batch is split over its `data` axis, its volumes' depth over `space`, the state
-            is replicated.
+        mesh: the batch is split over its `data` axis, its volumes' depth over `space`; the state
+            lies as `isanet_jax.distributed.mesh.state_shardings` says.
         loss: settings of `isanet_jax.training.losses.segmentation_loss`.
         patch: edge of the patch that is cut from each volume; 0: the whole volume.
         options: of the compiler, see `isanet_jax.distributed.mesh.compiler_options`.
@@ -82,17 +83,14 @@ def make_train_step(
         The step. Its metrics are scalars: loss, dice_loss, focal_loss; and stop, where the batch
         has it: whether any element of it is True.
     """
+    network = on_parts(partial(systems.apply, graphdef), mesh)
 
     def loss_fn(params, image, label):
-        return segmentation_loss(systems.apply(graphdef, params, image), label, **loss)
+        return segmentation_loss(network(params, image), label, **loss)
 
     def step(state, batch):
-        with volumes_over(mesh):
-            return placed_step(state, batch)
-
-    def placed_step(state, batch):
         # Rotation reads a whole volume, which every device has, for the part that it keeps.
-        ct, pet, label = map(shard_volume, augment(batch))
+        ct, pet, label = (over_mesh(x, mesh) for x in augment(batch))
         image = normalise(ct, pet)
         if patch:
             image, label = crop_patch(
@@ -106,15 +104,16 @@ def make_train_step(
         metrics = {"loss": loss_value, **parts}
         if "stop" in batch:
             metrics["stop"] = jnp.any(batch["stop"])
-        return state, metrics
+        return jax.lax.with_sharding_constraint(state, state_shardings(state, mesh)), metrics
 
     replicated = NamedSharding(mesh, PartitionSpec())
     over_data = NamedSharding(mesh, PartitionSpec("data"))
-    return jit_on(
-        mesh,
+    # Of split volumes, the state lies where it is given: not all of it is replicated.
+    of_state = replicated if mesh.shape["space"] == 1 else None
+    return jax.jit(
         step,
-        in_shardings=(replicated, over_data),
-        out_shardings=(replicated, replicated),
+        in_shardings=(of_state, over_data),
+        out_shardings=(of_state, replicated),
         donate_argnums=0,
         compiler_options=dict(options) | (_FOR_MEMORY if mesh.shape["space"] > 1 else {}),
     )
@@ -137,20 +136,17 @@ def make_predict(
     over_data = NamedSharding(mesh, PartitionSpec("data"))
     shardings = (replicated, over_data, over_data)
 
-    def predict(params, ct_hu, pet_suv):
-        with volumes_over(mesh):
-            return whole_prediction(params, shard_volume(ct_hu), shard_volume(pet_suv))
+    network = on_parts(partial(systems.apply, graphdef), mesh)
 
-    def whole_prediction(params, ct_hu, pet_suv):
+    def predict(params, ct_hu, pet_suv):
         def probability(image):
-            return jax.nn.sigmoid(systems.apply(graphdef, params, image).logits)
+            return jax.nn.sigmoid(network(params, image).logits)
 
         whole = windowed(probability, patch) if patch else probability
         whole = mirrored(whole) if mirror else whole
-        return whole(normalise(ct_hu, pet_suv))
+        return whole(normalise(over_mesh(ct_hu, mesh), over_mesh(pet_suv, mesh)))
 
-    return jit_on(
-        mesh,
+    return jax.jit(
         predict,
         in_shardings=shardings,
         out_shardings=over_data,

@@ -43,7 +43,7 @@ def batch_of(count, size):
 def gradients(name, data, space, size, batch, remat):
     """(loss, gradients) of one step: with this optimiser, parameters lose their gradient."""
     mesh = make_mesh(data, space)
-    levels = 3 if size == 16 else 5
+    levels = 3 if size <= 24 else 5
     model = ModelConfig(
         name=name,
         size=size,

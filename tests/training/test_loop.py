@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from isanet_jax.cases.case import read_case
-from isanet_jax.distributed.mesh import make_mesh, make_mesh_of
+from isanet_jax.distributed.mesh import make_mesh
 from isanet_jax.errors import CheckpointError, ConfigError, DataError, IsaNetError
 from isanet_jax.locks import only_here
 from isanet_jax.network import systems
@@ -286,9 +286,7 @@ def test_an_epoch_has_each_training_case_once_and_a_part_of_a_batch_is_a_step(co
     assert run.steps_per_epoch == -(-len(run.parts.train) // 2)
 
 
-def test_meshes_that_are_not_proven_are_refused():
-    with pytest.raises(ConfigError, match="1 x 3; gradients of split volumes have been proven"):
-        make_mesh_of(jax.devices() * 3, 1, 3)
+def test_a_mesh_of_more_devices_than_there_are_is_refused():
     with pytest.raises(ConfigError, match="mesh.data is 99"):
         make_mesh(99, 1)
 

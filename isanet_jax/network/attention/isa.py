@@ -6,12 +6,18 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from isanet_jax.distributed.placement import parts_of
 from isanet_jax.errors import ConfigError
 from isanet_jax.network.attention.se import ChannelGate
 from isanet_jax.network.backbone import two_branch
-from isanet_jax.network.blocks import Conv, ConvBlock, recompute_elementwise
+from isanet_jax.network.blocks import (
+    Conv,
+    ConvBlock,
+    recompute_elementwise,
+    softmax_over_volume,
+)
 from isanet_jax.network.config import ModelConfig
-from isanet_jax.network.instance_norm import SPACE, to_float32
+from isanet_jax.network.instance_norm import to_float32
 
 
 def fuse(q: jax.Array, k: jax.Array, fusion: str) -> jax.Array:
@@ -68,9 +74,9 @@ class ISA(nnx.Module):
 
     def _weight(self, fused, value, x):
         # float32 whatever the compute dtype: a sum over millions of voxels.
-        weight = jax.nn.softmax(fused, axis=SPACE)
+        weight = softmax_over_volume(fused)
         if self.config.weight_scale == "mean":
-            weight = weight * math.prod(value.shape[1:4])
+            weight = weight * (parts_of(value) * math.prod(value.shape[1:4]))
         return self.output([weight.astype(x.dtype) * self.value.norm(value), x])
 
 

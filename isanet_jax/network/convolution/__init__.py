@@ -38,6 +38,7 @@ def conv3d(
     stride: int = 1,
     dilation: int = 1,
     groups: int = 1,
+    pads_depth: bool = True,
 ) -> jax.Array:
     """Cross-correlation, zero-padded on both sides by (k - 1)/2 x dilation (PyTorch's "same").
 
@@ -46,12 +47,16 @@ def conv3d(
         kernel: (k, k, k, C / groups, O), k odd.
         form: which of the two equal forms, see `FORMS`.
         stride, dilation, groups: as in PyTorch's Conv3d, the same on every axis.
+        pads_depth: False where the padding of D is there already, as planes of another device.
 
     Returns:
         (B, D, H, W, O), each axis divided by the stride (rounded up).
     """
     maps = x if isinstance(x, (list, tuple)) else (x,)
-    return _of(form).conv3d(maps, kernel, stride=stride, dilation=dilation, groups=groups)
+    options = {"stride": stride, "dilation": dilation, "groups": groups}
+    if pads_depth:
+        return _of(form).conv3d(maps, kernel, **options)
+    return native.conv3d(maps, kernel, **options, pads_depth=False)
 
 
 def strided_conv3d(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -80,7 +85,9 @@ def transposed_conv3d(x: jax.Array, kernel: jax.Array) -> jax.Array:
         (B, 2D, 2H, 2W, O).
     """
     out = x @ kernel.transpose(3, 0, 1, 2, 4).reshape(x.shape[-1], -1)
-    return native.channels_to_voxels(out)
+    b, d, h, w, _ = x.shape
+    voxels = out.reshape(b, d, h, w, 2, 2, 2, -1).transpose(0, 1, 4, 2, 5, 3, 6, 7)
+    return voxels.reshape(b, 2 * d, 2 * h, 2 * w, -1)
 
 
 def max_pool(x: jax.Array) -> jax.Array:
@@ -97,9 +104,7 @@ def max_pool(x: jax.Array) -> jax.Array:
     return x
 
 
-def upsample_conv3d(
-    x: jax.Array, kernel: jax.Array, form: str = "auto", *, split_depth: bool = False
-) -> jax.Array:
+def upsample_conv3d(x: jax.Array, kernel: jax.Array, form: str = "auto") -> jax.Array:
     """Transposed 3x3x3 convolution with stride 2 whose output is exactly twice the size.
 
     The same as PyTorch's ConvTranspose3d(kernel 3, stride 2, padding 1, output_padding 1) with
@@ -109,13 +114,10 @@ def upsample_conv3d(
         x: (B, D, H, W, C).
         kernel: (3, 3, 3, C, O).
         form: which of the two equal forms, see `FORMS`.
-        split_depth: D lies on several devices; a third equal form, in which D is not dilated.
 
     Returns:
         (B, 2D, 2H, 2W, O).
     """
-    if split_depth:
-        return native.upsample_conv3d_by_parity(x, kernel)
     return _of(form).upsample_conv3d(x, kernel)
 
 

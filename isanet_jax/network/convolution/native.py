@@ -24,7 +24,7 @@ gradients_together.defvjp(
 )
 
 
-def conv3d(maps, kernel, *, stride, dilation, groups) -> jax.Array:
+def conv3d(maps, kernel, *, stride, dilation, groups, pads_depth=True) -> jax.Array:
     """See `isanet_jax.network.convolution.conv3d`.
 
     Of several maps, it is the sum of their convolutions: their concatenation, which would be the
@@ -36,7 +36,7 @@ def conv3d(maps, kernel, *, stride, dilation, groups) -> jax.Array:
     ends = list(itertools.accumulate(x.shape[-1] for x in maps[:-1]))
     kernels = jnp.split(kernel, ends, 3)
     outputs = [
-        _conv3d(x, k, stride=stride, dilation=dilation, groups=groups)
+        _conv3d(x, k, stride, dilation, groups, pads_depth=pads_depth)
         for x, k in zip(maps, kernels, strict=True)
     ]
     return functools.reduce(jnp.add, outputs)
@@ -60,17 +60,17 @@ def _product_backward(kept, gradient):
 _product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _product_backward)
 
 
-def _conv3d(x, kernel, *, stride, dilation, groups):
+def _conv3d(x, kernel, stride, dilation, groups, *, pads_depth):
     if kernel.shape[0] == stride == groups == 1:
         return _product(x, kernel[0, 0, 0])
-    if dilation > 1 and stride == 1:
+    if dilation > 1 and stride == 1 and pads_depth:
         return _dilated(x, kernel, dilation, groups)
-    return _plain(x, kernel, stride=stride, dilation=dilation, groups=groups)
+    return _plain(x, kernel, stride, dilation, groups, pads_depth=pads_depth)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _dilated(x, kernel, dilation, groups):
-    return _plain(x, kernel, stride=1, dilation=dilation, groups=groups)
+    return _plain(x, kernel, 1, dilation, groups)
 
 
 def _dilated_backward(dilation, groups, kept, gradient):
@@ -80,10 +80,9 @@ def _dilated_backward(dilation, groups, kept, gradient):
     convolution whose window is as large as the volume.
     """
     x, kernel = kept
-    plain = functools.partial(_plain, stride=1, groups=groups)
-    (of_x,) = jax.vjp(lambda x: plain(x, kernel, dilation=dilation), x)[1](gradient)
+    (of_x,) = jax.vjp(lambda x: _plain(x, kernel, 1, dilation, groups), x)[1](gradient)
     values, wanted = (_every(a, dilation) for a in (x, gradient))
-    (of_kernel,) = jax.vjp(lambda k: plain(values, k, dilation=1), kernel)[1](wanted)
+    (of_kernel,) = jax.vjp(lambda k: _plain(values, k, 1, 1, groups), kernel)[1](wanted)
     return of_x, of_kernel
 
 
@@ -101,13 +100,14 @@ def _every(x, step):
     return x.transpose(0, 2, 4, 6, 1, 3, 5, 7).reshape(-1, d // step, h // step, w // step, c)
 
 
-def _plain(x, kernel, *, stride, dilation, groups):
+def _plain(x, kernel, stride, dilation, groups, *, pads_depth=True):
     before = kernel.shape[0] // 2 * dilation
+    of_depth = before if pads_depth else 0
     return lax.conv_general_dilated(
         x,
         kernel,
         (stride,) * 3,
-        ((before, before),) * 3,
+        ((of_depth, of_depth), (before, before), (before, before)),
         rhs_dilation=(dilation,) * 3,
         dimension_numbers=_DIMENSIONS_3D,
         feature_group_count=groups,
@@ -158,38 +158,3 @@ def _upsample_backward(saved, gradient):
 
 
 _upsample.defvjp(_upsample_forward, _upsample_backward)
-
-
-def upsample_conv3d_by_parity(x, kernel) -> jax.Array:
-    """`upsample_conv3d` where D lies on several devices, in a form that does not dilate D.
-
-    For a kernel's gradient along a dilated axis, XLA's partitioner gathers the whole volume. Here
-    each voxel gives its 2x2x2 outputs as channels of one convolution without dilation.
-
-    Along an axis, output 2i sees x[i] through tap 1; output 2i+1 sees x[i] and x[i+1] through taps
-    0 and 2. The later plane comes in as further channels: then the depth needs no window.
-    """
-    channels = x.shape[-1]
-    later = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), (-1, 1, 0), *[(0, 0, 0)] * 3])
-    # tap_of[p, s]: the tap that output 2i+p sees x[i+s] through; 3 is none.
-    tap_of = jnp.array([[1, 3], [0, 2]])
-    taps = jnp.pad(kernel, [(0, 1)] * 3 + [(0, 0)] * 2)
-    for axis in (0, 2, 4):
-        taps = jnp.take(taps, tap_of, axis)
-    # (pd, sd, ph, sh, pw, sw, C, O) -> (1, sh, sw, sd x C, pd x ph x pw x O)
-    taps = taps.transpose(3, 5, 1, 6, 0, 2, 4, 7).reshape(1, 2, 2, 2 * channels, -1)
-    out = lax.conv_general_dilated(
-        jnp.concatenate([x, later], -1),
-        taps,
-        (1, 1, 1),
-        ((0, 0), (0, 1), (0, 1)),
-        dimension_numbers=_DIMENSIONS_3D,
-    )
-    return channels_to_voxels(out)
-
-
-def channels_to_voxels(x) -> jax.Array:
-    """(B, D, H, W, 2 x 2 x 2 x O) -> (B, 2D, 2H, 2W, O)."""
-    b, d, h, w, _ = x.shape
-    x = x.reshape(b, d, h, w, 2, 2, 2, -1).transpose(0, 1, 4, 2, 5, 3, 6, 7)
-    return x.reshape(b, 2 * d, 2 * h, 2 * w, -1)
