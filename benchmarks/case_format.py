@@ -87,9 +87,9 @@ def main():
         base = np.median(seconds["nii.gz x 3"])
         print(f"| format, {args.size}^3 | ms to load | times faster than nii.gz | MB |")
         print("|---|---|---|---|")
-        for name, of in seconds.items():
+        for name, times in seconds.items():
             megabytes = sum(p.stat().st_size for p in (root / name).iterdir()) / 1e6
-            took = np.median(of)
+            took = np.median(times)
             print(f"| {name} | {took * 1e3:.1f} | {base / took:.1f} | {megabytes:.1f} |")
 
 

@@ -58,12 +58,12 @@ def main():
         functions = [f for form in ("native", "folded") for f in _functions(operation, form)]
         seconds = [[] for _ in functions]
         for repeat in range(ROUNDS + 1):
-            for function, of in zip(functions, seconds, strict=True):
+            for function, times in zip(functions, seconds, strict=True):
                 start = time.perf_counter()
                 jax.block_until_ready(function(x, kernel))
                 if repeat:  # the first round compiles
-                    of.append(time.perf_counter() - start)
-        a, b, c, d = (1e3 * np.median(of) for of in seconds)
+                    times.append(time.perf_counter() - start)
+        a, b, c, d = (1e3 * np.median(times) for times in seconds)
         print(
             f"| {operation} {width}^3, {size}^3, {inputs} to {outputs} | {a:.1f} / {b:.1f} "
             f"| {c:.1f} / {d:.1f} | {a / c:.1f} / {b / d:.1f} |"

@@ -165,7 +165,7 @@ def make_batch(size):
 
     generator = np.random.default_rng(0)
     shapes = batch_shapes(1, size)
-    batch = {name: np.zeros(*of) for name, of in shapes.items()}
+    batch = {name: np.zeros(*kind) for name, kind in shapes.items()}
     batch["ct"] += generator.normal(0, 300, batch["ct"].shape).astype(np.float32)
     batch["pet"] += generator.gamma(1, 2, batch["pet"].shape).astype(np.float32)
     batch["label"] += generator.random(batch["label"].shape) < 0.02

@@ -122,16 +122,16 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         prepare_phantoms(folder, cases=6, size=args.size, seed=0)
         for _ in range(args.rounds):
-            for name, of in rates.items():
+            for name, measured in rates.items():
                 command = [sys.executable, "-m", "benchmarks.pipeline", "--worker", name, folder]
                 command += ["--cases", str(args.cases)]
                 done = subprocess.run(command, check=True, capture_output=True, text=True)
-                of.append(float(done.stdout.split()[-1]))
+                measured.append(float(done.stdout.split()[-1]))
     base = np.median(rates["MONAI"])
     print(f"| input pipeline, {args.size}^3 | cases/s | times MONAI |")
     print("|---|---|---|")
-    for name, of in rates.items():
-        print(f"| {name} | {np.median(of):.2f} | {np.median(of) / base:.1f} |")
+    for name, measured in rates.items():
+        print(f"| {name} | {np.median(measured):.2f} | {np.median(measured) / base:.1f} |")
 
 
 if __name__ == "__main__":

@@ -45,17 +45,17 @@ def check(
     """
     from tqdm import tqdm
 
-    found = {}
+    rows_by_case = {}
     examined = in_processes(partial(_check_scan, settings=settings), scans, workers)
     bar = {"total": len(scans), "unit": "case", "disable": None, "file": sys.stderr}
     for scan, outcome in tqdm(examined, **bar):
         try:
-            found[scan.case] = outcome()
+            rows_by_case[scan.case] = outcome()
         except Exception as error:
             failure = failure_of(error, scan.case, log)
             row = {"case": scan.case, "patient": scan.patient, "warnings": []}
-            found[scan.case] = row | {"errors": [str(failure)]}
-    rows = [found[scan.case] for scan in scans]
+            rows_by_case[scan.case] = row | {"errors": [str(failure)]}
+    rows = [rows_by_case[scan.case] for scan in scans]
     for case, reason in (failures or {}).items():
         rows.append({"case": case, "errors": [reason], "warnings": []})
     _check_cohort(scans, rows)
@@ -107,30 +107,30 @@ def _read(scan, settings, row):
             return {}, None
         row["warnings"] += images.warnings
         return {"ct": images.ct, "pet": images.pet}, images.label
-    found = {}
+    volumes = {}
     readers = {kind: partial(read_volume, getattr(scan, kind)) for kind in ("ct", "pet")}
     if scan.label is not None:
         values = settings.label_values, settings.other_values
         readers["label"] = partial(read_label, scan.label, *values)
     for name, read in readers.items():
         try:
-            found[name] = read(case=scan.case)
+            volumes[name] = read(case=scan.case)
         except DataError as error:
             row["errors"].append(str(error))
-    label = found.pop("label", None)
-    return found, label
+    label = volumes.pop("label", None)
+    return volumes, label
 
 
 def _doubts(volumes):
     """Ranges that are possible and unusual."""
-    found = []
+    doubts = []
     if volumes["ct"].data.max() < 200:
-        found.append(f"CT reaches {volumes['ct'].data.max():.0f} HU only: no bone in the field?")
+        doubts.append(f"CT reaches {volumes['ct'].data.max():.0f} HU only: no bone in the field?")
     if volumes["ct"].data.min() > -900:
-        found.append(f"CT begins at {volumes['ct'].data.min():.0f} HU: no air in the field?")
+        doubts.append(f"CT begins at {volumes['ct'].data.min():.0f} HU: no air in the field?")
     if volumes["pet"].data.max() < 1.5:
-        found.append(f"PET reaches SUV {volumes['pet'].data.max():.2f} only: is it SUV?")
-    return found
+        doubts.append(f"PET reaches SUV {volumes['pet'].data.max():.2f} only: is it SUV?")
+    return doubts
 
 
 def _check_label(label, volumes, row):

@@ -83,8 +83,8 @@ def image_channels(scan: Scan, ct: Volume, pet: Volume, settings: Settings):
     warnings = check_images(scan, ct, pet)
     box_mm = scan.box_mm
     if box_mm is None and settings.region == "head":
-        box_mm, found = find_head(pet)
-        if not found:
+        box_mm, has_brain = find_head(pet)
+        if not has_brain:
             warnings.append("no brain found on the PET: the box may miss the head")
     affine = case_grid(
         ct, size=settings.size, fit=settings.fit, spacing_mm=settings.spacing_mm, box_mm=box_mm
@@ -174,12 +174,12 @@ def read_label(path, values, others=(), *, case, placed=True) -> Volume:
     whole = np.rint(label.data)
     if np.abs(label.data - whole).max(initial=0) < _LABEL_ROUNDING:
         label = Volume(whole, label.affine, label.header)
-    found = np.unique(label.data)
-    unexpected = [v for v in found if v != 0 and v not in (*values, *others)]
+    present = np.unique(label.data)
+    unexpected = [v for v in present if v != 0 and v not in (*values, *others)]
     if unexpected:
-        listed = ", ".join(f"{v:.9g}" for v in found[:10])
+        listed = ", ".join(f"{v:.9g}" for v in present[:10])
         raise DataError(
-            f"label values {listed}{', ...' if len(found) > 10 else ''}",
+            f"label values {listed}{', ...' if len(present) > 10 else ''}",
             case=case,
             file=path,
             wanted=f"0 and {', '.join(map(str, (*values, *others)))}",
@@ -269,10 +269,10 @@ def _lost_lesions(label, label_case, affine):
     voxels = np.argwhere(label.data)
     places = np.rint(voxels @ to_case[:3, :3].T + to_case[:3, 3]).astype(int)
     inside = ((places >= 0) & (places < label_case.shape)).all(1)
-    found = np.zeros(len(voxels), bool)
-    found[inside] = near[tuple(places[inside].T)]
+    is_kept = np.zeros(len(voxels), bool)
+    is_kept[inside] = near[tuple(places[inside].T)]
     numbers = parts[tuple(voxels.T)]
-    kept = np.unique(numbers[found])
+    kept = np.unique(numbers[is_kept])
     sizes = np.bincount(numbers)
     ml = abs(np.linalg.det(label.affine[:3, :3])) / 1000
     return [size * ml for n, size in enumerate(sizes) if size and n not in kept]
@@ -281,20 +281,20 @@ def _lost_lesions(label, label_case, affine):
 def _label_warnings(label, label_case, volume_ml, affine, pet):
     if not label.data.any():
         return ["the label is empty"]
-    found = []
+    warnings = []
     if (outside := outside_fraction(label, pet.data.shape, pet.affine)) > 0.01:
-        found.append(f"{outside:.0%} of the tumour lies outside the PET")
+        warnings.append(f"{outside:.0%} of the tumour lies outside the PET")
     if not label_case.any():
-        return [*found, f"the tumour ({volume_ml:.2f} ml) has no voxel on the case's grid"]
+        return [*warnings, f"the tumour ({volume_ml:.2f} ml) has no voxel on the case's grid"]
     if lost := _lost_lesions(label, label_case, affine):
         listed = ", ".join(f"{ml:.3f} ml" for ml in lost[:10])
         more = f" and {len(lost) - 10} more" if len(lost) > 10 else ""
-        found.append(
+        warnings.append(
             f"{len(lost)} lesion(s) of the label are lost on the case's grid ({listed}{more})"
         )
     if (outside := outside_fraction(label, label_case.shape, affine)) > 0.01:
-        found.append(f"{outside:.0%} of the tumour lies outside the case's grid")
-    return found
+        warnings.append(f"{outside:.0%} of the tumour lies outside the case's grid")
+    return warnings
 
 
 def _sources(scan):

@@ -48,7 +48,7 @@ def differences(ct: Volume, pet: Volume, seen: dict) -> list[str]:
     """
     if not seen:
         return []
-    found = []
+    hints = []
     spacing, field = _describe(ct.affine, ct.data.shape)
     for name, values, margin, unit in (
         ("voxel size", spacing, _SPACING, "spacing_mm"),
@@ -56,7 +56,7 @@ def differences(ct: Volume, pet: Volume, seen: dict) -> list[str]:
     ):
         low, high = (np.array(v) for v in seen[unit])
         for axis in np.flatnonzero((values < low / margin) | (values > high * margin)):
-            found.append(
+            hints.append(
                 f"CT {name} {_AXES[axis]} is {values[axis]:.1f} mm; trained on "
                 f"{low[axis]:.1f} to {high[axis]:.1f} mm"
             )
@@ -64,8 +64,8 @@ def differences(ct: Volume, pet: Volume, seen: dict) -> list[str]:
         low, high = seen["ct_hu" if name == "CT" else "pet_suv"]
         largest = float(volume.data.max())
         if not low / _UPTAKE <= largest <= high * _UPTAKE:
-            found.append(
+            hints.append(
                 f"{name} reaches {largest:.4g} {unit}; trained on scans that reach "
                 f"{low:.4g} to {high:.4g}"
             )
-    return found
+    return hints

@@ -239,17 +239,17 @@ def _contours(workdir, comparison, cells, methods) -> list[str]:
     """
     first = comparison["seeds"][0]
     done = [c for c in cells if c.is_done and c.seed == first and c.method in comparison["methods"]]
-    found = {}  # case -> method -> (packed mask, DSC)
+    drawn = {}  # case -> method -> (packed mask, DSC)
     for cell in done:
         scores = cell.scores()[NETWORK]
         with np.load(cell.folder / MASKS) as stored:
             for case in stored:
-                found.setdefault(case, {})[cell.method] = stored[case], scores[case]["dsc"]
+                drawn.setdefault(case, {})[cell.method] = stored[case], scores[case]["dsc"]
     reference = comparison["reference"]
-    everywhere = [case for case, of in found.items() if len(of) == len(methods)]
+    everywhere = [case for case, masks in drawn.items() if len(masks) == len(methods)]
     if reference not in {row.name for row in methods} or not everywhere:
         return []
-    ranked = sorted(everywhere, key=lambda case: found[case][reference][1])
+    ranked = sorted(everywhere, key=lambda case: drawn[case][reference][1])
     chosen = {"worst": ranked[0], "middle": ranked[len(ranked) // 2], "best": ranked[-1]}
     cohort = read_cohort(comparison["base"]["data"]["cases"])
     (workdir / "contours").mkdir(exist_ok=True)
@@ -258,7 +258,7 @@ def _contours(workdir, comparison, cells, methods) -> list[str]:
         stored = read_case(cohort.path(case))
         shown = {}
         for row in methods:
-            packed, dsc = found[case][row.name]
+            packed, dsc = drawn[case][row.name]
             mask = np.unpackbits(packed, count=stored.label.size).reshape(stored.label.shape)
             shown[row.label] = mask.astype(bool), dsc
         name = f"contours/{place}.png"

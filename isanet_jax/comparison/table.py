@@ -59,12 +59,12 @@ class Row:
     @property
     def n_infinite(self) -> int:
         """Cases (counted once for each seed) with an infinite distance."""
-        return sum(s["hd"]["n_infinite"] for of in self.of_fold.values() for s in of)
+        return sum(s["hd"]["n_infinite"] for summaries in self.of_fold.values() for s in summaries)
 
     @property
     def n_scored(self) -> int:
         """Cases, counted once for each seed."""
-        return sum(s["n_cases"] for of in self.of_fold.values() for s in of)
+        return sum(s["n_cases"] for summaries in self.of_fold.values() for s in summaries)
 
 
 def collect(comparison: dict, cells: list[Cell]) -> list[Row]:
@@ -114,7 +114,7 @@ def tests(rows: list[Row], reference: str) -> list[dict]:
         return []
     results = []
     for metric in TESTED:
-        found = []
+        tests_of_metric = []
         for row in rows:
             shared = sorted(row.cases.keys() & by_name[reference].cases.keys())
             if row.name == reference or not shared:
@@ -123,9 +123,11 @@ def tests(rows: list[Row], reference: str) -> list[dict]:
                 np.array([r.cases[case][metric] for case in shared])
                 for r in (row, by_name[reference])
             )
-            found.append(
+            tests_of_metric.append(
                 {"method": row.name, "label": row.label, "metric": metric} | paired_test(a, b)
             )
-        corrected = holm([test["p"] for test in found])
-        results += [test | {"p_holm": p} for test, p in zip(found, corrected, strict=True)]
+        corrected = holm([test["p"] for test in tests_of_metric])
+        results += [
+            test | {"p_holm": p} for test, p in zip(tests_of_metric, corrected, strict=True)
+        ]
     return results

@@ -18,15 +18,15 @@ __all__ = ["DATASETS", "TARGETS", "Dataset", "Found", "check_files", "label_valu
 
 def find_datasets() -> dict[str, Dataset]:
     """Name -> dataset, of all files in this folder, in the order of their rank and name."""
-    found = {}
+    by_name = {}
     for file in pkgutil.iter_modules(__path__, f"{__name__}."):
         dataset = getattr(importlib.import_module(file.name), "DATASET", None)
         if dataset is None:
             continue
-        if dataset.name in found:
+        if dataset.name in by_name:
             raise ImportError(f"{file.name}: there is a dataset {dataset.name!r} already")
-        found[dataset.name] = dataset
-    return dict(sorted(found.items(), key=lambda item: (item[1].rank, item[0])))
+        by_name[dataset.name] = dataset
+    return dict(sorted(by_name.items(), key=lambda item: (item[1].rank, item[0])))
 
 
 DATASETS = find_datasets()
@@ -67,12 +67,12 @@ def read(source, layout=None, options: Options | None = None) -> tuple[str, Foun
         print(f"{source}: {layout}", flush=True)
     if layout not in DATASETS:
         raise ConfigError(f"there is no layout {layout!r}; choose from {', '.join(DATASETS)}")
-    found = DATASETS[layout].read(Path(source), options or Options())
-    for text in found.notes:
+    listing = DATASETS[layout].read(Path(source), options or Options())
+    for text in listing.notes:
         print(text, flush=True)
-    for reason in found.failures.values():
+    for reason in listing.failures.values():
         print(f"error: {reason}", file=sys.stderr)
-    return layout, found
+    return layout, listing
 
 
 def label_values(dataset, source, scans, *, values=None, target=None):

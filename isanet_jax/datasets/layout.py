@@ -138,18 +138,20 @@ def read_csv(path, columns) -> list[dict[str, str]]:
             # Spreadsheets write semicolons or tabs in some countries.
             delimiter = max(",;\t", key=header.count)
             reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True)
-            found = [name.strip() for name in next(reader, [])]
-            missing = [name for name in columns if name not in found]
+            names_there = [name.strip() for name in next(reader, [])]
+            missing = [name for name in columns if name not in names_there]
             if missing:
                 raise DataError(
-                    f"no column {', '.join(missing)} (found {', '.join(found)}, separated by "
+                    f"no column {', '.join(missing)} (found {', '.join(names_there)}, separated by "
                     f"{delimiter!r})",
                     file=path,
                     wanted=f"the columns {', '.join(columns)}, separated by commas, semicolons or "
                     "tabs",
                 )
             rows = ([value.strip() for value in row] for row in reader if any(row))
-            return [dict(itertools.zip_longest(found, row[: len(found)])) for row in rows]
+            return [
+                dict(itertools.zip_longest(names_there, row[: len(names_there)])) for row in rows
+            ]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(
             f"cannot be read as CSV ({error})", file=path, action="Save it as CSV in UTF-8"

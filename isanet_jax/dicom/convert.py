@@ -62,14 +62,14 @@ def write_copies(folder: Path, images: Images) -> None:
 
 def fingerprints(study: Study) -> dict[str, str]:
     """SHA-256 of the names, sizes and times of each part's files, which are not opened for it."""
-    found = {}
+    digests = {}
     for name, series in (("ct", study.ct), ("pet", study.pet), ("label", study.structures)):
         digest = hashlib.sha256(f"{series.uid} {study.regions}".encode())
         for file in series.files:
             status = file.path.stat()
             digest.update(f"{file.member} {status.st_size} {status.st_mtime_ns}".encode())
-        found[name] = digest.hexdigest()
-    return found
+        digests[name] = digest.hexdigest()
+    return digests
 
 
 def write_image(path, volume: Volume) -> None:

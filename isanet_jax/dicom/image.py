@@ -56,18 +56,18 @@ def read_image(
 
 def _lost_slices(headers, affine):
     """Warnings where a series says that it has, or had, more slices than are here."""
-    found = []
+    doubts = []
     stated = int(headers[0].get("NumberOfSlices") or 0)
     if stated > len(headers):
-        found.append(f"{len(headers)} of {stated} slices (NumberOfSlices) are here")
+        doubts.append(f"{len(headers)} of {stated} slices (NumberOfSlices) are here")
     thick_mm = float(headers[0].get("SliceThickness") or 0)
     apart_mm = float(np.linalg.norm(affine[:3, 2]))
     if 0 < thick_mm * _SPARSE < apart_mm:
-        found.append(
+        doubts.append(
             f"slices are {apart_mm:.2f} mm apart and {thick_mm:.2f} mm thick (SliceThickness): "
             "are some missing?"
         )
-    return found
+    return doubts
 
 
 def read_grid(series: Series, *, case=None) -> tuple[tuple[int, int, int], np.ndarray]:
@@ -236,18 +236,19 @@ def read_folder(
 def one_series(path, kind: str, *, case=None) -> Series:
     """The one series of a kind in a folder, archive or file. Raises DataError: none, or several."""
     series, left = find_series(path)
-    found = [one for one in series if one.kind == kind]
-    if len(found) != 1:
-        listed = "; ".join(s.describe() for s in (found or series))
+    matching = [one for one in series if one.kind == kind]
+    if len(matching) != 1:
+        listed = "; ".join(s.describe() for s in (matching or series))
         several = any(one.kind.startswith("enhanced") for one in series)
         unread = sum(left.values())
         raise DataError(
-            f"{len(found)} {kind} series ({listed}{f'; {unread} other files' if unread else ''})",
+            f"{len(matching)} {kind} series "
+            f"({listed}{f'; {unread} other files' if unread else ''})",
             case=case,
             file=path,
             wanted="one",
             action="Convert the series from enhanced (multi-frame) to classic DICOM"
-            if several and not found
+            if several and not matching
             else f"Give the folder of the series that you want, or use {command('prepare')} dicom",
         )
-    return found[0]
+    return matching[0]

@@ -55,12 +55,14 @@ def find_region(structures: pydicom.Dataset, name: str) -> int | None:
 
 def referenced_series(structures: pydicom.Dataset) -> set[str]:
     """UIDs of the image series that an RTSTRUCT or SEG says it was drawn on."""
-    found = {str(s.SeriesInstanceUID) for s in structures.get("ReferencedSeriesSequence") or ()}
+    referenced = {
+        str(s.SeriesInstanceUID) for s in structures.get("ReferencedSeriesSequence") or ()
+    }
     for frame in structures.get("ReferencedFrameOfReferenceSequence") or ():
         for study in frame.get("RTReferencedStudySequence") or ():
             for series in study.get("RTReferencedSeriesSequence") or ():
-                found.add(str(series.get("SeriesInstanceUID")))
-    return found
+                referenced.add(str(series.get("SeriesInstanceUID")))
+    return referenced
 
 
 def read_region(
@@ -350,11 +352,11 @@ def _segment_on(grid, dataset, number):
         corners = [np.array(position, float)]
         corners.append(corners[0] + across * float(spacing[1]) * (shape[0] - 1))
         corners.append(corners[0] + down * float(spacing[0]) * (shape[1] - 1))
-        found = np.array(corners) @ to_voxel[:3, :3].T + to_voxel[:3, 3]
-        index = round(float(found[:, 2].mean()))
+        voxels = np.array(corners) @ to_voxel[:3, :3].T + to_voxel[:3, 3]
+        index = round(float(voxels[:, 2].mean()))
         wanted = [[0, 0, index], [shape[0] - 1, 0, index], [0, shape[1] - 1, index]]
         # In the plane as well as the image's own slices lie: their distances may be uneven.
-        off = np.abs(found - wanted).max(0)
+        off = np.abs(voxels - wanted).max(0)
         if not 0 <= index < shape[2] or off[2] > _OFF_PLANE or off[:2].max() > _OFF_PLANE:
             return None
         mask[:, :, index] |= inside.T

@@ -185,9 +185,9 @@ class _Attributes:
         shown = str(value)[:80]
         if "DateTime" in keyword:
             shown = f"...{shown[8:]}"  # the day is the patient's own
-        found = "is missing" if value is None else f"is {shown!r}"
+        state = "is missing" if value is None else f"is {shown!r}"
         raise DataError(
-            f"{keyword} ({tag >> 16:04X},{tag & 0xFFFF:04X}) {found}: no body-weight SUV follows",
+            f"{keyword} ({tag >> 16:04X},{tag & 0xFFFF:04X}) {state}: no body-weight SUV follows",
             wanted=wanted,
             action=action,
             **self.where,

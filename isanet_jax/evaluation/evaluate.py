@@ -55,7 +55,9 @@ def score_run(
                 of_method = scores[grid].setdefault(method, {})
                 of_method[case] = case_metrics(mask, reference, spacing_mm)
         mask = probability >= THRESHOLD if predictor else None
-        on_case(case, stored, mask, {name: of[case] for name, of in scores[grids[0]].items()})
+        on_case(
+            case, stored, mask, {name: by_case[case] for name, by_case in scores[grids[0]].items()}
+        )
     return scores
 
 
@@ -63,13 +65,13 @@ def _predicted(predictor, cohort, cases):
     """Each case with the network's probability (None without one), a device's worth at a time."""
     data = iter(evaluation_data(cohort, cases))
     while group := list(islice(data, predictor.devices if predictor else 1)):
-        found = [None] * len(group)
+        predicted = [None] * len(group)
         if predictor:
-            found = predictor.probabilities(
+            predicted = predictor.probabilities(
                 np.stack([stored.ct for _, stored in group]),
                 np.stack([stored.pet for _, stored in group]),
             )
-        for (case, stored), probability in zip(group, found, strict=True):
+        for (case, stored), probability in zip(group, predicted, strict=True):
             if probability is not None:
                 check_finite(probability, case=case)
             yield case, stored, probability

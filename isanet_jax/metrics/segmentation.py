@@ -58,10 +58,10 @@ def _joint_box(a, b):
     box = []
     for axis in range(3):
         others = tuple(i for i in range(3) if i != axis)
-        found = np.flatnonzero(a.any(others) | b.any(others))
-        if not found.size:
+        planes = np.flatnonzero(a.any(others) | b.any(others))
+        if not planes.size:
             return (slice(0, 0),) * 3
-        part = slice(found[0], found[-1] + 1)
+        part = slice(planes[0], planes[-1] + 1)
         box.append(part)
         # The other axes need be searched within this part only.
         within = (slice(None),) * axis + (part,)

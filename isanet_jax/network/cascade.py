@@ -89,8 +89,8 @@ class Cascade(nnx.Module):
         half = size // 2
         halved = image.reshape(b, half, 2, half, 2, half, 2, c).mean((2, 4, 6))
         coarse = self.coarse(halved)
-        found = jax.nn.sigmoid(lax.stop_gradient(coarse)) >= BOX_THRESHOLD
-        start = box_start(found, self.box, size)
+        is_tumour = jax.nn.sigmoid(lax.stop_gradient(coarse)) >= BOX_THRESHOLD
+        start = box_start(is_tumour, self.box, size)
         inside = crop(image, start, self.box)
         fine = self.fine(inside)
         mask = jax.nn.sigmoid(lax.stop_gradient(fine))[..., None].astype(inside.dtype)

@@ -69,7 +69,7 @@ def convolutions(text: str) -> list[Convolution]:
 def operations(text: str) -> dict[str, Operations]:
     """Kind -> its operations, in a compiled function's text, most bytes first."""
     products = _products(text)
-    sizes, shapes, found = {}, {}, {}
+    sizes, shapes, totals = {}, {}, {}
     for line in text[text.index("\nENTRY") :].splitlines():
         match = _INSTRUCTION.match(line)
         if not match:
@@ -89,11 +89,11 @@ def operations(text: str) -> dict[str, Operations]:
             flops = products.get(called[1], 0.0)
         # A slice reads as much as it gives.
         read = sizes[name] if kind == "slice" else sum(sizes.get(o, 0) for o in operands)
-        before = found.get(kind, Operations(0, 0, 0.0))
-        found[kind] = Operations(
+        before = totals.get(kind, Operations(0, 0, 0.0))
+        totals[kind] = Operations(
             before.calls + 1, before.bytes + sizes[name] + read, before.flops + flops
         )
-    return dict(sorted(found.items(), key=lambda item: -item[1].bytes))
+    return dict(sorted(totals.items(), key=lambda item: -item[1].bytes))
 
 
 def _kind(name, code, line):

@@ -87,7 +87,7 @@ class Plan:
     def train_step(self, batch: int) -> StepCost:
         """What the real train step needs of each device, for a global batch."""
         shapes = batch_shapes(batch, self.config["data"]["size"])
-        arrays = {name: jax.ShapeDtypeStruct(*of) for name, of in shapes.items()}
+        arrays = {name: jax.ShapeDtypeStruct(*kind) for name, kind in shapes.items()}
         patch = self.config["data"]["patch"]
 
         def lower(mesh, state, arrays):

@@ -141,13 +141,13 @@ def predict(
     outcomes = predictor.probabilities_of_scans(
         [(one.scan, one.ct, one.pet) for one in images], batch=batch, progress=progress
     )
-    found = []
+    predictions = []
     for one, outcome in zip(images, outcomes, strict=True):
         if isinstance(outcome, Exception):
-            found.append(outcome)
+            predictions.append(outcome)
             continue
         volume, told = outcome
         hints = [f"hint: {text}" for text in differences(one.ct, one.pet, predictor.seen)]
         read = [f"warning: {text}" for text in one.warnings]
-        found.append(Prediction(one, volume, (*read, *told, *hints)))
-    return found
+        predictions.append(Prediction(one, volume, (*read, *told, *hints)))
+    return predictions

@@ -67,8 +67,8 @@ def predict_windows(
     for group in progress(len(groups), groups):
         images = [_window(ct, pet, affine, place, size) for place in group]
         images += images[-1:] * (batch - len(group))  # of one shape: compiled once
-        found = probability(*(np.stack(channel) for channel in zip(*images, strict=True)))
-        for place, window in zip(group, found, strict=False):
+        predicted = probability(*(np.stack(channel) for channel in zip(*images, strict=True)))
+        for place, window in zip(group, predicted, strict=False):
             box = tuple(slice(start, start + size) for start in place)
             total[box] += window * weights
             weight[box] += weights

@@ -24,6 +24,7 @@ from isanet_jax.training.step import TrainState
 
 _PARAMS, _REST = "params", "rest"
 SERIES = ("best", "latest")
+_VALUE = "value"
 _DISK = ("os_error_code", "No space", "File too large", "OS error")  # TensorStore's words
 _SAVED = "saved.json"  # beside the series: the step of each that was written whole, and its files
 
@@ -61,6 +62,7 @@ class Checkpoints:
 
     def _save(self, which, step, items, progress):
         self.wait()
+        items = _stored(items)
         description = {**self.info, "progress": dict(progress)}
         digests = {name: digest_of(tree) for name, tree in items.items()}
         digests["description"] = _digest_of_text(description)
@@ -225,6 +227,27 @@ def _digest_of_text(description):
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
 
 
+def _stored(items):
+    """As checkpoints have it: an array of a network lies under `value`, as in nnx's variables."""
+
+    def stored(tree):
+        return jax.tree.map(lambda x: {_VALUE: x}, tree) if isinstance(tree, dict) else tree
+
+    return {
+        name: jax.tree.map(stored, tree, is_leaf=lambda x: isinstance(x, dict))
+        for name, tree in items.items()
+    }
+
+
+def _plain(items):
+    """The inverse of `_stored`."""
+
+    def is_array(tree):
+        return isinstance(tree, dict) and tree.keys() == {_VALUE}
+
+    return jax.tree.map(lambda x: x[_VALUE] if is_array(x) else x, items, is_leaf=is_array)
+
+
 def _open(workdir, which, *, cleanup=True):
     return ocp.training.Checkpointer(
         Path(workdir).absolute() / "checkpoints" / which,
@@ -271,7 +294,7 @@ def _load(series, make_items, workdir, *, config=None):
         if digests and digests["description"] != _digest_of_text(description):
             raise ValueError("_CHECKPOINT_METADATA is not what was saved")
     _check_version(description, folder)
-    items = make_items(description)
+    items = _stored(make_items(description))
     with _damage(folder, workdir):
         metadata = series.checkpointables_metadata(step).metadata
         found, wanted = _shapes(metadata[_PARAMS]), _shapes(items[_PARAMS])
@@ -297,7 +320,7 @@ def _load(series, make_items, workdir, *, config=None):
         for name, tree in loaded.items():
             if digests and digest_of(tree) != digests[name]:
                 raise ValueError(f"the arrays in {name}/d are not those that were saved")
-    return description, loaded
+    return description, _plain(loaded)
 
 
 def _check_version(description, folder):
@@ -346,15 +369,15 @@ def _lacking(folder, saved):
         folder: of the checkpoint.
         saved: `step` and `files` of the series; empty: unknown.
     """
-    found = []
+    damages = []
     written = saved.get("files", {}) if str(saved.get("step")) == folder.name else {}
     for name, size in written.items():
         path = folder / name
         if not path.is_file():
-            found.append(f"{name} is missing")
+            damages.append(f"{name} is missing")
         elif path.stat().st_size != size:
-            found.append(f"{name} has {path.stat().st_size} bytes of {size}")
-    return ", ".join(found[:5])
+            damages.append(f"{name} has {path.stat().st_size} bytes of {size}")
+    return ", ".join(damages[:5])
 
 
 def _files(folder):

@@ -244,12 +244,12 @@ def unread_settings(config: dict) -> dict[str, tuple[object, str]]:
         names = ("floor_learning_rate", "restart_epochs")
         unread += [(f"optimizer.{name}", "optimizer.schedule 'poly'") for name in names]
     defaults = plain_config(hecktor.get_config())
-    found = {}
+    ignored = {}
     for name, why in unread:
         section, key = name.split(".")
         if config[section][key] != defaults[section][key]:
-            found[name] = defaults[section][key], why
-    return found
+            ignored[name] = defaults[section][key], why
+    return ignored
 
 
 def _check_unread(config):
@@ -307,11 +307,11 @@ def check_cohort(config: dict, cohort: Cohort) -> None:
     compared = ["size", "fit"] + (["spacing_mm"] if config["data"]["fit"] == "crop" else [])
     differing = [n for n in compared if cohort.settings[n] != config["data"][n]]
     if differing:
-        found = ", ".join(f"{n} {cohort.settings[n]}" for n in differing)
+        stored = ", ".join(f"{n} {cohort.settings[n]}" for n in differing)
         wanted = ", ".join(f"{n} {config['data'][n]}" for n in differing)
         accept = " ".join(f"--config.data.{n}={cohort.settings[n]}" for n in differing)
         raise ConfigError(
-            f"the cases in {cohort.folder} were prepared with {found}; the config says {wanted}. "
+            f"the cases in {cohort.folder} were prepared with {stored}; the config says {wanted}. "
             f"Prepare them again, or train on them as they are with {accept}"
         )
 

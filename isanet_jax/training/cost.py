@@ -66,25 +66,25 @@ def analyse_cost(compiled: jax.stages.Compiled, flops: float) -> StepCost:
 
 def named_arrays(text: str) -> list[tuple[tuple[int, ...], int]]:
     """(shape, bytes) of each array that a piece of a compiled function's text names."""
-    found = []
+    arrays = []
     for dtype, dimensions in _ARRAY.findall(text):
         shape = tuple(map(int, dimensions.split(","))) if dimensions else ()
-        found.append((shape, _BYTES[dtype] * math.prod(shape)))
-    return found
+        arrays.append((shape, _BYTES[dtype] * math.prod(shape)))
+    return arrays
 
 
 def analyse_collectives(text: str) -> dict[str, dict[str, int]]:
     """Counts the collective operations in a compiled function's text, and the bytes they give."""
-    found = {}
+    collectives = {}
     for result, kind, start in re.findall(rf"= (.*?) ({'|'.join(_COLLECTIVES)})(-start)?\(", text):
         sizes = [size for _, size in named_arrays(result)]
         # A started operation's result names its operands too, and a counter or two.
         size = max(sizes, default=0) if start else sum(sizes)
-        entry = found.setdefault(kind, {"count": 0, "bytes": 0, "largest": 0})
+        entry = collectives.setdefault(kind, {"count": 0, "bytes": 0, "largest": 0})
         entry["count"] += 1
         entry["bytes"] += size
         entry["largest"] = max(entry["largest"], size)
-    return found
+    return collectives
 
 
 def compile_with_cost(train_step, state, config: dict) -> tuple[jax.stages.Compiled, StepCost]:
@@ -96,7 +96,7 @@ def compile_with_cost(train_step, state, config: dict) -> tuple[jax.stages.Compi
         config: gives the batch's shapes.
     """
     shapes = batch_shapes(config["train"]["batch"], config["data"]["size"])
-    batch = {name: jax.ShapeDtypeStruct(*of) for name, of in shapes.items()}
+    batch = {name: jax.ShapeDtypeStruct(*kind) for name, kind in shapes.items()}
     if jax.process_count() > 1:
         batch["stop"] = jax.ShapeDtypeStruct((config["train"]["batch"],), np.bool_)
     # Tracing makes millions of objects that live on: looking for garbage among them took a third of

@@ -31,7 +31,7 @@ class TrainState(NamedTuple):
     from the data iterator's seed.
     """
 
-    params: nnx.State
+    params: dict
     opt_state: optax.OptState
     step: jax.Array
     key: jax.Array

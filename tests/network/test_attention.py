@@ -72,7 +72,7 @@ def test_modules_agree_with_numpy(name, generator):
     )
     x = generator.normal(0.3, 1, (2, 6, 5, 7, CHANNELS)).astype(np.float32)
     out = jax.jit(lambda p, x: nnx.merge(graphdef, p)(x))(params, x)
-    plain = jax.tree.map(lambda p: np.asarray(p, np.float64), nnx.to_pure_dict(params))
+    plain = jax.tree.map(lambda p: np.asarray(p, np.float64), params)
     for one, image in zip(out, x.astype(np.float64), strict=True):
         np.testing.assert_allclose(one, expected(image, plain), atol=1e-4, rtol=1e-4)
 

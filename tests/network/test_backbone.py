@@ -25,7 +25,7 @@ def tiny(**options):
 
 def plain(params):
     """Parameters by name as float64 NumPy arrays."""
-    return jax.tree.map(lambda x: np.asarray(x, np.float64), nnx.to_pure_dict(params))
+    return jax.tree.map(lambda x: np.asarray(x, np.float64), params)
 
 
 apply = jax.jit(lambda g, p, x: systems.apply(g, p, x).logits, static_argnums=0)

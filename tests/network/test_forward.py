@@ -3,7 +3,6 @@
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 from scipy import ndimage, special
 
 from isanet_jax.network import systems
@@ -164,7 +163,7 @@ def test_forward_agrees_with_numpy(name, generator):
     )
     image = generator.normal(size=(2, SIZE, SIZE, SIZE, 2)).astype(np.float32)
     output = jax.jit(lambda p, x: systems.apply(graphdef, p, x))(params, image)
-    plain = jax.tree.map(lambda p: np.asarray(p, np.float64), nnx.to_pure_dict(params))
+    plain = jax.tree.map(lambda p: np.asarray(p, np.float64), params)
     for i, one in enumerate(image.astype(np.float64)):
         logits, auxiliary = forward(one, plain)
         assert np.std(logits) > 0.05

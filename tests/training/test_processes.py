@@ -24,6 +24,7 @@ MPIRUN = {
     "OMPI_COMM_WORLD_LOCAL_RANK": "1",
     "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
 }
+EPOCH = 12  # steps: long enough to be told in its middle, however busy the machine is
 LOST = "error: process {} of 2 (on "
 
 
@@ -130,7 +131,7 @@ def start(workdir, cohort_folder, data, *settings, env=None):
         f"--config.data.cases={cohort_folder}", "--config.data.size=16",
         "--config.data.spacing_mm=12.0", "--config.data.phantoms=0", "--config.model.width=2",
         "--config.model.levels=3", "--config.selection=paper", "--config.train.batch=2",
-        "--config.train.validate_every=1", "--config.train.steps_per_epoch=8",
+        "--config.train.validate_every=1", f"--config.train.steps_per_epoch={EPOCH}",
         f"--config.mesh.data={data}", *settings,
     ]  # fmt: skip
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -173,28 +174,28 @@ def test_two_processes_train_as_one_stop_together_and_survive_a_kill(
 
     # The second is killed in the middle of a step.
     pair = pair_of(workdir, *settings)
-    pair.wait_for(lambda: pair.steps() >= 9)
+    pair.wait_for(lambda: pair.steps() > EPOCH)
     pair.processes[1].kill()
     status, _, stderr = pair.outcome(0)
     assert (status, LOST.format(1) in stderr) == (2, True), stderr
 
     # Told to stop, the second stops both in the same step, and it is saved.
     again = pair_of(workdir, *settings)
-    again.wait_for(lambda: again.steps() >= 17)  # the killed ones had 16 at most
+    again.wait_for(lambda: again.steps() > 2 * EPOCH)  # the killed ones had fewer
     again.processes[1].send_signal(signal.SIGTERM)
     (first, stdout, stderr), (second, *_) = again.outcome(0), again.outcome(1)
     assert (first, second) == (0, 0), stderr
-    assert "resuming from step 8" in stdout
+    assert f"resuming from step {EPOCH} (" in stdout
     assert "stopped on another process's signal after step" in stdout
 
     # One process alone ends what two began, with the losses of one alone.
     stopped = max(losses(workdir))
-    assert stopped < 24  # a batch fetched ahead later, and a step read late
+    assert stopped < 3 * EPOCH  # a batch fetched ahead later, and a step read late
     process = start(workdir, cohort_folder, 1, *settings)
     stdout, stderr = process.communicate(timeout=120)
     assert f"resuming from step {stopped}" in stdout, stderr
     expected, found = losses(alone), losses(workdir)
-    assert list(found) == list(expected) == list(range(1, 25))
+    assert list(found) == list(expected) == list(range(1, 3 * EPOCH + 1))
     np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-4)
     scores = [
         [line["cases"] for line in read_log(folder / "metrics.jsonl") if "cases" in line]
@@ -208,13 +209,14 @@ def test_the_first_process_killed_while_it_saves(alone, cohort_folder, tmp_path,
     latest = workdir / "checkpoints" / "latest"
     settings = ["--config.train.epochs=3"]
     pair = pair_of(workdir, *settings, variables=by_srun)
-    pair.wait_for(lambda: (latest / "8").exists() and any(latest.glob("16.*tmp*")))
+    first, second = str(EPOCH), f"{2 * EPOCH}.*tmp*"
+    pair.wait_for(lambda: (latest / first).exists() and any(latest.glob(second)))
     pair.processes[0].kill()
     status, _, stderr = pair.outcome(1)
     assert (status, LOST.format(0) in stderr) == (2, True), stderr
     process = start(workdir, cohort_folder, 1, *settings)
     stdout, stderr = process.communicate(timeout=120)
-    assert "resuming from step 8" in stdout, stderr
+    assert f"resuming from step {EPOCH} (" in stdout, stderr
     np.testing.assert_allclose(
         list(losses(workdir).values()), list(losses(alone).values()), rtol=1e-4
     )
