@@ -65,7 +65,7 @@ def cards(only):
         "| card | dtype | remat | channels last | transposes | GiB | copies | GiB | "
         "all: calls | GiB | peak GiB |\n|---|---|---|---|---|---|---|---|---|---|---|"
     )
-    for card in only or ("rtx3090", "a100", "h100"):
+    for card in only or ("rtx3090", "a100-80", "h100"):
         for dtype in DTYPES:
             for is_last in (False, True):
                 config = get_config("hecktor").to_dict()

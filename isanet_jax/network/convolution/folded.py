@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from isanet_jax.network.convolution.native import product
 from isanet_jax.network.convolution.toom_cook import conv3d_by_points
 
 _DIMENSIONS_2D = ("NHWC", "HWIO", "NHWC")
@@ -27,7 +28,7 @@ def conv3d(maps, kernel, *, stride, dilation, groups) -> jax.Array:
     x = maps[0] if len(maps) == 1 else jnp.concatenate(maps, -1)
     size = kernel.shape[0]
     if size == 1 and groups == 1:
-        return x[:, ::stride, ::stride, ::stride] @ kernel[0, 0, 0]
+        return product(x[:, ::stride, ::stride, ::stride], kernel[0, 0, 0])
     if groups > 1:
         parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
         outputs = [conv3d([a], b, stride=stride, dilation=dilation, groups=1) for a, b in parts]
@@ -94,7 +95,7 @@ def upsample_conv3d(x, kernel) -> jax.Array:
     """
     batch, depth, height, width, _ = x.shape
     channels = kernel.shape[-1]
-    taps = x @ kernel.transpose(3, 0, 1, 2, 4).reshape(kernel.shape[3], -1)
+    taps = product(x, kernel.transpose(3, 0, 1, 2, 4).reshape(kernel.shape[3], -1))
     taps = taps.reshape(batch, depth, height, width, 3, 3, 3, channels)
     for axis in (1, 2, 3):
         # The taps of the axis at hand are always at axis 4: each round removes one.

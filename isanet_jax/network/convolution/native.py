@@ -43,26 +43,37 @@ def conv3d(maps, kernel, *, stride, dilation, groups, pads_depth=True) -> jax.Ar
 
 
 @jax.custom_vjp
-def _product(x, kernel):
-    """A 1x1x1 convolution as a matrix product, into which XLA takes what stands around it."""
+def product(x, kernel):
+    """A 1x1x1 convolution as a matrix product, into which XLA takes what stands around it.
+
+    Args:
+        x: (B, D, H, W, C).
+        kernel: (C, O).
+    """
     return x @ kernel
 
 
 def _product_backward(kept, gradient):
-    """The kernel's gradient slice by slice: for one sum over all voxels, XLA pads both maps."""
+    """The kernel's gradient slice by slice, where a slice has more voxels than channels.
+
+    For one sum over all voxels, XLA pads both maps on GPUs, and transposes them on CPUs.
+    """
     x, kernel = kept
-    slices = (a.reshape(-1, a.shape[2] * a.shape[3], a.shape[4]) for a in (x, gradient))
+    voxels = x.shape[2] * x.shape[3]
+    slices = (a.reshape(-1, voxels, a.shape[4]) for a in (x, gradient))
+    if voxels < max(kernel.shape):
+        slices = (a.reshape(1, -1, a.shape[2]) for a in slices)
     precise = jnp.promote_types(x.dtype, jnp.float32)
     of_kernel = jnp.einsum("svc,svo->sco", *slices, preferred_element_type=precise).sum(0)
     return gradient @ kernel.T, of_kernel.astype(kernel.dtype)
 
 
-_product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _product_backward)
+product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _product_backward)
 
 
 def _conv3d(x, kernel, stride, dilation, groups, *, pads_depth):
     if kernel.shape[0] == stride == groups == 1:
-        return _product(x, kernel[0, 0, 0])
+        return product(x, kernel[0, 0, 0])
     if dilation > 1 and stride == 1 and pads_depth:
         return _dilated(x, kernel, dilation, groups)
     return _plain(x, kernel, stride, dilation, groups, pads_depth=pads_depth)

@@ -76,9 +76,9 @@ def _backward(outputs, saved, gradient):
     kernels = []
     for point in range(points):
         values, wanted = (
-            jnp.einsum(
-                "td,bdv->btv", matrix[point].astype(a.dtype), a.reshape(batch, depth, -1)
-            ).reshape(batch * tiles, height, width, -1)
+            jnp.tensordot(
+                matrix[point].astype(a.dtype), a.reshape(batch, depth, -1), ((1,), (1,))
+            ).reshape(tiles * batch, height, width, -1)
             for matrix, a in ((windows, x), (of_windows, gradient))
         )
         empty = jnp.zeros((*kernel.shape[1:],), kernel.dtype)
