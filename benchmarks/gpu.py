@@ -247,7 +247,7 @@ def measure_torch(size, dtype, how) -> dict:
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
             logits = forward(image)
-        value = twin.loss(logits.float(), label)
+        value = twin.loss(logits.float(), label[:, None])
         value.backward()
         optimizer.step()
         return value

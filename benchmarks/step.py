@@ -48,7 +48,8 @@ def jax_functions(size, width, convolution):
     holder = [state]
 
     def loss(params, image, label):
-        return segmentation_loss(systems.apply(graphdef, params, image), label, **LOSS)[0]
+        output = systems.apply(graphdef, params, image)
+        return segmentation_loss(output, label[..., None], **LOSS)[0]
 
     def update(state, image, label):
         value, grads = jax.value_and_grad(loss)(state.params, image, label)
@@ -86,7 +87,7 @@ def torch_functions(size, width, layout):
 
     def step():
         optimizer.zero_grad()
-        value = twin.loss(network(image), label)
+        value = twin.loss(network(image), label[:, None])
         value.backward()
         optimizer.step()
         return float(value)

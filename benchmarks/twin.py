@@ -131,26 +131,33 @@ class Decoder(nn.Module):
 
 
 class Twin(nn.Module):
-    """(B, 2, D, H, W), channels (CT, PET) -> logits (B, D, H, W)."""
+    """(B, images, D, H, W) -> logits (B, classes, D, H, W)."""
 
-    def __init__(self, width, levels=5):
+    def __init__(self, width, levels=5, images=("ct", "pet"), classes=1):
         super().__init__()
         widths = [width * 2**level for level in range(levels)]
-        self.encoders = nn.ModuleDict({"ct": Encoder(widths), "pet": Encoder(widths)})
-        self.decoders = nn.ModuleDict({"ct": Decoder(widths, 2), "pet": Decoder(widths, 1)})
-        self.head = nn.Conv3d(width, 1, 1)
+        self.images = images
+        self.encoders = nn.ModuleDict({name: Encoder(widths) for name in images})
+        self.decoders = nn.ModuleDict(
+            {name: Decoder(widths, 1 if name == images[-1] else 2) for name in images}
+        )
+        self.head = nn.Conv3d(width, classes, 1)
 
     def forward(self, image):
-        ct, pet = self.encoders["ct"](image[:, :1]), self.encoders["pet"](image[:, 1:])
-        pet_maps = self.decoders["pet"](pet[-1], [[skip] for skip in pet[:-1]])
-        parts = [list(pair) for pair in zip(ct[:-1], pet_maps, strict=True)]
-        return self.head(self.decoders["ct"](ct[-1], parts)[0])[:, 0]
+        maps = [self.encoders[name](image[:, [i]]) for i, name in enumerate(self.images)]
+        decoded = None
+        for name, features in zip(reversed(self.images), reversed(maps), strict=True):
+            parts = [[skip] for skip in features[:-1]]
+            if decoded:
+                parts = [[*part, x] for part, x in zip(parts, decoded, strict=True)]
+            decoded = self.decoders[name](features[-1], parts)
+        return self.head(decoded[0])
 
 
 def loss(logits, label):
-    """Dice plus focal loss (Eqs. 9-11), as isanet_jax.training.losses."""
+    """Dice plus focal loss (Eqs. 9-11) of (B, classes, D, H, W), as isanet_jax.training.losses."""
     p = torch.sigmoid(logits)
-    volume = (1, 2, 3)
+    volume = (2, 3, 4)
     dice = 1 - 2 * (label * p).sum(volume) / (label.sum(volume) + p.sum(volume) + 1e-5)
     tumour = label * (1 - p).square() * functional.logsigmoid(logits)
     other = (1 - label) * p.square() * functional.logsigmoid(-logits)
@@ -158,8 +165,13 @@ def loss(logits, label):
 
 
 def load(twin: Twin, params) -> None:
-    """Copies the parameters of isanet_jax's network (`systems.create`'s state)."""
-    state = {}
+    """Copies the parameters of isanet_jax's network (`systems.create`'s)."""
+    twin.load_state_dict({name: torch.tensor(value) for name, value in named(params).items()})
+
+
+def named(params) -> dict[str, np.ndarray]:
+    """The parameters of isanet_jax's network, or their gradients, as PyTorch has them."""
+    arrays = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         *parts, last = (str(k.key) for k in path if hasattr(k, "key"))
         value = np.asarray(leaf)
@@ -171,5 +183,5 @@ def load(twin: Twin, params) -> None:
         elif value.ndim == 2:
             value = value.T
         name = "bias" if last == "bias" else "weight"
-        state[".".join([*parts, name])] = torch.tensor(value.copy())
-    twin.load_state_dict(state)
+        arrays[".".join([*parts, name])] = value.copy()
+    return arrays

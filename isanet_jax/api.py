@@ -117,12 +117,12 @@ def prepare(
         )
 
 
-def build(name: str = "isa", *, size: int, seed: int = 0, **settings):
-    """A system as an ordinary Flax module: (B, D, H, W, 2) normalised images -> `Output`.
+def build(name: str = "isa", *, size, seed: int = 0, **settings):
+    """A system as an ordinary Flax module: (B, D, H, W, images), normalised -> `Output`.
 
     Args:
         name: of the system; `isanet_jax.network.systems.SYSTEMS` has them.
-        size: voxels per axis of its cubic input.
+        size: voxels per axis of its input, one number or three (D, H, W).
         seed: that its parameters are drawn from.
         settings: of `isanet_jax.network.config.ModelConfig`: width, levels, modalities, ...
 
@@ -132,7 +132,7 @@ def build(name: str = "isa", *, size: int, seed: int = 0, **settings):
     Example:
         >>> model = isa.build("isa", size=16, width=2, levels=3)
         >>> model(np.zeros((1, 16, 16, 16, 2), np.float32)).logits.shape
-        (1, 16, 16, 16)
+        (1, 16, 16, 16, 1)
     """
     import jax
     from flax import nnx

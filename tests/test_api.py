@@ -133,7 +133,7 @@ def test_a_system_is_an_ordinary_module():
     assert isinstance(model, nnx.Module)
     image = np.random.default_rng(0).random((2, 16, 16, 16, 2), np.float32)
     logits = model(image).logits
-    assert logits.shape == (2, 16, 16, 16)
+    assert logits.shape == (2, 16, 16, 16, 1)
     same = isa.build("unet", size=16, width=2, levels=3, seed=3)(image).logits
     np.testing.assert_array_equal(logits, same)
     shapes = nnx.eval_shape(lambda: isa.build("unet", size=16, width=2, levels=3))

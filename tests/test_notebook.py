@@ -25,6 +25,6 @@ def test_the_notebook_runs(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert "case swapped" in done.stdout
-    assert "(1, 16, 16, 16)" in done.stdout
+    assert "(1, 16, 16, 16, 1)" in done.stdout
     assert (tmp_path / "mask.nii.gz").exists()
     assert '"outputs": [],' in path.read_text()  # kept without: they are made anew

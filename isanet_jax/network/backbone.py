@@ -22,7 +22,7 @@ from isanet_jax.network.blocks import (
     recompute_elementwise,
     to_float32,
 )
-from isanet_jax.network.config import MODALITIES, ModelConfig
+from isanet_jax.network.config import ModelConfig
 from isanet_jax.network.convolution import gradients_together, max_pool
 
 
@@ -123,22 +123,28 @@ class Decoder(nnx.Module):
 
 
 class ResidualUNet(nnx.Module):
-    """One encoder and one decoder without attention: (B, D, H, W, channels) -> (B, D, H, W)."""
+    """One encoder and one decoder without attention.
+
+    (B, D, H, W, channels) -> (B, D, H, W, classes).
+    """
 
     def __init__(self, config: ModelConfig, channels, rngs):
         self.encoder = Encoder(config, channels, None, rngs)
         self.decoder = Decoder(config, config.widths[-1], 1, None, rngs)
         form = config.convolution
-        self.head = Conv(config.width, 1, 1, form=form, bias=True, rngs=rngs)
+        self.head = Conv(config.width, config.classes, 1, form=form, bias=True, rngs=rngs)
 
     def __call__(self, x):
         maps = self.encoder(x)
         decoded = self.decoder(maps[-1], 1.0, [[skip] for skip in maps[:-1]])[0]
-        return to_float32(self.head(decoded)[..., 0])
+        return to_float32(self.head(decoded))
 
 
 class TwoBranchNet(nnx.Module):
-    """Two encoders, and decoders that fuse PET into CT level by level.
+    """An encoder and a decoder for each image, which fuse each into the one before it.
+
+    With CT and PET, as in the paper: the decoder of PET first, whose maps that of CT takes in level
+    by level. Further images stand before PET in that chain: the last one's decoder is alone.
 
     `attention` is a module of isanet_jax/network/attention, or None.
     """
@@ -148,47 +154,48 @@ class TwoBranchNet(nnx.Module):
         self.encoders = nnx.Dict(
             {name: Encoder(config, 1, attention, rngs) for name in config.modalities}
         )
-        deepest = config.widths[-1]
+        deepest, last = config.widths[-1], config.modalities[-1]
         if config.decoder == "shared":
-            self.decoders = nnx.Dict(shared=Decoder(config, 2 * deepest, 2, attention, rngs))
-        elif config.modalities == MODALITIES:
-            self.decoders = nnx.Dict(
-                pet=Decoder(config, deepest, 1, attention, rngs),
-                ct=Decoder(config, deepest, 2, attention, rngs),
-            )
+            count = len(config.modalities)
+            shared = Decoder(config, count * deepest, count, attention, rngs)
+            self.decoders = nnx.Dict(shared=shared)
         else:
-            only = config.modalities[0]
-            self.decoders = nnx.Dict({only: Decoder(config, deepest, 1, attention, rngs)})
+            self.decoders = nnx.Dict(
+                {
+                    name: Decoder(config, deepest, 1 if name == last else 2, attention, rngs)
+                    for name in reversed(config.modalities)
+                }
+            )
         form = config.convolution
-        self.head = Conv(config.width, 1, 1, form=form, bias=config.bias, rngs=rngs)
+        self.head = Conv(config.width, config.classes, 1, form=form, bias=config.bias, rngs=rngs)
 
     def __call__(self, image: jax.Array) -> Output:
-        """`image`: (B, D, H, W, 2) float32; channels (CT, PET), normalised."""
+        """`image`: (B, D, H, W, images) float32, normalised."""
         image = network_input(image, self.config)
         features = {
             name: self.encoders[name](image[..., index, None])
             for index, name in enumerate(self.config.modalities)
         }
-        return Output(to_float32(self.head(self._decode(features))[..., 0]))
+        return Output(to_float32(self.head(self._decode(features))))
 
     def _decode(self, features):
-        if len(features) == 1:
-            ((name, maps),) = features.items()
-            return self.decoders[name](maps[-1], 1.0, [[skip] for skip in maps[:-1]])[0]
         # A factor of exactly 1.0 is a Python number: XLA removes the multiplication.
-        weight_ct, weight_pet = self.config.fusion_weights
-        ct = [weight_ct * x for x in features["ct"]]
+        weights = dict(zip(self.config.images, self.config.fusion_weights, strict=True))
         if self.config.decoder == "shared":
-            pet = [weight_pet * x for x in features["pet"]]
-            bottleneck = jnp.concatenate([ct[-1], pet[-1]], axis=-1)
-            parts = [list(pair) for pair in zip(ct[:-1], pet[:-1], strict=True)]
+            weighted = [[weights[name] * x for x in maps] for name, maps in features.items()]
+            bottleneck = jnp.concatenate([maps[-1] for maps in weighted], axis=-1)
+            parts = [list(level) for level in zip(*(maps[:-1] for maps in weighted), strict=True)]
             return self.decoders["shared"](bottleneck, 1.0, parts)[0]
-        pet = features["pet"]
-        pet_maps = self.decoders["pet"](pet[-1], 1.0, [[skip] for skip in pet[:-1]])
-        parts = [
-            [skip, weight_pet * pet_map] for skip, pet_map in zip(ct[:-1], pet_maps, strict=True)
-        ]
-        return self.decoders["ct"](features["ct"][-1], weight_ct, parts)[0]
+        *others, name = features
+        skips, deepest = features[name][:-1], features[name][-1]
+        decoded = self.decoders[name](deepest, 1.0, [[skip] for skip in skips])
+        for before in reversed(others):
+            fused = [weights[name] * x for x in decoded]
+            name, weight = before, weights[before]
+            skips, deepest = features[name][:-1], features[name][-1]
+            parts = [[weight * skip, x] for skip, x in zip(skips, fused, strict=True)]
+            decoded = self.decoders[name](deepest, weight, parts)
+        return decoded[0]
 
 
 def two_branch(description: str, attention, *, reads=("encoder_attention",)) -> System:

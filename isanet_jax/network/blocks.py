@@ -22,7 +22,7 @@ from isanet_jax.distributed.placement import (
     with_neighbours,
 )
 from isanet_jax.errors import ConfigError
-from isanet_jax.network.config import MODALITIES, ModelConfig
+from isanet_jax.network.config import ModelConfig
 from isanet_jax.network.convolution import (
     conv3d,
     is_folded,
@@ -40,9 +40,9 @@ class System(NamedTuple):
 
     Attributes:
         description: one line.
-        make: constructor (config, *, rngs) of a module (B, D, H, W, 2) -> Output.
+        make: constructor (config, *, rngs) of a module (B, D, H, W, images) -> Output.
         width: its own channels of level 1.
-        levels: size of its input -> its own number of levels.
+        levels: its input's voxels along an axis -> its own number of levels.
         least_levels: fewer cannot work.
         reads: settings of `ModelConfig` that it reads besides those that all do.
         version: raised where the same parameters come to mean something else; checkpoints of
@@ -59,10 +59,10 @@ class System(NamedTuple):
 
 
 class Output(NamedTuple):
-    """What a system returns: the logits of the tumour, and those that only its loss sees.
+    """What a system returns: the logits of the classes, and those that only its loss sees.
 
     Attributes:
-        logits: (B, D, H, W) float32.
+        logits: (B, D, H, W, classes) float32.
         auxiliary: (weight, logits) pairs of deep supervision or of a cascade's earlier networks;
             their volumes may be coarser than the image by a whole factor. `logits` weighs 1.
     """
@@ -72,19 +72,29 @@ class Output(NamedTuple):
 
 
 def network_input(image: jax.Array, config: ModelConfig) -> jax.Array:
-    """The config's modalities of `image`, in its dtype: (B, D, H, W, 2) -> (B, D, H, W, 1 or 2).
+    """The config's modalities of the images, in its dtype.
+
+    Args:
+        image: (B, D, H, W, images).
+        config: of the network.
+
+    Returns:
+        (B, D, H, W, modalities).
 
     Raises:
-        ConfigError: an image of another size than `config.size`.
+        ConfigError: images of another size than `config.size`, or of another number.
     """
-    size = config.size
-    depth = size // parts_of(image)
-    if image.ndim != 5 or image.shape[1:] != (depth, size, size, len(MODALITIES)):
+    depth, height, width = config.shape
+    wanted = (depth // parts_of(image), height, width, len(config.images))
+    if image.ndim != 5 or image.shape[1:] != wanted:
         raise ConfigError(
-            f"the network was built for (B, {size}, {size}, {size}, 2) and got {image.shape}"
+            f"the network was built for (B, {depth}, {height}, {width}, {wanted[-1]}) and got "
+            f"{image.shape}"
         )
-    first = MODALITIES.index(config.modalities[0])
-    return image[..., first : first + len(config.modalities)].astype(config.dtype)
+    seen = [config.images.index(name) for name in config.modalities]
+    if seen == list(range(seen[0], seen[-1] + 1)):
+        return image[..., seen[0] : seen[-1] + 1].astype(config.dtype)
+    return jnp.stack([image[..., index] for index in seen], -1).astype(config.dtype)
 
 
 def recompute(function: Callable, config: ModelConfig, *scopes: str) -> Callable:

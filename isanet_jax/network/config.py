@@ -16,7 +16,7 @@ CHOICES = {
     "convolution": FORMS,
     "remat": ("none", "convolutions", "blocks", "levels"),
 }
-MODALITIES = ("ct", "pet")  # also the order of the input's channels
+IMAGES = ("ct", "pet")  # the paper's; also the order of the input's channels
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,10 @@ class ModelConfig:
 
     Attributes:
         name: of the system, see `isanet_jax.network.systems`.
-        size: voxels per axis of the cubic input, a multiple of 2^(levels - 1).
+        size: voxels per axis (D, H, W) of the input, one number where they are the same; multiples
+            of 2^(levels - 1).
+        images: names of the input's channels, in their order.
+        classes: how many the network tells from the background; they may overlap.
         width: channels of level 1; doubled at every further level (paper: 16). 0: the system's own.
         levels: number of resolutions (paper: 5). 0: the system's own.
         deep_supervision: losses on coarser levels too, in the systems that have it (xie2020,
@@ -38,9 +41,10 @@ class ModelConfig:
             same over sqrt(W), or element-wise.
         weight_scale: `sum`: ISA's weights sum to 1 over the volume as printed; `mean`: their mean
             is 1.
-        modalities: the images that the network sees.
-        fusion_weights: (CT, PET) factors of the parts that the decoder concatenates (Fig. 6).
-        decoder: `dual` as in the paper, or one `shared` by both modalities.
+        modalities: those of the images that the network sees, in their order; (): all.
+        fusion_weights: of each image, the factor of the parts that the decoder concatenates
+            (Fig. 6); ones for two images are ones for any number.
+        decoder: `dual` as in the paper, one for each image; or one `shared` by all.
         dtype: of the computation; parameters, normalisation statistics and softmax stay float32
             (float64, for checks of gradients, needs JAX_ENABLE_X64).
         convolution: form of the convolutions, see `isanet_jax.network.convolution`.
@@ -53,7 +57,9 @@ class ModelConfig:
     """
 
     name: str = "isa"
-    size: int = 144
+    size: int | tuple[int, int, int] = 144
+    images: tuple[str, ...] = IMAGES
+    classes: int = 1
     width: int = 0
     levels: int = 0
     deep_supervision: bool = False
@@ -61,8 +67,8 @@ class ModelConfig:
     reading: str = "code"
     fusion: str = "matmul"
     weight_scale: str = "sum"
-    modalities: tuple[str, ...] = MODALITIES
-    fusion_weights: tuple[float, float] = (1.0, 1.0)
+    modalities: tuple[str, ...] = ()
+    fusion_weights: tuple[float, ...] = (1.0, 1.0)
     decoder: str = "dual"
     dtype: str = "float32"
     convolution: str = "auto"
@@ -80,24 +86,40 @@ class ModelConfig:
                 f"model.levels is {self.levels} and model.width is {self.width}; they must be at "
                 "least 2 and 1"
             )
+        if self.classes < 1:
+            raise ConfigError(f"model.classes is {self.classes}; at least one is needed")
         step = 2 ** (self.levels - 1)
-        if self.size < step or self.size % step:
-            below = max(step, self.size // step * step)
+        for size in self.shape:
+            if size < step or size % step:
+                below = max(step, size // step * step)
+                raise ConfigError(
+                    f"the network halves its input {self.levels - 1} times: a size of {size} is "
+                    f"not a multiple of {step}. Use {below} or {below + step}, or fewer "
+                    "model.levels"
+                )
+        self._check_images()
+
+    def _check_images(self):
+        if len(set(self.images)) < len(self.images) or not self.images:
+            raise ConfigError(f"model.images is {self.images!r}; give each image's name once")
+        if not self.modalities:
+            object.__setattr__(self, "modalities", self.images)
+        seen = tuple(name for name in self.images if name in self.modalities)
+        if seen != self.modalities:
             raise ConfigError(
-                f"the network halves its input {self.levels - 1} times: a size of {self.size} is "
-                f"not a multiple of {step}. Use {below} or {below + step}, or fewer model.levels"
-            )
-        if self.modalities not in (("ct",), ("pet",), MODALITIES):
-            raise ConfigError(
-                f"model.modalities is {self.modalities!r}; choose ('ct',), ('pet',) or "
-                "('ct', 'pet')"
+                f"model.modalities is {self.modalities!r}; choose from {self.images!r}, in this "
+                "order"
             )
         if self.decoder == "shared" and len(self.modalities) == 1:
-            raise ConfigError("model.decoder 'shared' needs both modalities; use 'dual' for one")
-        weights = self.fusion_weights
-        if len(weights) != 2 or not all(0 <= w < math.inf for w in weights):
+            raise ConfigError("model.decoder 'shared' needs several images; use 'dual' for one")
+        weights, count = self.fusion_weights, len(self.images)
+        if len(weights) != count and all(weight == 1 for weight in weights):
+            weights = (1.0,) * count
+            object.__setattr__(self, "fusion_weights", weights)
+        if len(weights) != count or not all(0 <= weight < math.inf for weight in weights):
             raise ConfigError(
-                f"model.fusion_weights is {self.fusion_weights!r}; give two factors >= 0 (CT, PET)"
+                f"model.fusion_weights is {weights!r}; give a factor >= 0 for each of "
+                f"{', '.join(self.images)}"
             )
 
     def _take_own_size(self):
@@ -105,10 +127,15 @@ class ModelConfig:
         from isanet_jax.network.systems import find_system  # which imports this module
 
         system = find_system(self.name)
-        own = {"width": system.width, "levels": system.levels(self.size)}
+        own = {"width": system.width, "levels": min(map(system.levels, self.shape))}
         for key, value in own.items():
             if getattr(self, key) == 0:
                 object.__setattr__(self, key, value)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels of the input (D, H, W)."""
+        return (self.size,) * 3 if isinstance(self.size, int) else tuple(self.size)
 
     @property
     def bias(self) -> bool:

@@ -76,10 +76,10 @@ class Iantsen2020(nnx.Module):
             nnx.List([_Block(2 * w, w, 3, **make), _Block(w, w, 3, **make)]) for w in widths[:-1]
         )
         self.paths = nnx.List(_Block(w, widths[0], 1, **make) for w in widths[1:-1])
-        self.head = Conv(widths[0], 1, 1, bias=True, **make)
+        self.head = Conv(widths[0], config.classes, 1, bias=True, **make)
 
     def __call__(self, image: jax.Array) -> Output:
-        """`image`: (B, D, H, W, 2) float32; channels (CT, PET), normalised."""
+        """`image`: (B, D, H, W, images) float32, normalised."""
         x = network_input(image, self.config)
         skips = []
         for level, stage in enumerate(self.encoder):
@@ -96,7 +96,7 @@ class Iantsen2020(nnx.Module):
                 x = recompute(self.decoder[level][1], self.config, "block", "level")(x)
                 paths.append(enlarge(self.paths[level - 1](x), 2**level))
         x = self.decoder[0][1](sum(paths, x))
-        return Output(self.head(x)[..., 0].astype(jnp.float32))
+        return Output(self.head(x).astype(jnp.float32))
 
 
 def enlarge(x: jax.Array, factor: int) -> jax.Array:

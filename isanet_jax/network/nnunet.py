@@ -73,11 +73,11 @@ class NNUNet(nnx.Module):
         supervised = max(config.levels - 2, 1) if config.deep_supervision else 1
         form = config.convolution
         self.heads = nnx.List(
-            Conv(w, 1, 1, form=form, bias=True, rngs=rngs) for w in widths[:supervised]
+            Conv(w, config.classes, 1, form=form, bias=True, rngs=rngs) for w in widths[:supervised]
         )
 
     def __call__(self, image: jax.Array) -> Output:
-        """`image`: (B, D, H, W, 2) float32; channels (CT, PET), normalised."""
+        """`image`: (B, D, H, W, images) float32, normalised."""
         x = network_input(image, self.config)
         skips = []
         for stage in self.encoder:
@@ -89,7 +89,7 @@ class NNUNet(nnx.Module):
             joined = jnp.concatenate([self.up[level](x), skips[level]], axis=-1)
             x = recompute(self.decoder[level], self.config, "block", "level")(joined)
             if level < len(self.heads):
-                logits[level] = self.heads[level](x)[..., 0].astype(jnp.float32)
+                logits[level] = self.heads[level](x).astype(jnp.float32)
         coarser = tuple((0.5**level, out) for level, out in enumerate(logits) if level)
         return Output(logits[0], coarser)
 

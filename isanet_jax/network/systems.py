@@ -51,11 +51,11 @@ def describe_systems() -> str:
     return "\n".join(f"{name:12} {system.description}" for name, system in SYSTEMS.items())
 
 
-def resolve(size: int, settings: dict, *, is_new: bool = True) -> ModelConfig:
+def resolve(size, settings: dict, *, is_new: bool = True) -> ModelConfig:
     """The settings of a system, checked against what it reads.
 
     Args:
-        size: voxels per axis of its input.
+        size: voxels per axis of its input, one number or three (D, H, W).
         settings: of `ModelConfig`.
         is_new: refuse settings that are changed and that the system does not read; runs from before
             they were refused are loaded all the same.
@@ -102,7 +102,7 @@ def create_abstract(config: ModelConfig) -> tuple[nnx.GraphDef, dict]:
 
 
 def apply(graphdef: nnx.GraphDef, params: dict, image: jax.Array) -> Output:
-    """The output for `image` (B, D, H, W, 2): a pure function of its arguments."""
+    """The output for `image` (B, D, H, W, images): a pure function of its arguments."""
     return nnx.merge(graphdef, params)(image)
 
 

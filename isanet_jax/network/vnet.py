@@ -78,11 +78,12 @@ class VNet(nnx.Module):
             for a, b in zip(below, wide, strict=True)
         )
         self.up = nnx.List(_stage(w, n, form, rngs) for w, n in zip(wide, up, strict=True))
-        self.last = _Activated(Conv(wide[0], 2, 5, form=form, rngs=rngs), 2)
-        self.head = Conv(2, 1, 1, form=form, bias=True, rngs=rngs)
+        outputs = config.classes + 1  # V-Net's own: with the background
+        self.last = _Activated(Conv(wide[0], outputs, 5, form=form, rngs=rngs), outputs)
+        self.head = Conv(outputs, config.classes, 1, form=form, bias=True, rngs=rngs)
 
     def __call__(self, image: jax.Array) -> Output:
-        """`image`: (B, D, H, W, 2) float32; channels (CT, PET), normalised."""
+        """`image`: (B, D, H, W, images) float32, normalised."""
         image = network_input(image, self.config)
         width = self.config.width
         repeated = jnp.tile(image, -(-width // image.shape[-1]))[..., :width]
@@ -94,7 +95,7 @@ class VNet(nnx.Module):
         for level in reversed(range(len(skips))):
             joined = jnp.concatenate([self.double[level](x), skips[level]], axis=-1)
             x = self._residual(joined, self.up[level])
-        return Output(self.head(self.last(x))[..., 0].astype(jnp.float32))
+        return Output(self.head(self.last(x)).astype(jnp.float32))
 
     def _residual(self, x, stage):
         def blocks(x):

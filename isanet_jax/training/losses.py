@@ -12,11 +12,11 @@ _VOLUME = (1, 2, 3)
 def dice_loss(
     logits: jax.Array, label: jax.Array, *, squared: bool = False, smooth: float = 1e-3
 ) -> jax.Array:
-    """Eq. 9: 1 - 2 sum(yp) / (sum(y) + sum(p) + eps) per sample, then the batch's mean.
+    """Eq. 9: 1 - 2 sum(yp) / (sum(y) + sum(p) + eps) per sample and class, then their mean.
 
     Args:
-        logits: (B, D, H, W) float32.
-        label: (B, D, H, W), in [0, 1]; may be soft.
+        logits: (B, D, H, W, classes) float32.
+        label: (B, D, H, W, classes), in [0, 1]; may be soft.
         squared: V-Net's form: squares in the denominator, `smooth` added above and below.
         smooth: of the squared form.
 
@@ -35,10 +35,10 @@ def dice_loss(
 def focal_loss(
     logits: jax.Array, label: jax.Array, *, alpha: float = 0.5, gamma: float = 2.0
 ) -> jax.Array:
-    """Eq. 10, with its printed exponents read as gamma; the mean over voxels.
+    """Eq. 10, with its printed exponents read as gamma; the mean over voxels and classes.
 
     Args:
-        logits, label: (B, D, H, W), as for `dice_loss`.
+        logits, label: (B, D, H, W, classes), as for `dice_loss`.
         alpha: weight of the tumour's voxels; the others weigh 1 - alpha.
         gamma: how much well-classified voxels count less.
 
@@ -52,10 +52,10 @@ def focal_loss(
 
 
 def cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:
-    """Binary cross-entropy, the mean over voxels: the focal loss without focus, times 2.
+    """Binary cross-entropy, the mean over voxels and classes: the focal loss unfocused, times 2.
 
     Args:
-        logits, label: (B, D, H, W), as for `dice_loss`.
+        logits, label: (B, D, H, W, classes), as for `dice_loss`.
 
     Returns:
         () float32.
@@ -79,16 +79,21 @@ def segmentation_loss(
     Args:
         output: of the network; a coarser auxiliary output is compared with the label's nearest
             voxels.
-        label: (B, D, H, W), as for `dice_loss`.
+        label: (B, D, H, W, classes), as for `dice_loss`.
         name: of `LOSSES`: Dice + focal, or Dice + cross-entropy.
         dice_squared, dice_smooth: see `dice_loss`.
         alpha, gamma: see `focal_loss`.
         focal_weight: factor of the focal loss.
 
+    Raises:
+        ValueError: the label has not the logits' shape.
+
     Returns:
         loss, and its parts for the first output: `dice_loss`, `focal_loss` (the second part, also
         where it is the cross-entropy).
     """
+    if label.shape != output.logits.shape:  # they would be broadcast
+        raise ValueError(f"a label {label.shape} for logits {output.logits.shape}")
     total, weights, parts = 0.0, 0.0, None
     for weight, logits in ((1.0, output.logits), *output.auxiliary):
         factor = label.shape[1] // logits.shape[1]

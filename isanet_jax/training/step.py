@@ -86,7 +86,7 @@ def make_train_step(
     network = on_parts(partial(systems.apply, graphdef), mesh)
 
     def loss_fn(params, image, label):
-        return segmentation_loss(network(params, image), label, **loss)
+        return segmentation_loss(network(params, image), label[..., None], **loss)
 
     def step(state, batch):
         # Rotation reads a whole volume, which every device has, for the part that it keeps.
@@ -140,7 +140,7 @@ def make_predict(
 
     def predict(params, ct_hu, pet_suv):
         def probability(image):
-            return jax.nn.sigmoid(network(params, image).logits)
+            return jax.nn.sigmoid(network(params, image).logits[..., 0])
 
         whole = windowed(probability, patch) if patch else probability
         whole = mirrored(whole) if mirror else whole

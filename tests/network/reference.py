@@ -126,27 +126,28 @@ def decode(x, p, config, up_weight, parts):
 
 
 def forward(params, config, image):
-    """Logits (D, H, W) of an image (D, H, W, 2)."""
+    """Logits (D, H, W, classes) of images (D, H, W, images)."""
     maps = {
         name: encode(image[..., i : i + 1], params["encoders"][name], config)
-        for i, name in enumerate(("ct", "pet"))
+        for i, name in enumerate(config.images)
         if name in config.modalities
     }
+    weights = dict(zip(config.images, config.fusion_weights, strict=True))
     levels, decoders = range(config.levels - 1), params["decoders"]
-    if len(maps) == 1:
-        ((name, features),) = maps.items()
-        parts = [[features[i]] for i in levels]
-        out = decode(features[-1], decoders[name], config, 1, parts)
+    if config.decoder == "shared":
+        parts = [[weights[name] * maps[name][i] for name in maps] for i in levels]
+        bottom = np.concatenate([weights[name] * maps[name][-1] for name in maps], -1)
+        out = decode(bottom, decoders["shared"], config, 1, parts)
     else:
-        w_ct, w_pet = config.fusion_weights
-        ct, pet = maps["ct"], maps["pet"]
-        if config.decoder == "shared":
-            parts = [[w_ct * ct[i], w_pet * pet[i]] for i in levels]
-            bottom = np.concatenate([w_ct * ct[-1], w_pet * pet[-1]], -1)
-            out = decode(bottom, decoders["shared"], config, 1, parts)
-        else:
-            of_pet = decode(pet[-1], decoders["pet"], config, 1, [[pet[i]] for i in levels])
-            parts = [[w_ct * ct[i], w_pet * of_pet[i]] for i in levels]
-            out = decode(ct[-1], decoders["ct"], config, w_ct, parts)
-    logits = (out[0] @ params["head"]["kernel"][0, 0, 0])[..., 0]
+        chain = list(maps)
+        last = chain.pop()
+        parts = [[maps[last][i]] for i in levels]
+        out = decode(maps[last][-1], decoders[last], config, 1, parts)
+        while chain:
+            name = chain.pop()
+            own = weights[name]
+            parts = [[own * maps[name][i], weights[last] * out[i]] for i in levels]
+            out = decode(maps[name][-1], decoders[name], config, own, parts)
+            last = name
+    logits = out[0] @ params["head"]["kernel"][0, 0, 0]
     return logits + params["head"]["bias"] if config.reading == "code" else logits

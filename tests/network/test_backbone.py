@@ -11,6 +11,8 @@ from isanet_jax.network.config import ModelConfig
 from tests.network import reference
 
 SMALL = {"size": 8, "levels": 3, "width": 2}
+THREE = ("ct", "pet", "mr")
+PRODUCT = {"fusion": "product", "weight_scale": "mean", "classes": 3}
 
 
 def tiny(**options):
@@ -40,6 +42,9 @@ apply = jax.jit(lambda g, p, x: systems.apply(g, p, x).logits, static_argnums=0)
         ({"modalities": ("ct",)}, 23_321_057),
         ({"modalities": ("pet",)}, 23_321_057),
         ({"decoder": "shared"}, 42_279_073),
+        # A third image adds what the second did: an encoder and a decoder that fuses.
+        ({"images": THREE}, 47_251_377 + (47_251_377 - 23_321_057)),
+        ({"classes": 2}, 47_251_377 + 17),
         # Without the biases of two decoders' transposed convolutions (2 x 240), of ISA (2 x 496 in
         # the encoders, 2 x 240 in the decoders) and of the head; and with a block of 27 C^2 + 2 C
         # more at each decoder level (C = 16, 32, 64, 128).
@@ -72,13 +77,16 @@ def test_parameter_counts_of_isa(channels, count):
         {"convolution": "native", "weight_scale": "mean"},
         {"reading": "text", "fusion": "product", "weight_scale": "mean"},
         {"reading": "text", "decoder": "shared", "name": "unet"},
+        {"images": THREE, "classes": 2, "fusion_weights": (1.0, 0.5, 2.0)},
+        {"images": THREE, "modalities": ("ct", "mr"), "size": (4, 8, 8), "fusion": "product"},
+        {"images": THREE, "decoder": "shared", "size": (16, 4, 8), **PRODUCT},
     ],
 )
 def test_forward_agrees_with_numpy(generator, options):
     config, graphdef, params = tiny(**options)
-    image = generator.normal(size=(2, 8, 8, 8, 2)).astype(np.float32)
+    image = generator.normal(size=(2, *config.shape, len(config.images))).astype(np.float32)
     out = apply(graphdef, params, image)
-    assert (out.shape, out.dtype) == ((2, 8, 8, 8), jnp.float32)
+    assert (out.shape, out.dtype) == ((2, *config.shape, config.classes), jnp.float32)
     expected = [reference.forward(plain(params), config, x) for x in image.astype(np.float64)]
     assert np.std(expected) > 0.05
     np.testing.assert_allclose(out, expected, atol=2e-4, rtol=2e-4)
@@ -87,7 +95,7 @@ def test_forward_agrees_with_numpy(generator, options):
 def test_gradients_agree_with_differences_of_the_numpy_reference(generator):
     config, graphdef, params = tiny(weight_scale="mean")
     image = generator.normal(size=(1, 8, 8, 8, 2)).astype(np.float32)
-    target = generator.normal(size=(8, 8, 8))
+    target = generator.normal(size=(8, 8, 8, 1))
 
     grads = jax.jit(
         jax.grad(lambda p: jnp.sum(systems.apply(graphdef, p, image).logits[0] * target))
@@ -170,11 +178,16 @@ def test_alpha_zero_ignores_pet_and_alpha_infinity_ignores_the_ct_skips(generato
     [
         ({"size": 100}, "size of 100 is not a multiple of 16. Use 96 or 112"),
         ({"size": 8}, "size of 8 is not a multiple of 16. Use 16"),
+        ({"size": (32, 32, 100)}, "size of 100 is not a multiple of 16"),
         ({"modalities": ("mr",)}, "model.modalities"),
-        ({"fusion_weights": (1.0, -1.0)}, "factors >= 0"),
+        ({"modalities": ("pet", "ct")}, "in this order"),
+        ({"images": ("ct", "ct")}, "each image's name once"),
+        ({"images": THREE, "fusion_weights": (1.0, 2.0)}, "for each of ct, pet, mr"),
+        ({"classes": 0}, "at least one"),
+        ({"fusion_weights": (1.0, -1.0)}, "a factor >= 0"),
         ({"dtype": "float16"}, "bfloat16"),
         ({"levels": 1}, "at least 2"),
-        ({"decoder": "shared", "modalities": ("ct",)}, "needs both modalities"),
+        ({"decoder": "shared", "modalities": ("ct",)}, "needs several images"),
     ],
 )
 def test_impossible_settings_are_refused(options, message):

@@ -58,7 +58,7 @@ def vnet(image, p):
         up = p["double"][level]
         x = np.concatenate([elu(norm(doubled(x, up["conv"]), up["norm"])), skips[level]], -1)
         x = stage(x, p["up"][level])
-    return biased(activated(x, p["last"]), p["head"])[..., 0], []
+    return biased(activated(x, p["last"]), p["head"]), []
 
 
 def iantsen(image, p):
@@ -86,7 +86,7 @@ def iantsen(image, p):
             zoom = (*[2**level] * 3, 1)
             added = added + ndimage.zoom(path, zoom, order=1, mode="nearest", grid_mode=True)
     x = block(x + added, p["decoder"][0][1])
-    return biased(x, p["head"])[..., 0], []
+    return biased(x, p["head"]), []
 
 
 def nnunet(normalise, attend):
@@ -108,7 +108,7 @@ def nnunet(normalise, attend):
             x = np.concatenate([doubled(x, p["up"][level]), skips[level]], -1)
             x = stage(x, p["decoder"][level])
             if level in p["heads"]:
-                logits[level] = biased(x, p["heads"][level])[..., 0]
+                logits[level] = biased(x, p["heads"][level])
         coarser = [(0.5**level, logits[level]) for level in sorted(logits) if level]
         return logits[0], coarser
 
@@ -126,18 +126,18 @@ def cascade(image, p):
             weights = q["decoder"]["levels"][level]
             up = reference.transposed(x, weights["up"]["kernel"], weights["up"]["bias"])
             x = reference.residual(np.concatenate([up, skips[level]], -1), weights["residual"])
-        return biased(x, q["head"])[..., 0]
+        return biased(x, q["head"])
 
     half = SIZE // 2
     coarse = unet(image.reshape(half, 2, half, 2, half, 2, 2).mean((1, 3, 5)), p["coarse"])
-    found = np.argwhere(special.expit(coarse) >= 0.2)
+    found = np.argwhere((special.expit(coarse) >= 0.2).any(-1))
     box = 12  # two thirds of 16 is 10.7; the boxes come in steps of 4 voxels
     centre = 2 * (found.mean(0) + 0.5) if len(found) else np.full(3, half)
     start = np.clip(np.floor(centre - box / 2 + 1e-6).astype(int), 0, SIZE - box)
     place = tuple(slice(s, s + box) for s in start)
     fine = unet(image[place], p["fine"])
-    refined = unet(np.concatenate([image[place], special.expit(fine)[..., None]], -1), p["refine"])
-    whole = [np.full((SIZE,) * 3, -10.0) for _ in range(2)]
+    refined = unet(np.concatenate([image[place], special.expit(fine)], -1), p["refine"])
+    whole = [np.full((SIZE, SIZE, SIZE, fine.shape[-1]), -10.0) for _ in range(2)]
     for out, part in zip(whole, (refined, fine), strict=True):
         out[place] = part
     return whole[0], [(1, whole[1]), (1, coarse)]
@@ -152,10 +152,11 @@ FORWARD = {
 }
 
 
-@pytest.mark.parametrize("name", FORWARD)
-def test_forward_agrees_with_numpy(name, generator):
+@pytest.mark.parametrize(("name", "classes"), [*((name, 1) for name in FORWARD), ("an2021", 2)])
+def test_forward_agrees_with_numpy(name, classes, generator):
     levels, forward = FORWARD[name]
     settings = {"name": name, "width": 4, "levels": levels, "convolution": "auto"}
+    settings["classes"] = classes
     settings["deep_supervision"] = name.startswith("xie")
     graphdef, params = systems.create(systems.resolve(SIZE, settings), jax.random.key(0))
     params = jax.tree.map(

@@ -156,10 +156,10 @@ def test_deep_supervision_adds_a_head_to_every_level_but_the_coarsest_two():
 
 @pytest.fixture(scope="module")
 def phantom(cohort):
-    """A normalised image (1, 16, 16, 16, 2) and its label; the largest tumour of the cohort."""
+    """The normalised images and label of the cohort's largest tumour: (1, 16, 16, 16, 2 and 1)."""
     cases = [read_case(cohort.path(case)) for case in cohort.cases]
     case = max(cases, key=lambda c: (c.label > 0).sum())
-    return normalise(case.ct[None], case.pet[None]), jnp.float32(case.label[None] > 0)
+    return normalise(case.ct[None], case.pet[None]), jnp.float32(case.label[None, ..., None] > 0)
 
 
 # As few levels as show all of a system: a cascade has one less than its volume, iantsen2020's paths
@@ -290,5 +290,5 @@ def test_a_system_is_built_for_the_chosen_modality(name, modalities, channels, g
     image = generator.random((1, 16, 16, 16, 2), np.float32)
     # It fails where a convolution was made for another number of images.
     output = jax.eval_shape(lambda p, x: systems.apply(graphdef, p, x), params, image)
-    assert output.logits.shape == (1, 16, 16, 16)
+    assert output.logits.shape == (1, 16, 16, 16, 1)
     np.testing.assert_array_equal(network_input(image, config), image[..., channels])

@@ -8,15 +8,16 @@ from isanet_jax.network.blocks import Output
 from isanet_jax.training import losses
 from isanet_jax.training.losses import dice_loss, focal_loss, segmentation_loss
 
-SHAPE = (2, 3, 4, 5)
+SHAPE = (2, 3, 4, 5, 3)
 
 
 def naive(logits, y, alpha=0.5, gamma=2):
+    """Means over samples and classes, which stand last."""
     p = 1 / (1 + np.exp(-logits))
-    dice = [1 - 2 * (a * b).sum() / (a.sum() + b.sum() + 1e-5) for a, b in zip(y, p, strict=True)]
+    pairs = [(y[i, ..., k], p[i, ..., k]) for i in range(len(y)) for k in range(y.shape[-1])]
+    dice = [1 - 2 * (a * b).sum() / (a.sum() + b.sum() + 1e-5) for a, b in pairs]
     squared = [
-        1 - (2 * (a * b).sum() + 1e-3) / ((a**2).sum() + (b**2).sum() + 1e-3)
-        for a, b in zip(y, p, strict=True)
+        1 - (2 * (a * b).sum() + 1e-3) / ((a**2).sum() + (b**2).sum() + 1e-3) for a, b in pairs
     ]
     focal = -np.mean(
         alpha * y * (1 - p) ** gamma * np.log(p) + (1 - alpha) * (1 - y) * p**gamma * np.log(1 - p)
@@ -69,8 +70,8 @@ def test_the_own_recipes_focal_settings_are_the_cross_entropy(generator):
 
 
 def test_every_supervised_output_counts_with_its_weight(generator):
-    fine, coarse = generator.normal(size=(2, 4, 4, 4)), generator.normal(size=(2, 2, 2, 2))
-    label = generator.integers(0, 2, (2, 4, 4, 4))
+    fine, coarse = generator.normal(size=(2, 4, 4, 4, 2)), generator.normal(size=(2, 2, 2, 2, 2))
+    label = generator.integers(0, 2, (2, 4, 4, 4, 2))
     output = Output(jnp.float32(fine), ((0.5, jnp.float32(coarse)),))
     loss, parts = segmentation_loss(output, jnp.float32(label), **PLAIN, focal_weight=3.0)
     of_fine, of_coarse = naive(fine, label), naive(coarse, label[:, 1::2, 1::2, 1::2])
@@ -78,3 +79,10 @@ def test_every_supervised_output_counts_with_its_weight(generator):
     assert loss == pytest.approx((sums[0] + 0.5 * sums[1]) / 1.5, rel=1e-5)
     assert parts["dice_loss"] == pytest.approx(of_fine[0], rel=1e-5)
     assert parts["focal_loss"] == pytest.approx(3 * of_fine[2], rel=1e-5)
+
+
+def test_a_label_that_would_be_broadcast_is_refused():
+    with pytest.raises(ValueError, match=r"label \(1, 4, 4, 4\) for logits \(1, 4, 4, 4, 1\)"):
+        segmentation_loss(
+            Output(jnp.zeros((1, 4, 4, 4, 1))), jnp.zeros((1, 4, 4, 4)), **PLAIN, focal_weight=1.0
+        )

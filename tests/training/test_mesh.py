@@ -36,11 +36,10 @@ def test_gradients_are_one_devices_on_every_mesh():
 
     On 1 x 4 at 24^3, the second level has three planes a device, which cannot be halved.
     """
-    meshes = ("2x4", "2x2", "1x8", "1x4", "1x2", "2x1", "4x1", "8x1")
-    cases = [f"isa,{mesh},16,none" for mesh in meshes]
+    cases = [f"isa,{mesh},16,none" for mesh in ("2x4", "2x2", "1x8", "1x2", "2x1", "8x1")]
     cases += ["isa,1x3,24,none", "isa,1x4,24,none", "isa,1x4,16,blocks", "unet,1x4,16,none"]
     # Compilation is most of it: side by side.
-    halves = cases[:6], cases[6:]
+    halves = cases[:5], cases[5:]
     processes = [start("mesh_gradients", *half) for half in halves]
     found = []
     for process in processes:

@@ -172,9 +172,11 @@ def test_two_processes_train_as_one_stop_together_and_survive_a_kill(
     workdir = tmp_path / "run"
     settings = ["--config.train.epochs=3"]
 
-    # The second is killed in the middle of a step.
+    # The second is killed in the middle of a step, once the first checkpoint is whole: it is
+    # written while the steps go on.
     pair = pair_of(workdir, *settings)
-    pair.wait_for(lambda: pair.steps() > EPOCH)
+    first = workdir / "checkpoints" / "latest" / str(EPOCH)
+    pair.wait_for(lambda: first.exists() and pair.steps() > EPOCH)
     pair.processes[1].kill()
     status, _, stderr = pair.outcome(0)
     assert (status, LOST.format(1) in stderr) == (2, True), stderr
