@@ -133,11 +133,15 @@ def distributed_session():
     watch.is_over = True
     if jax.process_index() == 0:  # whose service the others need to leave
         watch.alone.wait(_LOST_AFTER)
+    watch.join(_LOST_AFTER)  # asks the service, which would be taken from under it
     jax.distributed.shutdown()
 
 
 class _Watch(threading.Thread):
-    """Ends this process when another one is lost, until `is_over`; then says when it is alone."""
+    """Ends this process when another one is lost, until `is_over`.
+
+    In the first process it then says when that is alone.
+    """
 
     def __init__(self, hosts):
         super().__init__(daemon=True)
@@ -148,6 +152,8 @@ class _Watch(threading.Thread):
         everyone = {d.process_index for d in jax.devices()}
         while not self.alone.is_set():
             time.sleep(_LOOK_EVERY)
+            if self.is_over and jax.process_index() > 0:
+                return
             try:
                 with multihost_utils.live_devices(jax.devices()) as live:
                     pass
