@@ -8,9 +8,12 @@ A minute or two for each row; rows are printed as they come.
 
 import argparse
 import math
+import os
 from unittest import mock
 
-from isanet_jax import get_config, runtime
+os.environ["JAX_PLATFORMS"] = "cpu"  # the compiler needs no GPU, and must not take one
+
+from isanet_jax import get_config
 from isanet_jax.network.systems import SYSTEMS
 from isanet_jax.planning import operations as reading
 from isanet_jax.planning import plan as planning
@@ -26,7 +29,6 @@ def main():
     parser.add_argument("what", choices=("systems", "cards"))
     parser.add_argument("--only", nargs="+", help="systems, or cards")
     arguments = parser.parse_args()
-    runtime.setup()
     {"systems": systems, "cards": cards}[arguments.what](arguments.only)
 
 
