@@ -141,9 +141,13 @@ def make_config(size, name="isa", dtype="float32", remat="none", layout="last"):
 def make_step(config):
     """(step, state, batch): the real train step, not compiled yet, and what it takes."""
     import jax
-    from jax.sharding import NamedSharding, PartitionSpec
 
-    from isanet_jax.distributed.mesh import compiler_options, make_mesh, place_batch
+    from isanet_jax.distributed.mesh import (
+        compiler_options,
+        make_mesh,
+        place_batch,
+        state_shardings,
+    )
     from isanet_jax.training.config import model_config
     from isanet_jax.training.optimizer import make_optimizer_from, make_schedule
     from isanet_jax.training.step import init_state, make_train_step
@@ -155,7 +159,7 @@ def make_step(config):
         graphdef, optimizer, mesh, loss=config["loss"], patch=config["data"]["patch"],
         options=compiler_options(config, mesh),
     )  # fmt: skip
-    state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+    state = jax.device_put(state, state_shardings(state, mesh))
     return step, state, place_batch(make_batch(config["data"]["size"]), mesh)
 
 

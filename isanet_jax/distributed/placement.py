@@ -95,29 +95,21 @@ def parts_of(x: jax.Array) -> int:
     return split.devices
 
 
-def settle(x: jax.Array) -> jax.Array:
-    """A feature map as its level has it: this device's part, or whole where that is too coarse."""
+def own_part(x: jax.Array) -> jax.Array:
+    """The device's part of a whole feature map; the map itself where its level is too coarse."""
     split = _SPLIT.get()
-    if split is None:
+    if split is None or not splits(x.shape[1], split.devices):
         return x
-    parts = parts_of(x)
-    depth = x.shape[1] * parts
-    if not splits(depth, split.devices):
-        return _whole(x)
-    if parts > 1:
-        return x
-    planes = depth // split.devices
+    planes = x.shape[1] // split.devices
     return lax.dynamic_slice_in_dim(x, lax.axis_index(_SPACE) * planes, planes, 1)
 
 
-def settle_for_half(x: jax.Array) -> jax.Array:
-    """A feature map as the next level has it, which halves it."""
+def whole_if_half_is(x: jax.Array) -> jax.Array:
+    """A feature map that is to be halved: whole, where the half of it is too coarse to split."""
     parts = parts_of(x)
-    return x if splits(x.shape[1] * parts // 2, parts) else _whole(x)
-
-
-def _whole(x):
-    return x if parts_of(x) == 1 else lax.all_gather(x, _SPACE, axis=1, tiled=True)
+    if parts == 1 or splits(x.shape[1] * parts // 2, parts):
+        return x
+    return lax.all_gather(x, _SPACE, axis=1, tiled=True)
 
 
 def with_neighbours(x: jax.Array, before: int, after: int) -> jax.Array:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from isanet_jax.distributed.placement import settle_for_half
+from isanet_jax.distributed.placement import whole_if_half_is
 from isanet_jax.network.blocks import (
     Conv,
     Output,
@@ -66,7 +66,7 @@ class Encoder(nnx.Module):
         features = []
         for index, level in enumerate(self.levels):
             if index:
-                x = recompute_elementwise(max_pool, self.config)(settle_for_half(x))
+                x = recompute_elementwise(max_pool, self.config)(whole_if_half_is(x))
             x = level(x)
             features.append(x)
         return features
@@ -144,7 +144,7 @@ class TwoBranchNet(nnx.Module):
     """An encoder and a decoder for each image, which fuse each into the one before it.
 
     With CT and PET, as in the paper: the decoder of PET first, whose maps that of CT takes in level
-    by level. Further images stand before PET in that chain: the last one's decoder is alone.
+    by level. With more images, the last one's decoder is the first, and takes in nothing.
 
     `attention` is a module of isanet_jax/network/attention, or None.
     """
@@ -186,15 +186,14 @@ class TwoBranchNet(nnx.Module):
             bottleneck = jnp.concatenate([maps[-1] for maps in weighted], axis=-1)
             parts = [list(level) for level in zip(*(maps[:-1] for maps in weighted), strict=True)]
             return self.decoders["shared"](bottleneck, 1.0, parts)[0]
-        *others, name = features
-        skips, deepest = features[name][:-1], features[name][-1]
-        decoded = self.decoders[name](deepest, 1.0, [[skip] for skip in skips])
-        for before in reversed(others):
-            fused = [weights[name] * x for x in decoded]
-            name, weight = before, weights[before]
-            skips, deepest = features[name][:-1], features[name][-1]
-            parts = [[weight * skip, x] for skip, x in zip(skips, fused, strict=True)]
-            decoded = self.decoders[name](deepest, weight, parts)
+        *others, last = features
+        *skips, deepest = features[last]
+        decoded = self.decoders[last](deepest, 1.0, [[skip] for skip in skips])
+        for name in reversed(others):
+            *skips, deepest = features[name]
+            own, other = weights[name], weights[last]
+            parts = [[own * skip, other * x] for skip, x in zip(skips, decoded, strict=True)]
+            decoded, last = self.decoders[name](deepest, own, parts), name
         return decoded[0]
 
 

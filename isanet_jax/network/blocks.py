@@ -16,8 +16,8 @@ from jax.ad_checkpoint import checkpoint_name
 from isanet_jax.distributed.placement import (
     largest_of_parts,
     mean_of_parts,
+    own_part,
     parts_of,
-    settle,
     sum_of_parts,
     with_neighbours,
 )
@@ -286,7 +286,7 @@ class UpsampleConv(nnx.Module):
     def __call__(self, x):
         kernel = self.kernel[...].astype(x.dtype)
         if parts_of(x) == 1:
-            out = settle(upsample_conv3d(x, kernel, self.form))
+            out = own_part(upsample_conv3d(x, kernel, self.form))
         else:  # the last outputs see the next device's first plane, which has outputs there
             out = upsample_conv3d(with_neighbours(x, 0, 1), kernel, self.form)[:, :-2]
         return out if self.bias is None else out + self.bias[...].astype(out.dtype)

@@ -71,8 +71,9 @@ def _backward(relu, parts, kept, gradient):
     # Again from x: XLA would keep the ReLU's mask between the two passes.
     normal, through = normal_and_gradient(jax.lax.optimization_barrier(x))
     voxels = x.shape[1] * x.shape[2] * x.shape[3]
-    means = (mean_of_parts(total / voxels, parts) for total in (of_bias, of_scale))
-    of_x = rate * scale * (through - next(means) - normal * next(means))
+    mean_through = mean_of_parts(of_bias / voxels, parts)
+    mean_along = mean_of_parts(of_scale / voxels, parts)
+    of_x = rate * scale * (through - mean_through - normal * mean_along)
     of_scale, of_bias = (_like(g, a) for g, a in ((of_scale, scale), (of_bias, bias)))
     return of_x.astype(x.dtype), of_scale, of_bias
 

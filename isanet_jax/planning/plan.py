@@ -90,7 +90,7 @@ class Plan:
         arrays = {name: jax.ShapeDtypeStruct(*kind) for name, kind in shapes.items()}
         patch = self.config["data"]["patch"]
 
-        def lower(mesh, state, arrays):
+        def lower(mesh, arrays):
             step = make_train_step(
                 self.graphdef,
                 self.optimizer,
@@ -99,9 +99,10 @@ class Plan:
                 patch=patch,
                 options=compiler_options(self.config, mesh),
             )
+            state = _shaped(self._state, state_shardings(self._state, mesh))
             return step.lower(state, arrays)
 
-        return self._cost(lower, self._state, arrays, place=_placed_state)
+        return self._cost(lower, arrays)
 
     def prediction(self) -> StepCost:
         """What the real prediction of one volume needs."""
@@ -109,7 +110,7 @@ class Plan:
         # One volume: over the devices that share it.
         one = Mesh(self.mesh.devices[:1], self.mesh.axis_names, axis_types=self.mesh.axis_types)
 
-        def lower(mesh, params, volume):
+        def lower(mesh, volume):
             predict = make_predict(
                 self.graphdef,
                 mesh,
@@ -117,15 +118,15 @@ class Plan:
                 mirror=self.config["predict"]["mirror"],
                 options=compiler_options(self.config, mesh),
             )
-            return predict.lower(params, volume, volume)
+            return predict.lower(_placed(self._state.params, mesh), volume, volume)
 
-        return self._cost(lower, self._state.params, volume, mesh=one)
+        return self._cost(lower, volume, mesh=one)
 
-    def _cost(self, lower, held, batched, mesh=None, place=None):
-        mesh, place = mesh or self.mesh, place or _placed
+    def _cost(self, lower, batched, mesh=None):
+        mesh = mesh or self.mesh
         here = make_mesh(1, 1)
-        flops = count_flops(lower(here, place(held, here), _placed(batched, here)))
-        lowered = lower(mesh, place(held, mesh), _placed(batched, mesh, "data"))
+        flops = count_flops(lower(here, _placed(batched, here)))
+        lowered = lower(mesh, _placed(batched, mesh, "data"))
         with contextlib.nullcontext() if self.gpu is None else _not_kept():
             compiled = lowered.compile()
         cost = analyse_cost(compiled, flops)
@@ -172,14 +173,12 @@ def _not_kept():
 
 def _placed(tree, mesh, *axes):
     sharding = NamedSharding(mesh, PartitionSpec(*axes))
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+    return _shaped(tree, jax.tree.map(lambda _: sharding, tree))
 
 
-def _placed_state(state, mesh):
+def _shaped(tree, shardings):
     return jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        state,
-        state_shardings(state, mesh),
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), tree, shardings
     )
 
 
