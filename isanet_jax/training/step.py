@@ -19,8 +19,8 @@ from isanet_jax.pipeline.augment import augment, crop_patch, normalise
 from isanet_jax.training.losses import segmentation_loss
 
 # Of a step whose volumes are split. XLA's GPU scheduler moves operations away from where memory is
-# least in use, to overlap them with the exchange of planes: a third more memory with
-# remat=blocks (docs/distributed.md). It is left out.
+# least in use, to overlap them with the exchange of planes: 4 % more memory with remat=blocks
+# (docs/distributed.md). It is left out: volumes are split for memory.
 _FOR_MEMORY = {"xla_disable_hlo_passes": "latency-hiding-scheduler"}
 
 
