@@ -1,0 +1,132 @@
+"""The classes of a label by name, and how a voxel says which of them it belongs to.
+
+A voxel may belong to several classes (nnU-Net's regions), so a label holds a bit for each: of the
+k-th class, 2^k. The bit after the last class's marks voxels that losses and metrics leave out.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+from isanet_jax.errors import ConfigError
+
+CLASS_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,30}")
+MOST_CLASSES = 15  # and `ignore`: the bits of uint16
+TUMOUR = "tumour"
+
+
+@dataclasses.dataclass(frozen=True)
+class Classes:
+    """What the values of a label stand for.
+
+    Attributes:
+        values: name -> the values that belong to the class, in the order of the network's logits.
+        ignore: values of voxels that nothing is known of.
+        others: values that are known and of no class (HECKTOR: nodes beside the primary).
+
+    Raises:
+        ConfigError: no classes, too many, a name or a value that cannot be one.
+    """
+
+    values: Mapping[str, tuple[int, ...]] = dataclasses.field(
+        default_factory=lambda: {TUMOUR: (1,)}
+    )
+    ignore: tuple[int, ...] = ()
+    others: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        if not 1 <= len(self.values) <= MOST_CLASSES:
+            raise ConfigError(f"{len(self.values)} classes; give 1 to {MOST_CLASSES}")
+        for name, values in self.values.items():
+            if not CLASS_NAME.fullmatch(name):
+                raise ConfigError(
+                    f"a class cannot be called {name!r}; use at most 31 letters, digits, '_', '-' "
+                    "and '.'"
+                )
+            if not values or 0 in values:
+                raise ConfigError(
+                    f"the class {name} has the values {list(values)}; give at least one, and not "
+                    "0, which is no class"
+                )
+            if both := set(values) & {*self.ignore, *self.others}:
+                raise ConfigError(
+                    f"the value {min(both)} is of the class {name}, and is to be left out, too"
+                )
+        if len(self.values) > 1:
+            self._check_order()
+
+    def _check_order(self):
+        for name, value in self.written.items():
+            if value is None:
+                raise ConfigError(
+                    f"the class {name} is within classes that are named after it: a mask in which "
+                    "each voxel has one value cannot show it. Name wider classes first"
+                )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the classes, in their order."""
+        return tuple(self.values)
+
+    @property
+    def written(self) -> dict[str, int | None]:
+        """The value that a predicted mask has for each class; later ones are drawn over earlier.
+
+        Of a single class 1, whatever its values were.
+        """
+        if len(self.values) == 1:
+            return {self.names[0]: 1}
+        names = self.names
+        later = [
+            {v for after in names[i + 1 :] for v in self.values[after]} for i in range(len(names))
+        ]
+        return {
+            name: min((v for v in self.values[name] if v not in covered), default=None)
+            for name, covered in zip(names, later, strict=True)
+        }
+
+    @property
+    def dtype(self) -> type:
+        """Of a label of bits."""
+        return np.uint8 if len(self.values) < 8 else np.uint16
+
+    def bits(self, label: np.ndarray) -> np.ndarray:
+        """The bits of a label of values; those that are neither a class's nor ignored have none."""
+        out = np.zeros(label.shape, self.dtype)
+        for index, values in enumerate((*self.values.values(), self.ignore)):
+            if values:
+                out |= (np.isin(label, values).astype(self.dtype) << index).astype(self.dtype)
+        return out
+
+    def to_json(self) -> dict:
+        """As the manifest has them."""
+        return {
+            "classes": {name: list(values) for name, values in self.values.items()},
+            "ignore": list(self.ignore),
+            "others": list(self.others),
+        }
+
+
+def class_mask(bits: np.ndarray, index: int) -> np.ndarray:
+    """Which voxels of a label of bits belong to the class of an index, bool."""
+    return (bits >> index) & 1 > 0
+
+
+def parse_classes(texts) -> dict[str, tuple[int, ...]]:
+    """Reads ("gtvp=1", "gtvn=2,3"): name -> values. Raises ConfigError."""
+    classes = {}
+    for text in texts:
+        name, equals, values = text.partition("=")
+        try:
+            numbers = tuple(int(value) for value in values.split(",")) if equals else ()
+        except ValueError:
+            numbers = ()
+        if not numbers or name in classes:
+            raise ConfigError(
+                f"the class {text!r} is not understood, or named twice; give NAME=VALUE[,VALUE], "
+                "as in gtvp=1 gtvn=2"
+            )
+        classes[name] = numbers
+    return classes
