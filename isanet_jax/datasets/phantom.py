@@ -6,6 +6,7 @@ takes up tracer and is denser than muscle), which is what the network has to lea
 """
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -37,13 +38,20 @@ def make_phantom(generator: np.random.Generator) -> tuple[Volume, Volume, Volume
     label = _tumours(generator, hu, activity, body, (x, y, z))
     hu = ndimage.gaussian_filter(hu, 0.4) + generator.normal(0, 15, _CT_SHAPE)
     ct = Volume(np.clip(np.rint(hu), -1024, 3071).astype(np.int16), affine)
-    return ct, _scan_pet(generator, activity, affine), Volume(label.astype(np.uint8), affine)
+    pet = scan_pet(generator, activity, affine, _PET_SHAPE, _affine(_PET_SHAPE))
+    return ct, pet, Volume(label.astype(np.uint8), affine)
 
 
-def write_phantoms(output, *, cases: int, seed: int) -> Path:
+def write_phantoms(output, *, cases: int, seed: int, make: Callable = make_phantom) -> Path:
     """Writes phantoms as NIfTI with a table that `read_table` reads; existing ones are kept.
 
     Each phantom depends on `seed` and its own number only.
+
+    Args:
+        output: folder.
+        cases: how many.
+        seed: of all.
+        make: generator -> (ct, pet, label).
 
     Returns:
         The table's path, `cases.csv` in `output`.
@@ -57,7 +65,7 @@ def write_phantoms(output, *, cases: int, seed: int) -> Path:
         case = f"phantom_{number:03d}"
         names = {kind: f"{case}/{kind}.nii.gz" for kind in ("ct", "pet", "label")}
         if not all((output / name).is_file() for name in names.values()):
-            volumes = make_phantom(np.random.default_rng([seed, number]))
+            volumes = make(np.random.default_rng([seed, number]))
             for name, volume in zip(names.values(), volumes, strict=True):
                 write_volume(output / name, volume, overwrite=True)
         rows.append({"case": case, **names})
@@ -82,8 +90,13 @@ def _world(shape, affine):
     return [affine[i, i] * index + affine[i, 3] for i, index in enumerate(indices)]
 
 
-def _ellipsoid(world, centre, radii):
-    """Normalised distance from the centre: below 1 inside."""
+def ellipsoid(world, centre, radii) -> np.ndarray:
+    """Normalised distance from an ellipsoid's centre: below 1 inside it.
+
+    Args:
+        world: coordinates x, y and z, mm, which are broadcast.
+        centre, radii: (3,) mm.
+    """
     return np.sqrt(sum(((w - c) / r) ** 2 for w, c, r in zip(world, centre, radii, strict=True)))
 
 
@@ -109,14 +122,14 @@ def _body(generator, x, y, z):
 
 def _organs(generator, hu, activity, world):
     """Hot organs that are not tumour: brain, bladder, and a pair of glands."""
-    brain = _ellipsoid(world, (0, 0, 96), generator.uniform((42, 42, 24), (54, 50, 36)))
-    bladder = _ellipsoid(world, (0, 12, -92), generator.uniform((20, 18, 18), (30, 26, 30)))
+    brain = ellipsoid(world, (0, 0, 96), generator.uniform((42, 42, 24), (54, 50, 36)))
+    bladder = ellipsoid(world, (0, 12, -92), generator.uniform((20, 18, 18), (30, 26, 30)))
     for distance, density, low, high in ((brain, 35, 5, 9), (bladder, 5, 6, 14)):
         hu[distance < 1], activity[distance < 1] = density, generator.uniform(low, high)
     height, offset = generator.uniform(-20, 35), generator.uniform(26, 36)
     radii, uptake = generator.uniform(7, 11, 3), generator.uniform(3, 6)
     for side in (-1, 1):
-        gland = _ellipsoid(world, (side * offset, 5, height), radii) < 1
+        gland = ellipsoid(world, (side * offset, 5, height), radii) < 1
         hu[gland], activity[gland] = 40, uptake
 
 
@@ -128,7 +141,7 @@ def _tumours(generator, hu, activity, body, world):
         radii = generator.uniform(15, 30) * generator.uniform(0.75, 1.25, 3)
         bumps = ndimage.gaussian_filter(generator.normal(size=_CT_SHAPE), 4)
         bumps *= 0.12 / bumps.std()
-        tumour = (_ellipsoid(world, centre, radii) + bumps < 1) & body
+        tumour = (ellipsoid(world, centre, radii) + bumps < 1) & body
         parts, count = ndimage.label(tumour)
         if count == 0:
             continue
@@ -141,16 +154,22 @@ def _tumours(generator, hu, activity, body, world):
     return label
 
 
-def _scan_pet(generator, activity, affine):
-    """Blurs by the scanner's width, samples on the PET grid, adds count noise."""
+def scan_pet(generator, activity, affine, shape, pet_affine) -> Volume:
+    """The PET of an activity: blurred by the scanner's width, on the PET's grid, with count noise.
+
+    Args:
+        generator: source of the noise.
+        activity: SUV on a fine grid.
+        affine: (4, 4) of it.
+        shape, pet_affine: of the PET's grid.
+    """
     sigma = _SCANNER_FWHM_MM * _FWHM_TO_SIGMA / abs(np.diag(affine)[:3])
-    pet_affine = _affine(_PET_SHAPE)
     to_ct = np.linalg.inv(affine) @ pet_affine
     blurred = ndimage.gaussian_filter(activity, sigma)
     pet = ndimage.affine_transform(
-        blurred, to_ct[:3, :3], to_ct[:3, 3], _PET_SHAPE, order=1, mode="nearest"
+        blurred, to_ct[:3, :3], to_ct[:3, 3], shape, order=1, mode="nearest"
     )
     # Reconstructed PET noise grows with the root of the activity and is correlated.
-    noise = ndimage.gaussian_filter(generator.normal(size=_PET_SHAPE), 0.7)
+    noise = ndimage.gaussian_filter(generator.normal(size=shape), 0.7)
     pet += 0.25 * np.sqrt(pet) * noise / noise.std()
     return Volume(np.clip(pet, 0, None).astype(np.float32), pet_affine)
