@@ -1,0 +1,95 @@
+"""How a probability becomes a mask: rules that `isanet tune` chooses and predictions apply."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from isanet_jax.errors import ConfigError
+
+THRESHOLD = 0.5
+_CORNERS = ndimage.generate_binary_structure(3, 3)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rules:
+    """Of one class; the defaults change nothing but the threshold's half.
+
+    Attributes:
+        threshold: least probability of a voxel.
+        smallest_ml: least volume of a 26-connected component.
+        least_suv_max: least SUVmax of a component.
+        largest_only: whether the largest component alone is kept.
+    """
+
+    threshold: float = THRESHOLD
+    smallest_ml: float = 0.0
+    least_suv_max: float = 0.0
+    largest_only: bool = False
+
+    def mask(self, probability: np.ndarray, voxel_ml: float, suv=None) -> np.ndarray:
+        """The mask of a probability.
+
+        Args:
+            probability: (I, J, K).
+            voxel_ml: volume of a voxel.
+            suv: () -> (I, J, K) SUV there, called where a rule needs it; None: there is no PET.
+
+        Raises:
+            ConfigError: a rule needs the PET, and there is none.
+        """
+        mask = probability >= self.threshold
+        if not (self.smallest_ml or self.least_suv_max or self.largest_only) or not mask.any():
+            return mask
+        if self.least_suv_max and suv is None:
+            raise ConfigError("the rules have a least SUVmax, and there is no PET")
+        parts, count = ndimage.label(mask, _CORNERS)
+        ml = np.bincount(parts.ravel(), minlength=count + 1)[1:] * voxel_ml
+        hottest = np.full(count, np.inf)
+        if self.least_suv_max:
+            hottest = ndimage.maximum(suv(), parts, np.arange(1, count + 1))
+        kept = np.concatenate([[False], self.kept(ml, hottest)])
+        return kept[parts]
+
+    def kept(self, ml: np.ndarray, suv_max: np.ndarray) -> np.ndarray:
+        """Which of a mask's components stay, bool, from their volumes and SUVmax."""
+        kept = (ml >= self.smallest_ml) & (suv_max >= self.least_suv_max)
+        if self.largest_only and kept.any():
+            kept &= np.arange(len(ml)) == np.where(kept, ml, -1).argmax()
+        return kept
+
+
+def read_rules(path, classes) -> dict[str, Rules]:
+    """The rules of a file that `isanet tune` wrote, for some classes.
+
+    Raises:
+        ConfigError: no such file, one that holds something else, or not of these classes.
+    """
+    path = Path(path)
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))["classes"]
+        rules = {name: Rules(**values) for name, values in stored.items()}
+        for rule in rules.values():
+            float(rule.threshold), float(rule.smallest_ml), float(rule.least_suv_max)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{path} holds no rules ({type(error).__name__}: {error}); make it with isanet tune"
+        ) from error
+    if lacking := [name for name in classes if name not in rules]:
+        raise ConfigError(
+            f"{path} has no rules for {', '.join(lacking)}; it has {', '.join(rules)}"
+        )
+    return {name: rules[name] for name in classes}
+
+
+def default_rules(classes) -> dict[str, Rules]:
+    """One half for each class."""
+    return {name: Rules() for name in classes}
+
+
+def write_form(rules: Mapping[str, Rules]) -> dict[str, dict]:
+    """As JSON has them."""
+    return {name: dataclasses.asdict(rule) for name, rule in rules.items()}
