@@ -148,7 +148,7 @@ def make_step(config):
         place_batch,
         state_shardings,
     )
-    from isanet_jax.training.config import model_config
+    from isanet_jax.training.config import make_inputs, model_config
     from isanet_jax.training.optimizer import make_optimizer_from, make_schedule
     from isanet_jax.training.step import init_state, make_train_step
 
@@ -156,23 +156,29 @@ def make_step(config):
     optimizer = make_optimizer_from(make_schedule(config, 1), config)
     graphdef, state = init_state(model_config(config), optimizer, 0)
     step = make_train_step(
-        graphdef, optimizer, mesh, loss=config["loss"], patch=config["data"]["patch"],
+        graphdef, optimizer, mesh, make_inputs(config), loss=config["loss"],
         options=compiler_options(config, mesh),
     )  # fmt: skip
     state = jax.device_put(state, state_shardings(state, mesh))
-    return step, state, place_batch(make_batch(config["data"]["size"]), mesh)
+    return step, state, place_batch(make_batch(config), mesh)
 
 
-def make_batch(size):
+def make_batch(config):
     """A batch of one made-up case, rotated."""
+    import jax
+
     from isanet_jax.pipeline.dataset import batch_shapes
+    from isanet_jax.training.config import make_inputs
 
     generator = np.random.default_rng(0)
-    shapes = batch_shapes(1, size)
-    batch = {name: np.zeros(*kind) for name, kind in shapes.items()}
-    batch["ct"] += generator.normal(0, 300, batch["ct"].shape).astype(np.float32)
-    batch["pet"] += generator.gamma(1, 2, batch["pet"].shape).astype(np.float32)
-    batch["label"] += generator.random(batch["label"].shape) < 0.02
+    shapes = batch_shapes(1, make_inputs(config))
+    batch = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    volume = batch["images"]["ct"].shape
+    batch["images"]["ct"] += generator.normal(0, 300, volume).astype(np.float32)
+    batch["images"]["pet"] += generator.gamma(1, 2, volume).astype(np.float32)
+    batch["labels"]["tumour"] += generator.random(volume) < 0.02
+    batch["outside"]["ct"] -= 1024
+    batch["centre"] += (np.float32(volume[1:]) - 1) / 2
     batch["rotation"] += np.float32([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]])
     return batch
 
@@ -213,15 +219,16 @@ def measure_predict(size, name, dtype) -> dict:
 
     from isanet_jax.distributed.mesh import compiler_options, make_mesh
     from isanet_jax.network import systems
-    from isanet_jax.training.config import model_config
+    from isanet_jax.training.config import image_kinds, model_config
     from isanet_jax.training.step import make_predict
 
     config = make_config(size, name, dtype)
     mesh = make_mesh(1, 1)
     graphdef, params = systems.create(model_config(config), jax.random.key(0))
-    predict = make_predict(graphdef, mesh, options=compiler_options(config, mesh))
-    volume = jax.numpy.ones((1, size, size, size))
-    seconds = time_of(lambda: predict(params, volume, volume), jax.block_until_ready)
+    kinds = tuple(image_kinds(config).items())
+    predict = make_predict(graphdef, mesh, kinds, options=compiler_options(config, mesh))
+    images = dict.fromkeys(dict(kinds), jax.numpy.ones((1, size, size, size)))
+    seconds = time_of(lambda: predict(params, images), jax.block_until_ready)
     return {"seconds": seconds, "peak_gib": peak_gib()}
 
 
@@ -276,9 +283,16 @@ def measure_augment(size) -> dict:
     import jax
 
     from isanet_jax.pipeline.augment import augment, normalise
+    from isanet_jax.training.config import make_inputs
 
-    batch = jax.device_put(make_batch(size))
-    function = jax.jit(lambda b: normalise(*augment(b)[:2]))
+    config = make_config(size)
+    inputs, batch = make_inputs(config), jax.device_put(make_batch(config))
+
+    @jax.jit
+    def function(batch):
+        images, _, _ = augment(batch, inputs.shape)
+        return normalise(images, inputs.images, of_volume=True)
+
     return {"seconds": time_of(lambda: function(batch), jax.block_until_ready)}
 
 

@@ -27,8 +27,9 @@ from monai import transforms
 from isanet_jax.cases.case import read_case
 from isanet_jax.cases.cohort import prepare_phantoms, read_cohort
 from isanet_jax.configs import hecktor
+from isanet_jax.datasets.layout import PET_CT
 from isanet_jax.pipeline.augment import augment, normalise
-from isanet_jax.pipeline.dataset import training_data
+from isanet_jax.pipeline.dataset import Inputs, training_data
 
 KEYS = ["ct", "pet", "label"]
 
@@ -68,13 +69,15 @@ class MonaiCases(torch.utils.data.Dataset):
 @jax.jit
 def prepare(batch):
     """The part of a train step that is the pipeline's."""
-    ct, pet, label = augment(batch)
-    return normalise(ct, pet), label
+    images, labels, _ = augment(batch, batch["images"]["ct"].shape[1:])
+    return normalise(images, dict(PET_CT), of_volume=True), labels
 
 
 def ours(cohort, settings):
     """Endless prepared batches."""
-    data = training_data(cohort, list(cohort.cases), batch=1, seed=0, augment=settings)
+    shape = (cohort.settings["size"],) * 3
+    inputs = Inputs(dict(PET_CT), ("tumour",), shape, shape)
+    data = training_data(cohort, list(cohort.cases), inputs, batch=1, seed=0, augment=settings)
     with contextlib.closing(iter(data)) as batches:
         for batch in batches:
             yield jax.block_until_ready(prepare(batch))
@@ -85,7 +88,8 @@ def monai(cohort, settings):
     cases = []
     for case in cohort.cases:
         stored = read_case(cohort.path(case))
-        cases.append({k: torch.tensor(np.float32(getattr(stored, k)))[None] for k in KEYS})
+        arrays = {**stored.images, "label": stored.label}
+        cases.append({k: torch.tensor(np.float32(arrays[k]))[None] for k in KEYS})
     yield from torch.utils.data.DataLoader(
         MonaiCases(cases, settings), batch_size=1, num_workers=os.cpu_count()
     )

@@ -75,7 +75,8 @@ def waiting_step(wait):
 
     @jax.jit
     def step(state, batch):
-        ends = [batch[name].ravel()[-1] for name in ("ct", "pet", "label")]
+        volumes = jax.tree.leaves((batch["images"], batch["labels"]))
+        ends = [volume.ravel()[-1] for volume in volumes]
         start = 1e-6 * (state.step + sum(jnp.clip(end, -1, 1) for end in ends))
         loss = turn(start.astype(np.float32), turns)
         step = state.step + 1

@@ -8,7 +8,12 @@ gated, and a run takes a GPU. Prepare the data, then train one of the five folds
     python eval.py --workdir runs/h0
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
+
+
+def _one_or_three(default):
+    """A setting that takes one number, or one for each axis."""
+    return FieldReference(default, field_type=object)
 
 
 def get_config() -> ConfigDict:
@@ -27,11 +32,15 @@ def get_config() -> ConfigDict:
 
     config.data = ConfigDict()
     config.data.cases = "cases/hecktor"  # folder made by prepare.py
-    config.data.size = 144  # voxels per axis
-    config.data.fit = "crop"  # how the grid was placed: crop or resize
-    config.data.spacing_mm = 1.0  # voxel size of crop
+    config.data.images = ("ct", "pet")  # of a case, by name; uptake:pet names the kind, too
+    config.data.classes = ("tumour",)  # of the label, by name: those that are learnt
+    config.data.size = _one_or_three(144)  # voxels per axis; or D, H, W (feet-head, ...)
+    config.data.fit = "crop"  # how the grid was placed: crop, resize, or whole, of any shape
+    # Voxel size of crop and whole; or of right-left, front-back and feet-head.
+    config.data.spacing_mm = _one_or_three(1.0)
     config.data.phantoms = 0  # where the folder is missing, make this many phantoms
-    config.data.patch = 0  # edge of the patches that are trained on; 0: whole volumes
+    # Voxels per axis of the patches that are trained on; or D, H, W; 0: whole volumes.
+    config.data.patch = _one_or_three(0)
 
     config.augment = ConfigDict()
     config.augment.rotation_probability = 0.5  # of a case
@@ -53,9 +62,9 @@ def get_config() -> ConfigDict:
     config.model.reading = "code"  # of the paper's authors, or its text: docs/decisions.md
     config.model.fusion = "matmul"  # isa, Eq. 5: matmul, matmul_scaled or product
     config.model.weight_scale = "sum"  # isa: its weights sum to 1, or mean: their mean is 1
-    config.model.modalities = ("ct", "pet")  # the images that the network sees
-    config.model.fusion_weights = (1.0, 1.0)  # two-branch networks: of CT and PET in the decoder
-    config.model.decoder = "dual"  # two-branch networks: as in the paper, or shared by both
+    config.model.modalities = ()  # the images that the network sees; (): all of data.images
+    config.model.fusion_weights = (1.0, 1.0)  # two-branch networks: of each image in the decoder
+    config.model.decoder = "dual"  # two-branch networks: as in the paper, or shared by all
     config.model.dtype = "float32"  # of the computation, or bfloat16; parameters stay float32
     config.model.convolution = "auto"  # form: native on GPUs, folded on CPUs
     # Less memory for more computation: none, convolutions, blocks or levels.
@@ -63,6 +72,7 @@ def get_config() -> ConfigDict:
 
     config.loss = ConfigDict()
     config.loss.name = "dice_focal"  # as in the paper, or dice_ce: Dice + cross-entropy
+    config.loss.batch_dice = False  # True: Dice of a batch's cases together, not of each
     config.loss.dice_squared = False  # True: V-Net's form
     config.loss.dice_smooth = 1e-3  # of the squared form
     config.loss.alpha = 0.5  # of the focal loss: weight of the tumour

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from isanet_jax.datasets.layout import Scan, box_from_lps
+from isanet_jax.datasets.layout import PET_CT, Options, Scan, box_from_lps
 from isanet_jax.errors import ConfigError
 
 
@@ -44,8 +44,11 @@ def prepare(
     *,
     layout=None,
     fit=None,
+    images=None,
     label_values=None,
     target=None,
+    classes=None,
+    ignore=(),
     options=None,
     workers=1,
     folds=5,
@@ -60,14 +63,18 @@ def prepare(
         scans: a source in a layout that is known (a folder, or a CSV), or a list of `Scan`.
         output: folder of the prepared cases.
         layout: of the source, as in `isanet prepare LAYOUT`; None: it is recognised.
-        fit: `resize` keeps the field of view, `crop` the voxel size; None: the layout's own.
-        label_values, target: what is tumour, see `isanet_jax.datasets.label_values`.
+        fit: `resize` keeps the field of view, `crop` and `whole` the voxel size; None: the
+            layout's own.
+        images: name -> kind, as `isanet_jax.kinds.parse_images` gives; None: CT and PET.
+        label_values, target, classes, ignore: what the labels' values stand for, see
+            `isanet_jax.datasets.classes_of`.
         options: of DICOM, an `isanet_jax.datasets.layout.Options`.
         workers: processes.
         folds, seed: number of folds, and what they are drawn from.
         skip_bad: leave out cases that fail, and list them in the manifest.
         copies: also write each DICOM study as NIfTI, into `output`/nifti.
-        settings: further ones of `isanet_jax.cases.prepare.Settings`: size, spacing_mm, ...
+        settings: further ones of `isanet_jax.cases.prepare.Settings`: size, spacing_mm (`auto`:
+            see `isanet_jax.cases.spacing`), ...
 
     Returns:
         the manifest's entries, one per case.
@@ -86,10 +93,13 @@ def prepare(
     from isanet_jax import datasets
     from isanet_jax.cases import cohort
     from isanet_jax.cases.prepare import Settings
+    from isanet_jax.cases.spacing import auto_spacing
     from isanet_jax.locks import only_here
 
     output = Path(output)
     with only_here(output, "prepare", "makes cases there"):
+        images = dict(images or PET_CT)
+        options = (options or Options())._replace(images=images)
         if isinstance(scans, (str, Path)):
             layout, found = datasets.read(scans, layout, options)
             source, dataset = Path(scans), datasets.DATASETS[layout]
@@ -98,14 +108,23 @@ def prepare(
             source, dataset = None, datasets.Dataset(layout, "", None, None)
         if not skip_bad:
             datasets.check_files(found.scans)  # before hours are spent on the others
-        tumour, others = datasets.label_values(
-            dataset, source, found.scans, values=label_values, target=target
+        of_labels = datasets.classes_of(
+            dataset,
+            source,
+            found.scans,
+            values=label_values,
+            target=target,
+            classes=classes,
+            ignore=ignore,
         )
+        if settings.get("spacing_mm") == "auto":
+            settings["spacing_mm"] = auto_spacing(found.scans, next(iter(images)))
+            shown = " x ".join(f"{mm:g}" for mm in settings["spacing_mm"])
+            print(f"voxels of {shown} mm (right-left x front-back x feet-head)", flush=True)
         grid = {"fit": fit or dataset.fit, "region": dataset.region(found.scans)}
-        classes = {"label_values": tumour, "other_values": others}
         return cohort.prepare(
             found.scans,
-            Settings(**grid | classes | settings),
+            Settings(images=images, classes=of_labels, **grid | settings),
             output,
             kind=layout,
             folds=folds,
@@ -201,13 +220,14 @@ def evaluate(workdirs, output=None, *, cases=None, checkpoint="best") -> dict:
     return evaluate_runs(folders, output, cases=cases, checkpoint=checkpoint)
 
 
-def load(workdirs, *, checkpoint="best", half=False) -> "Run":
+def load(workdirs, *, checkpoint="best", half=False, rules=None) -> "Run":
     """A trained run, or several as an ensemble, ready to predict.
 
     Args:
         workdirs: a run's folder, or several.
         checkpoint: the `best` one of each run, or the `latest`.
         half: compute in bfloat16: half the memory; probabilities differ by about a hundredth.
+        rules: file of `isanet tune`, by which probabilities become masks; None: one half.
 
     Raises:
         CheckpointError: no run, or a checkpoint that is missing or damaged.
@@ -220,7 +240,7 @@ def load(workdirs, *, checkpoint="best", half=False) -> "Run":
     """
     from isanet_jax.prediction.predictor import Predictor
 
-    return Run(Predictor(workdirs, half=half, checkpoint=checkpoint))
+    return Run(Predictor(workdirs, half=half, checkpoint=checkpoint, rules=rules))
 
 
 class Run:
@@ -235,13 +255,14 @@ class Run:
         self.predictor = predictor
         self.config = predictor.descriptions[0]["config"]
 
-    def predict(self, ct, pet, *, box=None, case="scan", batch=1):
-        """The tumour in a scan, on the CT's own grid.
+    def predict(self, *images, box=None, case="scan", batch=1, **named):
+        """The tumour in a scan, on the first image's own grid (the CT's).
 
         Args:
-            ct: in HU: path of a NIfTI file, DICOM folder or zip; a nibabel image; or (array,
+            images: those that the run was trained on, in its order (CT in HU, PET in SUV), each on
+                any grid: path of a NIfTI file, DICOM folder or zip; a nibabel image; or (array,
                 affine), the affine to RAS+ mm.
-            pet: in SUV; as `ct`, on any grid.
+            named: further ones by their names, as in `mr_t1="t1.nii.gz"`.
             box: (x1, x2, y1, y2, z1, z2), LPS mm as in HECKTOR: the region of interest; or None.
             case: a name for messages.
             batch: windows computed together on each device, where a scan is larger than the
@@ -251,7 +272,8 @@ class Run:
             `isanet_jax.prediction.result.Prediction`.
 
         Raises:
-            ConfigError: a box that is empty, or not six numbers.
+            ConfigError: images that the run has not, or lacks; a box that is empty, or not six
+                numbers.
             DataError: images that cannot be read, are not HU and SUV, or do not overlap.
 
         Example:
@@ -262,15 +284,22 @@ class Run:
         from isanet_jax.prediction import result
 
         box_mm = None if box is None else box_from_lps(box)
-        paths = [Path(x) if isinstance(x, (str, Path)) else Path(kind) for x, kind in
-                 ((ct, "ct"), (pet, "pet"))]  # fmt: skip
-        scan = Scan(case, *paths, None, case, box_mm=box_mm)
-        volumes = {}
-        for name, image in (("ct", ct), ("pet", pet)):
-            if not isinstance(image, (str, Path)):
-                volumes[name] = _volume(image, name, case)
-        images = result.read_images(scan, given=volumes)
-        (found,) = result.predict(self.predictor, [images], batch=batch)
+        kinds = self.predictor.settings.images
+        given = dict(zip(kinds, images, strict=False)) | named
+        if len(images) > len(kinds) or given.keys() != kinds.keys():
+            raise ConfigError(
+                f"{len(images)} images and {', '.join(named) or 'none'} by name are given; this "
+                f"run takes {', '.join(kinds)}"
+            )
+        paths = {n: Path(x if isinstance(x, (str, Path)) else n) for n, x in given.items()}
+        scan = Scan(case, {name: paths[name] for name in kinds}, None, case, box_mm=box_mm)
+        volumes = {
+            name: _volume(image, name, case)
+            for name, image in given.items()
+            if not isinstance(image, (str, Path))
+        }
+        read = result.read_images(scan, kinds, given=volumes)
+        (found,) = result.predict(self.predictor, [read], batch=batch)
         if isinstance(found, Exception):
             raise found
         return found

@@ -54,7 +54,7 @@ def _killed(scan):
     raise DataError(
         "the process that worked on it was killed, most likely for lack of memory",
         case=scan.case,
-        file=scan.ct,
+        file=scan.place,
         action="Look at the size of its images; fewer --workers need less memory",
     )
 

@@ -170,6 +170,25 @@ def read_volume(path, *, case=None, dtype=np.float32, placed=True) -> Volume:
     return Volume(data, affine, _geometry_header(image.header))
 
 
+def read_grid(path, *, case=None) -> tuple[tuple[int, int, int], np.ndarray]:
+    """Shape and affine of a NIfTI file, whose voxels are not read. Raises DataError."""
+    try:
+        image = _open(path)
+        affine = np.asarray(image.affine, np.float64)
+        affine[:3] *= _UNIT_MM[image.header.get_xyzt_units()[0]]
+        shape = tuple(int(n) for n in image.shape[:3])
+        if len(shape) != 3 or not np.isfinite(affine).all():
+            raise ValueError(f"shape {shape}, or an affine that is not finite")
+        return shape, affine
+    except Exception as error:  # nibabel raises a dozen types on damaged files
+        raise DataError(
+            f"its header cannot be read ({' '.join(str(error).split())[:200]})",
+            case=case,
+            file=path,
+            wanted="NIfTI",
+        ) from error
+
+
 def _check_compression(path, where):
     """Raises DataError where a gzip file has a name that does not say so."""
     with open(path, "rb") as file:

@@ -18,6 +18,7 @@ import pytest
 
 from isanet_jax.cases.cohort import prepare_phantoms, read_cohort
 from isanet_jax.configs import phantom as phantom_config
+from isanet_jax.training.config import plain_config
 from isanet_jax.training.loop import train
 
 # A second run finds what was compiled here.
@@ -76,10 +77,7 @@ def small_config(cohort_folder):
     config.model.width, config.model.levels = 2, 3
     config.selection = "paper"
     config.train.epochs, config.train.validate_every = 3, 1
-    config = config.to_dict()
-    config["model"]["modalities"] = list(config["model"]["modalities"])
-    config["model"]["fusion_weights"] = list(config["model"]["fusion_weights"])
-    return config
+    return plain_config(config)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1] / "isanet_jax"
 ORDER = (
-    *("errors", "files", "locks", "runtime", "volume", "configs", "dicom", "datasets", "parallel"),
+    *(
+        "errors",
+        "files",
+        "locks",
+        "runtime",
+        "volume",
+        "classes",
+        "kinds",
+        "configs",
+        "dicom",
+        "datasets",
+        "parallel",
+    ),
     *("cases", "pipeline", "distributed", "network", "metrics", "training", "planning"),
     *("prediction", "evaluation", "comparison", "api", "cli"),
 )

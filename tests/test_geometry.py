@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from isanet_jax.cases.grid import case_grid, resample, resample_label
-from isanet_jax.prediction.predictor import to_ct_grid
+from isanet_jax.cases.grid import case_grid, resample, resample_mask
+from isanet_jax.prediction.predictor import to_grid_of
 from isanet_jax.volume import Volume, bounds_mm, read_volume, write_volume
 
 
@@ -49,10 +49,10 @@ def test_a_mask_goes_to_the_case_grid_and_back(affine, volume_ml, seed):
     ct = Volume(mask.astype(np.uint8), affine)
     low, high = bounds_mm(mask.shape, affine)
     size = int(np.ceil((high - low).max()))
-    grid = case_grid(ct, size=size, fit="crop", spacing_mm=1.0, box_mm=None)
+    _, grid = case_grid(np.stack([low, high]), size=size, fit="crop", spacing_mm=1.0)
     # As a network's probability is: 0 or 1 on the case grid, back by linear interpolation.
-    on_case = resample_label(Volume(mask, affine), (size,) * 3, grid)
-    back = to_ct_grid(on_case.astype(np.float32), grid, ct)
+    on_case = resample_mask(Volume(mask, affine), (size,) * 3, grid)
+    back = to_grid_of(on_case.astype(np.float32), grid, ct)
     assert dsc(back.data >= 0.5, mask) >= 0.97
 
 

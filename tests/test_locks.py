@@ -41,7 +41,7 @@ def test_a_program_that_was_refused_leaves_no_folder(tmp_path):
 
 def _scans(tmp_path, count=4):
     path = tmp_path / "ct.nii.gz"
-    return [Scan(f"case{i}", path, path, None, f"case{i}") for i in range(count)]
+    return [Scan(f"case{i}", {"ct": path, "pet": path}, None, f"case{i}") for i in range(count)]
 
 
 def _kill_oneself(scan):
@@ -86,7 +86,7 @@ from isanet_jax.parallel import in_processes
 from isanet_jax.datasets.layout import Scan
 sys.path.insert(0, sys.argv[2])
 from tests.test_locks import _say_and_sleep
-scans = [Scan(f"case{i}", Path(sys.argv[1]), Path("b"), None, "p") for i in range(2)]
+scans = [Scan(f"case{i}", {"ct": Path(sys.argv[1])}, None, "p") for i in range(2)]
 if __name__ == "__main__":
     for _ in in_processes(_say_and_sleep, scans, 2):
         pass
@@ -94,7 +94,7 @@ if __name__ == "__main__":
 
 
 def _say_and_sleep(scan):
-    (scan.ct / f"{scan.case}.pid").write_text(str(os.getpid()))
+    (scan.place / f"{scan.case}.pid").write_text(str(os.getpid()))
     time.sleep(120)
 
 

@@ -16,16 +16,26 @@ from isanet_jax.datasets.layout import Scan
 from isanet_jax.dicom.convert import read_study
 from isanet_jax.errors import DataError, failure_of
 from isanet_jax.files import replace_when_done, write_csv
+from isanet_jax.kinds import KINDS, shown
 from isanet_jax.parallel import in_processes
-from isanet_jax.volume import bounds_mm, read_volume
+from isanet_jax.volume import Volume, bounds_mm, read_volume
 
 _CORNERS = ndimage.generate_binary_structure(3, 3)
 _SMALL_ML = 0.1
-_COLUMNS = (
-    *("case", "patient", "ct_shape", "ct_spacing_mm", "ct_axes", "ct_hu", "pet_shape"),
-    *("pet_spacing_mm", "pet_axes", "pet_suv", "pet_covers", "label_on", "label_ml", "components"),
-    *("errors", "warnings"),
-)
+
+
+def _columns(images):
+    """Of the table, for images (name -> kind)."""
+    columns = ["case", "patient"]
+    for index, (name, kind) in enumerate(images.items()):
+        columns += [f"{name}_{what}" for what in ("shape", "spacing_mm", "axes", _values(kind))]
+        columns += [f"{name}_covers"] * (index > 0)
+    return (*columns, "label_on", "label_ml", "components", "errors", "warnings")
+
+
+def _values(kind):
+    """What the column of an image's values is called: `hu`, `suv`, `values`."""
+    return KINDS[kind].unit.lower() or "values"
 
 
 def check(
@@ -41,7 +51,7 @@ def check(
         log: file for the tracebacks of unforeseen errors.
 
     Returns:
-        a row per case: `_COLUMNS` as text, `errors` and `warnings` as lists.
+        a row per case: columns as text, `errors` and `warnings` as lists.
     """
     from tqdm import tqdm
 
@@ -58,7 +68,7 @@ def check(
     rows = [rows_by_case[scan.case] for scan in scans]
     for case, reason in (failures or {}).items():
         rows.append({"case": case, "errors": [reason], "warnings": []})
-    _check_cohort(scans, rows)
+    _check_cohort(scans, rows, settings.images)
     return rows
 
 
@@ -67,38 +77,46 @@ def _check_scan(scan, settings):
     row = {"case": scan.case, "patient": scan.patient, "errors": [], "hashes": {}}
     row["warnings"] = list(scan.warnings)
     volumes, label = _read(scan, settings, row)
-    for kind, volume in volumes.items():
+    kinds = settings.images
+    for name, volume in volumes.items():
         low, high = volume.data.min(), volume.data.max()
         row |= {
-            f"{kind}_shape": " x ".join(map(str, volume.data.shape)),
-            f"{kind}_spacing_mm": " x ".join(f"{s:.2f}" for s in volume.spacing_mm),
-            f"{kind}_axes": "".join(nibabel.aff2axcodes(volume.affine)),
-            "ct_hu" if kind == "ct" else "pet_suv": f"{low:.4g} to {high:.4g}",
+            f"{name}_shape": " x ".join(map(str, volume.data.shape)),
+            f"{name}_spacing_mm": " x ".join(f"{s:.2f}" for s in volume.spacing_mm),
+            f"{name}_axes": "".join(nibabel.aff2axcodes(volume.affine)),
+            f"{name}_{_values(kinds[name])}": f"{low:.4g} to {high:.4g}",
         }
-        row["hashes"][kind] = hashlib.sha256(volume.data.tobytes()).hexdigest()
+        row["hashes"][name] = hashlib.sha256(volume.data.tobytes()).hexdigest()
+        called = shown(name, kinds[name])
         direction = volume.affine[:3, :3] / volume.spacing_mm
         if np.abs(np.abs(direction).max(0) - 1).max() > 1e-3:
-            row["warnings"].append(f"{kind.upper()} is oblique")
+            row["warnings"].append(f"{called} is oblique")
         if (spread := volume.spacing_mm.max() / volume.spacing_mm.min()) > 6:
-            row["warnings"].append(f"{kind.upper()} voxels are {spread:.1f} times longer than wide")
-    if len(volumes) == 2:
+            row["warnings"].append(f"{called} voxels are {spread:.1f} times longer than wide")
+    if len(volumes) == len(kinds):
         try:
-            row["warnings"] += check_images(scan, volumes["ct"], volumes["pet"])
+            row["warnings"] += check_images(scan, volumes, kinds)
         except DataError as error:
             row["errors"].append(str(error))
-        row["warnings"] += _doubts(volumes)
+        for name, volume in volumes.items():
+            row["warnings"] += KINDS[kinds[name]].doubts(volume)
         boxes = {k: bounds_mm(v.data.shape, v.affine) for k, v in volumes.items()}
-        covers = overlap_fraction(boxes["ct"], boxes["pet"])
-        row["pet_covers"] = f"{covers:.0%}"
-        if 0 < covers < 0.5:
-            row["warnings"].append(f"PET covers only {covers:.0%} of the CT")
+        first, *others = boxes
+        for name in others:
+            covers = overlap_fraction(boxes[first], boxes[name])
+            row[f"{name}_covers"] = f"{covers:.0%}"
+            if 0 < covers < 0.5:
+                row["warnings"].append(
+                    f"{shown(name, kinds[name])} covers only {covers:.0%} of the "
+                    f"{shown(first, kinds[first])}"
+                )
     if label is not None:
-        _check_label(label, volumes, row)
+        _check_label(label, volumes, kinds, row)
     return row
 
 
 def _read(scan, settings, row):
-    """(CT and PET by name, label or None): what can be read; errors and warnings go to the row."""
+    """(images by name, label's mask or None): what can be read; faults go to the row."""
     if scan.study is not None:
         try:
             images = read_study(scan.study)
@@ -107,35 +125,22 @@ def _read(scan, settings, row):
             return {}, None
         row["warnings"] += images.warnings
         return {"ct": images.ct, "pet": images.pet}, images.label
-    volumes = {}
-    readers = {kind: partial(read_volume, getattr(scan, kind)) for kind in ("ct", "pet")}
-    if scan.label is not None:
-        values = settings.label_values, settings.other_values
-        readers["label"] = partial(read_label, scan.label, *values)
-    for name, read in readers.items():
+    volumes, label = {}, None
+    for name in (*settings.images, *(["label"] if scan.label is not None else [])):
         try:
-            volumes[name] = read(case=scan.case)
+            if name == "label":
+                label = read_label(scan.label, settings.classes, case=scan.case)
+            else:
+                volumes[name] = read_volume(scan.image(name), case=scan.case)
         except DataError as error:
             row["errors"].append(str(error))
-    label = volumes.pop("label", None)
-    return volumes, label
+    return volumes, label and Volume(label.data > 0, label.affine, label.header)
 
 
-def _doubts(volumes):
-    """Ranges that are possible and unusual."""
-    doubts = []
-    if volumes["ct"].data.max() < 200:
-        doubts.append(f"CT reaches {volumes['ct'].data.max():.0f} HU only: no bone in the field?")
-    if volumes["ct"].data.min() > -900:
-        doubts.append(f"CT begins at {volumes['ct'].data.min():.0f} HU: no air in the field?")
-    if volumes["pet"].data.max() < 1.5:
-        doubts.append(f"PET reaches SUV {volumes['pet'].data.max():.2f} only: is it SUV?")
-    return doubts
-
-
-def _check_label(label, volumes, row):
+def _check_label(label, volumes, kinds, row):
     ml = np.abs(np.linalg.det(label.affine[:3, :3])) / 1000
-    grids = [kind.upper() for kind, volume in volumes.items() if same_grid(label, volume)]
+    called = {name: shown(name, kinds[name]) for name in volumes}
+    grids = [called[name] for name, volume in volumes.items() if same_grid(label, volume)]
     parts, count = ndimage.label(label.data, _CORNERS)
     sizes = np.bincount(parts.ravel(), minlength=1)[1:] * ml
     row |= {
@@ -148,23 +153,24 @@ def _check_label(label, volumes, row):
         return
     if (small := int((sizes < _SMALL_ML).sum())) and count > 1:
         row["warnings"].append(f"{small} of {count} components are smaller than {_SMALL_ML} ml")
-    for kind, volume in volumes.items():
+    for index, (name, volume) in enumerate(volumes.items()):
         outside = outside_fraction(label, volume.data.shape, volume.affine)
-        if outside == 1 and kind == "ct":
-            row["errors"].append("the label lies outside the CT")
+        if outside == 1 and index == 0:
+            row["errors"].append(f"the label lies outside the {called[name]}")
         elif outside > 0.01:
-            row["warnings"].append(f"{outside:.0%} of the label lies outside the {kind.upper()}")
+            row["warnings"].append(f"{outside:.0%} of the label lies outside the {called[name]}")
 
 
-def _check_cohort(scans, rows):
+def _check_cohort(scans, rows, images):
     """Adds what only the whole cohort shows: doubled scans, patients in two folds."""
     first = {}
     for row in rows:
-        for kind, digest in row.pop("hashes", {}).items():
-            other = first.setdefault((kind, digest), row["case"])
+        for name, digest in row.pop("hashes", {}).items():
+            other = first.setdefault((name, digest), row["case"])
             if other != row["case"]:
                 row["errors"].append(
-                    f"{kind.upper()} has the same voxels as case {other}: one scan under two IDs"
+                    f"{shown(name, images[name])} has the same voxels as case {other}: one scan "
+                    "under two IDs"
                 )
     folds = {}
     for scan in scans:
@@ -176,15 +182,21 @@ def _check_cohort(scans, rows):
             row["errors"].append(f"patient {row['patient']} is in folds {listed}")
 
 
-def write_check(rows: list[dict], folder) -> Path:
-    """Writes check.csv and check.html. Returns the latter's path."""
-    folder = Path(folder)
-    rows = [{c: _text(row.get(c, "")) for c in _COLUMNS} for row in rows]
-    write_csv(folder / "check.csv", rows, _COLUMNS)
-    head = "".join(f"<th>{c}</th>" for c in _COLUMNS)
+def write_check(rows: list[dict], folder, images) -> Path:
+    """Writes check.csv and check.html. Returns the latter's path.
+
+    Args:
+        rows: of `check`.
+        folder: of the files.
+        images: name -> kind.
+    """
+    folder, columns = Path(folder), _columns(images)
+    rows = [{c: _text(row.get(c, "")) for c in columns} for row in rows]
+    write_csv(folder / "check.csv", rows, columns)
+    head = "".join(f"<th>{c}</th>" for c in columns)
     body = "".join(
         f"<tr class='{'error' if r['errors'] else 'warning' if r['warnings'] else ''}'>"
-        + "".join(f"<td>{html.escape(r[c])}</td>" for c in _COLUMNS)
+        + "".join(f"<td>{html.escape(r[c])}</td>" for c in columns)
         + "</tr>\n"
         for r in rows
     )
@@ -207,15 +219,22 @@ def _text(value):
     return "; ".join(value) if isinstance(value, list) else str(value)
 
 
-def table_of(rows: list[dict]) -> str:
-    """The rows for a screen: a line per case, and below it what is wrong."""
-    lines = [f"{'case':16} {'CT':18} {'PET':18} {'SUV':>16} {'label ml':>9} parts"]
+def table_of(rows: list[dict], images) -> str:
+    """The rows for a screen: a line per case, and below it what is wrong.
+
+    Args:
+        rows: of `check`.
+        images: name -> kind.
+    """
+    shapes = "".join(f" {shown(name, kind):18}" for name, kind in images.items())
+    suvs = [name for name, kind in images.items() if kind == "pet"]
+    lines = [f"{'case':16}{shapes}" + f" {'SUV':>16}" * len(suvs) + f" {'label ml':>9} parts"]
     for row in rows:
         get = row.get
-        lines.append(
-            f"{row['case'][:16]:16} {get('ct_shape', '-'):18} {get('pet_shape', '-'):18} "
-            f"{get('pet_suv', '-'):>16} {get('label_ml', '-'):>9} {get('components', '-'):>5}"
-        )
+        cells = [f"{row['case'][:16]:16}"]
+        cells += [f"{get(f'{name}_shape', '-'):18}" for name in images]
+        cells += [f"{get(f'{name}_suv', '-'):>16}" for name in suvs]
+        lines.append(" ".join([*cells, f"{get('label_ml', '-'):>9} {get('components', '-'):>5}"]))
         lines += [f"    error: {text}" for text in row["errors"]]
         lines += [f"    warning: {text}" for text in row["warnings"]]
     return "\n".join(lines)

@@ -8,12 +8,15 @@ from importlib import metadata
 from pathlib import Path
 
 import isanet_jax
-from isanet_jax.cases.case import FORMAT
+from isanet_jax.cases.case import FORMAT, PREPARE_AGAIN, SUFFIX, case_of
 from isanet_jax.cases.folds import make_folds
+from isanet_jax.cases.grid import as_three
 from isanet_jax.cases.prepare import Settings, prepare_case
+from isanet_jax.classes import Classes
 from isanet_jax.datasets.hecktor import HECKTOR_HOW
 from isanet_jax.datasets.layout import CASE_ID, CASE_ID_WORDS, Scan
-from isanet_jax.datasets.phantom import FIELD_MM, write_phantoms
+from isanet_jax.datasets.phantom import FIELD_MM, make_phantom, write_phantoms
+from isanet_jax.datasets.phantom_body import CLASSES, SPACING_MM, make_body
 from isanet_jax.datasets.table import read_table
 from isanet_jax.errors import DataError, failure_of
 from isanet_jax.files import write_json
@@ -39,7 +42,7 @@ class Cohort:
 
     def path(self, case: str) -> Path:
         """The file of a case."""
-        return self.folder / f"{case}.npz"
+        return self.folder / f"{case}{SUFFIX}"
 
 
 def read_cohort(folder) -> Cohort:
@@ -69,7 +72,7 @@ def read_cohort(folder) -> Cohort:
             f"format {manifest.get('format')}",
             file=folder / "manifest.json",
             wanted=f"format {FORMAT}",
-            action="Prepare the cases again with this version",
+            action=PREPARE_AGAIN,
         )
     cases = {entry["case"]: entry for entry in manifest["cases"]}
     bad = [case for case in {**cases, **folds["fold_of"]} if not CASE_ID.fullmatch(str(case))]
@@ -80,7 +83,7 @@ def read_cohort(folder) -> Cohort:
             wanted=CASE_ID_WORDS,
         )
     missing = sorted(cases.keys() ^ folds["fold_of"].keys())
-    missing += [c for c in cases if not (folder / f"{c}.npz").is_file() and c not in missing]
+    missing += [c for c in cases if not (folder / f"{c}{SUFFIX}").is_file() and c not in missing]
     if missing:
         raise DataError(
             f"manifest, folds and files disagree on {', '.join(missing[:5])}",
@@ -91,8 +94,9 @@ def read_cohort(folder) -> Cohort:
 
 
 _MANIFEST_KEYS = (
-    *("case", "patient", "centre", "fold", "spacing_mm", "volume_ml", "volume_case_ml"),
-    *("ct_shape", "ct_affine", "ct_hu", "pet_suv", "sources", "warnings"),
+    *("case", "patient", "centre", "fold", "shape", "spacing_mm", "volume_ml", "volume_case_ml"),
+    *("volumes_ml", "volumes_case_ml", "reference_shape", "reference_affine", "images"),
+    *("sources", "warnings"),
 )
 
 
@@ -162,10 +166,27 @@ def prepare(
     return entries
 
 
-def prepare_phantoms(output, *, cases, size, seed, folds=5, workers=1) -> list[dict]:
-    """Makes phantoms in `output`/scans and prepares them into `output`; see `prepare`."""
-    table = write_phantoms(Path(output) / "scans", cases=cases, seed=seed)
-    settings = Settings(size=size, fit="crop", spacing_mm=FIELD_MM / size)
+def prepare_phantoms(
+    output, *, cases, seed, size=48, kind="head", folds=5, workers=1
+) -> list[dict]:
+    """Makes phantoms in `output`/scans and prepares them into `output`; see `prepare`.
+
+    Args:
+        output: folder.
+        cases: how many.
+        seed: of the phantoms and the folds.
+        size: voxels per axis of a `head`, which are `crop`.
+        kind: `head`: tumours of one class in a small field; `body`: whole bodies with two classes
+            (`isanet_jax.datasets.phantom_body`), which are `whole`, in their own voxels.
+        folds, workers: see `prepare`.
+    """
+    make = {"head": make_phantom, "body": make_body}[kind]
+    table = write_phantoms(Path(output) / "scans", cases=cases, seed=seed, make=make)
+    if kind == "body":
+        settings = Settings(fit="whole", spacing_mm=SPACING_MM, classes=Classes(CLASSES))
+    else:
+        spacing_mm = tuple(FIELD_MM / n for n in reversed(as_three(size)))
+        settings = Settings(size=size, fit="crop", spacing_mm=spacing_mm)
     scans = read_table(table)
     return prepare(scans, settings, output, kind="phantom", folds=folds, seed=seed, workers=workers)
 
@@ -174,7 +195,9 @@ def _check_folder(output, scans):
     """Refuses a folder with cases of another source; removes what a killed run left half done."""
     for unfinished in output.glob(".*.part*"):
         unfinished.unlink(missing_ok=True)
-    others = sorted({p.stem for p in output.glob("*.npz")} - {scan.case for scan in scans})
+    if older := next(output.glob("*.npz"), None):
+        raise DataError("holds cases of an older version", file=older, action=PREPARE_AGAIN)
+    others = sorted({case_of(p) for p in output.glob(f"*{SUFFIX}")} - {scan.case for scan in scans})
     if others:
         raise DataError(
             f"holds cases that are not in the source: {', '.join(others[:5])}",

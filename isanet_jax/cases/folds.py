@@ -12,10 +12,11 @@ FOLDS_BY = ("fold", "centre")
 
 
 def make_folds(cases, *, folds: int, seed: int) -> dict[str, int]:
-    """Deals patients into folds, centre by centre.
+    """Deals patients into folds, centre by centre, those without a lesion apart.
 
     Args:
-        cases: dicts with `case`, `patient`, `centre` and `fold` (None, or prescribed for all).
+        cases: dicts with `case`, `patient`, `centre`, `fold` (None, or prescribed for all) and, if
+            it is known, `volume_ml`.
         folds: how many.
         seed: of the shuffle.
 
@@ -41,12 +42,13 @@ def make_folds(cases, *, folds: int, seed: int) -> dict[str, int]:
             wanted="at least one patient per fold, and two folds",
             action=f"Prepare more patients{fewer}",
         )
-    by_centre = defaultdict(list)
+    with_lesion = {c["patient"] for c in cases if c.get("volume_ml", 1) > 0}
+    by_stratum = defaultdict(list)
     for patient in sorted(centre_of):
-        by_centre[centre_of[patient]].append(patient)
+        by_stratum[centre_of[patient], patient in with_lesion].append(patient)
     generator = np.random.default_rng(seed)
-    shuffled = [p for centre in sorted(by_centre) for p in generator.permutation(by_centre[centre])]
-    # Dealt one by one over all centres, every fold gets its share of each, and sizes differ by 1.
+    shuffled = [p for key in sorted(by_stratum) for p in generator.permutation(by_stratum[key])]
+    # Dealt one by one over all strata, every fold gets its share of each, and sizes differ by 1.
     fold_of = {patient: index % folds for index, patient in enumerate(shuffled)}
     return {c["case"]: fold_of[c["patient"]] for c in cases}
 

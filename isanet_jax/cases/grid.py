@@ -7,44 +7,55 @@ patient's right to left, so that `case[d]` is an axial slice as radiologists vie
 import numpy as np
 from scipy import ndimage
 
+from isanet_jax.classes import class_mask
 from isanet_jax.errors import ConfigError
-from isanet_jax.volume import Volume, bounds_mm
+from isanet_jax.volume import Volume
 
-FITS = ("crop", "resize")
-AIR_HU = -1024.0
+FITS = ("crop", "resize", "whole")
 _SLAB_VOXELS = 2**22
 
 
-def case_grid(
-    ct: Volume, *, size: int, fit: str, spacing_mm: float, box_mm: np.ndarray | None
-) -> np.ndarray:
-    """Places the `size`^3 grid of a case and returns its affine.
+def as_three(value) -> tuple:
+    """One number for every axis, or a number for each: three of them."""
+    return (value,) * 3 if np.isscalar(value) else tuple(value)
 
-    `crop`: voxels of `spacing_mm`, centred on the box, or on the CT's field where there is no
-    box. `resize`: the box, or the CT's whole field, is kept and the spacing follows, per axis.
+
+def case_grid(
+    bounds: np.ndarray, *, size, fit: str, spacing_mm
+) -> tuple[tuple[int, int, int], np.ndarray]:
+    """Places the grid of a case.
+
+    `crop`: `size` voxels of `spacing_mm`, centred on the box. `resize`: `size` voxels that fill
+    the box: the spacing follows, per axis. `whole`: as many voxels of `spacing_mm` as the box
+    takes, around its centre.
 
     Args:
-        ct: the scan that the grid covers.
-        size: voxels per axis.
-        fit: `crop` or `resize`.
-        spacing_mm: used by `crop` only.
-        box_mm: (2, 3) lower and upper corner, RAS+ mm, or None.
+        bounds: (2, 3) lower and upper corner of the box, RAS+ mm.
+        size: voxels per axis, one number or three (D, H, W); of `crop` and `resize`.
+        fit: of `FITS`.
+        spacing_mm: one number or three, along the patient's axes (right-left, front-back,
+            feet-head); of `crop` and `whole`.
 
     Returns:
-        (4, 4) affine, (d, h, w) index to RAS+ mm.
+        shape (D, H, W), and (4, 4) affine, (d, h, w) index to RAS+ mm.
 
     Raises:
         ConfigError: an unknown fit, or a size or spacing that is not positive.
     """
     if fit not in FITS:
         raise ConfigError(f"fit is {fit!r}; choose one of {', '.join(FITS)}")
-    if size < 1 or not spacing_mm > 0:
+    shape, spacing = as_three(size), np.array(as_three(spacing_mm), float)
+    if min(shape) < 1 or not (spacing > 0).all():
         raise ConfigError(f"size is {size} and spacing_mm is {spacing_mm}; both must be > 0")
-    low, high = bounds_mm(ct.data.shape, ct.affine) if box_mm is None else box_mm
-    if fit == "crop":
-        centre = (low + high) / 2
-        low, high = centre - size * spacing_mm / 2, centre + size * spacing_mm / 2
-    return grid_affine((size,) * 3, low, high)
+    low, high = bounds
+    if fit == "whole":
+        # A voxel that the box reaches into by a rounding error only is left out.
+        counts = np.maximum(np.ceil((high - low) / spacing - 1e-3).astype(int), 1)
+        shape = tuple(int(n) for n in counts[::-1])
+    if fit != "resize":
+        centre, edges = (low + high) / 2, np.array(shape)[::-1] * spacing
+        low, high = centre - edges / 2, centre + edges / 2
+    return shape, grid_affine(shape, low, high)
 
 
 def grid_affine(shape, low, high) -> np.ndarray:
@@ -90,7 +101,7 @@ def resample(volume: Volume, shape, affine, *, order: int, fill: float) -> np.nd
     return out
 
 
-def resample_label(label: Volume, shape, affine) -> np.ndarray:
+def resample_mask(label: Volume, shape, affine) -> np.ndarray:
     """A mask on another grid: the voxels where its linear interpolation exceeds one half.
 
     Nearest neighbours shift a mask by up to half a voxel, all of it the same way where two grids
@@ -111,6 +122,16 @@ def resample_label(label: Volume, shape, affine) -> np.ndarray:
     # Rounding errors must not decide where two grids lie exactly half a voxel apart.
     found = fraction > 0.5 + 1e-4
     return found if found.any() else resample(label, shape, affine, order=0, fill=False)
+
+
+def resample_label(label: Volume, shape, affine) -> np.ndarray:
+    """A label of bits (`isanet_jax.classes`) on another grid, each bit by `resample_mask`."""
+    out = np.zeros(shape, label.data.dtype)
+    for index in range(int(label.data.max(initial=0)).bit_length()):
+        mask = Volume(class_mask(label.data, index), label.affine)
+        if mask.data.any():
+            out |= resample_mask(mask, shape, affine).astype(out.dtype) << index
+    return out
 
 
 def _inside(shape, to_source, source_shape):

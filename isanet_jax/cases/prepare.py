@@ -2,14 +2,16 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
-from isanet_jax.cases.case import FORMAT, Case, read_meta, write_case
+from isanet_jax.cases.body import body_box_mm
+from isanet_jax.cases.case import FORMAT, SUFFIX, Case, read_meta, write_case
 from isanet_jax.cases.grid import (
-    AIR_HU,
+    as_three,
     case_grid,
     outside_fraction,
     overlap_fraction,
@@ -18,15 +20,15 @@ from isanet_jax.cases.grid import (
     same_grid,
 )
 from isanet_jax.cases.head import find_head
-from isanet_jax.datasets.layout import Scan
-from isanet_jax.errors import DataError
-from isanet_jax.volume import Volume, bounds_mm, read_volume
+from isanet_jax.classes import TUMOUR, Classes, class_mask
+from isanet_jax.datasets.layout import PET_CT, Scan
+from isanet_jax.errors import ConfigError, DataError
+from isanet_jax.kinds import KINDS, shown
+from isanet_jax.volume import Volume, bounds_mm, check_grid, read_volume
 
-# SUV of the hottest organ (bladder) stays in the hundreds; activity in Bq/ml is in the thousands.
-MAX_SUV = 1000.0
-_LEAST_SUV = -50.0  # noise goes below 0; a CT goes to -1024
-_LEAST_RANGE_HU = 50.0  # the noise of one tissue alone spans more
 _LABEL_ROUNDING = 1e-3
+_SAMPLES = 10_000  # voxels of a class that a patch may be centred on
+_LEFT_OUT_BITS = 13  # of float32's 23: what is left is right to 0.05 %
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,120 +36,219 @@ class Settings:
     """How cases are made.
 
     Attributes:
-        size: voxels per axis.
-        fit: `crop` or `resize`, see `isanet_jax.cases.grid.case_grid`.
-        spacing_mm: voxel size of `crop`.
-        label_values: values of the label that are tumour.
-        other_values: values that are known and not tumour (HECKTOR: nodes beside the primary).
-        region: `given`, the scan's box or else the CT's field; `head`, found on the PET where the
-            scan has no box.
+        size: voxels per axis of `crop` and `resize`, one number or three (D, H, W).
+        fit: `crop`, `resize` or `whole`, see `isanet_jax.cases.grid.case_grid`.
+        spacing_mm: voxel size of `crop` and `whole`, one number or three along the patient's axes
+            (right-left, front-back, feet-head).
+        images: name -> kind, see `isanet_jax.kinds`. Predictions and scores are on the
+            grid of the first.
+        classes: what the label's values stand for.
+        region: `given`, the scan's box or else the whole field (of `whole`: the body in it);
+            `head`, found on the PET where the scan has no box.
+
+    Raises:
+        ConfigError: settings that contradict each other.
     """
 
-    size: int = 144
+    size: int | tuple[int, int, int] = 144
     fit: str = "crop"
-    spacing_mm: float = 1.0
-    label_values: tuple[int, ...] = (1,)
-    other_values: tuple[int, ...] = ()
+    spacing_mm: float | tuple[float, float, float] = 1.0
+    images: Mapping[str, str] = dataclasses.field(default_factory=lambda: dict(PET_CT))
+    classes: Classes = dataclasses.field(default_factory=Classes)
     region: str = "given"
 
+    def __post_init__(self):
+        if self.region == "head" and "pet" not in self.images.values():
+            raise ConfigError("the head is found on the PET, and there is none among the images")
 
-def read_images(scan: Scan) -> tuple[Volume, Volume]:
-    """A scan's CT (HU) and PET (SUV) from NIfTI. Raises DataError, see `read_volume`."""
-    return read_volume(scan.ct, case=scan.case), read_volume(scan.pet, case=scan.case)
+    def to_json(self) -> dict:
+        """As the manifest has them; of `whole`, without a size."""
+        return {
+            "size": None if self.fit == "whole" else _short(self.size),
+            "fit": self.fit,
+            "spacing_mm": _short(self.spacing_mm),
+            "images": dict(self.images),
+            **self.classes.to_json(),
+            "region": self.region,
+        }
+
+
+def _short(value):
+    """One number where it is the same for every axis, else a list."""
+    three = as_three(value)
+    return three[0] if len(set(three)) == 1 else list(three)
+
+
+def settings_of(stored: Mapping) -> Settings:
+    """The settings that a manifest or a checkpoint has, those of older versions too."""
+    values = dict(stored)
+    if "classes" not in values:  # before there were several
+        values["classes"] = {TUMOUR: values.get("label_values", [1])}
+        values["others"] = values.get("other_values", [])
+    classes = {name: tuple(numbers) for name, numbers in values["classes"].items()}
+    spacing = values["spacing_mm"]
+    return Settings(
+        size=_size_of(values["size"]),
+        fit=values["fit"],
+        spacing_mm=tuple(spacing) if isinstance(spacing, list) else spacing,
+        images=values.get("images", dict(PET_CT)),
+        classes=Classes(classes, tuple(values.get("ignore", ())), tuple(values["others"])),
+        region=values.get("region", "given"),
+    )
+
+
+def _size_of(stored):
+    """Of `whole` there is none."""
+    if stored is None:
+        return Settings.size
+    return tuple(stored) if isinstance(stored, list) else stored
+
+
+def read_images(scan: Scan, images: Mapping[str, str] = PET_CT) -> dict[str, Volume]:
+    """A scan's images from NIfTI, by name. Raises DataError, see `read_volume`."""
+    return {name: read_volume(scan.image(name), case=scan.case) for name in images}
 
 
 def _read_scan(scan, settings, copies):
-    """(CT, PET, label, warnings); of a DICOM study, written to the folder `copies`, too."""
+    """(images, label of bits, warnings); of a DICOM study, written to the folder `copies`, too."""
     if scan.study is None:
-        values, others = settings.label_values, settings.other_values
-        label = read_label(scan.label, values, others, case=scan.case)
-        return *read_images(scan), label, list(scan.warnings)
+        label = read_label(scan.label, settings.classes, case=scan.case)
+        return read_images(scan, settings.images), label, list(scan.warnings)
     from isanet_jax.dicom.convert import read_study, write_copies  # pydicom, where it is needed
 
     images = read_study(scan.study)
     if copies is not None:
         write_copies(copies / scan.case, images)
-    return images.ct, images.pet, images.label, [*scan.warnings, *images.warnings]
+    label = Volume(images.label.data.astype(np.uint8), images.label.affine, images.label.header)
+    volumes = {"ct": images.ct, "pet": images.pet}
+    return volumes, label, [*scan.warnings, *images.warnings]
 
 
-def image_channels(scan: Scan, ct: Volume, pet: Volume, settings: Settings):
+def image_channels(
+    scan: Scan, volumes: Mapping[str, Volume], settings: Settings
+) -> tuple[dict[str, np.ndarray], np.ndarray, list[str]]:
     """Checks and resamples one scan's images: the part that training and prediction share.
 
     Returns:
-        ct: (D, H, W) int16, HU; pet: (D, H, W) float32, SUV; affine: (4, 4) of their grid;
-        warnings: list of str.
+        images: name -> (D, H, W), int16 HU of a CT, float32 of others; affine: (4, 4) of their
+        grid; warnings.
 
     Raises:
-        DataError: no overlap, or units that are not HU and SUV.
+        DataError: no overlap, or values that are not of the images' kinds.
     """
-    warnings = check_images(scan, ct, pet)
-    box_mm = scan.box_mm
+    warnings = check_images(scan, volumes, settings.images)
+    shape, affine, told = place(scan, volumes, settings)
+    field = bounds_mm(shape, affine)
+    (first, reference), *others = volumes.items()
+    if overlap_fraction(field, bounds_mm(reference.data.shape, reference.affine)) == 0:
+        raise DataError(
+            f"the box lies outside the {shown(first, settings.images[first])}",
+            case=scan.case,
+            file=scan.image(first),
+        )
+    for name, volume in others:
+        covered = overlap_fraction(field, bounds_mm(volume.data.shape, volume.affine))
+        if covered < 0.5:
+            told.append(
+                f"{shown(name, settings.images[name])} covers only {covered:.0%} of the case's "
+                "field"
+            )
+    return resample_images(volumes, settings, shape, affine), affine, warnings + told
+
+
+def place(scan, volumes, settings) -> tuple[tuple[int, int, int], np.ndarray, list[str]]:
+    """Where a scan's case lies: shape (D, H, W), affine and warnings."""
+    box_mm, warnings = scan.box_mm, []
     if box_mm is None and settings.region == "head":
+        pet = next(v for name, v in volumes.items() if settings.images[name] == "pet")
         box_mm, has_brain = find_head(pet)
         if not has_brain:
             warnings.append("no brain found on the PET: the box may miss the head")
-    affine = case_grid(
-        ct, size=settings.size, fit=settings.fit, spacing_mm=settings.spacing_mm, box_mm=box_mm
-    )
-    shape = (settings.size,) * 3
-    field = bounds_mm(shape, affine)
-    if overlap_fraction(field, bounds_mm(ct.data.shape, ct.affine)) == 0:
-        raise DataError("the box lies outside the CT", case=scan.case, file=scan.ct)
-    covered = overlap_fraction(field, bounds_mm(pet.data.shape, pet.affine))
-    if covered < 0.5:
-        warnings.append(f"PET covers only {covered:.0%} of the case's field")
-    return *resample_images(ct, pet, shape, affine), affine, warnings
+    first, reference = next(iter(volumes.items()))
+    if box_mm is None and settings.fit == "whole":
+        box_mm = body_box_mm(reference, settings.images[first])
+    if box_mm is None:
+        box_mm = bounds_mm(reference.data.shape, reference.affine)
+    grid = {"size": settings.size, "fit": settings.fit, "spacing_mm": settings.spacing_mm}
+    shape, affine = case_grid(box_mm, **grid)
+    if settings.fit == "whole":  # before anything of its size is made
+        check_grid(shape, affine, {"case": scan.case, "file": scan.image(first)})
+    return shape, affine, warnings
 
 
-def resample_images(ct: Volume, pet: Volume, shape, affine) -> tuple[np.ndarray, np.ndarray]:
-    """CT (int16, HU) and PET (float32, SUV) on a grid: air and no uptake outside their fields."""
-    ct_case = resample(ct, shape, affine, order=1, fill=AIR_HU)
-    # CT is whole HU; storing it so costs at most 0.5 HU of the interpolated value.
-    ct_case = np.clip(np.rint(ct_case), -32768, 32767).astype(np.int16)
-    return ct_case, resample(pet, shape, affine, order=1, fill=0.0)
+def resample_images(
+    volumes: Mapping[str, Volume], settings: Settings, shape, affine
+) -> dict[str, np.ndarray]:
+    """Images on a grid: air, no uptake or no signal outside their fields.
+
+    CT is whole HU: at most 0.5 HU of the interpolated value are lost. Of `whole`, whose volumes
+    are large, other images keep 11 significant bits, 0.05 %.
+    """
+    found = {}
+    for name, volume in volumes.items():
+        kind = KINDS[settings.images[name]]
+        data = resample(volume, shape, affine, order=1, fill=kind.outside)
+        if kind.dtype is np.int16:
+            data = np.clip(np.rint(data), -32768, 32767).astype(np.int16)
+        elif settings.fit == "whole":
+            data = _rounded(data)
+        found[name] = data
+    return found
 
 
-def check_images(scan: Scan, ct: Volume, pet: Volume) -> list[str]:
-    """Raises DataError on images that cannot be HU and SUV of one patient; returns warnings."""
-    ct_box = bounds_mm(ct.data.shape, ct.affine)
-    pet_box = bounds_mm(pet.data.shape, pet.affine)
-    if overlap_fraction(ct_box, pet_box) == 0:
-        raise DataError(
-            f"CT ({_span(ct_box)}) and PET {scan.pet} ({_span(pet_box)}) do not overlap",
-            case=scan.case,
-            file=scan.ct,
-            wanted="CT and PET of one patient in one frame of reference",
-        )
-    low, high = float(ct.data.min()), float(ct.data.max())
-    if high - low < _LEAST_RANGE_HU or low >= 0 or high <= AIR_HU:
-        raise DataError(
-            f"CT values from {low:g} to {high:g}",
-            case=scan.case,
-            file=scan.ct,
-            wanted="HU, where air is near -1000 and water 0",
-            action="Export the CT with its rescale slope and intercept applied, not as a picture "
-            "of grey values, and not scaled for another network",
-        )
-    low, high = float(pet.data.min()), float(pet.data.max())
-    if low < _LEAST_SUV:
-        raise DataError(
-            f"PET values from {low:g} to {high:g}",
-            case=scan.case,
-            file=scan.pet,
-            wanted="body-weight SUV, which is hardly below 0",
-            action="This looks like HU: is it a CT?",
-        )
-    if high > MAX_SUV or high <= 0:
-        raise DataError(
-            f"PET values from {low:g} to {high:g}",
-            case=scan.case,
-            file=scan.pet,
-            wanted=f"body-weight SUV, above 0 and below {MAX_SUV:g}",
-            action="This looks like Bq/ml: multiply by weight in g over decay-corrected dose in Bq"
-            if high > 0
-            else "The image is empty",
-        )
-    return [f"PET has negative SUV (down to {low:.3g})"] if low < -0.1 else []
+def _rounded(data):
+    """float32 with as many of its significand's bits as stay, rounded to nearest."""
+    bits = np.ascontiguousarray(data, np.float32).view(np.uint32)
+    half = np.uint32(1 << (_LEFT_OUT_BITS - 1))
+    return ((bits + half) & np.uint32(-(1 << _LEFT_OUT_BITS) & 0xFFFFFFFF)).view(np.float32)
+
+
+def image_statistics(
+    images: Mapping[str, np.ndarray], settings: Settings
+) -> dict[str, tuple[float, float]]:
+    """Mean and standard deviation of each image of a case.
+
+    Of a PET that is `crop` or `resize`, over its volume (Eq. 17); else over the body, which is
+    what the first image says it is: how much air there is around it then changes nothing.
+    """
+    first, reference = next(iter(images.items()))
+    body = KINDS[settings.images[first]].body(reference)
+    statistics = {}
+    for name, data in images.items():
+        is_over_body = settings.fit == "whole" or settings.images[name] in ("mr", "other")
+        values = data[body] if is_over_body and body.any() else data
+        mean = values.mean(dtype=np.float64)
+        statistics[name] = float(mean), float(np.sqrt(np.square(values - mean).mean()))
+    return statistics
+
+
+def unlabelled_case(images: Mapping[str, np.ndarray], settings: Settings) -> Case:
+    """A case of images alone, to predict on."""
+    statistics = image_statistics(images, settings)
+    known = {name: {"mean": mean, "sd": sd} for name, (mean, sd) in statistics.items()}
+    return Case(images, np.zeros(0, np.uint8), {"images": known})
+
+
+def check_images(scan: Scan, volumes: Mapping[str, Volume], kinds: Mapping[str, str]) -> list[str]:
+    """Raises DataError on images that cannot be of their kinds and one patient; gives warnings."""
+    (first, reference), *others = volumes.items()
+    box = bounds_mm(reference.data.shape, reference.affine)
+    for name, volume in others:
+        other = bounds_mm(volume.data.shape, volume.affine)
+        if overlap_fraction(box, other) == 0:
+            names = shown(first, kinds[first]), shown(name, kinds[name])
+            raise DataError(
+                f"{names[0]} ({_span(box)}) and {names[1]} {scan.image(name)} ({_span(other)}) do "
+                "not overlap",
+                case=scan.case,
+                file=scan.image(first),
+                wanted=f"{names[0]} and {names[1]} of one patient in one frame of reference",
+            )
+    warnings = []
+    for name, volume in volumes.items():
+        where = {"case": scan.case, "file": scan.image(name)}
+        warnings += KINDS[kinds[name]].check(volume, where)
+    return warnings
 
 
 def _span(box):
@@ -156,36 +257,37 @@ def _span(box):
     )
 
 
-def read_label(path, values, others=(), *, case, placed=True) -> Volume:
-    """Reads a mask file as bool, on its own grid.
+def read_label(path, classes: Classes, *, case, placed=True) -> Volume:
+    """Reads a mask file as bits of the classes, on its own grid.
 
     Args:
         path: NIfTI.
-        values: that are tumour.
-        others: that are known and not tumour.
+        classes: what its values stand for.
         case: ID to name in errors.
         placed: see `isanet_jax.volume.read_volume`.
 
     Raises:
-        DataError: unreadable, or with a value that is neither 0 nor in `values` or `others`, but
-            for the rounding errors of a resampler.
+        DataError: unreadable, or with a value that is neither 0 nor known to `classes`, but for
+            the rounding errors of a resampler.
     """
     label = read_volume(path, case=case, placed=placed)
     whole = np.rint(label.data)
     if np.abs(label.data - whole).max(initial=0) < _LABEL_ROUNDING:
         label = Volume(whole, label.affine, label.header)
     present = np.unique(label.data)
-    unexpected = [v for v in present if v != 0 and v not in (*values, *others)]
-    if unexpected:
+    known = [v for values in classes.values.values() for v in values]
+    known = sorted({*known, *classes.ignore, *classes.others})
+    if any(v != 0 and v not in known for v in present):
         listed = ", ".join(f"{v:.9g}" for v in present[:10])
         raise DataError(
             f"label values {listed}{', ...' if len(present) > 10 else ''}",
             case=case,
             file=path,
-            wanted=f"0 and {', '.join(map(str, (*values, *others)))}",
-            action="Name the values that are tumour with --label-values",
+            wanted=f"0 and {', '.join(map(str, known))}",
+            action="Name the values that are tumour with --label-values, or each class with "
+            "--classes",
         )
-    return Volume(np.isin(label.data, values), label.affine, label.header)
+    return Volume(classes.bits(label.data), label.affine, label.header)
 
 
 def prepare_case(
@@ -205,7 +307,7 @@ def prepare_case(
     Raises:
         DataError: on bad input (see `image_channels`, `read_label`) or a failed write.
     """
-    path = output / f"{scan.case}.npz"
+    path = output / f"{scan.case}{SUFFIX}"
     identity = {
         "format": FORMAT,
         "case": scan.case,
@@ -213,12 +315,8 @@ def prepare_case(
         "centre": scan.centre,
         "fold": scan.fold,
         "box_mm": None if scan.box_mm is None else scan.box_mm.tolist(),
-        "settings": {
-            **dataclasses.asdict(settings),
-            "label_values": list(settings.label_values),
-            "other_values": list(settings.other_values),
-        },
-        "sources": _sources(scan),
+        "settings": settings.to_json(),
+        "sources": _sources(scan, settings),
     }
     if path.exists():
         try:
@@ -228,34 +326,79 @@ def prepare_case(
         has_copies = copies is None or scan.study is None or (copies / scan.case).is_dir()
         if identity.items() <= meta.items() and has_copies:
             return meta, False
-    original, uptake, label, told = _read_scan(scan, settings, copies)
-    ct, pet, affine, warnings = image_channels(scan, original, uptake, settings)
-    warnings = [*told, *warnings]
-    label_case = resample_label(label, ct.shape, affine)
-    label_ct = (
+    volumes, label, told = _read_scan(scan, settings, copies)
+    images, affine, warnings = image_channels(scan, volumes, settings)
+    reference = next(iter(volumes.values()))
+    shape = next(iter(images.values())).shape
+    label_case = resample_label(label, shape, affine)
+    label_reference = (
         label.data
-        if same_grid(label, original)
-        else resample(label, original.data.shape, original.affine, order=0, fill=0)
+        if same_grid(label, reference)
+        else resample(label, reference.data.shape, reference.affine, order=0, fill=0)
     )
     spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
-    volume_ml = label_ct.sum() * abs(np.linalg.det(original.affine[:3, :3])) / 1000
-    volume_case_ml = label_case.sum() * np.prod(spacing_mm) / 1000
-    warnings += _label_warnings(label, label_case, volume_ml, affine, uptake)
+    warnings += _label_warnings(label, label_case, affine, volumes, settings)
+    classes = settings.classes
+    ml = abs(np.linalg.det(reference.affine[:3, :3])) / 1000
+    case_ml = float(np.prod(spacing_mm) / 1000)
+    volumes_ml = {name: n * ml for name, n in _voxels(label_reference, classes).items()}
+    volumes_case_ml = {name: n * case_ml for name, n in _voxels(label_case, classes).items()}
     meta = {
         **identity,
         "spacing_mm": spacing_mm.tolist(),
         "affine": affine.tolist(),
-        "ct_shape": list(original.data.shape),
-        "ct_affine": original.affine.tolist(),
-        "ct_hu": [float(original.data.min()), float(original.data.max())],
-        "pet_suv": [float(uptake.data.min()), float(uptake.data.max())],
-        "ct_header": original.header.hex() if original.header else "",
-        "volume_ml": float(volume_ml),
-        "volume_case_ml": float(volume_case_ml),
-        "warnings": warnings,
+        "shape": list(shape),
+        "reference_shape": list(reference.data.shape),
+        "reference_affine": reference.affine.tolist(),
+        "reference_header": reference.header.hex() if reference.header else "",
+        "images": _describe(volumes, images, settings),
+        "volume_ml": _any_class(label_reference, classes) * ml,
+        "volume_case_ml": _any_class(label_case, classes) * case_ml,
+        "volumes_ml": volumes_ml,
+        "volumes_case_ml": volumes_case_ml,
+        "warnings": told + warnings,
     }
-    write_case(path, Case(ct, pet, label_case.astype(np.uint8), meta), label_ct)
+    samples = {
+        name: _draw(class_mask(label_case, index)) for index, name in enumerate(classes.names)
+    }
+    write_case(path, Case(images, label_case, meta), label_reference, samples)
     return meta, True
+
+
+def _voxels(bits, classes):
+    """Class -> its voxels in a label of bits."""
+    return {
+        name: int(np.count_nonzero(class_mask(bits, index)))
+        for index, name in enumerate(classes.names)
+    }
+
+
+def _any_class(bits, classes):
+    """Voxels of a label of bits that belong to a class, whichever."""
+    return int(np.count_nonzero(bits & bits.dtype.type((1 << len(classes.names)) - 1)))
+
+
+def _describe(volumes, images, settings):
+    """Of each image its kind, the range of its values, and what it is normalised by."""
+    statistics = image_statistics(images, settings)
+    return {
+        name: {
+            "kind": settings.images[name],
+            "range": [float(volume.data.min()), float(volume.data.max())],
+            "mean": statistics[name][0],
+            "sd": statistics[name][1],
+        }
+        for name, volume in volumes.items()
+    }
+
+
+def _draw(mask):
+    """(n, 3) int32: voxels of a mask, at most as many as patches need; always the same ones."""
+    voxels = np.argwhere(mask).astype(np.int32)
+    if len(voxels) > _SAMPLES:
+        chosen = np.random.default_rng(0).choice(len(voxels), _SAMPLES, replace=False)
+        voxels = voxels[np.sort(chosen)]
+    return voxels
 
 
 def _lost_lesions(label, label_case, affine):
@@ -278,29 +421,46 @@ def _lost_lesions(label, label_case, affine):
     return [size * ml for n, size in enumerate(sizes) if size and n not in kept]
 
 
-def _label_warnings(label, label_case, volume_ml, affine, pet):
-    if not label.data.any():
+def _label_warnings(label, label_case, affine, volumes, settings):
+    """What is to be told of a label of bits; of each class, where there are several."""
+    classes, warnings = settings.classes, []
+    if not _any_class(label.data, classes):
         return ["the label is empty"]
+    pets = [v for name, v in volumes.items() if settings.images[name] == "pet"]
+    for index, name in enumerate(classes.names):
+        mask = Volume(class_mask(label.data, index), label.affine)
+        if not mask.data.any():
+            continue
+        prefix = "" if len(classes.names) == 1 else f"{name}: "
+        told = _mask_warnings(mask, class_mask(label_case, index), affine, pets)
+        warnings += [prefix + text for text in told]
+    return warnings
+
+
+def _mask_warnings(mask, on_case, affine, pets):
     warnings = []
-    if (outside := outside_fraction(label, pet.data.shape, pet.affine)) > 0.01:
-        warnings.append(f"{outside:.0%} of the tumour lies outside the PET")
-    if not label_case.any():
-        return [*warnings, f"the tumour ({volume_ml:.2f} ml) has no voxel on the case's grid"]
-    if lost := _lost_lesions(label, label_case, affine):
+    ml = mask.data.sum() * abs(np.linalg.det(mask.affine[:3, :3])) / 1000
+    for pet in pets:
+        if (outside := outside_fraction(mask, pet.data.shape, pet.affine)) > 0.01:
+            warnings.append(f"{outside:.0%} of the tumour lies outside the PET")
+    if not on_case.any():
+        return [*warnings, f"the tumour ({ml:.2f} ml) has no voxel on the case's grid"]
+    if lost := _lost_lesions(mask, on_case, affine):
         listed = ", ".join(f"{ml:.3f} ml" for ml in lost[:10])
         more = f" and {len(lost) - 10} more" if len(lost) > 10 else ""
         warnings.append(
             f"{len(lost)} lesion(s) of the label are lost on the case's grid ({listed}{more})"
         )
-    if (outside := outside_fraction(label, label_case.shape, affine)) > 0.01:
+    if (outside := outside_fraction(mask, on_case.shape, affine)) > 0.01:
         warnings.append(f"{outside:.0%} of the tumour lies outside the case's grid")
     return warnings
 
 
-def _sources(scan):
+def _sources(scan, settings):
     """What a case is made of: SHA-256 of the files; of a DICOM study, see `fingerprints`."""
     if scan.study is None:
-        return {k: _sha256(getattr(scan, k), scan.case) for k in ("ct", "pet", "label")}
+        paths = {name: scan.image(name) for name in settings.images} | {"label": scan.label}
+        return {name: _sha256(path, scan.case) for name, path in paths.items()}
     from isanet_jax.dicom.convert import fingerprints
 
     return fingerprints(scan.study)

@@ -12,6 +12,7 @@ COMMANDS = {
     "train": ("train", "trains a network, or resumes a run that was stopped"),
     "eval": ("evaluate", "scores a trained run, or anyone's masks"),
     "predict": ("predict", "predicts tumour masks, as NIfTI or DICOM"),
+    "tune": ("tune", "chooses threshold, smallest lesion and so on, on a cross-validation"),
     "compare": ("compare", "trains and compares methods over folds"),
     "plan": ("plan", "says what a config needs of devices that need not be attached"),
 }

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from isanet_jax.classes import TUMOUR, Classes, parse_classes
 from isanet_jax.cli.prepare import parse_label_values
 from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.evaluation.runs import evaluate_masks, evaluate_runs
@@ -34,8 +35,18 @@ def parser() -> argparse.ArgumentParser:
         "--label-values",
         default="1",
         metavar="V[,V]",
-        help="values that are tumour in these masks (default: 1)",
+        help="values that are tumour in these masks, one class (default: 1)",
     )
+    root.add_argument(
+        "--classes",
+        metavar="NAME=V[,V]",
+        nargs="+",
+        help="several classes of these masks by name, as in gtvp=1 gtvn=2",
+    )
+    root.add_argument(
+        "--ignore", metavar="V[,V]", help="values of the references that nothing is known of"
+    )
+    root.add_argument("--rules", help="of a run: file of isanet tune; the report says so")
     root.add_argument("--output", help="folder for the results (default, of one run: WORKDIR/eval)")
     root.add_argument("--overwrite", action="store_true", help="replace earlier results there")
     return root
@@ -61,8 +72,10 @@ def main(arguments=None) -> None:
     if args.workdir:
         say_devices()
         workdirs = [Path(w) for w in args.workdir]
-        evaluate_runs(workdirs, output, cases=args.cases, checkpoint=args.checkpoint)
+        options = {"cases": args.cases, "checkpoint": args.checkpoint, "rules": args.rules}
+        evaluate_runs(workdirs, output, **options)
     else:
-        evaluate_masks(
-            args.predictions, args.references, output, parse_label_values(args.label_values)
-        )
+        values = {TUMOUR: parse_label_values(args.label_values)}
+        classes = parse_classes(args.classes) if args.classes else values
+        ignore = parse_label_values(args.ignore, "--ignore") or ()
+        evaluate_masks(args.predictions, args.references, output, Classes(classes, ignore))

@@ -2,15 +2,18 @@
 
 import argparse
 import csv
+import dataclasses
+import json
 import sys
 import time
 from collections import Counter
 from pathlib import Path
 
-from isanet_jax.datasets.layout import Scan, box_from_lps
+from isanet_jax.datasets.layout import PET_CT, Scan, box_from_lps
 from isanet_jax.datasets.table import read_table
 from isanet_jax.errors import ConfigError, DataError, failure_of
 from isanet_jax.files import check_new
+from isanet_jax.kinds import parse_images
 from isanet_jax.prediction.write import SUFFIXES
 from isanet_jax.runtime import say_devices
 from isanet_jax.volume import NIFTI_SUFFIXES, check_output
@@ -35,7 +38,16 @@ def parser() -> argparse.ArgumentParser:
     )
     root.add_argument("--ct", help="CT: NIfTI in HU, or a DICOM folder or zip")
     root.add_argument("--pet", help="PET: NIfTI in SUV, or a DICOM folder or zip")
-    root.add_argument("--table", help="CSV with case, ct, pet: many cases in one go")
+    root.add_argument(
+        "--image",
+        metavar="NAME=FILE",
+        action="append",
+        default=[],
+        help="another image that the run was trained on, NIfTI; may be given again",
+    )
+    root.add_argument(
+        "--table", help="CSV with case and a column per image (case, ct, pet): many cases in one go"
+    )
     root.add_argument("--output", required=True, help="mask.nii.gz; a folder with --table")
     root.add_argument(
         "--format",
@@ -49,6 +61,12 @@ def parser() -> argparse.ArgumentParser:
         help="copy the patient's name, IDs and dates from the CT into DICOM outputs",
     )
     root.add_argument(
+        "--class",
+        dest="of_class",
+        metavar="NAME",
+        help="write this class alone, as 1 (default: a mask of all, each with its value)",
+    )
+    root.add_argument(
         "--lesions", help="also write a table of the lesions here, CSV: volume, SUV, TLG, MTV"
     )
     root.add_argument(
@@ -59,7 +77,9 @@ def parser() -> argparse.ArgumentParser:
         "(default: 1)",
     )
     root.add_argument(
-        "--probability", help="also write the probability here; a folder with --table"
+        "--probability",
+        help="also write the probability here (of --class, else of the likeliest class); a folder "
+        "with --table",
     )
     root.add_argument(
         "--uncertainty",
@@ -71,6 +91,9 @@ def parser() -> argparse.ArgumentParser:
         nargs=6,
         metavar=("X1", "X2", "Y1", "Y2", "Z1", "Z2"),
         help="region of interest, LPS mm as in HECKTOR's CSV (a table has columns)",
+    )
+    root.add_argument(
+        "--rules", help="file of isanet tune: threshold, smallest lesion, ... of each class"
     )
     root.add_argument(
         "--half",
@@ -90,7 +113,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments=None) -> None:
     """Runs predict.py."""
     args = parser().parse_args(arguments)
-    jobs = _jobs(args)
+    images = _images_of(args.workdir[0])
+    jobs = _jobs(args, images)
     if not jobs:
         print("every mask is there already")
         return
@@ -103,7 +127,13 @@ def main(arguments=None) -> None:
     from isanet_jax.prediction.predictor import Predictor  # imports JAX: after the checks
 
     say_devices()
-    predictor = Predictor(args.workdir, half=args.half, checkpoint=args.checkpoint)
+    predictor = Predictor(
+        args.workdir, half=args.half, checkpoint=args.checkpoint, rules=args.rules
+    )
+    if args.of_class and args.of_class not in predictor.classes:
+        raise ConfigError(
+            f"--class is {args.of_class!r}; this run has {', '.join(predictor.classes)}"
+        )
     failures, started, number = [], time.perf_counter(), 0
     for start in range(0, len(jobs), predictor.devices):
         group = jobs[start : start + predictor.devices]
@@ -145,7 +175,7 @@ def _check_outputs(args, jobs):
     written = Counter(path.resolve() for _, paths in jobs for path in paths.values())
     lesions = [Path(args.lesions)] if args.lesions else []
     written.update(path.resolve() for path in lesions)
-    inputs = {scan_path.resolve() for scan, _ in jobs for scan_path in (scan.ct, scan.pet)}
+    inputs = {scan_path.resolve() for scan, _ in jobs for scan_path in scan.images.values()}
     inputs |= {Path(args.table).resolve()} if args.table else set()
     for path, count in written.items():
         if count > 1:
@@ -162,7 +192,17 @@ def _check_outputs(args, jobs):
             check_output(path, overwrite=args.overwrite)
 
 
-def _jobs(args):
+def _images_of(workdir):
+    """The images that a run takes, by name, from its config; CT and PET where there is none yet."""
+    try:
+        config = json.loads((Path(workdir) / "config.json").read_text(encoding="utf-8"))
+        names = config["data"].get("images", list(PET_CT))
+        return parse_images(",".join(names))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return dict(PET_CT)  # what is wrong with the run is said when it is loaded
+
+
+def _jobs(args, images):
     """(scan, {format of the mask, "probability" or "uncertainty": its path}) per case."""
     formats = args.format.split(",")
     unknown = [name for name in formats if name not in SUFFIXES]
@@ -171,19 +211,27 @@ def _jobs(args):
     maps = {k: Path(v) for k in ("probability", "uncertainty") if (v := getattr(args, k))}
     output = Path(args.output)
     if args.table:
-        if args.ct or args.pet or args.box:
+        if args.ct or args.pet or args.image or args.box:
             raise ConfigError("give either --table, or --ct and --pet")
         jobs = []
-        for scan in read_table(args.table, with_label=False):
+        for scan in read_table(args.table, images=images, with_label=False):
             paths = {kind: place / f"{scan.case}.nii.gz" for kind, place in maps.items()}
             paths |= {kind: output / f"{scan.case}{SUFFIXES[kind]}" for kind in formats}
             if not (args.skip_existing and all(paths[kind].exists() for kind in formats)):
                 jobs.append((scan, paths))
         return jobs
-    if not (args.ct and args.pet):
-        raise ConfigError("give --ct and --pet, or --table")
+    given = dict(text.partition("=")[::2] for text in args.image)
+    given |= {name: path for name in PET_CT if (path := getattr(args, name))}
+    if given.keys() != images.keys() or not all(given.values()):
+        flags = [f"--{n}" if n in PET_CT else f"--image {n}=FILE" for n in images]
+        extra = [name for name in given if name not in images]
+        raise ConfigError(
+            f"give {' and '.join(flags)}, or --table"
+            + (f"; the run was not trained on {', '.join(extra)}" if extra else "")
+        )
     box_mm = box_from_lps(args.box) if args.box else None
-    scan = Scan("scan", Path(args.ct), Path(args.pet), None, "scan", box_mm=box_mm)
+    paths = {name: Path(given[name]) for name in images}
+    scan = Scan("scan", paths, None, "scan", box_mm=box_mm)
     stem = output.name
     for suffix in (*NIFTI_SUFFIXES, *SUFFIXES.values(), ".dcm"):
         stem = stem.removesuffix(suffix)
@@ -210,7 +258,7 @@ class _LesionTable:
                 columns, rows = tuple(reader.fieldnames or ()), list(reader)
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise DataError(f"cannot be read as CSV ({error})", file=self.path) from error
-        if columns != COLUMNS:
+        if not {"case", "lesion", "volume_ml"} <= set(columns) <= set(COLUMNS):
             raise DataError(
                 f"is no table of lesions: it has the columns {', '.join(columns)[:200]}",
                 file=self.path,
@@ -227,7 +275,10 @@ class _LesionTable:
         from isanet_jax.prediction.lesions import COLUMNS
 
         self.rows += [{"case": case, **_rounded(row)} for row in rows]
-        write_csv(self.path, self.rows, COLUMNS)
+        written = {name for row in self.rows for name in row}
+        always = [name for name in COLUMNS if name != "class"]
+        columns = [name for name in COLUMNS if name in written] if written else always
+        write_csv(self.path, self.rows, columns)
 
 
 def _rounded(row):
@@ -244,7 +295,8 @@ def _predict_group(predictor, jobs, args, table):
     read = []
     for scan, paths in jobs:
         try:
-            read.append((read_images(scan, formats=paths), paths))
+            kinds = predictor.settings.images
+            read.append((read_images(scan, kinds, formats=paths), paths))
         except Exception as error:
             yield scan, error
     images = [one for one, _ in read]
@@ -252,10 +304,19 @@ def _predict_group(predictor, jobs, args, table):
     for (one, paths), outcome in zip(read, found, strict=True):
         if not isinstance(outcome, Exception):
             try:
-                outcome = _write_case(outcome, paths, args, table)  # noqa: PLW2901
+                outcome = _write_case(_of_class(outcome, args), paths, args, table)  # noqa: PLW2901
             except Exception as error:
                 outcome = error  # noqa: PLW2901
         yield one.scan, outcome
+
+
+def _of_class(prediction, args):
+    """The prediction of one class alone, where one is asked for."""
+    if args.of_class is None:
+        return prediction
+    volumes = {args.of_class: prediction.volumes[args.of_class]}
+    one = {args.of_class: 1}
+    return dataclasses.replace(prediction, volumes=volumes, values=one)
 
 
 def _write_case(prediction, paths, args, table):
@@ -272,14 +333,27 @@ def _write_case(prediction, paths, args, table):
         before=lambda: table.add(case, rows),
     )
     notes = list(prediction.warnings)
-    summary = f"{sum(row['volume_ml'] for row in rows):.2f} ml"
-    if rows:
-        hottest = max(row["suv_max"] for row in rows)
-        summary += f" in {len(rows)} lesion(s), SUVmax {hottest:.2f}"
-    else:
+    names = list(prediction.values)
+    of_class = {n: [row for row in rows if row.get("class", n) == n] for n in names}
+    parts = [
+        (f"{name}: " if len(names) > 1 else "") + _summary(of_rows)
+        for name, of_rows in of_class.items()
+    ]
+    summary = "; ".join(parts)
+    if not rows:
         notes.append("EMPTY: no tumour found")
     written = next(str(paths[kind]) for kind in SUFFIXES if kind in paths)
     return f"{written}: {summary}" + "".join(f"; {note}" for note in notes)
+
+
+def _summary(rows):
+    """Volume, number and hottest of some lesions."""
+    text = f"{sum(row['volume_ml'] for row in rows):.2f} ml"
+    if rows:
+        text += f" in {len(rows)} lesion(s)"
+        if "suv_max" in rows[0]:
+            text += f", SUVmax {max(row['suv_max'] for row in rows):.2f}"
+    return text
 
 
 def _progress(total, batches):

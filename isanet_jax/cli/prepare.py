@@ -10,17 +10,21 @@ from isanet_jax import api, datasets
 from isanet_jax.cases.cohort import prepare_phantoms
 from isanet_jax.cases.grid import FITS
 from isanet_jax.cases.prepare import Settings
+from isanet_jax.classes import parse_classes
 from isanet_jax.datasets import DATASETS, TARGETS
-from isanet_jax.datasets.layout import Options
+from isanet_jax.datasets.layout import PET_CT, Options
 from isanet_jax.errors import ConfigError
 from isanet_jax.files import check_folder
+from isanet_jax.kinds import parse_images
 from isanet_jax.locks import only_here
 from isanet_jax.volume import VOXEL_MM
 
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of prepare.py."""
-    root = argparse.ArgumentParser(description="Prepares raw PET/CT scans for training.")
+    root = argparse.ArgumentParser(
+        description="Prepares raw scans, PET/CT or others, for training."
+    )
     commands = root.add_subparsers(dest="layout", required=True)
     for name, dataset in DATASETS.items():
         text = dataset.description
@@ -60,6 +64,13 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--output", required=True, help="folder of the NIfTI files")
     command = commands.add_parser("phantom", help="synthetic patients, no data needed")
     command.add_argument("--cases", type=int, default=24, help="default: %(default)s")
+    command.add_argument(
+        "--kind",
+        choices=("head", "body"),
+        default="head",
+        help="head: one class in a small field; body: whole bodies with lesions of two classes, a "
+        "fifth of them without any (default: head)",
+    )
     _add_common(command, size=48)
     return root
 
@@ -70,12 +81,30 @@ def _add_source(command, *, required=True):
     tumour.add_argument(
         "--label-values",
         metavar="V[,V]",
-        help="values of the label that are tumour (default: 1; nnunet: all of dataset.json)",
+        help="values of the label that are tumour, one class (default: 1; nnunet: the classes of "
+        "dataset.json)",
     )
     tumour.add_argument(
         "--target",
         choices=TARGETS,
-        help="of HECKTOR 2022 and later: primary tumours, nodes or both (default: gtvp)",
+        help="of HECKTOR 2022 and later: primary tumours, nodes or both, as one class (default: "
+        "gtvp)",
+    )
+    tumour.add_argument(
+        "--classes",
+        metavar="NAME=V[,V]",
+        nargs="+",
+        help="several classes by name, as in gtvp=1 gtvn=2; they may overlap: wider ones first",
+    )
+    command.add_argument(
+        "--ignore", metavar="V[,V]", help="values of the label that nothing is known of"
+    )
+    command.add_argument(
+        "--images",
+        metavar="NAME[:KIND],...",
+        help="the images of each case, as in ct,pet,mr_t1 (table: its columns; nnunet: its "
+        "channels; sts: ct, pet, mr_t1). Kinds are ct, pet, mr and other; most names say theirs. "
+        "Predictions are on the first one's grid (default: ct,pet)",
     )
     command.add_argument(
         "--roi",
@@ -113,11 +142,18 @@ def _add_preparation(command):
     command.add_argument(
         "--fit",
         choices=FITS,
-        help="crop keeps --spacing-mm, resize keeps the field of view (default: hecktor crop, "
-        "others resize)",
+        help="crop: --size voxels of --spacing-mm; resize: the field of view in --size voxels; "
+        "whole: the body in voxels of --spacing-mm, of any shape (default: hecktor crop, others "
+        "resize)",
     )
     command.add_argument(
-        "--spacing-mm", type=float, default=1.0, help="voxel size of crop (default: 1)"
+        "--spacing-mm",
+        type=_mm,
+        nargs="+",
+        default=[1.0],
+        metavar="MM",
+        help="voxel size of crop and whole: one number, or three: right-left, front-back, "
+        "feet-head; or auto: the median of the first image's, as in nnU-Net (default: 1)",
     )
     command.add_argument(
         "--skip-bad",
@@ -126,10 +162,20 @@ def _add_preparation(command):
     )
 
 
+def _mm(text):
+    return text if text == "auto" else float(text)
+
+
 def _add_common(command, *, size):
     command.add_argument("--output", required=True, help="folder of the prepared cases")
     command.add_argument(
-        "--size", type=int, default=size, help="voxels per axis (default: %(default)s)"
+        "--size",
+        type=int,
+        nargs="+",
+        default=[size],
+        metavar="N",
+        help=f"voxels per axis: one number, or three: feet-head, front-back, right-left (default: "
+        f"{size})",
     )
     command.add_argument("--folds", type=int, default=5, help="default: %(default)s")
     command.add_argument("--seed", type=int, default=0, help="of folds and phantoms (default: 0)")
@@ -162,13 +208,23 @@ def main(arguments=None) -> None:
 def _check_arguments(args):
     """Refuses what cannot work before any file is read."""
     given = vars(args)
-    for name, least in (("size", 1), ("workers", 1), ("folds", 2), ("cases", 2), ("seed", 0)):
+    for name in ("size", "spacing_mm"):
+        if given.get(name) is not None and len(given[name]) not in (1, 3):
+            raise ConfigError(
+                f"--{name.replace('_', '-')} has {len(given[name])} numbers; give one or three"
+            )
+    if given.get("size") and min(given["size"]) < 1:
+        raise ConfigError(f"--size is {min(given['size'])}; give 1 or more")
+    for name, least in (("workers", 1), ("folds", 2), ("cases", 2), ("seed", 0)):
         if given.get(name) is not None and given[name] < least:
             raise ConfigError(f"--{name} is {given[name]}; give {least} or more")
-    spacing_mm = given.get("spacing_mm")
     low, high = VOXEL_MM
-    if spacing_mm is not None and not low <= spacing_mm <= high:
-        raise ConfigError(f"--spacing-mm is {spacing_mm:g}; give {low:g} to {high:g}")
+    for spacing_mm in given.get("spacing_mm") or ():
+        if spacing_mm == "auto":
+            if len(given["spacing_mm"]) > 1:
+                raise ConfigError("--spacing-mm is auto and numbers; give one of them")
+        elif not low <= spacing_mm <= high:
+            raise ConfigError(f"--spacing-mm is {spacing_mm:g}; give {low:g} to {high:g}")
     output, source = Path(args.output), given.get("source")
     check_folder(output)
     if source and output.resolve() == Path(source).resolve():
@@ -179,7 +235,8 @@ def _make_phantoms(args):
     entries = prepare_phantoms(
         args.output,
         cases=args.cases,
-        size=args.size,
+        size=_one_or_three(args.size),
+        kind=args.kind,
         seed=args.seed,
         folds=args.folds,
         workers=args.workers,
@@ -192,11 +249,14 @@ def _prepare(args):
         args.source,
         args.output,
         layout=None if args.layout == "auto" else args.layout,
-        size=args.size,
+        size=_one_or_three(args.size),
         fit=args.fit,
-        spacing_mm=args.spacing_mm,
+        spacing_mm=_one_or_three(args.spacing_mm),
+        images=_images(args),
         label_values=parse_label_values(args.label_values),
         target=args.target,
+        classes=parse_classes(args.classes or ()),
+        ignore=parse_label_values(args.ignore, "--ignore") or (),
         options=_options(args),
         folds=args.folds,
         seed=args.seed,
@@ -212,12 +272,22 @@ def _options(args):
     from tqdm import tqdm
 
     return Options(
+        images=_images(args),
         regions=_regions(args),
         unite=args.unite,
         series=tuple(args.series),
         keep_identity=args.keep_identity,
         progress=partial(tqdm, unit="file", disable=None, file=sys.stderr),
     )
+
+
+def _images(args):
+    return parse_images(args.images) if args.images else dict(PET_CT)
+
+
+def _one_or_three(numbers):
+    """The number of a list of one, or the three of a list as a tuple."""
+    return numbers[0] if len(numbers) == 1 else tuple(numbers)
 
 
 def _regions(args):
@@ -265,20 +335,22 @@ def _check(args):
     from isanet_jax.cases import check
 
     layout, found = datasets.read(args.source, args.layout_name, _options(args))
-    values, others = datasets.label_values(
+    classes = datasets.classes_of(
         DATASETS[layout],
         Path(args.source),
         found.scans,
         values=parse_label_values(args.label_values),
         target=args.target,
+        classes=parse_classes(args.classes or ()),
+        ignore=parse_label_values(args.ignore, "--ignore") or (),
     )
-    settings = Settings(label_values=values, other_values=others)
+    settings = Settings(images=_images(args), classes=classes)
     log = Path(args.output) / "errors.log"
     rows = check.check(
         found.scans, settings, workers=args.workers, failures=dict(found.failures), log=log
     )
-    print(check.table_of(rows))
-    path = check.write_check(rows, args.output)
+    print(check.table_of(rows, settings.images))
+    path = check.write_check(rows, args.output, settings.images)
     failed = sum(bool(row["errors"]) for row in rows)
     doubtful = sum(bool(row["warnings"]) for row in rows)
     print(f"{len(rows)} cases ({layout}), {failed} with errors, {doubtful} with warnings: {path}")
@@ -286,12 +358,12 @@ def _check(args):
         sys.exit(1)
 
 
-def parse_label_values(text: str | None) -> tuple[int, ...] | None:
-    """Reads "1" or "1,2"; None of None. Raises ConfigError on anything else."""
+def parse_label_values(text: str | None, flag="--label-values") -> tuple[int, ...] | None:
+    """Reads "1" or "1,2"; None of None. Raises ConfigError on anything else, naming the flag."""
     try:
         return text and tuple(int(value) for value in text.split(","))
     except ValueError as error:
-        raise ConfigError(f"--label-values is {text!r}; give whole numbers, as in 1,2") from error
+        raise ConfigError(f"{flag} is {text!r}; give whole numbers, as in 1,2") from error
 
 
 def _summarise(entries, output):

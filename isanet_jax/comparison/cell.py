@@ -24,8 +24,9 @@ def run_cell(config: dict, folder: Path, *, thresholds: bool) -> bool:
 
     Args:
         config: of the run, see configs/hecktor.py.
-        folder: of the run; gets scores.json (method -> ID -> metrics) and masks.npz (ID -> the
-            network's mask on the case grid, as packed bits).
+        folder: of the run; gets scores.json (method -> ID -> metrics; of several classes, their
+            mean), of several classes scores_by_class.json (class -> the same), and masks.npz (ID ->
+            the network's mask of all classes on the case grid, as packed bits).
         thresholds: score the fixed thresholds on the PET in place of a network.
 
     Returns:
@@ -35,6 +36,7 @@ def run_cell(config: dict, folder: Path, *, thresholds: bool) -> bool:
     from isanet_jax.evaluation.report import jsonable
     from isanet_jax.files import replace_when_done, write_json
     from isanet_jax.prediction.predictor import Predictor
+    from isanet_jax.training.config import class_names
     from isanet_jax.training.loop import train
     from isanet_jax.training.run import load_cohort, split_cohort
 
@@ -43,17 +45,23 @@ def run_cell(config: dict, folder: Path, *, thresholds: bool) -> bool:
     cohort = load_cohort(config)
     masks = {}
 
-    def on_case(case, stored, mask, metrics):
-        if mask is not None:
-            masks[case] = np.packbits(mask)
+    def on_case(case, stored, predicted, metrics):
+        if predicted is not None:
+            masks[case] = np.packbits(np.logical_or.reduce(list(predicted.values())))
         print(f"{case}: " + ", ".join(f"{name} {m['dsc']:.4f}" for name, m in metrics.items()))
 
     predictor = None if thresholds else Predictor([folder])
     cases = split_cohort(config, cohort).test
-    scores = score_run(predictor, cohort, cases, on_case, thresholds=thresholds, grids=("ct",))
+    names = class_names(config)
+    options = {"classes": names, "thresholds": thresholds, "grids": ("ct",)}
+    scores = score_run(predictor, cohort, cases, on_case, **options)
     with replace_when_done(folder / MASKS) as partial, open(partial, "wb") as file:
         np.savez_compressed(file, **masks)
-    write_json(folder / SCORES, jsonable(scores["ct"]))
+    *several, last = scores
+    if several:
+        by_class = {name: jsonable(scores[name]["ct"]) for name in several}
+        write_json(folder / "scores_by_class.json", by_class)
+    write_json(folder / SCORES, jsonable(scores[last]["ct"]))
     return True
 
 

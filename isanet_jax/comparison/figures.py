@@ -63,7 +63,7 @@ def curve(path, rows: list[Row], label: str) -> None:
     figure.savefig(path, dpi=100)
 
 
-def contours(path, *, title, case, masks: dict[str, tuple[np.ndarray, float]]) -> None:
+def contours(path, *, title, case, classes, masks: dict[str, tuple[np.ndarray, float]]) -> None:
     """Writes the same axial, coronal and sagittal slice for all methods.
 
     The slices go through the reference's largest section.
@@ -72,9 +72,10 @@ def contours(path, *, title, case, masks: dict[str, tuple[np.ndarray, float]]) -
         path: PNG.
         title: above the picture.
         case: `isanet_jax.cases.case.Case`.
+        classes: names of those that are shown, as one.
         masks: method's label -> (mask (D, H, W) bool, DSC).
     """
-    reference = case.label > 0
+    reference = np.logical_or.reduce(list(case.masks(classes).values()))
     width = max(_COLUMN_INCHES * len(masks), 6)
     figure = Figure(figsize=(width, 6.8), layout="constrained")
     axes = figure.subplots(len(PLANES), len(masks), squeeze=False)
@@ -83,7 +84,7 @@ def contours(path, *, title, case, masks: dict[str, tuple[np.ndarray, float]]) -
             panel = axes[axis, column]
             both = ((reference, REFERENCE), (mask, PREDICTION))
             plane = axis, largest_section(reference, axis)
-            draw_plane(panel, plane, (case.ct, case.pet), both, case.meta["spacing_mm"])
+            draw_plane(panel, plane, case, both)
         axes[0, column].set_title(f"{label}\nDSC {dsc:.3f}", fontsize=9)
     figure.suptitle(f"{title}\nreference green, method blue", fontsize=10)
     figure.savefig(path, dpi=100)

@@ -17,6 +17,7 @@ from isanet_jax.evaluation.report import SELECTION_NOTES
 from isanet_jax.files import replace_when_done, write_csv
 from isanet_jax.metrics import METRICS
 from isanet_jax.metrics.segmentation import DISTANCES
+from isanet_jax.training.config import class_names
 
 _RECIPES = {
     "shared": "one training loop for all methods, with the paper's optimisers and learning rates",
@@ -103,7 +104,7 @@ def _conditions(comparison, cells, failures):
     lines = [
         f'- Recipe "{comparison["recipe"]}": {_RECIPES[comparison["recipe"]]}.',
         f'- Selection "{base["selection"]}": {SELECTION_NOTES[base["selection"]]}.',
-        f'- Size "{comparison["size"]}": {base["data"]["size"]}^3 voxels, '
+        f'- Size "{comparison["size"]}": {_voxels(base["data"])}, '
         f"{base['train']['epochs']} epochs."
         + (
             " Not the paper's: only compare the methods with each other."
@@ -117,6 +118,14 @@ def _conditions(comparison, cells, failures):
     waiting = [cell.name for cell in cells if not cell.is_done and cell.name not in failures]
     lines += [f"- Not run: {', '.join(waiting)}."] if waiting else []
     return "\n".join(lines)
+
+
+def _voxels(data):
+    """What the network sees of a case, in words."""
+    shape = data["patch"] or data["size"]
+    return (
+        f"{shape}^3 voxels" if isinstance(shape, int) else f"{' x '.join(map(str, shape))} voxels"
+    )
 
 
 def _listed(values):
@@ -251,7 +260,8 @@ def _contours(workdir, comparison, cells, methods) -> list[str]:
         return []
     ranked = sorted(everywhere, key=lambda case: drawn[case][reference][1])
     chosen = {"worst": ranked[0], "middle": ranked[len(ranked) // 2], "best": ranked[-1]}
-    cohort = read_cohort(comparison["base"]["data"]["cases"])
+    base = comparison["base"]
+    cohort = read_cohort(base["data"]["cases"])
     (workdir / "contours").mkdir(exist_ok=True)
     names = []
     for place, case in chosen.items():
@@ -263,7 +273,9 @@ def _contours(workdir, comparison, cells, methods) -> list[str]:
             shown[row.label] = mask.astype(bool), dsc
         name = f"contours/{place}.png"
         title = f"{case}, {_label(comparison, reference)}'s {place} case"
-        figures.contours(workdir / name, title=title, case=stored, masks=shown)
+        figures.contours(
+            workdir / name, title=title, case=stored, classes=class_names(base), masks=shown
+        )
         names.append(name)
     return names
 

@@ -9,11 +9,12 @@ import pkgutil
 import sys
 from pathlib import Path
 
+from isanet_jax.classes import TUMOUR, Classes
 from isanet_jax.datasets.hecktor import TARGETS
 from isanet_jax.datasets.layout import Dataset, Found, Options, check_files
 from isanet_jax.errors import ConfigError, DataError
 
-__all__ = ["DATASETS", "TARGETS", "Dataset", "Found", "check_files", "label_values", "read"]
+__all__ = ["DATASETS", "TARGETS", "Dataset", "Found", "check_files", "classes_of", "read"]
 
 
 def find_datasets() -> dict[str, Dataset]:
@@ -75,22 +76,39 @@ def read(source, layout=None, options: Options | None = None) -> tuple[str, Foun
     return layout, listing
 
 
-def label_values(dataset, source, scans, *, values=None, target=None):
-    """(values of the label that are tumour, values that are known and are not).
+def classes_of(
+    dataset, source, scans, *, values=None, target=None, classes=None, ignore=()
+) -> Classes:
+    """What the values of the labels stand for.
 
     Args:
         dataset: of `DATASETS`; answers where nothing is asked for.
         source, scans: what it answers for.
-        values: those that are tumour.
-        target: of HECKTOR 2022 and later: a key of `TARGETS`.
+        values: those that are tumour, one class.
+        target: of HECKTOR 2022 and later: a key of `TARGETS`, one class.
+        classes: name -> values, several classes.
+        ignore: values of voxels that nothing is known of.
 
     Raises:
-        ConfigError: both are given, or no such target.
+        ConfigError: several of them are given, no such target, classes that cannot be, or several
+            of DICOM.
     """
-    if values and target:
-        raise ConfigError("give either label values or a target, not both")
-    if values:
-        return tuple(values), ()
+    if sum(map(bool, (values, target, classes))) > 1:
+        raise ConfigError("give label values, a target or classes, and not several of them")
+    if (classes or ignore) and any(scan.study is not None for scan in scans):
+        raise ConfigError(
+            "the region of a DICOM study is one class; --classes and --ignore are for masks with "
+            "values, as NIfTI"
+        )
     if target and target not in TARGETS:
         raise ConfigError(f"there is no target {target!r}; choose from {', '.join(TARGETS)}")
-    return TARGETS[target] if target else dataset.classes(source, scans)
+    own = TARGETS[target] if target else dataset.classes(source, scans)
+    ignore = tuple(ignore) or own.ignore
+    if not values and not classes:
+        return Classes(own.values, ignore, own.others)
+    chosen = dict(classes or {TUMOUR: tuple(values)})
+    taken = {*ignore, *(v for of_class in chosen.values() for v in of_class)}
+    # What the dataset knows and nothing was asked of stands in the labels all the same.
+    known = {*own.others, *(v for of_class in own.values.values() for v in of_class)}
+    others = sorted(known - taken) if classes else ()
+    return Classes(chosen, ignore, tuple(others))

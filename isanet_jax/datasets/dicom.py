@@ -3,9 +3,9 @@
 import itertools
 from pathlib import Path
 
-from isanet_jax.datasets.layout import Dataset, Found, Options, Scan
+from isanet_jax.datasets.layout import PET_CT, Dataset, Found, Options, Scan
 from isanet_jax.dicom import is_dicom
-from isanet_jax.errors import DataError
+from isanet_jax.errors import ConfigError, DataError
 
 _FILES_LOOKED_AT = 2000
 
@@ -16,8 +16,14 @@ def read_studies(source, options: Options) -> Found:
     Their images are read by who prepares them: see `isanet_jax.dicom.convert.read_study`.
 
     Raises:
+        ConfigError: other images than CT and PET.
         DataError: no DICOM, or no study with a CT and a PET.
     """
+    if dict(options.images) != dict(PET_CT):
+        raise ConfigError(
+            f"images {', '.join(options.images)} of DICOM: a study gives its CT and its PET; "
+            "convert it, and list the files in a table"
+        )
     from isanet_jax.dicom.series import find_series
     from isanet_jax.dicom.studies import find_studies
 
@@ -43,7 +49,8 @@ def read_studies(source, options: Options) -> Found:
 
 def _scan(study):
     ct, pet, label = (s.files[0].path for s in (study.ct, study.pet, study.structures))
-    return Scan(study.case, ct.parent, pet.parent, label, study.patient, study=study)
+    images = {"ct": ct.parent, "pet": pet.parent}
+    return Scan(study.case, images, label, study.patient, study=study)
 
 
 def _recognises(source):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from isanet_jax.classes import TUMOUR, Classes
 from isanet_jax.datasets.layout import (
     BOX_COLUMNS,
     Dataset,
@@ -65,7 +66,8 @@ def read_hecktor(source) -> list[Scan]:
                 action="Put the organisers' CSV into the folder",
             )
         pet = ct.with_name(f"{case}_pt.nii.gz")
-        scans.append(Scan(case, ct, pet, label, case, _centre(case), boxes[case]))
+        images = {"ct": ct, "pet": pet}
+        scans.append(Scan(case, images, label, case, _centre(case), boxes[case]))
     return with_own_ids(scans)
 
 
@@ -74,7 +76,7 @@ def _hecktor_without_box(ct):
     case = ct.name.removesuffix("__CT.nii.gz")
     folder = ct.parent.parent / "labelsTr" if ct.parent.name == "imagesTr" else ct.parent
     pet, label = ct.with_name(f"{case}__PT.nii.gz"), folder / f"{case}.nii.gz"
-    return Scan(case, ct, pet, label, case, _centre(case))
+    return Scan(case, {"ct": ct, "pet": pet}, label, case, _centre(case))
 
 
 def _centre(case):
@@ -102,7 +104,12 @@ def _read_boxes(source):
     return boxes
 
 
-TARGETS = {"gtvp": ((1,), (2,)), "gtvn": ((2,), (1,)), "both": ((1, 2), ())}
+# Of 2022 and later, as one class; as two: --classes gtvp=1 gtvn=2.
+TARGETS = {
+    "gtvp": Classes({TUMOUR: (1,)}, others=(2,)),
+    "gtvn": Classes({TUMOUR: (2,)}, others=(1,)),
+    "both": Classes({TUMOUR: (1, 2)}),
+}
 
 
 def _is_later(scans):
@@ -121,7 +128,7 @@ DATASET = Dataset(
     _recognises,
     lambda source, options: Found(read_hecktor(source)),
     fit="crop",  # the paper's 1 mm boxes
-    classes=lambda source, scans: TARGETS["gtvp"] if _is_later(scans) else ((1,), ()),
+    classes=lambda source, scans: TARGETS["gtvp"] if _is_later(scans) else Classes(),
     region=lambda scans: "head" if _is_later(scans) else "given",
     rank=2,
 )

@@ -11,7 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from isanet_jax.classes import Classes
 from isanet_jax.errors import ConfigError, DataError
+from isanet_jax.kinds import kind_of, shown
 from isanet_jax.runtime import command
 
 BOX_COLUMNS = ("x1", "x2", "y1", "y2", "z1", "z2")
@@ -22,11 +24,12 @@ CASE_ID_WORDS = "at most 100 letters, digits, '_', '-' and '.', of which the fir
 
 @dataclasses.dataclass(frozen=True)
 class Scan:
-    """One PET/CT study on disk.
+    """One study on disk.
 
     Attributes:
         case: unique ID, letters, digits, `_`, `-` and `.` only: it names files.
-        ct, pet: NIfTI files, HU and SUV; DICOM folders or archives with `study`, or to predict on.
+        images: name -> NIfTI file (CT in HU, PET in SUV); DICOM folders or archives with `study`,
+            or to predict on.
         label: NIfTI mask on any grid, an RTSTRUCT or SEG with `study`, or None for prediction.
         patient: ID that folds are grouped by.
         centre: hospital, or "" where unknown.
@@ -37,8 +40,7 @@ class Scan:
     """
 
     case: str
-    ct: Path
-    pet: Path
+    images: Mapping[str, Path]
     label: Path | None
     patient: str
     centre: str = ""
@@ -47,11 +49,33 @@ class Scan:
     warnings: tuple[str, ...] = ()
     study: object = None
 
+    def image(self, name: str) -> Path:
+        """The path of an image. Raises DataError: the scan lacks it."""
+        path = self.images.get(name)
+        if path is None:
+            raise DataError(
+                f"has no image {name!r}",
+                case=self.case,
+                wanted=f"one, as its {', '.join(self.images) or 'others'}",
+                action="Leave such cases out with --skip-bad, or name other images with --images",
+            )
+        return path
+
+    @property
+    def place(self) -> Path:
+        """Of its first image, for messages."""
+        return next(iter(self.images.values()))
+
+
+# What a case holds where nothing is asked for: name -> kind (`isanet_jax.kinds`).
+PET_CT = MappingProxyType({"ct": "ct", "pet": "pet"})
+
 
 class Options(NamedTuple):
-    """What a reader may be asked for besides; DICOM alone has these.
+    """What a reader may be asked for besides; DICOM alone has all but the images.
 
     Attributes:
+        images: name -> kind of the images that each scan is to have.
         regions: names of the tumour's region, the first that a study has counts.
         unite: take all of them together.
         series: Series Instance UIDs to take where several would do.
@@ -59,6 +83,7 @@ class Options(NamedTuple):
         progress: called with an iterable of files, returns it with a progress bar; or None.
     """
 
+    images: Mapping[str, str] = PET_CT
     regions: tuple[str, ...] = ()
     unite: bool = False
     series: tuple[str, ...] = ()
@@ -89,8 +114,7 @@ class Dataset(NamedTuple):
         recognises: source -> whether it has this layout.
         read: (source, Options) -> Found. Raises DataError.
         fit: `resize` keeps the field of view, `crop` the voxel size: where nothing is asked for.
-        classes: (source, scans) -> (values of the label that are tumour, values that are known and
-            are not).
+        classes: (source, scans) -> `isanet_jax.classes.Classes` of its labels.
         region: scans -> `given` (the scan's box, else the CT's field) or `head` (found on the PET).
         rank: layouts of a lower one are asked first whether they recognise a source.
     """
@@ -100,7 +124,7 @@ class Dataset(NamedTuple):
     recognises: Callable[[Path], bool]
     read: Callable[[Path, Options], Found]
     fit: str = "resize"
-    classes: Callable = lambda source, scans: ((1,), ())
+    classes: Callable = lambda source, scans: Classes()
     region: Callable = lambda scans: "given"
     rank: int = 1
 
@@ -178,16 +202,16 @@ def with_own_ids(scans: list[Scan]) -> list[Scan]:
         if not CASE_ID.fullmatch(scan.case):
             shown = scan.case if len(scan.case) <= 100 else f"{scan.case[:100]}..."
             raise DataError(
-                f"the ID {shown!r} cannot name a file", file=scan.ct, wanted=CASE_ID_WORDS
+                f"the ID {shown!r} cannot name a file", file=scan.place, wanted=CASE_ID_WORDS
             )
         if scan.case in seen:
             raise DataError(
                 f"two cases with this ID (the other one is {seen[scan.case]})",
                 case=scan.case,
-                file=scan.ct,
+                file=scan.place,
                 action="Give each case its own ID",
             )
-        seen[scan.case] = scan.ct
+        seen[scan.case] = scan.place
     return scans
 
 
@@ -200,7 +224,10 @@ def check_files(scans: list[Scan]) -> list[Scan]:
     missing = [
         f"case {scan.case}: no {what}: {path}"
         for scan in scans
-        for what, path in (("CT", scan.ct), ("PET", scan.pet), ("label", scan.label))
+        for what, path in (
+            *((shown(name, kind_of(name)), path) for name, path in scan.images.items()),
+            ("label", scan.label),
+        )
         # To predict on, CT and PET may be folders of DICOM.
         if path is not None
         and not (path.is_file() or (scan.label is None and path.is_dir()))
@@ -210,7 +237,7 @@ def check_files(scans: list[Scan]) -> list[Scan]:
         more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
         raise DataError(
             "; ".join(missing[:10]) + more,
-            wanted="CT, PET and label of every case",
+            wanted="the images and the label of every case",
             action="Leave these cases out with --skip-bad, or see them all with: "
             f"{command('prepare')} check",
         )

@@ -4,61 +4,96 @@ import json
 import re
 from pathlib import Path
 
-from isanet_jax.datasets.layout import Dataset, Found, Scan, existing_folder, with_own_ids
-from isanet_jax.errors import DataError
+from isanet_jax.classes import TUMOUR, Classes
+from isanet_jax.datasets.layout import (
+    PET_CT,
+    Dataset,
+    Found,
+    Scan,
+    existing_folder,
+    with_own_ids,
+)
+from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.files import visible
+from isanet_jax.kinds import kind_of, shown
 
-_NNUNET_CHANNELS = {"CT": "CT", "PET": "PET", "PT": "PET", "SUV": "PET"}
 
-
-def read_nnunet(source) -> list[Scan]:
+def read_nnunet(source, images=PET_CT) -> list[Scan]:
     """nnU-Net's raw format, as autoPET is published: imagesTr, labelsTr, dataset.json.
 
+    Args:
+        source: the folder.
+        images: name -> kind. An image is the channel of its name (whatever its case: `T1` is
+            `t1`), else the only one of its kind: `SUV` or `PT` is the PET.
+
     Raises:
-        DataError: no such folder or files, or a dataset.json that does not say which channels are
-            CT and PET.
+        DataError: no such folder or files, or a dataset.json that does not say which channels
+            these are.
     """
     source = existing_folder(source, "an nnU-Net raw dataset")
     description = _nnunet_description(source)
     names = _numbered(description.get("channel_names") or description.get("modality"))
-    channels = {}
-    for index, name in names.items():
-        kind = _NNUNET_CHANNELS.get(str(name).strip().upper())
-        if kind and str(index).isdigit():
-            channels.setdefault(kind, []).append(int(index))
-    if sorted(channels) != ["CT", "PET"] or any(len(v) > 1 for v in channels.values()):
-        raise DataError(
-            f"channels {json.dumps(names)}",
-            file=source / "dataset.json",
-            wanted="one channel called CT and one called PET, PT or SUV in channel_names",
-            action="Name the channels in dataset.json",
-        )
+    channels = {str(name).strip(): int(i) for i, name in names.items() if str(i).isdigit()}
     ending = str(description.get("file_ending") or ".nii.gz")
-    first = f"_{channels['CT'][0]:04d}{ending}"
-    second = f"_{channels['PET'][0]:04d}{ending}"
+    endings = {}
+    for image, kind in images.items():
+        fitting = [name for name in channels if _as_name(name) == image]
+        fitting = fitting or [name for name in channels if kind_of(_as_name(name)) == kind]
+        if len(fitting) != 1:
+            raise DataError(
+                f"channels {json.dumps(names)}",
+                file=source / "dataset.json",
+                wanted=f"one channel in channel_names that is the {shown(image, kind)} ({image})",
+                action="Name the channels in dataset.json, or the images with --images",
+            )
+        endings[image] = f"_{channels[fitting[0]]:04d}{ending}"
+    first = next(iter(endings.values()))
     scans = []
-    for ct in visible((source / "imagesTr").glob(f"*{first}")):
-        case = ct.name.removesuffix(first)
+    for path in visible((source / "imagesTr").glob(f"*{first}")):
+        case = path.name.removesuffix(first)
         label = source / "labelsTr" / f"{case}{ending}"
         autopet = re.fullmatch(r"(?:fdg|psma)_([0-9a-f]{8,})_.+", case)  # a patient's scans differ
         patient = autopet[1] if autopet else case
-        scans.append(Scan(case, ct, ct.with_name(f"{case}{second}"), label, patient))
+        files = {name: path.with_name(f"{case}{suffix}") for name, suffix in endings.items()}
+        scans.append(Scan(case, files, label, patient))
     if not scans:
         raise DataError(f"no imagesTr/CASE{first}", file=source, wanted="an nnU-Net raw dataset")
     return with_own_ids(scans)
 
 
-def nnunet_tumour_values(source) -> tuple[int, ...]:
-    """The label values that an nnU-Net dataset.json calls neither background nor ignore."""
-    labels = _numbered(_nnunet_description(Path(source)).get("labels"))
-    values = set()
-    for key, value in labels.items():
+def _as_name(channel):
+    """A channel's name as an image is called here."""
+    return re.sub(r"[^a-z0-9]+", "_", channel.lower()).strip("_")
+
+
+def nnunet_classes(source) -> Classes:
+    """The classes of an nnU-Net dataset.json: its labels, or its regions in their order.
+
+    Raises:
+        DataError: labels that cannot be read as classes.
+    """
+    path = Path(source) / "dataset.json"
+    description = _nnunet_description(Path(source))
+    values, ignore = {}, ()
+    for key, value in _numbered(description.get("labels")).items():
         # nnU-Net 1 has value -> name, nnU-Net 2 name -> value, or values where regions overlap.
         name, numbers = (value, [key]) if str(key).isdigit() else (key, value)
         numbers = numbers if isinstance(numbers, list) else [numbers]
-        if str(name).lower() not in ("background", "ignore"):
-            values |= {int(n) for n in numbers if str(n).isdigit()}
-    return tuple(sorted(values - {0})) or (1,)
+        numbers = tuple(int(n) for n in numbers if str(n).isdigit())
+        if str(name).lower() == "ignore":
+            ignore = numbers
+        elif str(name).lower() != "background" and set(numbers) - {0}:
+            values[re.sub(r"[^A-Za-z0-9_.-]+", "_", str(name)).strip("_.-")] = numbers
+    if len(values) <= 1:  # as every dataset with one class has it here
+        values = {TUMOUR: next(iter(values.values()), (1,))}
+    try:
+        return Classes(values, ignore)
+    except ConfigError as error:
+        raise DataError(
+            f"labels that are no classes here ({error})",
+            file=path,
+            action="Name them with --classes NAME=VALUE[,VALUE] ...",
+        ) from error
 
 
 def _numbered(names):
@@ -87,8 +122,8 @@ def _recognises(source):
 
 DATASET = Dataset(
     "nnunet",
-    "an nnU-Net raw dataset with CT and PET (autoPET)",
+    "an nnU-Net raw dataset (autoPET)",
     _recognises,
-    lambda source, options: Found(read_nnunet(source)),
-    classes=lambda source, scans: (nnunet_tumour_values(source), ()),
+    lambda source, options: Found(read_nnunet(source, options.images)),
+    classes=lambda source, scans: nnunet_classes(source),
 )

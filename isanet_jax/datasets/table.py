@@ -4,6 +4,7 @@ from pathlib import Path
 
 from isanet_jax.datasets.layout import (
     BOX_COLUMNS,
+    PET_CT,
     Dataset,
     Found,
     Scan,
@@ -13,24 +14,23 @@ from isanet_jax.datasets.layout import (
 )
 from isanet_jax.errors import DataError
 
-_TABLE_COLUMNS = ("case", "ct", "pet", "label")
 
-
-def read_table(source, *, with_label=True) -> list[Scan]:
-    """The user's own files: a CSV with `case, ct, pet, label[, patient, centre, fold]`.
+def read_table(source, *, images=PET_CT, with_label=True) -> list[Scan]:
+    """The user's own files: a CSV with `case, ct, pet, label[, patient, centre, fold]`, or others.
 
     Paths are relative to the table. A box (`x1, x2, y1, y2, z1, z2`, LPS mm as in HECKTOR) may be
     given in further columns.
 
     Args:
         source: the CSV file.
+        images: names of the images; each is a column.
         with_label: False for prediction: the label column may be missing and is ignored.
 
     Raises:
         DataError: no such file, a missing column or value, two cases with one ID, missing files.
     """
     source = Path(source)
-    wanted = _TABLE_COLUMNS if with_label else _TABLE_COLUMNS[:-1]
+    wanted = ("case", *images, *(["label"] if with_label else []))
     if not source.is_file():
         raise DataError(
             "no such table", file=source, wanted=f"a CSV with the columns {', '.join(wanted)}"
@@ -56,8 +56,7 @@ def read_table(source, *, with_label=True) -> list[Scan]:
         scans.append(
             Scan(
                 case,
-                source.parent / value["ct"],
-                source.parent / value["pet"],
+                {name: source.parent / value[name] for name in images},
                 source.parent / value["label"] if with_label else None,
                 value.get("patient") or case,
                 value.get("centre", ""),
@@ -74,5 +73,5 @@ DATASET = Dataset(
     "table",
     "your own files: CSV with case, ct, pet, label[, patient, ...]",
     lambda source: source.suffix.lower() == ".csv",
-    lambda source, options: Found(read_table(source)),
+    lambda source, options: Found(read_table(source, images=options.images)),
 )

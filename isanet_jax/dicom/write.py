@@ -4,6 +4,7 @@ import contextlib
 import copy
 import datetime
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import highdicom
@@ -23,6 +24,7 @@ from isanet_jax.errors import DataError
 from isanet_jax.files import replace_when_done
 
 REGION = "Neoplasm"
+_COLOURS = ([255, 0, 0], [0, 160, 255], [255, 200, 0], [0, 200, 80], [200, 0, 200])
 _MAKER, _MODEL = "isanet_jax", "ISA-Net"
 _IDENTITY = ("PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID")
 _DATES = ("StudyDate", "StudyTime", "ReferringPhysicianName")
@@ -37,13 +39,15 @@ _CATEGORY = CodedConcept("49755003", "SCT", "Morphologically Abnormal Structure"
 _TYPE = CodedConcept("108369006", "SCT", "Neoplasm")
 
 
-def write_segmentation(path, mask: np.ndarray, slices, *, keep_identity=False) -> None:
-    """Writes a mask as DICOM SEG: one binary segment, coded as neoplasm, on the CT series.
+def write_segmentation(
+    path, masks: Mapping[str, np.ndarray], slices, *, keep_identity=False
+) -> None:
+    """Writes masks as DICOM SEG: a binary segment each, coded as neoplasm, on the CT's series.
 
     Args:
         path: of the file.
-        mask: (column, row, slice) bool.
-        slices: the CT's datasets without pixels, one per slice, in the mask's order.
+        masks: class -> (column, row, slice) bool; a single one is labelled `REGION`.
+        slices: the CT's datasets without pixels, one per slice, in the masks' order.
         keep_identity: copy the patient's name, birth date and the study's date from the CT; else
             they stay empty, and the Patient ID too unless the CT is marked as de-identified.
 
@@ -51,7 +55,7 @@ def write_segmentation(path, mask: np.ndarray, slices, *, keep_identity=False) -
         DataError: the file cannot be written, or the CT's header is none that it can refer to.
     """
     with _refused(path):
-        _write_segmentation(path, mask, slices, keep_identity)
+        _write_segmentation(path, masks, slices, keep_identity)
 
 
 @contextlib.contextmanager
@@ -72,25 +76,29 @@ def _refused(path):
         ) from error
 
 
-def _write_segmentation(path, mask, slices, keep_identity):
+def _write_segmentation(path, masks, slices, keep_identity):
     algorithm = highdicom.AlgorithmIdentificationSequence(
         name=_MODEL,
         version=isanet_jax.__version__,
         family=CodedConcept("123109", "DCM", "Artificial Intelligence"),
     )
-    description = SegmentDescription(
-        segment_number=1,
-        segment_label=REGION,
-        segmented_property_category=_CATEGORY,
-        segmented_property_type=_TYPE,
-        algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
-        algorithm_identification=algorithm,
-    )
+    descriptions = [
+        SegmentDescription(
+            segment_number=number,
+            segment_label=label,
+            segmented_property_category=_CATEGORY,
+            segmented_property_type=_TYPE,
+            algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
+            algorithm_identification=algorithm,
+        )
+        for number, label in enumerate(_labels(masks), start=1)
+    ]
+    pixels = np.stack([mask.transpose(2, 1, 0) for mask in masks.values()], -1).astype(np.uint8)
     dataset = highdicom.seg.Segmentation(
         source_images=_shown(slices, keep_identity),
-        pixel_array=np.ascontiguousarray(mask.transpose(2, 1, 0), np.uint8),
+        pixel_array=pixels if len(masks) > 1 else np.ascontiguousarray(pixels[..., 0]),
         segmentation_type=SegmentationTypeValues.BINARY,
-        segment_descriptions=[description],
+        segment_descriptions=descriptions,
         series_instance_uid=generate_uid(None),
         series_number=_series_number(slices),
         sop_instance_uid=generate_uid(None),
@@ -99,15 +107,24 @@ def _write_segmentation(path, mask, slices, keep_identity):
         manufacturer_model_name=_MODEL,
         software_versions=isanet_jax.__version__,
         device_serial_number="0",
-        omit_empty_frames=bool(mask.any()),
+        omit_empty_frames=bool(pixels.any()),
         content_label="TUMOUR",
         series_description="ISA-Net tumour segmentation",
     )
     _save(path, dataset)
 
 
-def write_structures(path, mask: np.ndarray, affine, slices, *, keep_identity=False) -> None:
-    """Writes a mask as RTSTRUCT: closed contours on the CT's slices, halfway between voxels.
+def _labels(masks):
+    """What the segments or regions are called: by their classes, where there are several."""
+    return [REGION] if len(masks) == 1 else list(masks)
+
+
+def write_structures(
+    path, masks: Mapping[str, np.ndarray], affine, slices, *, keep_identity=False
+) -> None:
+    """Writes masks as RTSTRUCT: closed contours on the CT's slices, halfway between voxels.
+
+    A region for each class.
 
     Rasterised by voxel centres (`isanet_jax.dicom.structures.rasterise`), the contours give the
     same mask: each passes between the centres inside and those outside. A hole is joined to the
@@ -116,21 +133,31 @@ def write_structures(path, mask: np.ndarray, affine, slices, *, keep_identity=Fa
 
     Args:
         path: of the file.
-        mask: (column, row, slice) bool.
+        masks: class -> (column, row, slice) bool; a single one is called `REGION`.
         affine: (4, 4) of its grid, RAS+ mm.
-        slices: the CT's datasets without pixels, one per slice, in the mask's order.
+        slices: the CT's datasets without pixels, one per slice, in the masks' order.
         keep_identity: see `write_segmentation`.
 
     Raises:
         DataError: the file cannot be written, or the CT's header is none that it can refer to.
     """
     with _refused(path):
-        _write_structures(path, mask, affine, slices, keep_identity)
+        _write_structures(path, masks, affine, slices, keep_identity)
 
 
-def _write_structures(path, mask, affine, slices, keep_identity):
+def _write_structures(path, masks, affine, slices, keep_identity):
     first = _shown(slices, keep_identity)[0]
-    dataset = _structure_set(first)
+    dataset = _structure_set(first, _labels(masks))
+    dataset.ROIContourSequence = Sequence(
+        _contours(number, mask, affine, slices)
+        for number, mask in enumerate(masks.values(), start=1)
+    )
+    dataset.ReferencedFrameOfReferenceSequence = Sequence([_frame(first, slices)])
+    _save(path, dataset)
+
+
+def _contours(number, mask, affine, slices):
+    """The contours of a region, of its number."""
     to_patient = LPS_TO_RAS @ affine
     contours = []
     for index in np.flatnonzero(mask.any((0, 1))):
@@ -145,13 +172,11 @@ def _write_structures(path, mask, affine, slices, keep_identity):
             contour.ContourData = [f"{v:.4f}" for v in patient.ravel()]
             contours.append(contour)
     region = Dataset()
-    region.ReferencedROINumber = 1
-    region.ROIDisplayColor = [255, 0, 0]
+    region.ReferencedROINumber = number
+    region.ROIDisplayColor = _COLOURS[(number - 1) % len(_COLOURS)]
     if contours:  # a sequence without items is none
         region.ContourSequence = Sequence(contours)
-    dataset.ROIContourSequence = Sequence([region])
-    dataset.ReferencedFrameOfReferenceSequence = Sequence([_frame(first, slices)])
-    _save(path, dataset)
+    return region
 
 
 def outlines(mask: np.ndarray) -> list[np.ndarray]:
@@ -253,8 +278,8 @@ def _series_number(slices):
     return 1000 + int(slices[0].get("SeriesNumber") or 0)
 
 
-def _structure_set(first):
-    """An RTSTRUCT with one region and no contours yet, of the CT's patient and study."""
+def _structure_set(first, labels):
+    """An RTSTRUCT of regions without contours yet, of the CT's patient and study."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = RTStructureSetStorage
     meta.MediaStorageSOPInstanceUID = generate_uid(None)
@@ -282,18 +307,22 @@ def _structure_set(first):
     now = datetime.datetime.now()
     dataset.StructureSetDate, dataset.StructureSetTime = f"{now:%Y%m%d}", f"{now:%H%M%S}"
     dataset.ApprovalStatus = "UNAPPROVED"
-    region = Dataset()
-    region.ROINumber = 1
-    region.ReferencedFrameOfReferenceUID = first.FrameOfReferenceUID
-    region.ROIName = REGION
-    region.ROIGenerationAlgorithm = "AUTOMATIC"
-    dataset.StructureSetROISequence = Sequence([region])
-    observation = Dataset()
-    observation.ObservationNumber = 1
-    observation.ReferencedROINumber = 1
-    observation.RTROIInterpretedType = "GTV"
-    observation.ROIInterpreter = ""
-    dataset.RTROIObservationsSequence = Sequence([observation])
+    regions, observations = [], []
+    for number, label in enumerate(labels, start=1):
+        region = Dataset()
+        region.ROINumber = number
+        region.ReferencedFrameOfReferenceUID = first.FrameOfReferenceUID
+        region.ROIName = label
+        region.ROIGenerationAlgorithm = "AUTOMATIC"
+        regions.append(region)
+        observation = Dataset()
+        observation.ObservationNumber = number
+        observation.ReferencedROINumber = number
+        observation.RTROIInterpretedType = "GTV"
+        observation.ROIInterpreter = ""
+        observations.append(observation)
+    dataset.StructureSetROISequence = Sequence(regions)
+    dataset.RTROIObservationsSequence = Sequence(observations)
     return dataset
 
 

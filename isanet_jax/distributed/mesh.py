@@ -50,10 +50,12 @@ def batch_part(mesh: Mesh) -> tuple[int, int]:
     return own[0] // len(own), len(mesh.devices) // len(own)
 
 
-def place_batch(batch: dict, mesh: Mesh) -> dict[str, jax.Array]:
-    """The batch over the mesh's devices, of which `batch` is this process's part."""
+def place_batch(batch: dict, mesh: Mesh) -> dict:
+    """The batch (nested dicts) over the mesh's devices; `batch` is this process's part of it."""
     over_data = NamedSharding(mesh, PartitionSpec("data"))
-    return {k: jax.make_array_from_process_local_data(over_data, v) for k, v in batch.items()}
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(over_data, np.asarray(x)), batch
+    )
 
 
 def local_rows(array: jax.Array) -> np.ndarray:

@@ -1,77 +1,108 @@
 """Scores of a trained run on its test cases, or of anyone's masks."""
 
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from isanet_jax.cases.case import read_label_on_ct
+from isanet_jax.cases.case import read_label_on_reference
 from isanet_jax.cases.cohort import Cohort
 from isanet_jax.cases.grid import grid_distance_mm, same_grid
 from isanet_jax.cases.prepare import read_label
+from isanet_jax.classes import Classes, class_mask
 from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.files import visible
-from isanet_jax.metrics.segmentation import case_metrics
+from isanet_jax.metrics.segmentation import case_metrics, mean_over_classes
 from isanet_jax.metrics.thresholds import threshold_masks
 from isanet_jax.pipeline.dataset import evaluation_data
-from isanet_jax.prediction.predictor import THRESHOLD, check_finite, to_ct_grid
+from isanet_jax.prediction.predictor import check_finite, to_grid_of
 from isanet_jax.volume import NIFTI_SUFFIXES, Volume
 
 NETWORK = "network"
 GRIDS = ("ct", "case")
+MEAN = "mean of the classes"
 
 
 def score_run(
-    predictor, cohort, cases, on_case, *, thresholds=True, grids=GRIDS
-) -> dict[str, dict[str, dict]]:
-    """Scores the network and the thresholds on the original CT grid and on the case grid.
+    predictor, cohort, cases, on_case, *, classes=None, thresholds=True, grids=GRIDS
+) -> dict[str, dict[str, dict[str, dict]]]:
+    """Scores the network and the thresholds on the original grid and on the case grid.
 
-    The thresholds see what the network sees (the case's PET), and both are taken to the CT grid
-    by the same trilinear interpolation before they become masks.
+    The thresholds see what the network sees (the case's PET), and both are taken to the original
+    grid by the same trilinear interpolation before they become masks.
 
     Args:
         predictor: `isanet_jax.prediction.predictor.Predictor`; None: the thresholds alone.
         cohort: the prepared cases.
         cases: IDs to score.
-        on_case: called after each case with its ID, the stored case, the network's mask on the
-            case grid (None without a predictor), and method -> metrics on the first grid.
-        thresholds: whether to score these too.
-        grids: which of `ct` and `case`.
+        on_case: called after each case with its ID, the stored case, the network's masks on the
+            case grid (class -> bool; None without a predictor), and method -> metrics on the first
+            grid, of the mean over the classes.
+        classes: names to score; None: the predictor's.
+        thresholds: whether to score these too, where there is a PET.
+        grids: which of `ct` (the first image's, as it was) and `case`.
 
     Returns:
-        grid -> method -> ID -> metrics.
+        class -> grid -> method -> ID -> metrics; of several classes, `MEAN` too.
     """
-    scores = {grid: {} for grid in grids}
-    for case, stored, probability in _predicted(predictor, cohort, cases):
-        suv_max = float(stored.pet.max())
+    classes = tuple(classes or predictor.classes)
+    names = (*classes, MEAN) if len(classes) > 1 else classes
+    scores = {name: {grid: {} for grid in grids} for name in names}
+    kinds = cohort.settings["images"]
+    pet = next((name for name, kind in kinds.items() if kind == "pet"), None)
+    for case, stored, probability in predicted(predictor, cohort, cases):
         for grid in grids:
-            on_grid, reference, spacing_mm = _grid(grid, stored, cohort.path(case))
-            masks = {}
-            if predictor:
-                masks[NETWORK] = on_grid(probability) >= THRESHOLD
-            if thresholds:
-                masks |= threshold_masks(on_grid(stored.pet), suv_max)
-            for method, mask in masks.items():
-                of_method = scores[grid].setdefault(method, {})
-                of_method[case] = case_metrics(mask, reference, spacing_mm)
-        mask = probability >= THRESHOLD if predictor else None
-        on_case(
-            case, stored, mask, {name: by_case[case] for name, by_case in scores[grids[0]].items()}
-        )
+            on_grid, references, ignored, spacing_mm = _grid(
+                grid, stored, cohort.path(case), classes
+            )
+            by_threshold = {}
+            if thresholds and pet:
+                suv = stored.images[pet]
+                by_threshold = threshold_masks(on_grid(suv), float(suv.max()))
+            of_classes = {}
+            for index, name in enumerate(classes):
+                masks = dict(by_threshold)
+                if predictor:
+                    values = on_grid(np.ascontiguousarray(probability[..., index]))
+                    suv = partial(on_grid, stored.images[pet]) if pet else None
+                    ml = float(np.prod(spacing_mm)) / 1000
+                    masks = {NETWORK: predictor.rules[name].mask(values, ml, suv)} | masks
+                for method, mask in masks.items():
+                    both = _known(mask, ignored), _known(references[name], ignored)
+                    metrics = case_metrics(*both, spacing_mm)
+                    scores[name][grid].setdefault(method, {})[case] = metrics
+                    of_classes.setdefault(method, []).append(metrics)
+            if len(classes) > 1:
+                for method, several in of_classes.items():
+                    mean = mean_over_classes(several)
+                    scores[MEAN][grid].setdefault(method, {})[case] = mean
+        masks = None
+        if predictor:
+            suv = partial(stored.images.get, pet) if pet else None
+            ml = float(np.prod(stored.meta["spacing_mm"])) / 1000
+            masks = {
+                n: predictor.rules[n].mask(probability[..., i], ml, suv)
+                for i, n in enumerate(classes)
+            }
+        first = scores[names[-1]][grids[0]]
+        on_case(case, stored, masks, {name: by_case[case] for name, by_case in first.items()})
     return scores
 
 
-def _predicted(predictor, cohort, cases):
+def _known(mask, ignored):
+    """The mask without voxels that nothing is known of."""
+    return mask if ignored is None else mask & ~ignored
+
+
+def predicted(predictor, cohort, cases):
     """Each case with the network's probability (None without one), a device's worth at a time."""
     data = iter(evaluation_data(cohort, cases))
     while group := list(islice(data, predictor.devices if predictor else 1)):
-        predicted = [None] * len(group)
+        found = [None] * len(group)
         if predictor:
-            predicted = predictor.probabilities(
-                np.stack([stored.ct for _, stored in group]),
-                np.stack([stored.pet for _, stored in group]),
-            )
-        for (case, stored), probability in zip(group, predicted, strict=True):
+            found = predictor.probabilities([stored for _, stored in group])
+        for (case, stored), probability in zip(group, found, strict=True):
             if probability is not None:
                 check_finite(probability, case=case)
             yield case, stored, probability
@@ -112,12 +143,28 @@ def unseen_cases(cohort: Cohort, splits: list[dict]) -> list[str]:
     return sorted(unseen)
 
 
-def _grid(grid, stored, path):
-    """How values of a case are taken to the grid, the true mask on it, and its voxel size."""
+def _grid(grid, stored, path, classes):
+    """How values of a case are taken to a grid; the true masks there, by class, and which voxels
+    nothing is known of (or None); its voxel size.
+    """
+    settings = stored.meta["settings"]
     if grid == "case":
-        return (lambda values: values), stored.label > 0, stored.meta["spacing_mm"]
-    label, affine = read_label_on_ct(path), np.array(stored.meta["affine"])
-    return (lambda values: to_ct_grid(values, affine, label).data), label.data, label.spacing_mm
+        return (
+            lambda values: values,
+            stored.masks(classes),
+            stored.ignored,
+            stored.meta["spacing_mm"],
+        )
+    label, affine = read_label_on_reference(path), np.array(stored.meta["affine"])
+    every = list(settings["classes"])
+    masks = {name: class_mask(label.data, every.index(name)) for name in classes}
+    ignored = class_mask(label.data, len(every)) if settings["ignore"] else None
+    return (
+        lambda values: to_grid_of(values, affine, label).data,
+        masks,
+        ignored,
+        label.spacing_mm,
+    )
 
 
 def pair_masks(predictions, references) -> dict[str, tuple[Path, Path]]:
@@ -161,14 +208,14 @@ def _masks(folder):
     return masks
 
 
-def score_masks(name, prediction, reference, label_values) -> dict[str, float]:
-    """Metrics of one pair of mask files.
+def score_masks(name, prediction, reference, classes: Classes) -> dict[str, dict[str, float]]:
+    """Metrics of one pair of mask files: class -> metrics; of several classes, `MEAN` too.
 
     Raises:
         DataError: unreadable, unexpected values, or grids that differ.
     """
     masks: list[Volume] = [
-        read_label(path, label_values, case=name, placed=False) for path in (prediction, reference)
+        read_label(path, classes, case=name, placed=False) for path in (prediction, reference)
     ]
     if not same_grid(*masks):
         described = [
@@ -186,4 +233,13 @@ def score_masks(name, prediction, reference, label_values) -> dict[str, float]:
             wanted="equal grids",
             action="Resample the prediction onto the reference's grid first",
         )
-    return case_metrics(masks[0].data, masks[1].data, masks[0].spacing_mm)
+    ignored = class_mask(masks[1].data, len(classes.names)) if classes.ignore else None
+    scores = {
+        of_class: case_metrics(
+            *(_known(class_mask(m.data, index), ignored) for m in masks), masks[0].spacing_mm
+        )
+        for index, of_class in enumerate(classes.names)
+    }
+    if len(scores) > 1:
+        scores[MEAN] = mean_over_classes(list(scores.values()))
+    return scores

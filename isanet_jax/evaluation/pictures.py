@@ -5,6 +5,11 @@ from matplotlib.figure import Figure  # not pyplot: nobody's backend and figures
 
 _CT_WINDOW_HU = (-200, 250)
 REFERENCE, PREDICTION = "#00c853", "#00b0ff"
+# Of each class, the reference and the prediction.
+COLOURS = (
+    (REFERENCE, PREDICTION), ("#ffd600", "#ff6d00"), ("#f48fb1", "#d500f9"),
+    ("#b2ff59", "#1de9b6"),
+)  # fmt: skip
 PLANES = ("axial", "coronal", "sagittal")
 
 
@@ -14,32 +19,37 @@ def largest_section(mask: np.ndarray, axis: int) -> int:
     return int(mask.sum(others).argmax()) if mask.any() else mask.shape[axis] // 2
 
 
-def draw_plane(panel, plane, images, contours, spacing_mm):
-    """Draws one slice, PET over CT, with masks as contours.
+def draw_plane(panel, plane, case, contours):
+    """Draws one slice, PET over CT (or whatever other image there is), with masks as contours.
 
     Args:
         panel: matplotlib axes.
         plane: (axis, index) of the slice.
-        images: (CT in HU, PET in SUV), each (D, H, W).
+        case: `isanet_jax.cases.case.Case`.
         contours: (mask (D, H, W) bool, colour) pairs.
-        spacing_mm: (3,) along D, H, W.
 
     Returns:
-        The PET's image, for a colour bar in SUV.
+        The PET's image, for a colour bar in SUV; None where there is none.
     """
-    (axis, index), (ct_hu, pet_suv) = plane, images
+    (axis, index), spacing_mm = plane, case.meta["spacing_mm"]
+    kinds = {name: of["kind"] for name, of in case.meta["images"].items()}
+    pet_name = next((name for name in case.images if kinds[name] == "pet"), None)
+    below = next((name for name in case.images if name != pet_name), pet_name)
     rows, columns = (i for i in range(3) if i != axis)
     # D runs from feet to head: drawn upwards; H from front to back: drawn downwards.
     shape = {
         "origin": "upper" if axis == 0 else "lower",
         "aspect": spacing_mm[rows] / spacing_mm[columns],
     }
-    low, high = _CT_WINDOW_HU
-    panel.imshow(ct_hu.take(index, axis), cmap="gray", vmin=low, vmax=high, **shape)
-    suv_max = max(5.0, float(np.percentile(pet_suv, 99.8)))
-    pet = pet_suv.take(index, axis)
-    opacity = np.clip(pet / suv_max * 1.5, 0, 0.6)
-    fused = panel.imshow(pet, cmap="hot", vmin=0, vmax=suv_max, alpha=opacity, **shape)
+    image = case.images[below]
+    low, high = _CT_WINDOW_HU if kinds[below] == "ct" else np.percentile(image, (1, 99.5))
+    panel.imshow(image.take(index, axis), cmap="gray", vmin=low, vmax=high, **shape)
+    fused = None
+    if pet_name:
+        suv_max = max(5.0, float(np.percentile(case.images[pet_name], 99.8)))
+        pet = case.images[pet_name].take(index, axis)
+        opacity = np.clip(pet / suv_max * 1.5, 0, 0.6)
+        fused = panel.imshow(pet, cmap="hot", vmin=0, vmax=suv_max, alpha=opacity, **shape)
     for mask, colour in contours:
         section = mask.take(index, axis)
         if section.any():
@@ -48,30 +58,39 @@ def draw_plane(panel, plane, images, contours, spacing_mm):
     return fused
 
 
-def overlay(path, *, title, ct_hu, pet_suv, reference, prediction, spacing_mm) -> None:
-    """Writes axial, coronal and sagittal views: PET over CT, both masks as contours.
+def overlay(path, *, title, case, references, predictions) -> None:
+    """Writes axial, coronal and sagittal views: PET over CT, all masks as contours.
 
-    The planes go through the reference's largest section (the prediction's where it is empty).
+    The planes go through the largest section of all references together (of the predictions where
+    they are empty).
 
     Args:
         path: PNG.
         title: above the picture.
-        ct_hu, pet_suv: (D, H, W).
-        reference, prediction: (D, H, W) bool.
-        spacing_mm: (3,) along D, H, W.
+        case: `isanet_jax.cases.case.Case`.
+        references, predictions: class -> (D, H, W) bool.
     """
+    reference, prediction = (
+        np.logical_or.reduce(list(masks.values())) for masks in (references, predictions)
+    )
     shown = reference if reference.any() else prediction
     figure = Figure(figsize=(12, 4.6), layout="constrained")
     axes = figure.subplots(1, 3)
-    contours = ((reference, REFERENCE), (prediction, PREDICTION))
+    contours, colours = [], []
+    for number, name in enumerate(references):
+        pair = COLOURS[number % len(COLOURS)]
+        contours += [(references[name], pair[0]), (predictions[name], pair[1])]
+        of_class = f" {name}" if len(references) > 1 else ""
+        colours += [(f"reference{of_class}", pair[0]), (f"prediction{of_class}", pair[1])]
     for axis, (panel, name) in enumerate(zip(axes, PLANES, strict=True)):
         index = largest_section(shown, axis)
-        fused = draw_plane(panel, (axis, index), (ct_hu, pet_suv), contours, spacing_mm)
+        fused = draw_plane(panel, (axis, index), case, contours)
         panel.set_title(f"{name}, slice {index}", fontsize=9)
-    figure.colorbar(fused, ax=axes, label="SUV", shrink=0.8)
-    for name, colour in (("reference", REFERENCE), ("prediction", PREDICTION)):
+    if fused is not None:
+        figure.colorbar(fused, ax=axes, label="SUV", shrink=0.8)
+    for name, colour in colours:
         axes[0].plot([], [], color=colour, label=name)
-    figure.legend(loc="outside lower center", ncols=2, fontsize=9)
+    figure.legend(loc="outside lower center", ncols=4, fontsize=9)
     figure.suptitle(title, fontsize=11)
     figure.savefig(path, dpi=90)
 

@@ -1,11 +1,14 @@
 """What an evaluation leaves behind: metrics.json, metrics.csv and report.md."""
 
+import dataclasses
 import math
 from pathlib import Path
 
+from isanet_jax.evaluation.evaluate import MEAN
 from isanet_jax.files import replace_when_done, write_json
 from isanet_jax.metrics import METRICS
 from isanet_jax.metrics.segmentation import summarise
+from isanet_jax.prediction.rules import Rules
 
 SELECTION_NOTES = {
     "paper": "the checkpoint was chosen on the very cases that are reported here, as in the paper: "
@@ -25,9 +28,35 @@ def jsonable(value):
     return value
 
 
-def write_metrics(output, cases, extra: dict) -> dict:
-    """Writes metrics.json: `cases`, `summary`, and whatever `extra` holds. Returns them."""
-    content = {"cases": cases, "summary": summarise(cases), **extra}
+def summaries(classes: dict[str, dict[str, dict]]) -> dict[str, dict]:
+    """The summary of each class's cases: class -> see `isanet_jax.metrics.segmentation.summarise`.
+
+    The aggregated DSC of the mean over the classes is the mean of theirs (HECKTOR 2022).
+
+    Args:
+        classes: class -> ID -> metrics.
+    """
+    found = {name: summarise(cases) for name, cases in classes.items()}
+    if MEAN in found and found[MEAN]["n_cases"]:
+        of_each = [summary["dsc_agg"] for name, summary in found.items() if name != MEAN]
+        found[MEAN]["dsc_agg"] = sum(of_each) / len(of_each)
+    return found
+
+
+def write_metrics(output, classes: dict[str, dict[str, dict]], extra: dict) -> dict:
+    """Writes metrics.json. Returns its content.
+
+    Args:
+        output: folder.
+        classes: class -> ID -> metrics; of several, the last is their mean.
+        extra: what it holds besides: `cases` and `summary` of the last, and of several `classes`,
+            class -> the same.
+    """
+    summary = summaries(classes)
+    content = {name: {"cases": classes[name], "summary": summary[name]} for name in classes}
+    *several, last = content
+    content = content[last] | ({"classes": {n: content[n] for n in several}} if several else {})
+    content |= extra
     write_json(Path(output) / "metrics.json", jsonable(content))
     return content
 
@@ -37,24 +66,25 @@ def number(value: float) -> str:
     return str(value) if isinstance(value, str) else f"{value:.4g}"
 
 
-def summary_table(methods: dict[str, dict]) -> str:
-    """A Markdown table of mean +- sd over cases.
+def summary_table(methods: dict[str, dict[str, dict]]) -> str:
+    """A Markdown table of mean +- sd over cases; of several classes, a line for each.
 
     Args:
-        methods: name -> ID -> metrics.
+        methods: name -> class -> ID -> metrics.
     """
     names = [METRICS[name].heading for name in _COLUMNS]
     lines = [
         "| method | cases | " + " | ".join(names) + " | aggregated DSC | infinite distances |",
         "|---" * (len(names) + 4) + "|",
     ]
-    for method, cases in methods.items():
-        summary = summarise(cases)
-        cells = [_mean_and_sd(summary, name) for name in _COLUMNS]
-        lines.append(
-            f"| {method} | {summary['n_cases']} | {' | '.join(cells)} | {summary['dsc_agg']:.4f} "
-            f"| {summary['hd']['n_infinite']} |"
-        )
+    for method, classes in methods.items():
+        for of_class, summary in summaries(classes).items():
+            cells = [_mean_and_sd(summary, name) for name in _COLUMNS]
+            label = method if len(classes) == 1 else f"{method}: {of_class}"
+            lines.append(
+                f"| {label} | {summary['n_cases']} | {' | '.join(cells)} | "
+                f"{summary['dsc_agg']:.4f} | {summary['hd']['n_infinite']} |"
+            )
     lines += ["", "Mean ± sd over the cases; distances over the cases where they are finite."]
     return "\n".join(lines)
 
@@ -102,22 +132,56 @@ def describe_runs(descriptions: list[dict], reported) -> list[dict]:
     ]
 
 
-def write_run_report(path, *, runs, preparation, scores, pictures, curves) -> None:
+def by_method(scores: dict, grid: str) -> dict[str, dict[str, dict]]:
+    """Scores on a grid as `summary_table` takes them: method -> class -> ID -> metrics."""
+    methods = {}
+    for name, of_grid in scores.items():
+        for method, cases in of_grid[grid].items():
+            methods.setdefault(method, {})[name] = cases
+    return methods
+
+
+def describe_grid(preparation: dict) -> str:
+    """The case grid in words, from a manifest's settings."""
+
+    def listed(value):
+        return " x ".join(f"{v:g}" for v in value) if isinstance(value, list) else f"{value:g}"
+
+    fit, size = preparation["fit"], preparation["size"]
+    voxels = f"{size}^3 voxels" if isinstance(size, int) else f"{listed(size or [])} voxels"
+    return {
+        "crop": f"{voxels}, {listed(preparation['spacing_mm'])} mm",
+        "resize": f"{voxels}, the whole field resized",
+        "whole": f"the body in voxels of {listed(preparation['spacing_mm'])} mm",
+    }[fit]
+
+
+def describe_rules(rules: dict[str, dict]) -> str:
+    """How probabilities became masks, in words, from `isanet_jax.prediction.rules.write_form`."""
+    if all(rule == dataclasses.asdict(Rules()) for rule in rules.values()):
+        return "probability of at least one half"
+    return "; ".join(
+        f"{name}: probability of at least {rule['threshold']:g}, components of at least "
+        f"{rule['smallest_ml']:g} ml and SUVmax {rule['least_suv_max']:g}"
+        + ", the largest alone"
+        * rule["largest_only"]
+        for name, rule in rules.items()
+    )
+
+
+def write_run_report(path, *, runs, rules, preparation, scores, pictures, curves) -> None:
     """Writes report.md of a run, or of an ensemble of runs.
 
     Args:
         path: the file.
         runs: see `describe_runs`.
+        rules: class -> how its probability became a mask.
         preparation: of the cases.
         scores: see `isanet_jax.evaluation.evaluate.score_run`.
         pictures: ID -> PNG beside the report.
         curves: PNG of each run's learning curves beside the report.
     """
-    grid = f"{preparation['size']}^3 voxels, " + (
-        f"{preparation['spacing_mm']:g} mm"
-        if preparation["fit"] == "crop"
-        else "the whole field resized"
-    )
+    grid = describe_grid(preparation)
     title = f"fold {runs[0]['fold']}" if len(runs) == 1 else f"an ensemble of {len(runs)} networks"
     networks = "\n".join(
         f"- {run['system']}, fold {run['fold']}, seed {run['seed']}: checkpoint of epoch "
@@ -126,23 +190,25 @@ def write_run_report(path, *, runs, preparation, scores, pictures, curves) -> No
         for run in runs
     )
     all_curves = "\n".join(f"![learning curves]({name})" for name in curves)
-    hardest = sorted(pictures, key=lambda case: scores["ct"]["network"][case]["dsc"])
+    primary = scores[list(scores)[-1]]["ct"]["network"]
+    hardest = sorted(pictures, key=lambda case: primary[case]["dsc"])
     text = f"""# Evaluation of {title}
 
 {networks}
 - Case grid: {grid}.
+- Masks: {describe_rules(rules)}.
 
 ## On the original CT grid
 
-{summary_table(scores["ct"])}
+{summary_table(by_method(scores, "ct"))}
 
 ## On the case grid
 
-{summary_table(scores["case"])}
+{summary_table(by_method(scores, "case"))}
 
 ## Cases, on the original CT grid, hardest first
 
-{case_table(scores["ct"]["network"], pictures)}
+{case_table(primary, pictures)}
 
 ## Learning curves
 

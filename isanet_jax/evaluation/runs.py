@@ -5,10 +5,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from isanet_jax.classes import Classes
 from isanet_jax.errors import DataError, failure_of
 
 
-def evaluate_runs(workdirs: list[Path], output: Path, *, cases=None, checkpoint="best") -> dict:
+def evaluate_runs(
+    workdirs: list[Path], output: Path, *, cases=None, checkpoint="best", rules=None
+) -> dict:
     """Scores a run, or several as an ensemble, and writes metrics, pictures and a report.
 
     Args:
@@ -16,6 +19,7 @@ def evaluate_runs(workdirs: list[Path], output: Path, *, cases=None, checkpoint=
         output: folder of the results.
         cases: folder of another cohort of prepared cases; None: the runs' own.
         checkpoint: the `best` one of each run, or the `latest`.
+        rules: file of `isanet tune`; None: one half for every class.
 
     Returns:
         the content of metrics.json.
@@ -29,10 +33,11 @@ def evaluate_runs(workdirs: list[Path], output: Path, *, cases=None, checkpoint=
     from isanet_jax.evaluation.evaluate import NETWORK, score_run, unseen_cases
     from isanet_jax.files import write_csv
     from isanet_jax.prediction.predictor import Predictor
+    from isanet_jax.prediction.rules import write_form
     from isanet_jax.training.config import check_cohort
     from isanet_jax.training.log import read_log
 
-    predictor = Predictor(workdirs, checkpoint=checkpoint)
+    predictor = Predictor(workdirs, checkpoint=checkpoint, rules=rules)
     descriptions = predictor.descriptions
     cohort = read_cohort(cases or descriptions[0]["config"]["data"]["cases"])
     check_cohort(descriptions[0]["config"], cohort)
@@ -42,17 +47,15 @@ def evaluate_runs(workdirs: list[Path], output: Path, *, cases=None, checkpoint=
 
     with tqdm(total=len(ids), unit="case", disable=None) as bar:
 
-        def on_case(case, stored, mask, of_method):
+        def on_case(case, stored, masks, of_method):
             metrics = of_method[NETWORK]
             shown[case] = f"overlays/{case}.png"
             pictures.overlay(
                 output / shown[case],
                 title=f"{case}: DSC {metrics['dsc']:.3f}, HD95 {metrics['hd95']:.1f} mm",
-                ct_hu=stored.ct,
-                pet_suv=stored.pet,
-                reference=stored.label > 0,
-                prediction=mask,
-                spacing_mm=stored.meta["spacing_mm"],
+                case=stored,
+                references=stored.masks(predictor.classes),
+                predictions=masks,
             )
             bar.update()
 
@@ -62,24 +65,30 @@ def evaluate_runs(workdirs: list[Path], output: Path, *, cases=None, checkpoint=
         curves.append("learning_curves.png" if number == 1 else f"learning_curves_{number}.png")
         pictures.learning_curves(output / curves[-1], read_log(workdir / "metrics.jsonl"))
     runs = report.describe_runs(descriptions, ids)
+    *_, primary = scores  # of several classes, their mean
     methods = {
         grid: {
             method: {"cases": cases_of, "summary": report.summarise(cases_of)}
             for method, cases_of in all_.items()
         }
-        for grid, all_ in scores.items()
+        for grid, all_ in scores[primary].items()
     }
-    extra = {"grid": "original CT grid", "runs": runs, "grids": methods}
-    content = report.write_metrics(output, scores["ct"][NETWORK], extra)
+    applied = write_form(predictor.rules)
+    extra = {"grid": "original CT grid", "rules": applied, "runs": runs, "grids": methods}
+    of_network = {name: of_grid["ct"][NETWORK] for name, of_grid in scores.items()}
+    content = report.write_metrics(output, of_network, extra)
     write_csv(output / "metrics.csv", [
-        {"case": case, "grid": grid, "method": method, **metrics}
-        for grid, all_ in scores.items()
+        {"case": case, "grid": grid, "method": method}
+        | ({"class": name} if len(scores) > 1 else {}) | metrics
+        for name, of_grid in scores.items()
+        for grid, all_ in of_grid.items()
         for method, cases_of in all_.items()
         for case, metrics in cases_of.items()
     ])  # fmt: skip
     report.write_run_report(
         output / "report.md",
         runs=runs,
+        rules=applied,
         preparation=descriptions[0]["preparation"],
         scores=scores,
         pictures=shown,
@@ -87,7 +96,7 @@ def evaluate_runs(workdirs: list[Path], output: Path, *, cases=None, checkpoint=
     )
     # One network that was chosen on these cases makes the ensemble's figure optimistic.
     selection = "paper" if any(run["selection"] == "paper" for run in runs) else "nested"
-    print(report.summary_table(scores["ct"]))
+    print(report.summary_table(report.by_method(scores, "ct")))
     mean = content["summary"]["dsc"]["mean"]
     print(
         f"\nmean DSC {mean:.4f} on {len(ids)} cases, on the CT's own grid "
@@ -96,7 +105,7 @@ def evaluate_runs(workdirs: list[Path], output: Path, *, cases=None, checkpoint=
     return content
 
 
-def evaluate_masks(predictions, references, output: Path, label_values) -> None:
+def evaluate_masks(predictions, references, output: Path, classes: Classes) -> None:
     """Scores two folders of masks; every pair is tried before an error ends the run.
 
     Raises:
@@ -110,15 +119,20 @@ def evaluate_masks(predictions, references, output: Path, label_values) -> None:
     pairs = pair_masks(predictions, references)
     for name, (prediction, reference) in tqdm(pairs.items(), unit="case", disable=None):
         try:
-            scores[name] = score_masks(name, prediction, reference, label_values)
+            scores[name] = score_masks(name, prediction, reference, classes)
         except Exception as error:
             error = failure_of(error, name, output / "errors.log")
             failures.append(str(error))
             print(f"error: {error}", file=sys.stderr)
     if failures:
         raise DataError("\n  ".join([f"{len(failures)} of {len(pairs)} pairs failed:", *failures]))
-    report.write_metrics(output, scores, {})
-    rows = [{"case": name, **metrics} for name, metrics in scores.items()]
-    write_csv(output / "metrics.csv", rows)
-    print(report.summary_table({"predictions": scores}))
+    names = list(next(iter(scores.values())))
+    by_class = {of: {case: found[of] for case, found in scores.items()} for of in names}
+    report.write_metrics(output, by_class, {})
+    write_csv(output / "metrics.csv", [
+        {"case": case} | ({"class": of} if len(names) > 1 else {}) | found[of]
+        for of in names
+        for case, found in scores.items()
+    ])  # fmt: skip
+    print(report.summary_table({"predictions": by_class}))
     print(f"\nwritten to {output}")

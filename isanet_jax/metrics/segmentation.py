@@ -183,6 +183,29 @@ def lesion_detection(prediction, reference) -> dict[str, float]:
     }
 
 
+# Of a case, what is counted over its classes; the others are averaged.
+_COUNTS = (
+    *("tp", "predicted_voxels", "reference_voxels", "volume_ml", "reference_volume_ml"),
+    *("fp_ml", "fn_ml"),
+)
+
+
+def mean_over_classes(classes: list[dict[str, float]]) -> dict[str, float]:
+    """The metrics of a case with several classes, as one: means, and sums of what is counted.
+
+    A distance that is infinite for one class is infinite.
+
+    Args:
+        classes: `case_metrics` of each.
+    """
+    return {
+        name: (np.sum if name in _COUNTS else np.mean)(
+            [metrics[name] for metrics in classes]
+        ).item()
+        for name in classes[0]
+    }
+
+
 def summarise(cases: dict[str, dict[str, float]]) -> dict:
     """Mean, sd and median of each metric over the cases, and the aggregated DSC.
 

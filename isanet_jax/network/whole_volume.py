@@ -1,11 +1,12 @@
 """From a network on patches to a prediction of whole volumes, and its mean over mirror images.
 
-`probability` is a function (B, p, p, p, C) -> (B, p, p, p) throughout.
+`probability` is a function (B, *window, images) -> (B, *window, classes) throughout.
 """
 
 import itertools
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -17,28 +18,36 @@ def window_starts(size: int, patch: int) -> list[int]:
     return [round(i * (size - patch) / max(count - 1, 1)) for i in range(count)]
 
 
-def gaussian_weights(patch: int) -> np.ndarray:
-    """nnU-Net's weights of a window, (p, p, p) float32: sigma p/8, 1 at voxel p // 2, never 0."""
-    line = np.exp(-0.5 * np.square((np.arange(patch) - patch // 2) / (patch / 8)))
-    return (line[:, None, None] * line[:, None] * line).astype(np.float32)
+def gaussian_weights(shape) -> np.ndarray:
+    """nnU-Net's weights of a window of p voxels along each axis: sigma p/8, 1 at p // 2, never 0.
 
-
-def windowed(probability: Callable, patch: int) -> Callable:
-    """Sliding windows of `patch`^3 with half overlap, averaged with Gaussian weights.
+    Args:
+        shape: (3,) of the window.
 
     Returns:
-        (B, D, H, W, C) -> (B, D, H, W), with one window in memory at a time.
+        float32 of that shape.
+    """
+    lines = [np.exp(-0.5 * np.square((np.arange(p) - p // 2) / (p / 8))) for p in shape]
+    return (lines[0][:, None, None] * lines[1][:, None] * lines[2]).astype(np.float32)
+
+
+def windowed(probability: Callable, window: tuple[int, int, int]) -> Callable:
+    """Sliding windows with half overlap, averaged with Gaussian weights.
+
+    Returns:
+        (B, D, H, W, images) -> (B, D, H, W, classes), with one window in memory at a time.
     """
 
     def whole(image):
         batch, *shape, channels = image.shape
-        starts = np.array(list(itertools.product(*(window_starts(n, patch) for n in shape))))
-        weights = jnp.asarray(gaussian_weights(patch))
+        ranges = [window_starts(n, p) for n, p in zip(shape, window, strict=True)]
+        starts = np.array(list(itertools.product(*ranges)))
+        weights = jnp.asarray(gaussian_weights(window))[..., None]
 
         def add(sums, start):
-            place = (0, *start)
-            window = lax.dynamic_slice(image, (*place, 0), (batch, *[patch] * 3, channels))
-            weighted = (probability(window) * weights, jnp.broadcast_to(weights, (1, *[patch] * 3)))
+            place = (0, *start, 0)
+            part = lax.dynamic_slice(image, place, (batch, *window, channels))
+            weighted = (probability(part) * weights, weights[None])
             sums = tuple(
                 lax.dynamic_update_slice(
                     s, lax.dynamic_slice(s, place, w.shape) + w.astype(s.dtype), place
@@ -47,7 +56,10 @@ def windowed(probability: Callable, patch: int) -> Callable:
             )
             return sums, None
 
-        empty = (jnp.zeros((batch, *shape), jnp.float32), jnp.zeros((1, *shape), jnp.float32))
+        one = jax.ShapeDtypeStruct((batch, *window, channels), image.dtype)
+        classes = jax.eval_shape(probability, one).shape[-1]
+        sizes = (batch, *shape, classes), (1, *shape, 1)
+        empty = tuple(jnp.zeros(size, jnp.float32) for size in sizes)
         (total, weight), _ = lax.scan(add, empty, jnp.asarray(starts))
         return total / weight
 
@@ -67,7 +79,85 @@ def mirrored(probability: Callable) -> Callable:
             return total + flip(probability(flip(image))), None
 
         flips = jnp.asarray(list(itertools.product((False, True), repeat=3)))
-        total, _ = lax.scan(add, jnp.zeros(image.shape[:-1], jnp.float32), flips)
+        shape = jax.eval_shape(probability, image).shape
+        total, _ = lax.scan(add, jnp.zeros(shape, jnp.float32), flips)
         return total / len(flips)
 
     return whole
+
+
+def stitched(
+    predict: Callable, shape, window, classes: int, *, batch: int = 1, is_needed=None, progress=None
+) -> np.ndarray:
+    """`windowed` on the host, for volumes of any shape that stay there.
+
+    Args:
+        predict: list of (3,) starts -> (n, *window, classes) probability of the windows there.
+        shape: (D, H, W) of the volume, at least the window's.
+        window: (3,).
+        classes: how many.
+        batch: windows predicted together; the last ones may be fewer.
+        is_needed: start -> whether its window is predicted; what is not stays 0. None: all are.
+        progress: called with the number of batches and an iterable of them; returns the iterable.
+
+    Returns:
+        (D, H, W, classes) float32. Memory is bounded by two volumes of that shape and a batch.
+    """
+    ranges = [window_starts(n, p) for n, p in zip(shape, window, strict=True)]
+    places = list(itertools.product(*ranges))
+    # A window alone has no weights, so that it is what the network says of that volume.
+    weights = gaussian_weights(window) if len(places) > 1 else np.ones(window, np.float32)
+    total = np.zeros((*shape, classes), np.float32)
+    weight = np.zeros((*shape, 1), np.float32)
+    starts = [start for start in places if is_needed is None or is_needed(start)]
+    groups = [starts[i : i + batch] for i in range(0, len(starts), batch)]
+    for group in progress(len(groups), groups) if progress else groups:
+        for start, found in zip(group, predict(group), strict=True):
+            box = window_at(start, window)
+            total[box] += found * weights[..., None]
+            weight[box] += weights[..., None]
+    return np.divide(total, weight, out=total, where=weight > 0)
+
+
+def window_at(start, window) -> tuple[slice, ...]:
+    """The slices of a window: (3,) start and shape."""
+    return tuple(slice(int(a), int(a) + p) for a, p in zip(start, window, strict=True))
+
+
+def over_windows(
+    predict: Callable, images, outside, window, classes: int, *, body=None, **options
+) -> np.ndarray:
+    """The probability of a case of any shape, by windows over it.
+
+    Args:
+        predict: images, name -> (n, *window) -> (n, *window, classes).
+        images: name -> (D, H, W); where they are smaller than the window, in its middle.
+        outside: name -> value beyond the images.
+        window: (3,).
+        classes: how many.
+        body: (D, H, W) bool; windows without any of it are not predicted: 0 there. None: all are.
+        options: `batch` and `progress`, see `stitched`.
+
+    Returns:
+        (D, H, W, classes) float32.
+    """
+    shape = next(iter(images.values())).shape
+    room = [max(p - n, 0) for n, p in zip(shape, window, strict=True)]
+    margins = [((r + 1) // 2, r // 2) for r in room]  # as `isanet_jax.pipeline` places patches
+    if any(room):
+        images = {
+            name: np.pad(x, margins, constant_values=outside[name]) for name, x in images.items()
+        }
+        body = body if body is None else np.pad(body, margins)
+    padded = next(iter(images.values())).shape
+
+    def at(starts):
+        boxes = [window_at(start, window) for start in starts]
+        return predict({name: np.stack([x[box] for box in boxes]) for name, x in images.items()})
+
+    def is_needed(start):
+        return body[window_at(start, window)].any()
+
+    needed = None if body is None else is_needed
+    found = stitched(at, padded, window, classes, is_needed=needed, **options)
+    return found[tuple(slice(a, a + n) for (a, _), n in zip(margins, shape, strict=True))]

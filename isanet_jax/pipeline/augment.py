@@ -5,34 +5,37 @@ import itertools
 import jax
 import jax.numpy as jnp
 
-from isanet_jax.cases.grid import AIR_HU
 
-
-def rotate(x: jax.Array, matrix: jax.Array, *, order: int, fill: float) -> jax.Array:
-    """Takes each volume to a grid rotated (or mirrored) about its centre.
+def rotate(
+    x: jax.Array, matrix: jax.Array, centre: jax.Array, shape, *, order: int, fill: jax.Array
+) -> jax.Array:
+    """Takes each volume to a grid rotated (or mirrored) about a point of it.
 
     Args:
         x: (B, D, H, W) float32.
         matrix: (B, 3, 3), see `isanet_jax.pipeline.dataset.rotation_matrix`.
+        centre: (B, 3) voxels of x, where the centre of the grid lies.
+        shape: (3,) of the grid.
         order: 1 linear, 0 nearest.
-        fill: value outside.
+        fill: (B,) value outside.
 
     Returns:
-        (B, D, H, W) float32.
+        (B, *shape) float32.
     """
     resample = _linear if order else _nearest
 
-    def one(volume, m):
-        return resample(volume, _source_coordinates(volume.shape, m), fill)
+    def one(volume, m, c, value):
+        return resample(volume, _source_coordinates(shape, m, c), value)
 
-    # A single volume is not mapped: on CPU a mapped gather is slower.
-    return one(x[0], matrix[0])[None] if len(x) == 1 else jax.vmap(one)(x, matrix)
+    if len(x) == 1:  # a single volume is not mapped: on CPU a mapped gather is slower
+        return one(x[0], matrix[0], centre[0], fill[0])[None]
+    return jax.vmap(one)(x, matrix, centre, fill)
 
 
-def _source_coordinates(shape, matrix):
+def _source_coordinates(shape, matrix, centre):
     """Where each voxel of the rotated grid lies in the source: three arrays of `shape`, voxels."""
-    centre = [(n - 1) / 2 for n in shape]
-    d, h, w = (jnp.arange(n, dtype=matrix.dtype) - c for n, c in zip(shape, centre, strict=True))
+    middle = [(n - 1) / 2 for n in shape]
+    d, h, w = (jnp.arange(n, dtype=matrix.dtype) - c for n, c in zip(shape, middle, strict=True))
     return [
         row[0] * d[:, None, None] + row[1] * h[:, None] + row[2] * w + c
         for row, c in zip(matrix, centre, strict=True)
@@ -87,81 +90,79 @@ def mirror(x: jax.Array, axes: jax.Array) -> jax.Array:
     return x
 
 
-def augment(batch: dict) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Rotates and mirrors a batch of `training_data`, image and label alike.
+def augment(batch: dict, shape) -> tuple[dict, dict, jax.Array | None]:
+    """Rotates and mirrors a batch of `training_data`, images and labels alike.
 
     A rotated volume is mirrored by the rotation's matrix, so that it is read and written once.
 
+    Args:
+        batch: see `isanet_jax.pipeline.dataset.training_data`.
+        shape: (3,) of what is made of each element: the volume, or the patch around `centre`.
+
     Returns:
-        ct (HU), pet (SUV), label (0, 0.5 or 1): (B, D, H, W) float32.
+        images: name -> (B, *shape); labels: class -> (B, *shape), 0, 0.5 or 1; ignored:
+        (B, *shape), above 0 where nothing is known, or None.
     """
     signs = jnp.where(batch["mirror"], -1.0, 1.0)
     matrix = batch["rotation"] * signs[:, None, :]  # what is at o in the image was at M S o
-    volumes = [batch[name] for name in ("ct", "pet", "label")]
+    volumes = {"images": batch["images"], "labels": batch["labels"]}
+    if "ignored" in batch:
+        volumes["ignored"] = batch["ignored"]
+    zeros = jnp.zeros(len(matrix))
+    centre = batch["centre"]
 
     def rotated(volumes):
-        settings = ((1, AIR_HU), (1, 0.0), (0, 0.0))
-        return [
-            rotate(volume, matrix, order=order, fill=fill)
-            for volume, (order, fill) in zip(volumes, settings, strict=True)
-        ]
+        def label(x):
+            return rotate(x, matrix, centre, shape, order=0, fill=zeros)
+
+        images = {
+            name: rotate(x, matrix, centre, shape, order=1, fill=batch["outside"][name])
+            for name, x in volumes["images"].items()
+        }
+        return jax.tree.map(label, volumes) | {"images": images}
 
     def mirrored(volumes):
-        return [mirror(volume, batch["mirror"]) for volume in volumes]
+        # What is read has room for a rotation: the patch lies around its centre.
+        start = jnp.round(centre[0] - (jnp.array(shape) - 1) / 2).astype(jnp.int32)
+
+        def of_volume(x):
+            if x.shape[1:] != tuple(shape):
+                x = jax.lax.dynamic_slice(x, (0, *start), (len(x), *shape))
+            return mirror(x, batch["mirror"])
+
+        return jax.tree.map(of_volume, volumes)
 
     if len(matrix) > 1:  # the batch may lie on several devices: all do the same
-        return tuple(rotated(volumes))
-    turns = jnp.any(batch["rotation"] != jnp.eye(3))
-    return tuple(jax.lax.cond(turns, rotated, mirrored, volumes))
+        found = rotated(volumes)
+    else:
+        turns = jnp.any(batch["rotation"] != jnp.eye(3))
+        found = jax.lax.cond(turns, rotated, mirrored, volumes)
+    return found["images"], found["labels"], found.get("ignored")
 
 
-def normalise(ct_hu: jax.Array, pet_suv: jax.Array) -> jax.Array:
+def normalise(images: dict[str, jax.Array], kinds: dict[str, str], *, of_volume: bool) -> jax.Array:
     """The network's input (Eqs. 16-17).
 
-    CT is clipped to [-1024, 1024] HU and divided by 1024; PET has its volume's mean subtracted
-    and is divided by its standard deviation.
+    CT is clipped to [-1024, 1024] HU and divided by 1024. PET of whole volumes has the volume's
+    mean subtracted and is divided by its standard deviation; other images come so from the host,
+    by their case's (`isanet_jax.pipeline.dataset.standardised`).
 
     Args:
-        ct_hu, pet_suv: (B, D, H, W).
+        images: name -> (B, D, H, W); HU of a CT.
+        kinds: name -> kind, in the order of the channels.
+        of_volume: whether the PET is SUV of whole volumes.
 
     Returns:
-        (B, D, H, W, 2) float32; channels (CT, PET).
+        (B, D, H, W, images) float32.
     """
-    ct, pet = (x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in (ct_hu, pet_suv))
-    ct = jnp.clip(ct, -1024.0, 1024.0) / 1024.0
-    centred = pet - pet.mean((1, 2, 3), keepdims=True)
-    variance = jnp.square(centred).mean((1, 2, 3), keepdims=True)
-    return jnp.stack([ct, centred * jax.lax.rsqrt(variance + 1e-5)], axis=-1)
-
-
-def crop_patch(
-    image: jax.Array, label: jax.Array, patch: int, *, place: jax.Array, pick: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Cuts a patch from each volume, anywhere or around a voxel of the tumour.
-
-    Args:
-        image, label: (B, D, H, W, C) and (B, D, H, W).
-        patch: edge of the patch, voxels.
-        place: (B, 3) in [0, 1), where the patch lies between the volume's ends.
-        pick: (B,), below 0: use `place`; in [0, 1): centre on that share of the tumour's voxels
-            in memory order, as far as the patch stays in the volume. Without tumour: `place`.
-
-    Returns:
-        (B, p, p, p, C) and (B, p, p, p).
-    """
-    shape = jnp.array(label.shape[1:])
-
-    def one(image, label, place, pick):
-        start = jnp.floor(place * (shape - patch + 1)).astype(jnp.int32)
-        counts = jnp.cumsum((label > 0).ravel())
-        chosen = jnp.searchsorted(counts, jnp.floor(pick * counts[-1]) + 1)
-        voxel = jnp.stack(jnp.unravel_index(chosen, label.shape)).astype(jnp.int32)
-        around = jnp.clip(voxel - patch // 2, 0, shape - patch)
-        start = jnp.where((pick >= 0) & (counts[-1] > 0), around, start)
-        size = (patch,) * 3
-        return (
-            jax.lax.dynamic_slice(image, (*start, 0), (*size, image.shape[-1])),
-            jax.lax.dynamic_slice(label, tuple(start), size),
-        )
-
-    return jax.vmap(one)(image, label, place, pick)
+    channels = []
+    for name, kind in kinds.items():
+        x = images[name].astype(jnp.promote_types(images[name].dtype, jnp.float32))
+        if kind == "ct":
+            x = jnp.clip(x, -1024.0, 1024.0) / 1024.0
+        elif kind == "pet" and of_volume:
+            centred = x - x.mean((1, 2, 3), keepdims=True)
+            variance = jnp.square(centred).mean((1, 2, 3), keepdims=True)
+            x = centred * jax.lax.rsqrt(variance + 1e-5)
+        channels.append(x)
+    return jnp.stack(channels, axis=-1)

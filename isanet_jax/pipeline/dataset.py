@@ -1,17 +1,63 @@
 """Grain pipelines over prepared cases: what the host does for a training step."""
 
 import functools
+import itertools
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import grain
+import jax
 import numpy as np
 
 from isanet_jax.cases.case import Case, StoredCase, read_case
 from isanet_jax.cases.cohort import Cohort
 from isanet_jax.errors import ConfigError
+from isanet_jax.kinds import KINDS
 
-IMAGES = ("ct", "pet", "label")
 # Bounds the memory: at 144^3 an element of the pipeline holds 36 MB.
 _READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
+
+
+class Inputs(NamedTuple):
+    """What a step is given of each case.
+
+    Attributes:
+        images: name -> kind.
+        classes: names.
+        shape: (D, H, W) of the network's input: the volume, or a patch.
+        read: (D, H, W) of what is read for it: more than the patch, which may be rotated.
+        is_patch: whether it is part of a case.
+        has_ignored: whether there are voxels that losses leave out.
+    """
+
+    images: Mapping[str, str]
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]
+    read: tuple[int, int, int]
+    is_patch: bool = False
+    has_ignored: bool = False
+
+
+def read_shape(patch, degrees: float, spacings, largest) -> tuple[int, int, int]:
+    """Voxels that hold whatever a patch may be rotated out of.
+
+    Args:
+        patch: (3,) of the patch.
+        degrees: largest angle about each axis.
+        spacings: (n, 3) mm along D, H, W, of all cases.
+        largest: (3,) voxels of the largest case along each axis, of which no more are read
+            but for the patch's own size.
+    """
+    if degrees == 0:
+        return tuple(map(int, patch))
+    angles = np.linspace(-degrees, degrees, 9)
+    needed = np.zeros(3)
+    for spacing_mm in np.unique(np.round(spacings, 3), axis=0):
+        for turn in itertools.product(angles, repeat=3):
+            needed = np.maximum(needed, np.abs(rotation_matrix(turn, spacing_mm)) @ patch)
+    # Between the angles that were tried, and a voxel more on either side to interpolate with.
+    needed = np.ceil(needed * 1.02).astype(int) + 3
+    return tuple(map(int, np.maximum(np.minimum(needed, largest), patch)))
 
 
 def rotation_matrix(angles_deg, spacing_mm) -> np.ndarray:
@@ -48,7 +94,7 @@ def draw_augmentation(generator: np.random.Generator, augment: dict, spacing_mm)
 
     Returns:
         rotation (3, 3) float32, mirror (3,) bool, mixup and on_tumour, bools; patch_place (3,) and
-        patch_pick () float32, see `isanet_jax.pipeline.augment.crop_patch`.
+        patch_pick () float32, see `patch_start`.
     """
     angles = np.zeros(3)
     if generator.random() < augment["rotation_probability"]:
@@ -86,100 +132,266 @@ def tumour_patches(on_tumour: np.ndarray, first: int, batch: int, probability: f
     return first + np.arange(len(on_tumour)) >= round(batch * (1 - probability))
 
 
-def mixup(case: Case, partner: Case | None) -> dict[str, np.ndarray]:
-    """Eq. 18 with lambda 0.5: the mean of two cases, or the one alone.
+def patch_start(shape, patch, place, voxels, pick: float) -> np.ndarray:
+    """Where a patch of a case begins: anywhere, or around a voxel of a class.
+
+    Args:
+        shape, patch: (3,) voxels of the case and the patch.
+        place: (3,) in [0, 1), where the patch lies between the case's ends.
+        voxels: list of (n, 3), of each class that the case has.
+        pick: below 0, or without a class: use `place`; in [0, 1): centre on that share of the
+            voxels of all classes in a row, each class having the same share (nnU-Net), as far as
+            the patch stays in the case.
 
     Returns:
-        ct (HU), pet (SUV), label (0, 0.5 or 1): (D, H, W) float32.
+        (3,) int, below 0 where the case is smaller than the patch: it is then in the middle.
     """
-    images = {name: getattr(case, name).astype(np.float32) for name in IMAGES}
-    if partner is None:
-        return images
-    return {name: 0.5 * (image + getattr(partner, name)) for name, image in images.items()}
+    room = np.array(shape) - patch
+    start = np.floor(place * (room + 1)).astype(int)
+    if pick >= 0 and voxels:
+        index, share = divmod(pick * len(voxels), 1)
+        of_class = voxels[int(index)]
+        start = of_class[int(share * len(of_class))] - np.array(patch) // 2
+        start = np.clip(start, 0, np.maximum(room, 0))
+    return np.where(room < 0, room // 2, start)
+
+
+class _Element(NamedTuple):
+    """A case, or what is read of it, as float32.
+
+    Attributes:
+        images, labels, ignored: see `training_data`.
+        outside: image -> its value beyond the field.
+        centre: (3,) of the patch, in voxels of what was read.
+    """
+
+    images: dict
+    labels: dict
+    ignored: np.ndarray | None
+    outside: dict
+    centre: np.ndarray
+
+
+def standardised(
+    images: Mapping[str, np.ndarray],
+    statistics: Mapping[str, tuple[float, float]],
+    kinds: Mapping[str, str],
+    *,
+    of_volume: bool,
+) -> tuple[dict[str, np.ndarray], dict[str, np.float32]]:
+    """Images as the device is given them, and what they are beyond their fields.
+
+    CT stays HU, and PET of whole volumes SUV: see `isanet_jax.pipeline.augment.normalise`. Others
+    have their case's mean subtracted and are divided by its standard deviation.
+
+    Args:
+        images: name -> (D, H, W).
+        statistics: name -> mean and standard deviation, see
+            `isanet_jax.cases.prepare.image_statistics`.
+        kinds: name -> kind.
+        of_volume: whether whole volumes are given.
+
+    Returns:
+        name -> float32 of the image's shape, and name -> () float32.
+    """
+    found, outside = {}, {}
+    for name, kind in kinds.items():
+        x, beyond = images[name].astype(np.float32), np.float32(KINDS[kind].outside)
+        if kind != "ct" and not (kind == "pet" and of_volume):
+            mean, sd = map(np.float32, statistics[name])
+            scale = 1 / np.sqrt(sd * sd + np.float32(1e-5))
+            x, beyond = (x - mean) * scale, (beyond - mean) * scale
+        found[name], outside[name] = x, beyond
+    return found, outside
+
+
+def _read_element(stored: StoredCase, inputs: Inputs, start, rotation, centre=None) -> _Element:
+    """What a rotated patch is made of, or the whole case.
+
+    Args:
+        stored: the case.
+        inputs: what is wanted of it.
+        start: (3,) of the patch, see `patch_start`.
+        rotation: see `rotation_matrix`.
+        centre: (3,) where the patch's centre is to lie in what is read; None: where most of what is
+            read is within the case.
+    """
+    if not inputs.is_patch:
+        return _element(stored.read(), inputs, (np.array(inputs.shape, np.float32) - 1) / 2)
+    shape, read = np.array(stored.shape), np.array(inputs.read)
+    middle = (np.array(inputs.shape) - 1) / 2
+    reach = np.abs(rotation) @ middle + 1e-3
+    # Where what is read begins; the patch, not rotated, is to be within it, too.
+    origin = np.floor(start + middle - reach).astype(int) - 1
+    origin = np.minimum(np.clip(origin, 0, np.maximum(shape - read, 0)), start)
+    if centre is not None:
+        origin = np.round(start + middle - centre).astype(int)
+    low = np.clip(origin, 0, shape)
+    high = np.minimum(np.ceil(start + middle + reach).astype(int) + 2, origin + read)
+    case = stored.read(low, np.clip(high, low, shape))
+    return _element(case, inputs, (start + middle - origin).astype(np.float32), low - origin)
+
+
+def _element(case: Case, inputs: Inputs, centre, offset=(0, 0, 0)) -> _Element:
+    """A part of a case in arrays of the size that is read, from an offset on.
+
+    Their rest is beyond the case's field.
+    """
+    images, outside = standardised(
+        case.images, case.statistics, inputs.images, of_volume=not inputs.is_patch
+    )
+
+    def fill(data, value):
+        if data.shape == inputs.read:
+            return data.astype(np.float32, copy=False)
+        out = np.full(inputs.read, value, np.float32)
+        out[tuple(slice(o, o + n) for o, n in zip(offset, data.shape, strict=True))] = data
+        return out
+
+    return _Element(
+        {name: fill(data, outside[name]) for name, data in images.items()},
+        {name: fill(mask, 0) for name, mask in case.masks(inputs.classes).items()},
+        fill(case.ignored, 0) if inputs.has_ignored else None,
+        outside,
+        centre,
+    )
+
+
+def mixup(one: _Element, other: _Element) -> _Element:
+    """Eq. 18 with lambda 0.5: the mean of two elements, of one centre.
+
+    Unknown is what is so in one of them.
+    """
+
+    def mean(a, b):
+        return {name: 0.5 * (array + b[name]) for name, array in a.items()}
+
+    ignored = None if one.ignored is None else np.maximum(one.ignored, other.ignored)
+    images, labels = mean(one.images, other.images), mean(one.labels, other.labels)
+    return _Element(images, labels, ignored, mean(one.outside, other.outside), one.centre)
 
 
 def training_data(
-    cohort: Cohort, cases, *, batch: int, seed: int, augment: dict, part: tuple[int, int] = (0, 1)
+    cohort: Cohort,
+    cases,
+    inputs: Inputs,
+    *,
+    batch: int,
+    seed: int,
+    augment: dict,
+    part: tuple[int, int] = (0, 1),
 ):
-    """Endless, seeded batches of cases, mixed up, with their augmentation's parameters.
+    """Endless, seeded batches of cases or patches, mixed up, with their augmentation's parameters.
+
+    Of a patch, what it may be rotated out of is read, and nothing else of the case.
 
     Args:
         cohort: the prepared cases.
         cases: IDs to train on.
+        inputs: what is given of each case.
         batch: elements per batch.
-        seed: of shuffle, mixup partners and augmentation.
+        seed: of shuffle, mixup partners, patches and augmentation.
         augment: see `draw_augmentation`.
         part: (number, of how many) equal parts of each batch is read; together they are the same
             batches whatever their number.
 
     Returns:
-        `grain.IterDataset` of dicts: ct (B, D, H, W) HU, pet SUV and label, all float32; rotation
-        (B, 3, 3), mirror (B, 3), patch_place (B, 3) and patch_pick (B,); case and (mixup's) partner
-        (B,) indices into `cases`, equal where there is no mixup.
+        `grain.IterDataset` of dicts: images, name -> (B, D, H, W), see `standardised`; labels,
+        class -> (B, D, H, W) 0, 0.5 or 1; ignored (B, D, H, W), where the cohort has such voxels;
+        outside, image -> (B,), its value beyond its field; all float32. rotation (B, 3, 3),
+        mirror (B, 3) and centre (B, 3), of the volume or patch in voxels; case and (mixup's)
+        partner (B,) indices into `cases`, equal where there is no mixup.
 
     Raises:
         ConfigError: no cases, or a batch that is not positive.
     """
     if not cases or batch < 1:
         raise ConfigError(f"{len(cases)} cases to train on in batches of {batch}")
-    stored = functools.cache(lambda index: StoredCase(cohort.path(cases[index])))
+    number, parts = part
+    probability = augment["tumour_patch_probability"]
 
-    def load(index, generator):
+    @functools.cache
+    def stored(index):
+        return StoredCase(cohort.path(cases[index]), inputs.images)
+
+    @functools.cache
+    def voxels(index):
+        found = [stored(index).samples(name) for name in inputs.classes]
+        return [of_class for of_class in found if len(of_class)]
+
+    def read(index, drawn, pick, centre=None):
+        start = None
+        if inputs.is_patch:
+            place = drawn["patch_place"], voxels(index), pick
+            start = patch_start(stored(index).shape, inputs.shape, *place)
+        return _read_element(stored(index), inputs, start, drawn["rotation"], centre)
+
+    def draw(index, generator):
         index = int(index)
-        case = stored(index).read()
-        drawn = draw_augmentation(generator, augment, case.meta["spacing_mm"])
+        drawn = draw_augmentation(generator, augment, cohort.cases[cases[index]]["spacing_mm"])
         # Drawn for every element, so that the probabilities do not shift the later draws. One of
         # the other cases: a case mixed with itself would be none.
         other = (index + 1 + int(generator.integers(max(len(cases) - 1, 1)))) % len(cases)
         is_mixed = drawn.pop("mixup") and other != index
-        return {
-            **mixup(case, stored(other).read() if is_mixed else None),
-            **drawn,
-            "case": np.int32(index),
-            "partner": np.int32(other if is_mixed else index),
-        }
+        return drawn | {"case": index, "partner": other if is_mixed else index}
+
+    def load(number_of_all, drawn):
+        place = np.array([drawn["on_tumour"]]), number_of_all % batch, batch
+        pick = float(drawn["patch_pick"]) if tumour_patches(*place, probability)[0] else -1.0
+        element = read(drawn["case"], drawn, pick)
+        if drawn["partner"] != drawn["case"]:
+            element = mixup(element, read(drawn["partner"], drawn, pick, element.centre))
+        found = element._asdict() | {name: drawn[name] for name in ("rotation", "mirror")}
+        if element.ignored is None:
+            del found["ignored"]
+        return found | {name: np.int32(drawn[name]) for name in ("case", "partner")}
 
     # repeat gives every pass its own shuffle and its own draws. A whole number of passes, since
     # grain cannot batch an endless dataset; 2^31 passes do not end.
-    dataset = grain.MapDataset.range(len(cases)).seed(seed).shuffle().random_map(load)
+    dataset = grain.MapDataset.range(len(cases)).seed(seed).shuffle().random_map(draw)
     dataset = dataset.repeat(2**31)
-    number, parts = part
-    whole, batch = batch, batch // parts
-    if batch == 1:  # without the copy that stacking makes
-        dataset = dataset.map(lambda case: {k: np.asarray(v)[None] for k, v in case.items()})
+    dataset = dataset.map_with_index(load)
+    own = batch // parts
+    if own == 1:  # without the copy that stacking makes
+        dataset = dataset.map(lambda case: jax.tree.map(lambda v: np.asarray(v)[None], case))
     else:
-        dataset = dataset.batch(batch, drop_remainder=True)
-
-    def choose_patches(elements):
-        drawn, probability = elements.pop("on_tumour"), augment["tumour_patch_probability"]
-        chosen = tumour_patches(drawn, number * batch, whole, probability)
-        return elements | {"patch_pick": np.where(chosen, elements["patch_pick"], np.float32(-1))}
-
-    dataset = dataset.map(choose_patches)
+        dataset = dataset.batch(own, drop_remainder=True)
     # The iterator's state counts batches, whatever the part.
     return dataset[number::parts].to_iter_dataset(_READ)
 
 
-def batch_shapes(batch: int, size: int) -> dict[str, tuple[tuple[int, ...], type]]:
-    """Name -> (shape, dtype) of the arrays of a batch of `training_data` at `size`^3."""
-    arrays = dict.fromkeys(IMAGES, ((size,) * 3, np.float32)) | {
-        "rotation": ((3, 3), np.float32),
-        "mirror": ((3,), np.bool_),
-        "patch_place": ((3,), np.float32),
-        "patch_pick": ((), np.float32),
-        "case": ((), np.int32),
-        "partner": ((), np.int32),
+def batch_shapes(batch: int, inputs: Inputs) -> dict:
+    """The arrays of a batch of `training_data`, as nested dicts of `jax.ShapeDtypeStruct`."""
+
+    def array(*shape, dtype=np.float32):
+        return jax.ShapeDtypeStruct((batch, *shape), dtype)
+
+    volume = array(*inputs.read)
+    return {
+        "images": dict.fromkeys(inputs.images, volume),
+        "labels": dict.fromkeys(inputs.classes, volume),
+        **({"ignored": volume} if inputs.has_ignored else {}),
+        "outside": dict.fromkeys(inputs.images, array()),
+        "rotation": array(3, 3),
+        "mirror": array(3, dtype=np.bool_),
+        "centre": array(3),
+        "case": array(dtype=np.int32),
+        "partner": array(dtype=np.int32),
     }
-    return {name: ((batch, *shape), dtype) for name, (shape, dtype) in arrays.items()}
 
 
-def evaluation_data(cohort: Cohort, cases):
+def evaluation_data(cohort: Cohort, cases, images=None):
     """Each case once, in order.
+
+    Args:
+        cohort: the prepared cases.
+        cases: IDs.
+        images: names of those to read; None: all.
 
     Returns:
         `grain.IterDataset` of (ID, `isanet_jax.cases.case.Case`).
     """
     dataset = grain.MapDataset.source(list(cases)).map(
-        lambda case: (case, read_case(cohort.path(case)))
+        lambda case: (case, read_case(cohort.path(case), images))
     )
     return dataset.to_iter_dataset(_READ)

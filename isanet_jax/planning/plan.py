@@ -16,6 +16,7 @@ from jax.experimental import topologies
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from isanet_jax.cases.grid import as_three
 from isanet_jax.distributed.mesh import compiler_options, make_mesh, make_mesh_of, state_shardings
 from isanet_jax.errors import ConfigError
 from isanet_jax.network import systems
@@ -23,7 +24,7 @@ from isanet_jax.pipeline.dataset import batch_shapes
 from isanet_jax.planning.operations import operations, roofline_seconds
 from isanet_jax.planning.targets import GPUS, Gpu
 from isanet_jax.runtime import GPU_MEMORY_SHARE
-from isanet_jax.training.config import model_config
+from isanet_jax.training.config import make_inputs, model_config, patch_of
 from isanet_jax.training.cost import StepCost, analyse_cost, count_flops, device_bytes
 from isanet_jax.training.optimizer import make_optimizer_from, make_schedule
 from isanet_jax.training.step import abstract_state, make_predict, make_train_step
@@ -60,17 +61,21 @@ def target_mesh(target: str, data: int, space: int = 1) -> Mesh:
 class Plan:
     """A config, ready to be compiled for one target.
 
+    Attributes:
+        text: of what was compiled last for a GPU, as XLA's compiler has made it.
+
     Args:
         config: see configs/hecktor.py.
         target: `cpu` or a name of `isanet_jax.planning.targets.GPUS`.
     """
 
     def __init__(self, config: dict, target: str):
-        self.config = copy.deepcopy(config)
+        self.config, self.text = copy.deepcopy(config), ""
         if self.config["model"]["convolution"] == "auto":
             form = "folded" if target == "cpu" else "native"
             self.config["model"]["convolution"] = form
         self.gpu: Gpu | None = GPUS.get(target)
+        self.inputs = make_inputs(self.config)
         self.mesh = target_mesh(target, config["mesh"]["data"], config["mesh"]["space"])
         model = model_config(self.config)
         self.optimizer = make_optimizer_from(make_schedule(self.config, 1), self.config)
@@ -86,17 +91,15 @@ class Plan:
 
     def train_step(self, batch: int) -> StepCost:
         """What the real train step needs of each device, for a global batch."""
-        shapes = batch_shapes(batch, self.config["data"]["size"])
-        arrays = {name: jax.ShapeDtypeStruct(*kind) for name, kind in shapes.items()}
-        patch = self.config["data"]["patch"]
+        arrays = batch_shapes(batch, self.inputs)
 
         def lower(mesh, arrays):
             step = make_train_step(
                 self.graphdef,
                 self.optimizer,
                 mesh,
+                self.inputs,
                 loss=self.config["loss"],
-                patch=patch,
                 options=compiler_options(self.config, mesh),
             )
             state = _shaped(self._state, state_shardings(self._state, mesh))
@@ -105,22 +108,27 @@ class Plan:
         return self._cost(lower, arrays)
 
     def prediction(self) -> StepCost:
-        """What the real prediction of one volume needs."""
-        volume = jax.ShapeDtypeStruct((1, *[self.config["data"]["size"]] * 3), np.float32)
+        """What the real prediction of one volume needs; of `whole`, of one window."""
+        patch, whole = patch_of(self.config), self.config["data"]["fit"] == "whole"
+        shape = patch if whole else as_three(self.config["data"]["size"])
+        volume = jax.ShapeDtypeStruct((1, *shape), np.float32)
+        images = dict.fromkeys(self.inputs.images, volume)
         # One volume: over the devices that share it.
         one = Mesh(self.mesh.devices[:1], self.mesh.axis_names, axis_types=self.mesh.axis_types)
 
-        def lower(mesh, volume):
+        def lower(mesh, images):
             predict = make_predict(
                 self.graphdef,
                 mesh,
-                patch=self.config["data"]["patch"],
+                tuple(self.inputs.images.items()),
+                window=None if whole else patch,
+                of_volume=not patch,
                 mirror=self.config["predict"]["mirror"],
                 options=compiler_options(self.config, mesh),
             )
-            return predict.lower(_placed(self._state.params, mesh), volume, volume)
+            return predict.lower(_placed(self._state.params, mesh), images)
 
-        return self._cost(lower, volume, mesh=one)
+        return self._cost(lower, images, mesh=one)
 
     def _cost(self, lower, batched, mesh=None):
         mesh = mesh or self.mesh
@@ -132,7 +140,8 @@ class Plan:
         cost = analyse_cost(compiled, flops)
         if self.gpu is None:
             return cost
-        return cost._replace(operations=operations(compiled.as_text()))
+        self.text = compiled.as_text()
+        return cost._replace(operations=operations(self.text))
 
     def fastest_seconds(self, cost: StepCost, devices: int) -> float:
         """The roofline's lower bound of a call's time: nothing but its operations, or its reads.

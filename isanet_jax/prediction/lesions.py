@@ -6,7 +6,7 @@ from scipy import ndimage, signal
 from isanet_jax.volume import Volume
 
 COLUMNS = (
-    *("case", "lesion", "volume_ml", "suv_max", "suv_mean", "suv_peak", "tlg", "mtv_ml"),
+    *("case", "class", "lesion", "volume_ml", "suv_max", "suv_mean", "suv_peak", "tlg", "mtv_ml"),
     *("x_mm", "y_mm", "z_mm"),
 )
 _MTV_SHARE = 0.41  # of SUVmax: EANM guideline for FDG tumour imaging 2.0
@@ -16,7 +16,7 @@ _SUBDIVISIONS = 9
 _LARGE_KERNEL = 9**3  # from which Fourier transforms are faster than sums
 
 
-def lesions(mask: Volume, pet: Volume) -> list[dict[str, float]]:
+def lesions(mask: Volume, pet: Volume | None) -> list[dict[str, float]]:
     """A row per 26-connected component, the largest first.
 
     Uptake is read at the PET's own voxels, each belonging to the lesion that its centre lies in; a
@@ -24,7 +24,7 @@ def lesions(mask: Volume, pet: Volume) -> list[dict[str, float]]:
 
     Args:
         mask: bool, on any grid.
-        pet: SUV, on any grid.
+        pet: SUV, on any grid; None: there is none, and no uptake in the rows.
 
     Returns:
         `COLUMNS` without `case`: volume of the mask; SUVmax, SUVmean; SUVpeak, the highest mean
@@ -33,6 +33,9 @@ def lesions(mask: Volume, pet: Volume) -> list[dict[str, float]]:
     """
     parts, _ = ndimage.label(mask.data, _CORNERS)
     voxel_ml = abs(np.linalg.det(mask.affine[:3, :3])) / 1000
+    if pet is None:
+        numbers = range(1, parts.max() + 1)
+        return _ranked([_shape_of(mask, parts, number, voxel_ml) for number in numbers])
     pet_ml = abs(np.linalg.det(pet.affine[:3, :3])) / 1000
     to_pet = np.linalg.inv(pet.affine) @ mask.affine
     to_mask = np.linalg.inv(to_pet)
@@ -57,7 +60,6 @@ def lesions(mask: Volume, pet: Volume) -> list[dict[str, float]]:
             grid, unit_ml = np.rint(positions).astype(int), voxel_ml
         volume_ml = len(inside) * voxel_ml
         above = float((suv >= _MTV_SHARE * suv.max()).sum())
-        centre = inside.mean(0) @ mask.affine[:3, :3].T + mask.affine[:3, 3]
         rows.append(
             {
                 "volume_ml": volume_ml,
@@ -66,11 +68,28 @@ def lesions(mask: Volume, pet: Volume) -> list[dict[str, float]]:
                 "suv_peak": _peak(pet.data, grid, kernel),
                 "tlg": float(suv.mean()) * volume_ml,
                 "mtv_ml": above * unit_ml,
-                **dict(zip(("x_mm", "y_mm", "z_mm"), centre * [-1, -1, 1], strict=True)),
+                **_centroid(inside, mask.affine),
             }
         )
+    return _ranked(rows)
+
+
+def _ranked(rows):
+    """The rows, the largest lesion first, numbered."""
     rows.sort(key=lambda row: -row["volume_ml"])
     return [{"lesion": index, **row} for index, row in enumerate(rows, start=1)]
+
+
+def _shape_of(mask, parts, number, voxel_ml):
+    """A lesion's row without uptake."""
+    inside = np.argwhere(parts == number)
+    return {"volume_ml": len(inside) * voxel_ml} | _centroid(inside, mask.affine)
+
+
+def _centroid(voxels, affine):
+    """In patient coordinates, LPS mm."""
+    centre = voxels.mean(0) @ affine[:3, :3].T + affine[:3, 3]
+    return dict(zip(("x_mm", "y_mm", "z_mm"), centre * [-1, -1, 1], strict=True))
 
 
 def _sphere(spacing_mm):

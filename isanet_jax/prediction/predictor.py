@@ -3,28 +3,44 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from scipy import special
 
+from isanet_jax.cases.case import Case
 from isanet_jax.cases.grid import resample
-from isanet_jax.cases.prepare import Settings, check_images, image_channels
+from isanet_jax.cases.prepare import (
+    check_images,
+    image_channels,
+    settings_of,
+    unlabelled_case,
+)
+from isanet_jax.classes import Classes
 from isanet_jax.datasets.layout import Scan
 from isanet_jax.distributed.mesh import compiler_options, make_mesh
 from isanet_jax.errors import ConfigError, DataError
+from isanet_jax.kinds import KINDS
 from isanet_jax.network import systems
+from isanet_jax.network.whole_volume import over_windows
+from isanet_jax.pipeline.dataset import standardised
+from isanet_jax.prediction.rules import default_rules, read_rules
 from isanet_jax.prediction.windows import predict_windows
 from isanet_jax.runtime import command
 from isanet_jax.training.checkpoint import load_params
-from isanet_jax.training.config import model_config
+from isanet_jax.training.config import (
+    class_names,
+    image_kinds,
+    input_shape,
+    model_config,
+    patch_of,
+)
 from isanet_jax.training.step import make_predict
 from isanet_jax.volume import Volume, bounds_mm
-
-THRESHOLD = 0.5
 
 
 class Predictor:
@@ -34,6 +50,8 @@ class Predictor:
         descriptions: what each checkpoint says of its run: `config`, `preparation`, `split`,
             `progress`.
         settings: how all of them want a scan prepared.
+        classes: names of those that are predicted.
+        rules: class -> how its probability becomes a mask.
         seen: what the scans were like that the first was trained on, see
             `isanet_jax.cases.ranges.scan_ranges`.
         devices: how many volumes are computed at a time: one on each of JAX's devices, or on each
@@ -43,13 +61,16 @@ class Predictor:
         workdirs: folder of a run, or of several.
         half: compute in bfloat16, whatever the network was trained in.
         checkpoint: the `best` one of each run, or the `latest`.
+        rules: file that `isanet tune` wrote; None: one half for every class.
 
     Raises:
         CheckpointError: a run holds no checkpoint that fits, or a damaged one.
-        ConfigError: runs on cases that were prepared differently.
+        ConfigError: runs on cases that were prepared differently; a file that holds no rules.
     """
 
-    def __init__(self, workdirs: Sequence[Path], *, half: bool = False, checkpoint: str = "best"):
+    def __init__(
+        self, workdirs: Sequence[Path], *, half=False, checkpoint: str = "best", rules=None
+    ):
         self._members = []
         self.devices = 1
         self.descriptions = []
@@ -62,17 +83,26 @@ class Predictor:
             mesh = make_mesh(*_devices_for(config))
             self.devices = math.lcm(self.devices, mesh.shape["data"])
             replicated = NamedSharding(mesh, PartitionSpec())
-            options = {
-                "patch": config["data"]["patch"],
-                "mirror": config["predict"]["mirror"],
-                "options": compiler_options(config, mesh),
-            }
-            predict = predict_of(graphdef, mesh, **options)
-            self._members.append((predict, jax.device_put(params, replicated)))
+            kinds, patch = image_kinds(config), patch_of(config)
+            is_whole = config["data"]["fit"] == "whole"
+            predict = predict_of(
+                graphdef,
+                mesh,
+                tuple(kinds.items()),
+                window=None if is_whole else patch,
+                of_volume=not patch,
+                mirror=config["predict"]["mirror"],
+                options=compiler_options(config, mesh),
+            )
+            member = _Member(
+                predict, jax.device_put(params, replicated), kinds, not patch, input_shape(config)
+            )
+            self._members.append(member)
             self.descriptions.append(description)
-            # Runs from before a setting existed have its default.
-            default = dataclasses.asdict(Settings())
-            first, this = (default | d["preparation"] for d in (self.descriptions[0], description))
+            first, this = (
+                settings_of(d["preparation"]).to_json() | {"learnt": class_names(d["config"])}
+                for d in (self.descriptions[0], description)
+            )
             if this != first:
                 differences = ", ".join(
                     f"{name} {value} and {first[name]}"
@@ -83,64 +113,116 @@ class Predictor:
                     f"{workdir} and {workdirs[0]} were trained on cases prepared differently "
                     f"({differences}); an ensemble's networks must see the same images"
                 )
-        preparation = dict(first)
-        for name in ("label_values", "other_values"):
-            preparation[name] = tuple(preparation[name])
-        self.settings = Settings(**preparation)
+        prepared = settings_of(self.descriptions[0]["preparation"])
+        needed = {name for member in self._members for name in member.kinds}
+        images = {name: kind for name, kind in prepared.images.items() if name in needed}
+        self.settings = dataclasses.replace(prepared, images=images)
+        self.classes = class_names(self.descriptions[0]["config"])
+        self.rules = read_rules(rules, self.classes) if rules else default_rules(self.classes)
         self.seen = self.descriptions[0].get("seen", {})
 
-    def probability(self, ct_hu: np.ndarray, pet_suv: np.ndarray) -> np.ndarray:
-        """Tumour probability on the case grid: (D, H, W) images -> (D, H, W) float32."""
-        return self.probabilities(ct_hu[None], pet_suv[None])[0]
+    @property
+    def written(self) -> dict[str, int]:
+        """Class -> its value in a mask; see `isanet_jax.classes.Classes.written`."""
+        every = self.settings.classes
+        return Classes({name: every.values[name] for name in self.classes}).written
 
-    def probabilities(self, ct_hu: np.ndarray, pet_suv: np.ndarray) -> np.ndarray:
-        """The same of a batch: (B, D, H, W) -> (B, D, H, W), spread over the devices."""
-        count = len(ct_hu)
-        filled = [*range(count), *[count - 1] * (-count % self.devices)]
-        if len(filled) > count:
-            ct_hu, pet_suv = ct_hu[filled], pet_suv[filled]
-        total = sum(
-            np.asarray(predict(params, ct_hu, pet_suv)) for predict, params in self._members
-        )
-        return total[:count] / len(self._members)
-
-    def probabilities_of_scans(
-        self, images: Sequence[tuple[Scan, Volume, Volume]], *, batch: int = 1, progress=None
-    ) -> list[tuple[Volume, list[str]] | Exception]:
-        """Tumour probability of scans on the CTs' own grids, spread over the devices.
-
-        A network of fixed spacing sees a scan without a box in windows over the whole CT.
+    def probabilities(self, cases: Sequence[Case]) -> list[np.ndarray]:
+        """Probability of prepared cases, spread over the devices.
 
         Args:
-            images: of each scan (scan, ct, pet): the scan gives the box and the names for errors,
-                ct and pet are in HU and SUV.
-            batch: windows computed together, on each device.
-            progress: see `isanet_jax.prediction.windows.predict_windows`; None: not shown.
+            cases: as prepared; their images and statistics count only.
 
         Returns:
-            For each scan its probability and warnings about it, or the error that it has met:
-            a DataError, or whatever else was raised.
+            For each, (D, H, W, classes) float32 on its own grid.
+        """
+        if self.settings.fit == "whole":
+            return [self._by_windows(case, batch=1) for case in cases]
+        return list(self._mean(lambda member: member.given(cases)))
+
+    def _mean(self, given):
+        """The mean over the networks, of what each is given: name -> (n, D, H, W)."""
+        total = 0
+        for member in self._members:
+            images = given(member)
+            count = len(next(iter(images.values())))
+            filled = [*range(count), *[count - 1] * (-count % self.devices)]
+            if len(filled) > count:
+                images = {name: x[filled] for name, x in images.items()}
+            total = total + np.asarray(member.predict(member.params, images))[:count]
+        return total / len(self._members)
+
+    def _by_windows(self, case, *, batch, progress=None):
+        """Probability of a case of any shape; where there is no body, none is computed: 0."""
+        total, size = 0, batch * self.devices
+        first = next(iter(case.images))
+        body = KINDS[self.settings.images[first]].body(case.images[first])
+        for member in self._members:
+            # Window by window: as float32, a whole body's images would take as much again.
+            images = {name: case.images[name] for name in member.kinds}
+            outside = {name: KINDS[kind].outside for name, kind in member.kinds.items()}
+            total = total + over_windows(
+                lambda windows, member=member: self._padded(member, windows, case, size),
+                images,
+                outside,
+                member.shape,
+                len(self.classes),
+                body=body,
+                batch=size,
+                progress=progress,
+            )
+        return total / len(self._members)
+
+    @staticmethod
+    def _padded(member, windows, case, size):
+        """The probability of a case's windows, filled up to the batch that is compiled."""
+        windows = member.standardised(dataclasses.replace(case, images=windows))
+        count = len(next(iter(windows.values())))
+        filled = [min(i, count - 1) for i in range(size)]
+        if size > count:
+            windows = {name: x[filled] for name, x in windows.items()}
+        return np.asarray(member.predict(member.params, windows))[:count]
+
+    def probabilities_of_scans(
+        self, images: Sequence[tuple[Scan, Mapping[str, Volume]]], *, batch: int = 1, progress=None
+    ) -> list[tuple[list[Volume], list[str]] | Exception]:
+        """Probability of scans on their first images' own grids, spread over the devices.
+
+        A network of fixed spacing sees a scan without a box in windows over the whole of it.
+
+        Args:
+            images: of each scan (scan, name -> volume): the scan gives the box and the names for
+                errors.
+            batch: windows computed together, on each device.
+            progress: see `isanet_jax.network.whole_volume.stitched`; None: not shown.
+
+        Returns:
+            For each scan its probability, a volume for each class, and warnings about it, or the
+            error that it has met: a DataError, or whatever else was raised.
         """
         found, cases = {}, {}
-        for index, (scan, ct, pet) in enumerate(images):
+        for index, (scan, volumes) in enumerate(images):
             try:
                 if self._needs_windows(scan):
-                    found[index] = self._probability_by_windows(scan, ct, pet, batch, progress)
+                    found[index] = self._probability_of_field(scan, volumes, batch, progress)
+                    continue
+                channels, affine, warnings = image_channels(scan, volumes, self.settings)
+                case = unlabelled_case(channels, self.settings)
+                if self.settings.fit == "whole":
+                    values = self._by_windows(case, batch=batch, progress=progress)
+                    found[index] = _on_scan(scan, volumes, values, affine), warnings
                 else:
-                    cases[index] = image_channels(scan, ct, pet, self.settings)
+                    cases[index] = case, affine, warnings
             except Exception as error:
                 found[index] = error
         if cases:
-            channels = [np.stack([case[i] for case in cases.values()]) for i in range(2)]
             try:
-                values = self.probabilities(*channels)
+                values = self.probabilities([case for case, _, _ in cases.values()])
             except Exception as error:
                 return [found.get(index, error) for index in range(len(images))]
-            for (index, (_, _, affine, warnings)), value in zip(cases.items(), values, strict=True):
-                scan, ct, _ = images[index]
+            for (index, (_, affine, warnings)), value in zip(cases.items(), values, strict=True):
                 try:
-                    check_finite(value, case=scan.case, file=scan.ct)
-                    found[index] = to_ct_grid(value, affine, ct), warnings
+                    found[index] = _on_scan(*images[index], value, affine), warnings
                 except Exception as error:
                     found[index] = error
         return [found[index] for index in range(len(images))]
@@ -150,19 +232,53 @@ class Predictor:
             scan.box_mm is None and self.settings.fit == "crop" and self.settings.region == "given"
         )
 
-    def _probability_by_windows(self, scan, ct, pet, batch, progress):
-        warnings = check_images(scan, ct, pet)
+    def _probability_of_field(self, scan, volumes, batch, progress):
+        warnings = check_images(scan, volumes, self.settings.images)
         values, affine = predict_windows(
-            self.probabilities,
-            ct,
-            pet,
+            lambda cases: np.stack(self.probabilities(cases)),
+            volumes,
             self.settings,
+            classes=len(self.classes),
             batch=batch * self.devices,
-            progress=progress or (lambda _, batches: batches),
-            where={"case": scan.case, "file": scan.ct},
+            progress=progress,
+            where={"case": scan.case, "file": scan.place},
         )
-        check_finite(values, case=scan.case, file=scan.ct)
-        return to_ct_grid(values, affine, ct), warnings
+        return _on_scan(scan, volumes, values, affine), warnings
+
+
+class _Member(NamedTuple):
+    """One of an ensemble's networks.
+
+    Attributes:
+        predict: compiled, of `isanet_jax.training.step.make_predict`.
+        params: its parameters.
+        kinds: of its images, by name, in the order of its channels.
+        of_volume: whether it normalises whole volumes.
+        shape: (D, H, W) of its input.
+    """
+
+    predict: Callable
+    params: dict
+    kinds: Mapping[str, str]
+    of_volume: bool
+    shape: tuple[int, int, int]
+
+    def standardised(self, case):
+        """A case's images, or windows of them, as this network is given them."""
+        images = {name: case.images[name] for name in self.kinds}
+        return standardised(images, case.statistics, self.kinds, of_volume=self.of_volume)[0]
+
+    def given(self, cases):
+        """Cases of one shape together: name -> (n, D, H, W)."""
+        of_cases = [self.standardised(case) for case in cases]
+        return {name: np.stack([one[name] for one in of_cases]) for name in self.kinds}
+
+
+def _on_scan(scan, volumes, values, affine) -> list[Volume]:
+    """Probability (D, H, W, classes), checked, on the first image's grid, class by class."""
+    check_finite(values, case=scan.case, file=scan.place)
+    reference = next(iter(volumes.values()))
+    return [to_grid_of(values[..., i], affine, reference) for i in range(values.shape[-1])]
 
 
 def check_finite(probability: np.ndarray, *, case: str, file=None) -> None:
@@ -216,26 +332,27 @@ def entropy(probability: np.ndarray) -> np.ndarray:
     return np.float32((special.entr(p) + special.entr(1 - p)) / np.log(2))
 
 
-def to_ct_grid(values: np.ndarray, affine: np.ndarray, ct: Volume) -> Volume:
-    """Values of a case grid, trilinear, on the CT's own grid; 0 outside the case's field.
+def to_grid_of(values: np.ndarray, affine: np.ndarray, reference: Volume) -> Volume:
+    """Values of a case grid, trilinear, on the grid of an image; 0 outside the case's field.
 
     Args:
         values: (D, H, W), a probability or an SUV.
         affine: (4, 4) of the case grid.
-        ct: gives the grid; its data's shape counts only.
+        reference: gives the grid; its data's shape counts only.
 
     Returns:
-        (I, J, K) float32 with the CT's geometry.
+        (I, J, K) float32 with the reference's geometry.
     """
-    # Only the part of the CT that the case's field reaches: a box in a whole-body CT is small.
-    low, high = bounds_mm(values.shape, np.linalg.inv(ct.affine) @ affine)
-    start = np.clip(np.floor(low).astype(int), 0, ct.data.shape)
-    stop = np.clip(np.ceil(high).astype(int) + 1, start, ct.data.shape)
-    shifted = ct.affine.copy()
-    shifted[:3, 3] += ct.affine[:3, :3] @ start
-    data = np.zeros(ct.data.shape, np.float32)
+    shape = reference.data.shape
+    # Only the part that the case's field reaches: a box in a whole-body CT is small.
+    low, high = bounds_mm(values.shape, np.linalg.inv(reference.affine) @ affine)
+    start = np.clip(np.floor(low).astype(int), 0, shape)
+    stop = np.clip(np.ceil(high).astype(int) + 1, start, shape)
+    shifted = reference.affine.copy()
+    shifted[:3, 3] += reference.affine[:3, :3] @ start
+    data = np.zeros(shape, np.float32)
     if (stop > start).all():
         box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
         part = resample(Volume(values, affine), stop - start, shifted, order=1, fill=0.0)
         data[box] = part
-    return Volume(data, ct.affine, ct.header)
+    return Volume(data, reference.affine, reference.header)

@@ -1,17 +1,22 @@
 """A case read and predicted: its mask, probability, lesions, and the files that hold them."""
 
 import dataclasses
+import functools
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 
+from isanet_jax.cases.grid import resample
 from isanet_jax.cases.ranges import differences
 from isanet_jax.datasets.layout import Scan
 from isanet_jax.dicom import is_dicom
 from isanet_jax.errors import DataError
+from isanet_jax.kinds import shown
 from isanet_jax.prediction.lesions import lesions
-from isanet_jax.prediction.predictor import THRESHOLD, Predictor, entropy
+from isanet_jax.prediction.predictor import Predictor, entropy
+from isanet_jax.prediction.rules import Rules
 from isanet_jax.prediction.write import write_outputs
 from isanet_jax.volume import Volume, read_volume
 
@@ -22,99 +27,161 @@ class Images:
 
     Attributes:
         scan: its names, and its box if it has one.
-        ct, pet: HU and SUV.
-        slices: the CT's DICOM datasets without pixels, in its order; None where it is no DICOM.
+        volumes: its images, by name; predictions are on the grid of the first.
+        kinds: of the images, by name.
+        slices: the first image's DICOM datasets without pixels, in its order; None where it is no
+            DICOM.
         warnings: of the images.
     """
 
     scan: Scan
-    ct: Volume
-    pet: Volume
+    volumes: Mapping[str, Volume]
+    kinds: Mapping[str, str]
     slices: list | None = None
     warnings: tuple[str, ...] = ()
 
 
-def read_images(scan: Scan, *, formats=(), given=MappingProxyType({})) -> Images:
-    """Reads a scan's CT and PET, each NIfTI or DICOM.
+def read_images(
+    scan: Scan, kinds: Mapping[str, str], *, formats=(), given=MappingProxyType({})
+) -> Images:
+    """Reads a scan's images, each NIfTI or DICOM.
 
     Args:
         scan: names its files.
-        formats: that are to be written: DICOM ones need a DICOM CT.
-        given: `ct` or `pet` -> a volume that is there already and is not read.
+        kinds: of the images that are needed, by name, in their order.
+        formats: that are to be written: DICOM ones need the first image as DICOM.
+        given: name -> a volume that is there already and is not read.
 
     Raises:
-        DataError: images that cannot be read, or a CT that a DICOM output cannot refer to.
+        DataError: images that are lacking or cannot be read, or a first image that a DICOM output
+            cannot refer to.
     """
-    warnings = []
-    ct = slices = pet = None
-    if "ct" not in given:
-        ct, slices = _read(scan.ct, "CT", scan.case, warnings)
-    if "pet" not in given:
-        pet, _ = _read(scan.pet, "PET", scan.case, warnings)
+    warnings, volumes, slices = [], {}, None
+    for index, (name, kind) in enumerate(kinds.items()):
+        if name in given:
+            volumes[name] = given[name]
+            continue
+        volumes[name], of_image = _read(scan.image(name), kind, scan.case, warnings)
+        slices = of_image if index == 0 else slices
     if slices is None and not {"dicom-seg", "rtstruct"}.isdisjoint(formats):
         raise DataError(
-            "--format asks for DICOM and the CT is NIfTI",
+            f"--format asks for DICOM and the {shown(*next(iter(kinds.items())))} is NIfTI",
             case=scan.case,
-            file=scan.ct,
-            wanted="a DICOM CT, which the output references",
-            action="Give the CT's DICOM folder, or --format nifti",
+            file=scan.place,
+            wanted="a DICOM image, which the output references",
+            action="Give its DICOM folder, or --format nifti",
         )
-    return Images(scan, given.get("ct", ct), given.get("pet", pet), slices, tuple(warnings))
+    return Images(scan, volumes, kinds, slices, tuple(warnings))
 
 
 def _read(path, kind, case, notes):
     """A volume, and its DICOM slices where it comes from DICOM; adds what to be warned of."""
     if is_dicom(path):
+        if kind not in ("ct", "pet"):
+            raise DataError(
+                f"DICOM of the kind {kind!r} is not read",
+                case=case,
+                file=path,
+                wanted="NIfTI",
+                action="Convert it first",
+            )
         from isanet_jax.dicom.image import read_folder  # pydicom, only where it is needed
 
-        return read_folder(path, kind, case=case, notes=notes)
+        return read_folder(path, kind.upper(), case=case, notes=notes)
     return read_volume(path, case=case), None
 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """The tumour of a case, on the CT's own grid.
+    """The tumour of a case, on the first image's own grid (the CT's).
 
     Attributes:
         images: the case as read.
-        volume: the probability, with the CT's geometry.
+        volumes: class -> its probability, with the image's geometry.
+        values: class -> its value in a mask of all.
+        rules: class -> how its probability becomes a mask.
         warnings: of the images and the prediction, and hints where they are unlike the training's.
     """
 
     images: Images
-    volume: Volume
+    volumes: Mapping[str, Volume]
+    values: Mapping[str, int]
+    rules: Mapping[str, Rules]
     warnings: tuple[str, ...] = ()
 
     @property
+    def volume(self) -> Volume:
+        """Probability of whichever class is the likeliest, with the image's geometry."""
+        of_class = list(self.volumes.values())
+        if len(of_class) == 1:
+            return of_class[0]
+        data = functools.reduce(np.maximum, (volume.data for volume in of_class))
+        return Volume(data, of_class[0].affine, of_class[0].header)
+
+    @property
     def probability(self) -> np.ndarray:
-        """(I, J, K) float32, on the CT's own grid; of an ensemble, the mean."""
+        """(I, J, K) float32, of whichever class is the likeliest; of an ensemble, the mean."""
         return self.volume.data
+
+    @functools.cached_property
+    def masks(self) -> dict[str, np.ndarray]:
+        """Class -> (I, J, K) bool: where its probability is high enough, by `rules`."""
+        ml = abs(np.linalg.det(self.affine[:3, :3])) / 1000
+        suv = functools.cache(self._suv) if self._pet is not None else None
+        return {
+            name: self.rules[name].mask(volume.data, ml, suv)
+            for name, volume in self.volumes.items()
+        }
+
+    @property
+    def _pet(self):
+        kinds = self.images.kinds
+        return next((v for name, v in self.images.volumes.items() if kinds[name] == "pet"), None)
+
+    def _suv(self):
+        """The PET on the masks' grid."""
+        shape = next(iter(self.volumes.values())).data.shape
+        return resample(self._pet, shape, self.affine, order=1, fill=0.0)
 
     @property
     def mask(self) -> np.ndarray:
-        """(I, J, K) bool: where the probability is at least one half."""
-        return self.volume.data >= THRESHOLD
+        """(I, J, K) bool: where there is any class."""
+        return functools.reduce(np.logical_or, self.masks.values())
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(I, J, K) uint8 or uint16: the value of each voxel's class, of the last that it has."""
+        largest = max(self.values.values())
+        out = np.zeros(self.mask.shape, np.uint8 if largest < 256 else np.uint16)
+        for name, mask in self.masks.items():
+            out[mask] = self.values[name]
+        return out
 
     @property
     def affine(self) -> np.ndarray:
-        """(4, 4) of the CT's grid: voxel index to world, RAS+ mm."""
-        return self.volume.affine
+        """(4, 4) of the image's grid: voxel index to world, RAS+ mm."""
+        return next(iter(self.volumes.values())).affine
 
     @property
     def uncertainty(self) -> np.ndarray:
         """(I, J, K) float32: the entropy of the probability, 0 to 1 bit."""
-        return entropy(self.volume.data)
+        return entropy(self.probability)
 
     def lesions(self) -> list[dict[str, float]]:
-        """A row per lesion, see `isanet_jax.prediction.lesions.lesions`."""
-        return lesions(Volume(self.mask, self.affine), self.images.pet)
+        """A row per lesion and class, see `isanet_jax.prediction.lesions.lesions`."""
+        rows = []
+        for name, mask in self.masks.items():
+            of_class = lesions(Volume(mask, self.affine), self._pet)
+            rows += [{"class": name, **row} for row in of_class]
+        return rows if len(self.values) > 1 else [_without_class(row) for row in rows]
 
     def save(self, path, *, format="nifti", keep_identity=False, overwrite=False) -> None:  # noqa: A002
         """Writes the mask.
 
         Args:
             path: of the file.
-            format: `nifti`, `dicom-seg` or `rtstruct`; the DICOM ones need a DICOM CT.
+            format: `nifti` (a value for each class), `dicom-seg` or `rtstruct` (a segment or
+                region for each); the DICOM ones need the first image as DICOM.
             keep_identity: copy the patient's name, IDs and dates from the CT into DICOM.
             overwrite: replace an existing file.
 
@@ -123,6 +190,10 @@ class Prediction:
         """
         outputs = {format: Path(path)}
         write_outputs(self, outputs, keep_identity=keep_identity, overwrite=overwrite)
+
+
+def _without_class(row):
+    return {name: value for name, value in row.items() if name != "class"}
 
 
 def predict(
@@ -139,15 +210,19 @@ def predict(
         for each case its prediction, or the error that it has met.
     """
     outcomes = predictor.probabilities_of_scans(
-        [(one.scan, one.ct, one.pet) for one in images], batch=batch, progress=progress
+        [(one.scan, one.volumes) for one in images], batch=batch, progress=progress
     )
     predictions = []
     for one, outcome in zip(images, outcomes, strict=True):
         if isinstance(outcome, Exception):
             predictions.append(outcome)
             continue
-        volume, told = outcome
-        hints = [f"hint: {text}" for text in differences(one.ct, one.pet, predictor.seen)]
+        of_class, told = outcome
+        unlike = differences(one.volumes, predictor.settings.images, predictor.seen)
+        hints = [f"hint: {text}" for text in unlike]
         read = [f"warning: {text}" for text in one.warnings]
-        predictions.append(Prediction(one, volume, (*read, *told, *hints)))
+        volumes = dict(zip(predictor.classes, of_class, strict=True))
+        warnings = (*read, *told, *hints)
+        made = Prediction(one, volumes, predictor.written, predictor.rules, warnings)
+        predictions.append(made)
     return predictions

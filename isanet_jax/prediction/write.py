@@ -2,8 +2,6 @@
 
 import contextlib
 
-import numpy as np
-
 from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.files import check_new, replace_when_done
 from isanet_jax.volume import NIFTI_SUFFIXES, Volume, write_volume
@@ -31,7 +29,6 @@ def write_outputs(prediction, paths, *, keep_identity=False, overwrite=False, be
         raise ConfigError(f"format {unknown.pop()!r}; choose from {', '.join((*SUFFIXES, *MAPS))}")
     for path in paths.values():
         check_new(path, overwrite=overwrite)
-    mask = prediction.mask
     with contextlib.ExitStack() as stack:
         # In the end, in the opposite order, all get their names: --skip-existing takes the masks as
         # the sign that a case is finished.
@@ -41,10 +38,10 @@ def write_outputs(prediction, paths, *, keep_identity=False, overwrite=False, be
             suffix = next((s for s in NIFTI_SUFFIXES if paths[kind].name.endswith(s)), "")
             partial[kind] = stack.enter_context(replace_when_done(paths[kind], suffix))
         if "nifti" in paths:
-            _write_nifti(partial["nifti"], prediction, mask.astype(np.uint8))
+            _write_nifti(partial["nifti"], prediction, prediction.labels)
         for kind in set(MAPS) & set(paths):
             _write_nifti(partial[kind], prediction, getattr(prediction, kind))
-        _write_dicom(partial, prediction, mask, keep_identity)
+        _write_dicom(partial, prediction, keep_identity)
         if before is not None:
             before()
 
@@ -54,7 +51,7 @@ def _write_nifti(path, prediction, data):
     write_volume(path, Volume(data, volume.affine, volume.header), overwrite=True)
 
 
-def _write_dicom(paths, prediction, mask, keep_identity):
+def _write_dicom(paths, prediction, keep_identity):
     """Writes the DICOM masks among the paths."""
     if {"dicom-seg", "rtstruct"}.isdisjoint(paths):
         return
@@ -63,13 +60,14 @@ def _write_dicom(paths, prediction, mask, keep_identity):
     slices = prediction.images.slices
     if slices is None:
         raise DataError(
-            "its CT is no DICOM",
+            "its first image is no DICOM",
             case=prediction.images.scan.case,
-            wanted="a DICOM CT, which the output references",
-            action="Give the CT's DICOM folder, or write NIfTI",
+            wanted="a DICOM image, which the output references",
+            action="Give its DICOM folder, or write NIfTI",
         )
+    masks = prediction.masks
     if "dicom-seg" in paths:
-        write_segmentation(paths["dicom-seg"], mask, slices, keep_identity=keep_identity)
+        write_segmentation(paths["dicom-seg"], masks, slices, keep_identity=keep_identity)
     if "rtstruct" in paths:
         affine = prediction.affine
-        write_structures(paths["rtstruct"], mask, affine, slices, keep_identity=keep_identity)
+        write_structures(paths["rtstruct"], masks, affine, slices, keep_identity=keep_identity)

@@ -4,23 +4,28 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
 from isanet_jax import configs
 from isanet_jax.cases.cohort import Cohort
 from isanet_jax.cases.folds import FOLDS_BY, SELECTIONS
-from isanet_jax.cases.grid import FITS
+from isanet_jax.cases.grid import FITS, as_three
+from isanet_jax.classes import TUMOUR
 from isanet_jax.configs import hecktor
 from isanet_jax.distributed.placement import splits
 from isanet_jax.errors import ConfigError
 from isanet_jax.files import check_folder, write_json
+from isanet_jax.kinds import parse_images
 from isanet_jax.network import systems
 from isanet_jax.network.config import ModelConfig
+from isanet_jax.pipeline.dataset import Inputs, read_shape
 from isanet_jax.runtime import command, config_name
 from isanet_jax.training.losses import LOSSES
 from isanet_jax.training.optimizer import OPTIMIZERS
 from isanet_jax.training.schedule import SCHEDULES
+from isanet_jax.volume import VOXEL_MM
 
 
 def parse_command_line(argv) -> tuple[dict, Path]:
@@ -111,7 +116,7 @@ _RANGES = {
     "seed": (0, 2**32 - 1),
     "fold": (0, 10**6),
     "data.size": (1, 4096),
-    "data.spacing_mm": (0.1, 20.0),
+    "data.spacing_mm": VOXEL_MM,
     "data.phantoms": (0, 10**6),
     "data.patch": (0, 4096),
     "augment.rotation_probability": (0.0, 1.0),
@@ -171,7 +176,6 @@ def check_config(config: dict) -> None:
         raise ConfigError(
             f"optimizer.floor_learning_rate is {floor:g}, above the peak_learning_rate, {peak:g}"
         )
-    model_config(config)
     choices = {
         "selection": (config["selection"], SELECTIONS),
         "fold_by": (config["fold_by"], FOLDS_BY),
@@ -183,11 +187,8 @@ def check_config(config: dict) -> None:
     for name, (value, allowed) in choices.items():
         if value not in allowed:
             raise ConfigError(f"{name} is {value!r}; choose one of {', '.join(allowed)}")
-    if not 0 <= config["data"]["patch"] <= config["data"]["size"]:
-        raise ConfigError(
-            f"data.patch is {config['data']['patch']}; it must be 0 (whole volumes) or at most "
-            f"data.size, {config['data']['size']}"
-        )
+    _check_patch(config["data"])
+    model_config(config)
     _check_unread(config)
     _check_split(config)
     batch, data = config["train"]["batch"], config["mesh"]["data"]
@@ -252,6 +253,27 @@ def unread_settings(config: dict) -> dict[str, tuple[object, str]]:
     return ignored
 
 
+def _check_patch(data):
+    """Refuses patches that the cases do not have."""
+    for name in ("size", "spacing_mm", "patch"):
+        if isinstance(data[name], list) and len(data[name]) != 3:
+            raise ConfigError(f"data.{name} is {data[name]}; give one number, or three")
+    patch, size = as_three(data["patch"]), as_three(data["size"])
+    if any(patch) and not all(patch):
+        raise ConfigError(f"data.patch is {data['patch']}; give 0, or voxels along each axis")
+    if data["fit"] == "whole":
+        if not any(patch):
+            raise ConfigError(
+                "data.fit is 'whole', and data.patch is 0: cases of any shape are trained on in "
+                "patches, as in --config.data.patch=96"
+            )
+    elif any(p > n for p, n in zip(patch, size, strict=True)):
+        raise ConfigError(
+            f"data.patch is {data['patch']}; it must be 0 (whole volumes) or at most data.size, "
+            f"{data['size']}"
+        )
+
+
 def _check_unread(config):
     """Refuses settings that would change nothing."""
     for name, (default, why) in unread_settings(config).items():
@@ -263,11 +285,11 @@ def _check_unread(config):
 
 def _check_split(config):
     """Refuses volumes split over devices where the network cannot be."""
-    space, size = config["mesh"]["space"], config["data"]["size"]
+    space, depth = config["mesh"]["space"], as_three(config["data"]["size"])[0]
     if space <= 1:
         return
     model = config["model"]
-    if model["name"] not in _SPLIT_SYSTEMS or config["data"]["patch"]:
+    if model["name"] not in _SPLIT_SYSTEMS or patch_of(config):
         raise ConfigError(
             f"mesh.space is {space} with model.name {model['name']!r} and data.patch "
             f"{config['data']['patch']}; what can be split are whole volumes in "
@@ -275,10 +297,10 @@ def _check_split(config):
         )
     if model["convolution"] == "folded":
         raise ConfigError("model.convolution is 'folded'; a split volume needs 'native' or 'auto'")
-    if not splits(size, space):
+    if not splits(depth, space):
         raise ConfigError(
-            f"data.size is {size} and mesh.space {space}: the depth must be a multiple of it, with "
-            "two planes or more on each device"
+            f"data.size is {depth} and mesh.space {space}: the depth must be a multiple of it, "
+            "with two planes or more on each device"
         )
 
 
@@ -294,8 +316,57 @@ def model_config(config: dict) -> ModelConfig:
     }
     if config["mesh"]["space"] > 1:
         values["convolution"] = "native"  # the folded forms mix the depth with other axes
-    size = config["data"]["patch"] or config["data"]["size"]
-    return systems.resolve(size, values, is_new=False)
+    values["images"], values["classes"] = tuple(image_kinds(config)), len(class_names(config))
+    return systems.resolve(input_shape(config), values, is_new=False)
+
+
+def patch_of(config: dict) -> tuple[int, int, int] | None:
+    """The patch that is trained on, (D, H, W); None: whole volumes."""
+    patch = as_three(config["data"]["patch"])
+    return patch if any(patch) else None
+
+
+def input_shape(config: dict) -> tuple[int, int, int]:
+    """Of what the network sees: the patch, or the volume."""
+    return patch_of(config) or as_three(config["data"]["size"])
+
+
+def image_kinds(config: dict) -> dict[str, str]:
+    """The images of a case: name -> kind; of runs from before there were others, CT and PET.
+
+    Raises:
+        ConfigError: see `isanet_jax.kinds.parse_images`.
+    """
+    return parse_images(",".join(config["data"].get("images", ("ct", "pet"))))
+
+
+def class_names(config: dict) -> tuple[str, ...]:
+    """The classes that are learnt; of runs from before there were several, the tumour."""
+    return tuple(config["data"].get("classes", (TUMOUR,)))
+
+
+def make_inputs(config: dict, cohort: Cohort | None = None) -> Inputs:
+    """What the steps of a config are given.
+
+    Args:
+        config: of a run.
+        cohort: its cases; None, to plan: cases of cubic voxels.
+    """
+    patch, shape = patch_of(config), input_shape(config)
+    read, has_ignored = shape, False
+    if cohort is not None:
+        has_ignored = bool(cohort.settings["ignore"])
+    if patch:
+        entries = list(cohort.cases.values()) if cohort is not None else []
+        spacings = [entry["spacing_mm"] for entry in entries] or [(1.0, 1.0, 1.0)]
+        largest = np.max([entry["shape"] for entry in entries], 0) if entries else (10**6,) * 3
+        # Planned cubes are of the config's size.
+        if not entries and config["data"]["fit"] != "whole":
+            largest = as_three(config["data"]["size"])
+        augment = config["augment"]
+        degrees = augment["rotation_degrees"] if augment["rotation_probability"] else 0.0
+        read = read_shape(np.array(patch), degrees, spacings, largest)
+    return Inputs(image_kinds(config), class_names(config), shape, read, bool(patch), has_ignored)
 
 
 def check_cohort(config: dict, cohort: Cohort) -> None:
@@ -304,16 +375,32 @@ def check_cohort(config: dict, cohort: Cohort) -> None:
     Raises:
         ConfigError: the difference, and the overrides that would accept the cases.
     """
-    compared = ["size", "fit"] + (["spacing_mm"] if config["data"]["fit"] == "crop" else [])
+    fit = config["data"]["fit"]
+    compared = ["fit", *(["size"] * (fit != "whole")), *(["spacing_mm"] * (fit != "resize"))]
     differing = [n for n in compared if cohort.settings[n] != config["data"][n]]
     if differing:
         stored = ", ".join(f"{n} {cohort.settings[n]}" for n in differing)
         wanted = ", ".join(f"{n} {config['data'][n]}" for n in differing)
-        accept = " ".join(f"--config.data.{n}={cohort.settings[n]}" for n in differing)
+        accept = " ".join(_override(n, cohort.settings[n]) for n in differing)
         raise ConfigError(
             f"the cases in {cohort.folder} were prepared with {stored}; the config says {wanted}. "
             f"Prepare them again, or train on them as they are with {accept}"
         )
+    for name, wanted in (("images", image_kinds(config)), ("classes", class_names(config))):
+        stored = cohort.settings[name]
+        lacking = [n for n in wanted if n not in stored]
+        if lacking or (name == "images" and any(stored[n] != kind for n, kind in wanted.items())):
+            raise ConfigError(
+                f"the cases in {cohort.folder} have the {name} {', '.join(stored)}; the config "
+                f"says {', '.join(wanted)}. Prepare them again with --{name}, or train on them as "
+                f"they are with {_override(name, tuple(stored))}"
+            )
+
+
+def _override(name, value):
+    """The flag that sets a setting of `data`, as a shell takes it."""
+    text = str(value).replace(" ", "")
+    return f"--config.data.{name}=" + (f'"{text}"' if isinstance(value, (list, tuple)) else text)
 
 
 def compare_workdir(workdir: Path, config: dict) -> bool:
@@ -356,7 +443,11 @@ def claim_workdir(workdir: Path, config: dict) -> None:
 
 
 # Settings that came later, with what runs from before them had.
-_LATER = {"model": {"remat": "none", "reading": "code"}, "loss": {"name": "dice_focal"}}
+_LATER = {
+    "model": {"remat": "none", "reading": "code"},
+    "loss": {"name": "dice_focal", "batch_dice": False},
+    "data": {"images": ["ct", "pet"], "classes": [TUMOUR]},
+}
 # The cross-entropy, as it was said before loss.name.
 _CROSS_ENTROPY = {"alpha": 0.5, "gamma": 0.0, "focal_weight": 2.0}
 
@@ -374,6 +465,9 @@ def _with_later_settings(existing, config):
         if section in config and isinstance(existing.get(section), dict):
             known = {k: v for k, v in settings.items() if k in config[section]}
             filled[section] = known | existing[section]
+    model, images = filled.get("model"), filled.get("data", {}).get("images")
+    if isinstance(model, dict) and model.get("modalities") == images:
+        filled["model"] = model | {"modalities": []}  # all of them, as it is said now
     return filled
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from isanet_jax.pipeline.dataset import batch_shapes
+from isanet_jax.pipeline.dataset import Inputs, batch_shapes
 
 GIB = 2**30
 _BYTES = {
@@ -87,18 +87,20 @@ def analyse_collectives(text: str) -> dict[str, dict[str, int]]:
     return collectives
 
 
-def compile_with_cost(train_step, state, config: dict) -> tuple[jax.stages.Compiled, StepCost]:
-    """Compiles a jitted train step for the batches that a config trains on.
+def compile_with_cost(
+    train_step, state, batch_size: int, inputs: Inputs
+) -> tuple[jax.stages.Compiled, StepCost]:
+    """Compiles a jitted train step for the batches of a run.
 
     Args:
         train_step: of `isanet_jax.training.step.make_train_step`.
         state: its first argument, or the shapes of it.
-        config: gives the batch's shapes.
+        batch_size: cases in a step, over all devices.
+        inputs: what a batch holds.
     """
-    shapes = batch_shapes(config["train"]["batch"], config["data"]["size"])
-    batch = {name: jax.ShapeDtypeStruct(*kind) for name, kind in shapes.items()}
+    batch = batch_shapes(batch_size, inputs)
     if jax.process_count() > 1:
-        batch["stop"] = jax.ShapeDtypeStruct((config["train"]["batch"],), np.bool_)
+        batch["stop"] = jax.ShapeDtypeStruct((batch_size,), np.bool_)
     # Tracing makes millions of objects that live on: looking for garbage among them took a third of
     # its time.
     gc.disable()

@@ -14,7 +14,7 @@ class RunLog:
     """Context that records steps and validations of a run.
 
     metrics.jsonl has a line per step (`step`, `epoch`, `loss`, ..., `learning_rate`, `seconds`,
-    `waiting_seconds`) and per validation (`step`, `epoch`, `validation_dsc`, `cases`,
+    `waiting_seconds`) and per validation (`step`, `epoch`, `validation_dsc`, `cases`, `classes`,
     `waiting_share`: of the epoch's time, what its steps waited for data). On a
     resumed run, lines later than the checkpoint are dropped: their steps come again.
     """
@@ -90,16 +90,20 @@ class RunLog:
                 "epoch": epoch,
                 "validation_dsc": dsc["mean"],
                 "cases": dsc["cases"],
+                "classes": dsc["classes"],
                 "waiting_share": round(waiting, 4),
             }
         )
+        each = dsc["classes"]
+        listed = ", ".join(f"{name} {value:.4f}" for name, value in each.items())
+        of_classes = f" ({listed})" if len(each) > 1 else ""
         self._shown["dsc"] = f"{dsc['mean']:.3f}"
         elapsed = time.perf_counter() - self._started
         per_step = elapsed / max(step - self._first_step, 1)
         remaining = tqdm.format_interval((self._total_steps - step) * per_step)
         self.message(
             f"epoch {epoch}: loss {sum(losses) / max(len(losses), 1):.4f}, validation DSC "
-            f"{dsc['mean']:.4f} (best {progress['best_dsc']:.4f} in epoch "
+            f"{dsc['mean']:.4f}{of_classes} (best {progress['best_dsc']:.4f} in epoch "
             f"{progress['best_epoch']}), waited for data {waiting:.1%}, {remaining} left"
         )
 

@@ -63,7 +63,7 @@ def train(config, workdir: Path, *, profiled_steps: int = 0) -> bool:
         compare_workdir(workdir, config)
         check_record(workdir)
         cohort = load_cohort(config)
-        check_labels(cohort, split_cohort(config, cohort))
+        check_labels(config, cohort, split_cohort(config, cohort))
         return cohort
 
     cohort = first_process_first(look)
@@ -86,6 +86,7 @@ def _train_alone(config, workdir, mesh, cohort, profiled_steps):
     data = training_data(
         cohort,
         parts.train,
+        run.inputs,
         batch=config["train"]["batch"],
         seed=config["seed"],
         augment=config["augment"],
@@ -232,7 +233,7 @@ class _Reader:
 
 def _select(run, state, progress, step, epoch, *, log, checkpoints):
     """Validates, and keeps the state where it is the best so far."""
-    dsc = validate(run.predict, state.params, run.cohort, run.parts.selection, run.mesh)
+    dsc = validate(run, state.params)
     is_best = dsc["mean"] > progress["best_dsc"]
     if is_best:
         progress |= {"best_dsc": dsc["mean"], "best_epoch": epoch}
@@ -265,6 +266,12 @@ def _check_parameters(state, step, saved):
         )
 
 
+def _flat(batch):
+    """Arrays of nested dicts by name: `images.ct`."""
+    leaves = jax.tree_util.tree_leaves_with_path(batch)
+    return {jax.tree_util.keystr(p, simple=True, separator="."): leaf for p, leaf in leaves}
+
+
 def _kept(saved):
     if not saved:
         return "No checkpoint had been saved before."
@@ -277,7 +284,7 @@ def _not_finite(workdir, late, cases, metrics, *, saved):
     rank = f"_{jax.process_index()}" if jax.process_count() > 1 else ""
     path = workdir / f"nonfinite_batch{rank}.npz"
     with replace_when_done(path) as partial, open(partial, "wb") as file:
-        np.savez(file, **late.batch)
+        np.savez(file, **_flat(late.batch))
     names = sorted({cases[i] for key in ("case", "partner") for i in late.batch[key]})
     return IsaNetError(
         f"the loss is not finite at step {late.step} ({json.dumps(metrics)}) on the cases "

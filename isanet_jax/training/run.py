@@ -16,10 +16,14 @@ from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.locks import only_here
 from isanet_jax.network import systems
 from isanet_jax.network.systems import count_parameters
+from isanet_jax.pipeline.dataset import Inputs
 from isanet_jax.runtime import command, map_memory, return_memory
 from isanet_jax.training.config import (
     check_cohort,
+    class_names,
+    make_inputs,
     model_config,
+    patch_of,
 )
 from isanet_jax.training.cost import GIB, compile_with_cost, device_bytes
 from isanet_jax.training.optimizer import make_optimizer_from, make_schedule
@@ -52,7 +56,9 @@ def load_cohort(config: dict) -> Cohort:
         with only_here(data["cases"], "prepare", "makes cases there", wait=True):
             if not manifest.exists():
                 print(f"making {data['phantoms']} phantoms in {data['cases']}")
-                prepare_phantoms(data["cases"], cases=data["phantoms"], size=data["size"], seed=0)
+                kind = "body" if data["fit"] == "whole" else "head"
+                options = {"cases": data["phantoms"], "size": data["size"], "seed": 0}
+                prepare_phantoms(data["cases"], kind=kind, **options)
     cohort = read_cohort(data["cases"])
     check_cohort(config, cohort)
     return cohort
@@ -77,6 +83,7 @@ class Run:
     config: dict
     cohort: Cohort
     parts: Split
+    inputs: Inputs
     steps_per_epoch: int
     schedule: optax.Schedule
     mesh: Mesh
@@ -103,14 +110,24 @@ def build_run(config, cohort, mesh):
         f"{config['fold']}), on {mesh.size} {jax.devices()[0].platform} device(s)"
         + (f" of {jax.process_count()} processes" if jax.process_count() > 1 else "")
     )
-    empty = [case for case in parts.train if cohort.cases[case]["volume_case_ml"] == 0]
+    empty = [case for case in parts.train if not has_tumour(cohort, case, config)]
     if empty:
         print(f"warning: {len(empty)} training cases have an empty label: {', '.join(empty)}")
-    options = {"patch": config["data"]["patch"], "options": compiler_options(config, mesh)}
-    train_step = make_train_step(graphdef, optimizer, mesh, loss=config["loss"], **options)
+    inputs, options = make_inputs(config, cohort), compiler_options(config, mesh)
+    train_step = make_train_step(
+        graphdef, optimizer, mesh, inputs, loss=config["loss"], options=options
+    )
     # Mirror images are left to the final prediction: they would make each validation cost eight.
-    predict = make_predict(graphdef, mesh, **options)
-    return Run(config, cohort, parts, steps_per_epoch, schedule, mesh, train_step, predict), state
+    predict = make_predict(
+        graphdef,
+        mesh,
+        tuple(inputs.images.items()),
+        window=None if config["data"]["fit"] == "whole" else patch_of(config),
+        of_volume=not inputs.is_patch,
+        options=options,
+    )
+    run = Run(config, cohort, parts, inputs, steps_per_epoch, schedule, mesh, train_step, predict)
+    return run, state
 
 
 def compile_step(run, state):
@@ -119,7 +136,9 @@ def compile_step(run, state):
     Raises:
         ConfigError: it needs more memory than a device has; names settings that need less.
     """
-    compiled, cost = compile_with_cost(run.train_step, state, run.config)
+    compiled, cost = compile_with_cost(
+        run.train_step, state, run.config["train"]["batch"], run.inputs
+    )
     return_memory()
     usable = device_bytes(jax.local_devices()[0])
     print(
@@ -139,9 +158,11 @@ def compile_step(run, state):
             config[group][key] = run.mesh.size if name == "train.batch" else value
         graphdef, _ = systems.create_abstract(model_config(config))
         optimizer = make_optimizer_from(run.schedule, config)
-        options = {"patch": config["data"]["patch"], "options": compiler_options(config, run.mesh)}
-        step = make_train_step(graphdef, optimizer, run.mesh, loss=config["loss"], **options)
-        _, less = compile_with_cost(step, state, config)
+        options = compiler_options(config, run.mesh)
+        step = make_train_step(
+            graphdef, optimizer, run.mesh, run.inputs, loss=config["loss"], options=options
+        )
+        _, less = compile_with_cost(step, state, config["train"]["batch"], run.inputs)
         if less.peak_bytes <= usable:
             changes = " ".join(
                 f"--config.{name}={config[name.split('.')[0]][name.split('.')[1]]}"
@@ -157,7 +178,13 @@ def compile_step(run, state):
     )
 
 
-def check_labels(cohort: Cohort, parts: Split) -> None:
+def has_tumour(cohort: Cohort, case: str, config: dict) -> bool:
+    """Whether a case has any of the config's classes on its grid."""
+    volumes_ml = cohort.cases[case]["volumes_case_ml"]
+    return any(volumes_ml[name] > 0 for name in class_names(config))
+
+
+def check_labels(config: dict, cohort: Cohort, parts: Split) -> None:
     """Refuses a run that has nothing to learn, or nothing to choose its checkpoint by.
 
     Raises:
@@ -167,7 +194,7 @@ def check_labels(cohort: Cohort, parts: Split) -> None:
         (parts.train, "training", "there is nothing to learn"),
         (parts.selection, "validation", "a network that finds nothing would score 1"),
     ):
-        if all(cohort.cases[case]["volume_case_ml"] == 0 for case in cases):
+        if not any(has_tumour(cohort, case, config) for case in cases):
             raise DataError(
                 f"the labels of all {len(cases)} {what} cases are empty: {consequence}",
                 file=cohort.folder,

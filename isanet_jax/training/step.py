@@ -15,7 +15,8 @@ from isanet_jax.distributed.mesh import state_shardings, whole_value
 from isanet_jax.distributed.placement import on_parts, over_mesh
 from isanet_jax.network import systems
 from isanet_jax.network.whole_volume import mirrored, windowed
-from isanet_jax.pipeline.augment import augment, crop_patch, normalise
+from isanet_jax.pipeline.augment import augment, normalise
+from isanet_jax.pipeline.dataset import Inputs
 from isanet_jax.training.losses import segmentation_loss
 
 # Of a step whose volumes are split. XLA's GPU scheduler moves operations away from where memory is
@@ -66,7 +67,7 @@ def abstract_state(model_config, optimizer) -> tuple[nnx.GraphDef, TrainState]:
 
 
 def make_train_step(
-    graphdef, optimizer, mesh: Mesh, *, loss: dict, patch: int = 0, options: tuple = ()
+    graphdef, optimizer, mesh: Mesh, inputs: Inputs, *, loss: dict, options: tuple = ()
 ) -> Callable:
     """Compiles (state, batch) -> (state, metrics); the state's memory is reused.
 
@@ -75,8 +76,8 @@ def make_train_step(
         optimizer: optax transformation.
         mesh: the batch is split over its `data` axis, its volumes' depth over `space`; the state
             lies as `isanet_jax.distributed.mesh.state_shardings` says.
+        inputs: what a batch holds, see `isanet_jax.pipeline.dataset.training_data`.
         loss: settings of `isanet_jax.training.losses.segmentation_loss`.
-        patch: edge of the patch that is cut from each volume; 0: the whole volume.
         options: of the compiler, see `isanet_jax.distributed.mesh.compiler_options`.
 
     Returns:
@@ -85,19 +86,17 @@ def make_train_step(
     """
     network = on_parts(partial(systems.apply, graphdef), mesh)
 
-    def loss_fn(params, image, label):
-        return segmentation_loss(network(params, image), label[..., None], **loss)
+    def loss_fn(params, image, label, ignored):
+        return segmentation_loss(network(params, image), label, ignored=ignored, **loss)
 
     def step(state, batch):
         # Rotation reads a whole volume, which every device has, for the part that it keeps.
-        ct, pet, label = (over_mesh(x, mesh) for x in augment(batch))
-        image = normalise(ct, pet)
-        if patch:
-            image, label = crop_patch(
-                image, label, patch, place=batch["patch_place"], pick=batch["patch_pick"]
-            )
+        augmented = augment(batch, inputs.shape)
+        images, labels, ignored = jax.tree.map(partial(over_mesh, mesh=mesh), augmented)
+        image = normalise(images, inputs.images, of_volume=not inputs.is_patch)
+        label = jnp.stack([labels[name] for name in inputs.classes], axis=-1)
         grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-        (loss_value, parts), grads = grad_fn(state.params, image, label)
+        (loss_value, parts), grads = grad_fn(state.params, image, label, ignored)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         state = TrainState(params, opt_state, state.step + 1, state.key)
@@ -120,35 +119,45 @@ def make_train_step(
 
 
 def make_predict(
-    graphdef, mesh: Mesh, *, patch: int = 0, mirror: bool = False, options: tuple = ()
+    graphdef,
+    mesh: Mesh,
+    kinds: tuple[tuple[str, str], ...],
+    *,
+    window: tuple[int, int, int] | None = None,
+    of_volume: bool = True,
+    mirror: bool = False,
+    options: tuple = (),
 ) -> Callable:
-    """Compiles (params, ct_hu, pet_suv) -> tumour probability, all volumes (B, D, H, W).
+    """Compiles (params, images) -> probability (B, D, H, W, classes).
+
+    The images are name -> (B, D, H, W), see `isanet_jax.pipeline.dataset.standardised`.
 
     Args:
         graphdef: the network's structure.
         mesh: volumes are spread over its `data` axis, of which B is a multiple, and a volume's
             depth is split over `space`.
-        patch: edge of the windows that the network sees; 0: the whole volume at once.
+        kinds: (name, kind) of the images, in the order of the network's channels.
+        window: (3,) that the network sees at once; None: the whole.
+        of_volume: see `isanet_jax.pipeline.augment.normalise`.
         mirror: take the mean over the eight mirror images (nnU-Net's test-time augmentation).
         options: of the compiler, see `isanet_jax.distributed.mesh.compiler_options`.
     """
     replicated = NamedSharding(mesh, PartitionSpec())
     over_data = NamedSharding(mesh, PartitionSpec("data"))
-    shardings = (replicated, over_data, over_data)
-
     network = on_parts(partial(systems.apply, graphdef), mesh)
 
-    def predict(params, ct_hu, pet_suv):
+    def predict(params, images):
         def probability(image):
-            return jax.nn.sigmoid(network(params, image).logits[..., 0])
+            return jax.nn.sigmoid(network(params, image).logits)
 
-        whole = windowed(probability, patch) if patch else probability
+        whole = windowed(probability, window) if window else probability
         whole = mirrored(whole) if mirror else whole
-        return whole(normalise(over_mesh(ct_hu, mesh), over_mesh(pet_suv, mesh)))
+        images = {name: over_mesh(x, mesh) for name, x in images.items()}
+        return whole(normalise(images, dict(kinds), of_volume=of_volume))
 
     return jax.jit(
         predict,
-        in_shardings=shardings,
+        in_shardings=(replicated, over_data),
         out_shardings=over_data,
         compiler_options=dict(options),
     )

@@ -7,6 +7,7 @@ import pytest
 from isanet_jax.cases.check import check, write_check
 from isanet_jax.cases.prepare import Settings
 from isanet_jax.cli.prepare import main
+from isanet_jax.datasets.layout import PET_CT
 from isanet_jax.datasets.table import read_table
 from tests.conftest import real_data
 
@@ -136,7 +137,7 @@ def test_the_report_is_a_table_on_screen_csv_and_html(folder, capsys):
 
 def test_what_a_file_says_is_text_in_the_page(tmp_path):
     row = {"case": "<script>", "errors": ["<b>"], "warnings": []}
-    page = write_check([row], tmp_path).read_text()
+    page = write_check([row], tmp_path, PET_CT).read_text()
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
 

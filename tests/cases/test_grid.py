@@ -5,18 +5,22 @@ import pytest
 
 from isanet_jax.cases import grid
 from isanet_jax.cases.grid import (
-    AIR_HU,
     case_grid,
     overlap_fraction,
     resample,
     same_grid,
 )
 from isanet_jax.errors import ConfigError
+from isanet_jax.kinds import AIR_HU
 from isanet_jax.volume import Volume, bounds_mm
 
 OBLIQUE = np.array(
     [[-0.9, 0.1, 0.2, 10.0], [0.1, -1.1, 0.3, 20.0], [0.1, 0.2, 3.0, -30.0], [0, 0, 0, 1]]
 )
+
+
+def field(volume):
+    return bounds_mm(volume.data.shape, volume.affine)
 
 
 def naive_trilinear(volume, shape, affine, fill):
@@ -58,18 +62,31 @@ def test_equal_grids_give_equal_voxels(generator):
 
 def test_resize_keeps_the_whole_field_and_crop_the_spacing():
     ct = Volume(np.zeros((50, 60, 20)), np.diag([-1.0, -1.0, 3.0, 1.0]))
-    grid = case_grid(ct, size=10, fit="resize", spacing_mm=1.0, box_mm=None)
+    _, grid = case_grid(field(ct), size=10, fit="resize", spacing_mm=1.0)
     np.testing.assert_allclose(bounds_mm((10,) * 3, grid), bounds_mm((50, 60, 20), ct.affine))
     np.testing.assert_allclose(np.abs(grid[:3, :3]).sum(0), [6, 6, 5])  # D, H, W
 
     box = np.array([[0.0, 0.0, 0.0], [30.0, 40.0, 20.0]])
-    grid = case_grid(ct, size=16, fit="crop", spacing_mm=2.0, box_mm=box)
+    _, grid = case_grid(box, size=16, fit="crop", spacing_mm=2.0)
     np.testing.assert_allclose(bounds_mm((16,) * 3, grid), [[-1, 4, -6], [31, 36, 26]])
+
+
+def test_three_sizes_are_of_the_array_and_three_spacings_of_the_patient():
+    box = np.array([[0.0, 0.0, 0.0], [30.0, 40.0, 21.0]])
+    shape, grid = case_grid(box, size=(4, 6, 8), fit="crop", spacing_mm=(2.0, 3.0, 5.0))
+    assert shape == (4, 6, 8)
+    np.testing.assert_allclose(np.abs(grid[:3, :3]).sum(0), [5, 3, 2])  # D, H, W
+    np.testing.assert_allclose(bounds_mm(shape, grid).mean(0), box.mean(0))
+    shape, grid = case_grid(box, size=1, fit="whole", spacing_mm=(2.0, 3.0, 5.0))
+    assert shape == (5, 14, 15)
+    low, high = bounds_mm(shape, grid)
+    np.testing.assert_allclose(high - low, [30, 42, 25])
+    np.testing.assert_allclose(low + high, box.sum(0))
 
 
 def test_case_axes_are_feet_to_head_front_to_back_right_to_left():
     ct = Volume(np.zeros((8, 8, 8)), np.eye(4))
-    grid = case_grid(ct, size=8, fit="resize", spacing_mm=1.0, box_mm=None)
+    _, grid = case_grid(field(ct), size=8, fit="resize", spacing_mm=1.0)
     np.testing.assert_allclose(grid[:3, :3] @ [1, 0, 0], [0, 0, 1])
     np.testing.assert_allclose(grid[:3, :3] @ [0, 1, 0], [0, -1, 0])
     np.testing.assert_allclose(grid[:3, :3] @ [0, 0, 1], [-1, 0, 0])
@@ -82,7 +99,7 @@ def test_a_mask_survives_the_way_to_the_case_grid_and_back():
     centre = world[30, 32, 15]
     mask = np.linalg.norm(world - centre, axis=-1) < 12  # 7 ml
     volume = Volume(mask, affine)
-    grid = case_grid(volume, size=64, fit="resize", spacing_mm=1.0, box_mm=None)
+    _, grid = case_grid(field(volume), size=64, fit="resize", spacing_mm=1.0)
     there = resample(volume, (64,) * 3, grid, order=0, fill=0)
     back = resample(Volume(there.astype(np.float32), grid), shape, affine, order=1, fill=0) >= 0.5
     assert 2 * (back & mask).sum() / (back.sum() + mask.sum()) > 0.97
@@ -90,7 +107,7 @@ def test_a_mask_survives_the_way_to_the_case_grid_and_back():
 
 def test_outside_the_field_ct_is_air():
     ct = Volume(np.full((4, 4, 4), 40.0), np.eye(4))
-    grid = case_grid(ct, size=8, fit="crop", spacing_mm=1.0, box_mm=None)
+    _, grid = case_grid(field(ct), size=8, fit="crop", spacing_mm=1.0)
     out = resample(ct, (8,) * 3, grid, order=1, fill=AIR_HU)
     assert (out == AIR_HU).sum() == 8**3 - 4**3
     assert (out[2:6, 2:6, 2:6] == 40).all()
@@ -99,9 +116,9 @@ def test_outside_the_field_ct_is_air():
 def test_bad_settings_are_refused():
     ct = Volume(np.zeros((4, 4, 4)), np.eye(4))
     with pytest.raises(ConfigError, match="crop, resize"):
-        case_grid(ct, size=8, fit="stretch", spacing_mm=1.0, box_mm=None)
+        case_grid(field(ct), size=8, fit="stretch", spacing_mm=1.0)
     with pytest.raises(ConfigError, match="must be > 0"):
-        case_grid(ct, size=8, fit="crop", spacing_mm=0.0, box_mm=None)
+        case_grid(field(ct), size=8, fit="crop", spacing_mm=0.0)
 
 
 def test_same_grid_and_overlap():

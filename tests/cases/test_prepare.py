@@ -6,8 +6,9 @@ import pytest
 from scipy import ndimage
 
 from isanet_jax.cases import cohort, prepare
-from isanet_jax.cases.case import read_case, read_label_on_ct
+from isanet_jax.cases.case import case_of, read_case, read_label_on_reference
 from isanet_jax.cases.cohort import read_cohort
+from isanet_jax.classes import Classes
 from isanet_jax.cli import prepare as command
 from isanet_jax.datasets.layout import Scan
 from isanet_jax.datasets.phantom import make_phantom
@@ -28,7 +29,8 @@ def write_scan(folder, patient, case="A", **changes):
     for kind, volume in names.items():
         write_volume(folder / case / f"{kind}.nii.gz", volume, overwrite=True)
     at = folder / case
-    return Scan(case, at / "ct.nii.gz", at / "pet.nii.gz", at / "label.nii.gz", case)
+    images = {kind: at / f"{kind}.nii.gz" for kind in names if kind != "label"}
+    return Scan(case, images, at / "label.nii.gz", case)
 
 
 def run(scans, output, **options):
@@ -45,15 +47,15 @@ def test_a_case_holds_the_scan_on_its_grid(tmp_path, patient):
     scan = write_scan(tmp_path, patient)
     meta, made = prepare.prepare_case(scan, SETTINGS, tmp_path)
     assert made
-    case = read_case(tmp_path / "A.npz")
-    assert (case.ct.shape, case.ct.dtype) == ((16, 16, 16), np.int16)
-    assert (case.pet.dtype, case.label.dtype) == (np.float32, np.uint8)
+    case = read_case(tmp_path / "A.zarr.zip")
+    assert (case.images["ct"].shape, case.images["ct"].dtype) == ((16, 16, 16), np.int16)
+    assert (case.images["pet"].dtype, case.label.dtype) == (np.float32, np.uint8)
     # One voxel by hand: the grid's voxel centres, through the affines, onto the nearest CT voxel.
     d, h, w = np.argwhere(case.label)[0]
     world = np.array(meta["affine"]) @ [d, h, w, 1]
     i, j, k = np.rint(np.linalg.inv(ct.affine) @ world)[:3].astype(int)
     assert label.data[i, j, k] == 1
-    stored = read_label_on_ct(tmp_path / "A.npz")
+    stored = read_label_on_reference(tmp_path / "A.zarr.zip")
     np.testing.assert_array_equal(stored.data, label.data > 0)
     expected_ml = label.data.sum() * abs(np.linalg.det(label.affine[:3, :3])) / 1000
     assert meta["volume_ml"] == pytest.approx(expected_ml)
@@ -63,15 +65,15 @@ def test_finished_cases_are_kept_and_changed_ones_made_anew(tmp_path, patient):
     output = tmp_path / "out"
     scans = [write_scan(tmp_path, patient, case) for case in "AB"]
     run(scans, output)
-    first = {p.name: p.stat().st_mtime_ns for p in output.glob("*.npz")}
-    (output / ".A.npz.1.part").write_bytes(b"left by a killed run")
+    first = {p.name: p.stat().st_mtime_ns for p in output.glob("*.zarr.zip")}
+    (output / ".A.zarr.zip.1.part").write_bytes(b"left by a killed run")
     run(scans, output)
-    assert {p.name: p.stat().st_mtime_ns for p in output.glob("*.npz")} == first
+    assert {p.name: p.stat().st_mtime_ns for p in output.glob("*.zarr.zip")} == first
     assert not list(output.glob(".*"))
     write_scan(tmp_path, patient, "A", ct=changed(patient[0], patient[0].data + 1))
-    (output / "B.npz").write_bytes((output / "B.npz").read_bytes()[:1000])
+    (output / "B.zarr.zip").write_bytes((output / "B.zarr.zip").read_bytes()[:1000])
     run(scans, output)
-    again = {p.name: p.stat().st_mtime_ns for p in output.glob("*.npz")}
+    again = {p.name: p.stat().st_mtime_ns for p in output.glob("*.zarr.zip")}
     assert all(again[name] != first[name] for name in first)
 
 
@@ -80,8 +82,8 @@ def test_parallel_and_serial_preparation_agree(tmp_path, patient):
     run(scans, tmp_path / "one")
     run(scans, tmp_path / "two", workers=2)
     for case in "ABC":
-        a, b = (read_case(tmp_path / n / f"{case}.npz") for n in ("one", "two"))
-        np.testing.assert_array_equal(a.pet, b.pet)
+        a, b = (read_case(tmp_path / n / f"{case}.zarr.zip") for n in ("one", "two"))
+        np.testing.assert_array_equal(a.images["pet"], b.images["pet"])
         assert a.meta == b.meta
 
 
@@ -116,7 +118,7 @@ def test_bad_scans_are_refused_and_the_others_kept(tmp_path, patient, change, me
         run([bad, good, other], output)
     assert message in str(error.value)
     assert "case bad" in str(error.value)
-    assert {p.name for p in output.iterdir()} == {"good.npz", "other.npz"}
+    assert {p.name for p in output.iterdir()} == {"good.zarr.zip", "other.zarr.zip"}
 
     entries = run([bad, good, other], output, skip_bad=True)
     assert [e["case"] for e in entries] == ["good", "other"]
@@ -180,7 +182,7 @@ def test_label_on_another_grid_goes_through_the_affines(tmp_path, patient):
     )
     prepare.prepare_case(write_scan(tmp_path, patient, "A"), SETTINGS, tmp_path)
     prepare.prepare_case(write_scan(tmp_path, patient, "B", label=flipped), SETTINGS, tmp_path)
-    a, b = (read_case(tmp_path / f"{case}.npz") for case in "AB")
+    a, b = (read_case(tmp_path / f"{case}.zarr.zip") for case in "AB")
     np.testing.assert_array_equal(a.label, b.label)
 
 
@@ -196,10 +198,10 @@ def test_damaged_cohorts_are_refused(tmp_path, cohort_folder):
         read_cohort(tmp_path / "absent")
     with pytest.raises(DataError, match="manifest.json"):
         read_cohort(tmp_path)
-    content = (cohort_folder / "phantom_000.npz").read_bytes()
-    (tmp_path / "bad.npz").write_bytes(content[:5000] + b"x" * 100 + content[5100:])
+    content = (cohort_folder / "phantom_000.zarr.zip").read_bytes()
+    (tmp_path / "bad.zarr.zip").write_bytes(content[:5000] + b"x" * 100 + content[5100:])
     with pytest.raises(DataError, match="case bad.*damaged"):
-        read_case(tmp_path / "bad.npz")
+        read_case(tmp_path / "bad.zarr.zip")
 
 
 def test_command_line_prepares_a_table(tmp_path, cohort_folder, capsys):
@@ -225,14 +227,13 @@ def test_command_line_prepares_a_table(tmp_path, cohort_folder, capsys):
 def test_real_patient_keeps_its_tumour(tmp_path):
     source = real_data("sts")
     at = source / "STS_001"
-    scan = Scan(
-        "STS_001", at / "CT_image.nii.gz", at / "PET_image.nii.gz", at / "CT_mask.nii.gz", "STS_001"
-    )
+    images = {"ct": at / "CT_image.nii.gz", "pet": at / "PET_image.nii.gz"}
+    scan = Scan("STS_001", images, at / "CT_mask.nii.gz", "STS_001")
     settings = prepare.Settings(size=96, fit="resize")
     meta, _ = prepare.prepare_case(scan, settings, tmp_path)
     assert meta["volume_case_ml"] == pytest.approx(meta["volume_ml"], rel=0.01)
-    case, pet = read_case(tmp_path / "STS_001.npz"), read_volume(scan.pet)
-    assert case.pet.max() == pytest.approx(pet.data.max(), rel=0.1)
+    case, pet = read_case(tmp_path / "STS_001.zarr.zip"), read_volume(scan.image("pet"))
+    assert case.images["pet"].max() == pytest.approx(pet.data.max(), rel=0.1)
 
 
 @pytest.mark.parametrize("year", [2020, 2021])
@@ -254,7 +255,8 @@ def test_hecktor_from_download_to_cases(tmp_path, patient, year, capsys):
     assert "2 cases of 2 patients" in capsys.readouterr().out
     cohort = read_cohort(tmp_path / "cases")
     assert cohort.settings == {
-        "size": 32, "fit": "crop", "spacing_mm": 2.5, "label_values": [1], "other_values": [],
+        "size": 32, "fit": "crop", "spacing_mm": 2.5, "images": {"ct": "ct", "pet": "pet"},
+        "classes": {"tumour": [1]}, "ignore": [], "others": [],
         "region": "given",
     }  # fmt: skip
     assert [entry["centre"] for entry in cohort.cases.values()] == ["CHGJ", "CHUS"]
@@ -282,6 +284,10 @@ def test_later_hecktor_finds_the_head_and_has_nodes_too(tmp_path, target, voxels
     command.main(arguments + (["--target", target] if target else []))
     cohort = read_cohort(tmp_path / "cases")
     assert cohort.settings["region"] == "head"
+    arguments[4] = str(tmp_path / "two")
+    command.main([*arguments, "--classes", "gtvp=1", "gtvn=2"])
+    for entry in read_cohort(tmp_path / "two").cases.values():
+        assert entry["volumes_ml"] == pytest.approx({"gtvp": 0.064, "gtvn": 2 * 0.064})
     for entry in cohort.cases.values():
         assert entry["volume_ml"] == pytest.approx(voxels * 0.064)
         assert entry["volume_case_ml"] == pytest.approx(entry["volume_ml"])
@@ -326,7 +332,7 @@ def test_lesions_that_vanish_on_the_case_grid_are_told_one_by_one(tmp_path, pati
         f"2 lesion(s) of the label are lost on the case's grid ({ml:.3f} ml, {ml:.3f} ml)"
         in (meta["warnings"])
     )
-    found = read_case(tmp_path / "A.npz").label
+    found = read_case(tmp_path / "A.zarr.zip").label
     assert ndimage.label(found, np.ones((3, 3, 3)))[1] == 1
 
 
@@ -334,16 +340,19 @@ def test_a_mask_that_a_resampler_rounded_is_a_mask(tmp_path):
     data = np.zeros((4, 4, 4), np.float32)
     data[1:3] = 0.9999999
     write_volume(tmp_path / "a.nii", Volume(data, np.eye(4)))
-    assert prepare.read_label(tmp_path / "a.nii", (1,), case="A").data.sum() == 32
+    assert prepare.read_label(tmp_path / "a.nii", Classes(), case="A").data.sum() == 32
     write_volume(tmp_path / "b.nii", Volume(data * 0.99, np.eye(4)))
     with pytest.raises(DataError, match=r"label values 0, 0.98999"):
-        prepare.read_label(tmp_path / "b.nii", (1,), case="A")
+        prepare.read_label(tmp_path / "b.nii", Classes(), case="A")
 
 
 def test_a_missing_label_is_its_cases_failure(tmp_path, patient, cohort_folder):
     scans = [write_scan(tmp_path, patient, case) for case in "ABC"]
     scans[1].label.unlink()
-    lines = ["case,ct,pet,label", *(f"{s.case},{s.ct},{s.pet},{s.label}" for s in scans)]
+    lines = [
+        "case,ct,pet,label",
+        *(f"{s.case},{s.image('ct')},{s.image('pet')},{s.label}" for s in scans),
+    ]
     table = tmp_path / "cases.csv"
     table.write_text("\n".join(lines))
     arguments = ["--source", str(table), "--workers", "1"]
@@ -360,7 +369,7 @@ def test_a_missing_label_is_its_cases_failure(tmp_path, patient, cohort_folder):
     with pytest.raises(DataError, match="case B: no label"):
         command.main(prepared)
     command.main([*prepared, "--skip-bad"])
-    assert sorted(p.stem for p in (tmp_path / "o").glob("*.npz")) == ["A", "C"]
+    assert sorted(case_of(p) for p in (tmp_path / "o").glob("*.zarr.zip")) == ["A", "C"]
     with pytest.raises(SystemExit):
         command.main(["check", *arguments, "--output", str(tmp_path / "check")])
     rows = (tmp_path / "check" / "check.csv").read_text().splitlines()

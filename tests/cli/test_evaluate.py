@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from isanet_jax.cases.case import read_case, read_label_on_ct
+from isanet_jax.cases.case import SUFFIX, read_case, read_label_on_reference
 from isanet_jax.cases.cohort import read_cohort
 from isanet_jax.cli import evaluate as command
 from isanet_jax.cli import predict
@@ -43,7 +43,7 @@ def test_a_run_is_scored_on_its_test_fold(evaluated, trained, cohort):
     assert "SUV >= 2.5" in result["grids"]["ct"]
     for case, found in result["grids"]["case"]["41 % SUVmax"]["cases"].items():
         stored = read_case(cohort.path(case))
-        hot = stored.pet >= 0.41 * stored.pet.max()
+        hot = stored.images["pet"] >= 0.41 * stored.images["pet"].max()
         both = (hot & (stored.label > 0)).sum()
         assert found["dsc"] == pytest.approx(2 * both / (hot.sum() + (stored.label > 0).sum()))
     for name in (
@@ -109,7 +109,7 @@ def renamed_cohort(cohort, folder, *, cases):
     for name, content in (("manifest", manifest), ("folds", folds)):
         (folder / f"{name}.json").write_text(json.dumps(content))
     for case, name in new.items():
-        shutil.copy(cohort.path(case), folder / f"{name}.npz")
+        shutil.copy(cohort.path(case), folder / f"{name}{SUFFIX}")
     return folder
 
 
@@ -130,7 +130,7 @@ def test_an_ensemble_is_scored_on_cases_that_none_of_its_networks_has_seen(
     assert len(result["grids"]["case"]["network"]["cases"]) == 2
     for name, metrics in result["grids"]["case"]["network"]["cases"].items():
         case = read_case(cohort.path(name.removeprefix("other_")))
-        mask = predictor.probability(case.ct, case.pet) >= 0.5
+        mask = predictor.probabilities([case])[0][..., 0] >= 0.5
         expected = case_metrics(mask, case.label > 0, case.meta["spacing_mm"])
         assert metrics["dsc"] == expected["dsc"]
     report = (tmp_path / "e" / "report.md").read_text()
@@ -201,7 +201,7 @@ def test_arguments_that_do_not_fit_together(tmp_path):
 def test_label_on_the_ct_grid_scores_perfectly_against_the_raw_label(cohort_folder):
     cohort = read_cohort(cohort_folder)
     case = sorted(cohort.cases)[0]
-    stored = read_label_on_ct(cohort.path(case))
+    stored = read_label_on_reference(cohort.path(case))
     raw = read_volume(cohort_folder / "scans" / case / "label.nii.gz")
     assert case_metrics(stored.data, raw.data > 0, stored.spacing_mm)["dsc"] == 1
 

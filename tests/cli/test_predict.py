@@ -146,9 +146,10 @@ def test_cases_are_spread_over_devices(trained, cohort_folder, tmp_path):
         command = [sys.executable, "predict.py", "--workdir", trained, "--table",
                    tmp_path / "table.csv", "--output", tmp_path / f"masks{devices}",
                    "--probability", tmp_path / f"on{devices}"]  # fmt: skip
-        flags = f"--xla_force_host_platform_device_count={devices}"
+        count = f"--xla_force_host_platform_device_count={devices}"
+        flags = f"{os.environ['XLA_FLAGS']} {count}"
         process = subprocess.run(
-            list(map(str, command)), cwd=ROOT, env=os.environ | {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {flags}"},
+            list(map(str, command)), cwd=ROOT, env=os.environ | {"XLA_FLAGS": flags},
             capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip
         assert process.returncode == 2, process.stderr

@@ -6,7 +6,7 @@ import pytest
 from isanet_jax.datasets import recognise
 from isanet_jax.datasets.hecktor import read_hecktor
 from isanet_jax.datasets.layout import check_files
-from isanet_jax.datasets.nnunet import nnunet_tumour_values, read_nnunet
+from isanet_jax.datasets.nnunet import nnunet_classes, read_nnunet
 from isanet_jax.datasets.sts import read_sts
 from isanet_jax.datasets.table import read_table
 from isanet_jax.errors import DataError
@@ -77,7 +77,7 @@ def test_table_paths_are_relative_to_it(tmp_path):
     )
     (scan,) = read_table(path)
     assert (scan.patient, scan.centre, scan.fold) == ("P1", "Basel", 3)
-    assert scan.ct == tmp_path / "a" / "ct.nii.gz"
+    assert scan.images["ct"] == tmp_path / "a" / "ct.nii.gz"
     np.testing.assert_allclose(scan.box_mm, [[-1, -3, 4], [0, -2, 5]])
 
 
@@ -129,27 +129,42 @@ def nnunet(folder, channels, labels, cases=("fdg_0a1b2c3d4e_20-01", "fdg_0a1b2c3
 def test_nnunet_channels_are_named_by_dataset_json(tmp_path):
     folder = nnunet(tmp_path, {"0": "PET", "1": "CT"}, {"background": 0, "tumor": 1, "node": 2})
     scans = read_nnunet(folder)
-    assert [s.ct.name for s in scans][-1] == "x_0001.nii.gz"
-    assert [s.pet.name for s in scans][-1] == "x_0000.nii.gz"
+    assert [s.images["ct"].name for s in scans][-1] == "x_0001.nii.gz"
+    assert [s.images["pet"].name for s in scans][-1] == "x_0000.nii.gz"
     # autoPET: two scans of one patient.
     assert [s.patient for s in scans] == ["0a1b2c3d4e", "0a1b2c3d4e", "x"]
     assert recognise(folder) == "nnunet"
-    assert nnunet_tumour_values(folder) == (1, 2)
+    assert nnunet_classes(folder).values == {"tumor": (1,), "node": (2,)}
     nnunet(folder, {"0": "T1", "1": "T2"}, {})
-    with pytest.raises(DataError, match="channels.*T1.*one channel called CT"):
+    with pytest.raises(
+        DataError, match="channels.*T1.*one channel in channel_names that is the CT"
+    ):
         read_nnunet(folder)
 
 
 @pytest.mark.parametrize(
-    ("labels", "values"),
+    ("labels", "values", "ignore"),
     [
-        ({"0": "background", "1": "lesion"}, (1,)),  # nnU-Net 1
-        ({"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}, (1, 2)),
-        ({}, (1,)),
+        ({"0": "background", "1": "lesion"}, {"tumour": (1,)}, ()),  # nnU-Net 1
+        (
+            {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3},
+            {"whole": (1, 2), "core": (2,)},
+            (3,),
+        ),
+        ({}, {"tumour": (1,)}, ()),
     ],
 )
-def test_nnunet_labels(tmp_path, labels, values):
-    assert nnunet_tumour_values(nnunet(tmp_path, {}, labels)) == values
+def test_nnunet_labels(tmp_path, labels, values, ignore):
+    classes = nnunet_classes(nnunet(tmp_path, {}, labels))
+    assert (classes.values, classes.ignore) == (values, ignore)
+
+
+def test_nnunet_channels_are_taken_by_name_or_as_the_only_ones_of_their_kind(tmp_path):
+    folder = nnunet(tmp_path, {"0": "T1", "1": "SUV"}, {})
+    scans = read_nnunet(folder, {"pet": "pet", "t1": "mr"})
+    assert [path.name for path in scans[-1].images.values()] == ["x_0001.nii.gz", "x_0000.nii.gz"]
+    with pytest.raises(DataError, match=r"one channel in channel_names that is the MR \(mr\)"):
+        read_nnunet(nnunet(tmp_path, {"0": "T1", "1": "T2"}, {}), {"mr": "mr"})
 
 
 def test_layouts_are_recognised(tmp_path):
@@ -189,7 +204,7 @@ def test_a_dataset_json_with_lists_is_read_as_it_is_meant(tmp_path, change):
     path = folder / "dataset.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     assert len(read_nnunet(folder)) == 3
-    assert nnunet_tumour_values(folder) == (1,)
+    assert nnunet_classes(folder).values == {"tumour": (1,)}
     path.write_text(json.dumps(json.loads(path.read_text()) | {"channel_names": "CT"}))
     with pytest.raises(DataError, match="dataset.json.*channels"):
         read_nnunet(folder)
@@ -200,7 +215,10 @@ def test_tables_as_spreadsheets_write_them(tmp_path, separator):
     rows = (("case", "ct", "pet", "label"), ("A", "f", "g", "h"), ("B", "f", "g", "h"))
     path = table(tmp_path, "".join(separator.join(row) + "\n" for row in rows))
     scans = read_table(path)
-    assert [(s.case, s.ct.name, s.label.name) for s in scans] == [("A", "f", "h"), ("B", "f", "h")]
+    assert [(s.case, s.images["ct"].name, s.label.name) for s in scans] == [
+        ("A", "f", "h"),
+        ("B", "f", "h"),
+    ]
 
 
 def test_a_missing_column_is_named_with_the_separator(tmp_path):

@@ -15,8 +15,11 @@ from isanet_jax.datasets.layout import Dataset, Found, Scan
 
 def read(source, options):
     cases = sorted(p for p in source.iterdir() if p.is_dir())
-    files = [[case / f"{kind}.nii.gz" for kind in ("ct", "pet", "label")] for case in cases]
-    return Found([Scan(c.name, *f, c.name) for c, f in zip(cases, files, strict=True)])
+    scans = []
+    for case in cases:
+        images = {name: case / f"{name}.nii.gz" for name in options.images}
+        scans.append(Scan(case.name, images, case / "label.nii.gz", case.name))
+    return Found(scans)
 
 
 DATASET = Dataset(
@@ -58,7 +61,7 @@ def test_two_layouts_of_one_name_are_an_error(tmp_path, monkeypatch):
 def test_every_file_of_the_folder_is_a_layout_or_known_to_be_none():
     """So that a misspelt DATASET is noticed."""
     files = {module.name for module in pkgutil.iter_modules(datasets.__path__)}
-    assert files - datasets.DATASETS.keys() == {"download", "layout", "phantom"}
+    assert files - datasets.DATASETS.keys() == {"download", "layout", "phantom", "phantom_body"}
 
 
 def test_what_is_not_recognised_says_what_would_be(tmp_path):

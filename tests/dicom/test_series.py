@@ -288,3 +288,8 @@ def test_a_protected_archive_is_refused_for_what_it_is(tmp_path):
     path.write_bytes(content)
     with pytest.raises(DataError, match="protected by a password"):
         find_series(tmp_path)
+
+
+def test_a_file_is_named_with_its_archive(tmp_path):
+    assert str(dicom.DicomFile(tmp_path / "a.zip", "b/c.dcm")) == f"{tmp_path / 'a.zip'}, 'b/c.dcm'"
+    assert str(dicom.DicomFile(tmp_path / "c.dcm")) == str(tmp_path / "c.dcm")

@@ -93,9 +93,9 @@ def test_dicom_to_cases_in_one_command(tmp_path, capsys):
         for secret in ("DOE", "JANE", "MRN", "19610203", "20200102"):
             assert secret not in text
     assert "'GTV_Mass' drawn on CT" in shown.out
-    times = {path: path.stat().st_mtime_ns for path in output.glob("*.npz")}
+    times = {path: path.stat().st_mtime_ns for path in output.glob("*.zarr.zip")}
     main(arguments)  # again: nothing is made twice
-    assert times == {path: path.stat().st_mtime_ns for path in output.glob("*.npz")}
+    assert times == {path: path.stat().st_mtime_ns for path in output.glob("*.zarr.zip")}
 
 
 def test_copies_as_nifti_are_what_the_cases_are_made_of(tmp_path):
@@ -114,9 +114,10 @@ def test_copies_as_nifti_are_what_the_cases_are_made_of(tmp_path):
     words = ["--source", str(tmp_path / "cases.csv"), "--output", str(tmp_path / "b")]
     main(["table", *words, "--size", "16", "--folds", "2", "--workers", "1"])
     for case in ("P0", "P1"):
-        one, other = (read_case(tmp_path / name / f"{case}.npz") for name in "ab")
-        for name in ("ct", "pet", "label"):
-            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+        one, other = (read_case(tmp_path / name / f"{case}.zarr.zip") for name in "ab")
+        for name in ("ct", "pet"):
+            np.testing.assert_array_equal(one.images[name], other.images[name])
+        np.testing.assert_array_equal(one.label, other.label)
         differing = {k for k in one.meta if one.meta[k] != other.meta[k]}
         assert differing == {"sources"}
 

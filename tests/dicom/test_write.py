@@ -53,8 +53,8 @@ def test_masks_come_back_from_seg_and_rtstruct_voxel_for_voxel(ct, tmp_path):
         seg, structures = tmp_path / f"{name}.seg.dcm", tmp_path / f"{name}.rs.dcm"
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            write_segmentation(seg, mask, slices)
-            write_structures(structures, mask, image.affine, slices)
+            write_segmentation(seg, {"tumour": mask}, slices)
+            write_structures(structures, {"tumour": mask}, image.affine, slices)
         (one,), _ = find_series(seg)
         found, on = read_region(one, "Neoplasm", series)
         assert on.uid == series[0].uid
@@ -69,6 +69,24 @@ def test_masks_come_back_from_seg_and_rtstruct_voxel_for_voxel(ct, tmp_path):
         np.testing.assert_array_equal(found.data, mask, err_msg=name)
 
 
+def test_each_class_is_a_segment_and_a_region_of_its_name(ct, tmp_path):
+    """Overlapping ones, and one without a voxel."""
+    image, slices = read_folder(ct, "CT")
+    series, _ = find_series(ct)
+    ball = masks(image.data.shape)["ball"]
+    classes = {"whole": ball, "core": ball & masks(image.data.shape)["noise"], "none": ball & False}
+    write_segmentation(tmp_path / "a.dcm", classes, slices)
+    write_structures(tmp_path / "b.dcm", classes, image.affine, slices)
+    for name in ("a", "b"):
+        (one,), _ = find_series(tmp_path / f"{name}.dcm")
+        for of_class in ("whole", "core"):
+            found, _ = read_region(one, of_class, series)
+            np.testing.assert_array_equal(found.data, classes[of_class], err_msg=of_class)
+    labels = [s.SegmentLabel for s in pydicom.dcmread(tmp_path / "a.dcm").SegmentSequence]
+    regions = pydicom.dcmread(tmp_path / "b.dcm").StructureSetROISequence
+    assert labels == [r.ROIName for r in regions] == list(classes)
+
+
 def test_a_slice_thickness_is_kept_or_follows_from_the_positions(ct, tmp_path):
     image, slices = read_folder(ct, "CT")
     step = abs(slices[1].ImagePositionPatient[2] - slices[0].ImagePositionPatient[2])
@@ -80,7 +98,7 @@ def test_a_slice_thickness_is_kept_or_follows_from_the_positions(ct, tmp_path):
             else:
                 one.SliceThickness = f"{given:.6g}"
         path = tmp_path / f"{given}.seg.dcm"
-        write_segmentation(path, mask, slices)
+        write_segmentation(path, {"tumour": mask}, slices)
         (measures,) = pydicom.dcmread(path).SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
         assert float(measures.SliceThickness) == pytest.approx(expected)
 
@@ -91,8 +109,8 @@ def test_what_is_written_names_the_ct_and_not_the_patient(ct, tmp_path):
     paths = {}
     for keep in (False, True):
         paths[keep] = tmp_path / f"{keep}.seg.dcm", tmp_path / f"{keep}.rs.dcm"
-        write_segmentation(paths[keep][0], mask, slices, keep_identity=keep)
-        write_structures(paths[keep][1], mask, image.affine, slices, keep_identity=keep)
+        write_segmentation(paths[keep][0], {"tumour": mask}, slices, keep_identity=keep)
+        write_structures(paths[keep][1], {"tumour": mask}, image.affine, slices, keep_identity=keep)
     for path in paths[False]:
         content = path.read_bytes()
         assert not [secret for secret in SECRETS if secret in content]
@@ -118,8 +136,8 @@ def test_what_is_written_names_the_ct_and_not_the_patient(ct, tmp_path):
 def test_an_empty_mask_is_a_valid_file(ct, tmp_path):
     image, slices = read_folder(ct, "CT")
     empty = np.zeros(image.data.shape, bool)
-    write_segmentation(tmp_path / "a.dcm", empty, slices)
-    write_structures(tmp_path / "b.dcm", empty, image.affine, slices)
+    write_segmentation(tmp_path / "a.dcm", {"tumour": empty}, slices)
+    write_structures(tmp_path / "b.dcm", {"tumour": empty}, image.affine, slices)
     (one,), _ = find_series(tmp_path / "a.dcm")
     found, _ = read_region(one, "Neoplasm", [])
     assert not found.data.any()
@@ -133,8 +151,8 @@ def test_a_marker_in_every_attribute_reaches_no_output(ct, tmp_path):
     assert all(plant_markers(one) > 300 for one in slices)
     mask = masks(image.data.shape)["ring"]
     (tmp_path / "out").mkdir()
-    write_segmentation(tmp_path / "out" / "a.dcm", mask, slices)
-    write_structures(tmp_path / "out" / "b.dcm", mask, image.affine, slices)
+    write_segmentation(tmp_path / "out" / "a.dcm", {"tumour": mask}, slices)
+    write_structures(tmp_path / "out" / "b.dcm", {"tumour": mask}, image.affine, slices)
     assert not markers_in(tmp_path / "out")
     slices[0].save_as(tmp_path / "out" / "c.dcm")
     assert len(markers_in(tmp_path / "out")) == 4
@@ -184,9 +202,11 @@ def test_a_thousand_headers_are_written_or_refused_by_name(ct, tmp_path):
             path = tmp_path / f"{number}.dcm"
             try:
                 if number % 2:
-                    write_segmentation(path, mask, changed, keep_identity=keep)
+                    write_segmentation(path, {"tumour": mask}, changed, keep_identity=keep)
                 else:
-                    write_structures(path, mask, image.affine, changed, keep_identity=keep)
+                    write_structures(
+                        path, {"tumour": mask}, image.affine, changed, keep_identity=keep
+                    )
             except DataError as error:
                 assert str(path) in str(error)  # noqa: PT017 - either is right
                 assert not path.exists()
@@ -206,7 +226,7 @@ def test_what_is_written_is_valid_by_the_standards_checker(ct, tmp_path):
     for name, mask in masks(image.data.shape).items():
         for content in (mask, np.zeros_like(mask)):
             path = tmp_path / f"{name}.dcm"
-            write_structures(path, content, image.affine, slices)
+            write_structures(path, {"tumour": content}, image.affine, slices)
             ran = subprocess.run(
                 [checker, path], capture_output=True, text=True, errors="replace", check=False
             )
@@ -223,7 +243,7 @@ def test_plastimatch_reads_the_same_masks(ct, tmp_path, flags):
     image, slices = read_folder(ct, "CT")
     write_volume(tmp_path / "ct.nii.gz", image)
     for name, mask in masks(image.data.shape).items():
-        write_structures(tmp_path / f"{name}.dcm", mask, image.affine, slices)
+        write_structures(tmp_path / f"{name}.dcm", {"tumour": mask}, image.affine, slices)
         command = [program, "convert", "--input", tmp_path / f"{name}.dcm"]
         command += ["--fixed", tmp_path / "ct.nii.gz", "--output-prefix", tmp_path / name]
         command += ["--prefix-format", "nii.gz", *flags]

@@ -159,7 +159,9 @@ def phantom(cohort):
     """The normalised images and label of the cohort's largest tumour: (1, 16, 16, 16, 2 and 1)."""
     cases = [read_case(cohort.path(case)) for case in cohort.cases]
     case = max(cases, key=lambda c: (c.label > 0).sum())
-    return normalise(case.ct[None], case.pet[None]), jnp.float32(case.label[None, ..., None] > 0)
+    images = {name: image[None] for name, image in case.images.items()}
+    image = normalise(images, {"ct": "ct", "pet": "pet"}, of_volume=True)
+    return image, jnp.float32(case.label[None, ..., None] > 0)
 
 
 # As few levels as show all of a system: a cascade has one less than its volume, iantsen2020's paths

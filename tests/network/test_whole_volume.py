@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from isanet_jax.network.whole_volume import gaussian_weights, mirrored, window_starts, windowed
+from isanet_jax.network.whole_volume import (
+    gaussian_weights,
+    mirrored,
+    over_windows,
+    window_starts,
+    windowed,
+)
 
 
 @pytest.mark.parametrize(
@@ -34,32 +40,71 @@ def test_gaussian_weights_are_nnunets(patch):
     point = np.zeros((patch,) * 3)
     point[(patch // 2,) * 3] = 1
     expected = ndimage.gaussian_filter(point, patch / 8, mode="constant")
-    weights = gaussian_weights(patch)
+    weights = gaussian_weights((patch,) * 3)
     np.testing.assert_allclose(weights, expected / expected.max(), rtol=1e-5)
     assert weights.min() > 0
+
+
+WEIGHTS = gaussian_weights((8, 8, 8))[..., None]
 
 
 def uneven(image):
     """A network's stand-in that sees where it is in its window."""
     p = image.shape[1]
     ramp = jnp.arange(p, dtype=jnp.float32)
-    return image[..., 0] * ramp[:, None, None] + image[..., 1] * ramp
+    one = image[..., 0] * ramp[:, None, None] + image[..., 1] * ramp
+    return jnp.stack([one, image[..., 1] * ramp[:, None]], -1)  # of two classes
 
 
 def test_windows_are_averaged_with_their_weights(generator):
     image = generator.normal(size=(2, 10, 10, 10, 2)).astype(np.float32)
-    out = jax.jit(windowed(uneven, 8))(image)
-    total, weight = np.zeros((2, 10, 10, 10)), np.zeros((10, 10, 10))
+    out = jax.jit(windowed(uneven, (8, 8, 8)))(image)
+    total, weight = np.zeros((2, 10, 10, 10, 2)), np.zeros((10, 10, 10, 1))
     for starts in itertools.product((0, 2), repeat=3):
         place = tuple(slice(s, s + 8) for s in starts)
-        total[:, *place] += np.asarray(uneven(image[:, *place])) * gaussian_weights(8)
-        weight[place] += gaussian_weights(8)
+        total[:, *place] += np.asarray(uneven(image[:, *place])) * WEIGHTS
+        weight[place] += WEIGHTS
     np.testing.assert_allclose(out, total / weight, rtol=1e-4, atol=1e-4)
+
+
+def test_the_hosts_windows_are_the_devices(generator):
+    """Of any shape; where there is no body nothing is computed; smaller cases lie in the middle."""
+    image = generator.normal(size=(10, 13, 8, 2)).astype(np.float32)
+    images, outside = {"a": image[..., 0], "b": image[..., 1]}, {"a": 5.0, "b": -7.0}
+    seen = []
+
+    def predict(windows):
+        seen.append(len(windows["a"]))
+        return np.asarray(uneven(np.stack([windows["a"], windows["b"]], -1)))
+
+    window = (8, 8, 8)
+    expected = jax.jit(windowed(uneven, window))(image[None])[0]
+    found = over_windows(predict, images, outside, window, 2, batch=3)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    assert max(seen) <= 3
+
+    seen.clear()
+    body = np.zeros(image.shape[:3], bool)
+    body[0, 0, 0] = True
+    part = over_windows(predict, images, outside, window, 2, body=body)
+    assert sum(seen) == 1  # one window reaches it
+    alone = predict({name: x[None, :8, :8] for name, x in images.items()})[0]
+    np.testing.assert_allclose(part[:8, :8], alone, rtol=1e-5)
+    assert not part[8:].any()
+    assert not part[:, 8:].any()
+    assert not over_windows(predict, images, outside, window, 2, body=body & False).any()
+
+    small = {name: x[:5, :8] for name, x in images.items()}
+    padded = {
+        n: np.pad(x, [(2, 1), (0, 0), (0, 0)], constant_values=outside[n]) for n, x in small.items()
+    }
+    alone = predict({name: x[None] for name, x in padded.items()})[0, 2:7]
+    np.testing.assert_allclose(over_windows(predict, small, outside, window, 2), alone, rtol=1e-5)
 
 
 def test_mirror_images_are_averaged_where_they_belong(generator):
     image = generator.normal(size=(1, 6, 6, 6, 2)).astype(np.float32)
-    expected = np.zeros((1, 6, 6, 6))
+    expected = np.zeros((1, 6, 6, 6, 2))
     for count in range(4):
         for axes in itertools.combinations((1, 2, 3), count):
             expected += np.flip(np.asarray(uneven(np.flip(image, axes))), axes) / 8

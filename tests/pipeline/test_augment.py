@@ -7,7 +7,32 @@ from scipy import ndimage
 from isanet_jax.pipeline import augment
 from isanet_jax.pipeline.dataset import rotation_matrix
 
-rotate = jax.jit(augment.rotate, static_argnames=("order", "fill"))
+_rotate = jax.jit(augment.rotate, static_argnames=("shape", "order"))
+_augment = jax.jit(augment.augment, static_argnames="shape")
+
+
+def rotate(x, matrix, *, order, fill):
+    """About the volume's middle, into its own shape."""
+    centre = np.tile((np.array(x.shape[1:], np.float32) - 1) / 2, (len(x), 1))
+    fills = np.full(len(x), fill, np.float32)
+    return _rotate(x, matrix, centre, x.shape[1:], order=order, fill=fills)
+
+
+def batch_of(ct, pet, label, **others):
+    """A batch of whole volumes as the pipeline gives them."""
+    count, *shape = ct.shape
+    return {
+        "images": {"ct": ct, "pet": pet},
+        "labels": {"tumour": label},
+        "outside": {"ct": np.full(count, -1024, "f4"), "pet": np.zeros(count, "f4")},
+        "centre": np.tile((np.array(shape, "f4") - 1) / 2, (count, 1)),
+        "mirror": np.zeros((count, 3), bool),
+    } | others
+
+
+def augmented(batch, shape=None):
+    images, labels, _ = _augment(batch, shape or batch["images"]["ct"].shape[1:])
+    return images["ct"], images["pet"], labels["tumour"]
 
 
 def test_rotation_is_rigid_in_mm():
@@ -60,9 +85,9 @@ def test_mirroring_is_part_of_the_rotation(generator):
     volumes = {"ct": generator.normal(size=shape), "pet": generator.normal(size=shape)}
     volumes["label"] = generator.integers(0, 2, shape)
     volumes = {name: v.astype(np.float32) for name, v in volumes.items()}
-    batch = volumes | {"rotation": rotation_matrix([25, 5, -40], [1, 1, 1])[None]}
-    rotated = jax.jit(augment.augment)(batch | {"mirror": np.array([[False] * 3])})
-    mirrored = jax.jit(augment.augment)(batch | {"mirror": np.array([[True, False, True]])})
+    batch = batch_of(**volumes, rotation=rotation_matrix([25, 5, -40], [1, 1, 1])[None])
+    rotated = augmented(batch)
+    mirrored = augmented(batch | {"mirror": np.array([[True, False, True]])})
     for a, b in zip(rotated[:2], mirrored[:2], strict=True):
         np.testing.assert_allclose(np.asarray(a)[:, ::-1, :, ::-1], b, rtol=1e-4, atol=1e-2)
 
@@ -71,11 +96,12 @@ def test_mirroring_is_part_of_the_rotation(generator):
 def test_without_rotation_only_mirroring_is_done(generator, count):
     volumes = {k: generator.normal(size=(count, 8, 8, 8)).astype("f4") for k in ("ct", "pet")}
     volumes["label"] = generator.integers(0, 3, (count, 8, 8, 8)).astype("f4") / 2
-    batch = volumes | {
-        "rotation": np.stack([np.eye(3, dtype=np.float32)] * count),
-        "mirror": np.array([[True, False, True], [False] * 3])[:count],
-    }
-    out = jax.jit(augment.augment)(batch)
+    batch = batch_of(
+        **volumes,
+        rotation=np.stack([np.eye(3, dtype=np.float32)] * count),
+        mirror=np.array([[True, False, True], [False] * 3])[:count],
+    )
+    out = augmented(batch)
     for before, after in zip(volumes.values(), out, strict=True):
         np.testing.assert_array_equal(after[0], before[0][::-1, :, ::-1])
         np.testing.assert_array_equal(after[1:], before[1:])
@@ -84,44 +110,60 @@ def test_without_rotation_only_mirroring_is_done(generator, count):
 @pytest.mark.parametrize("count", [1, 2])
 def test_what_turns_in_is_air_without_uptake_and_labels_keep_their_values(generator, count):
     shape = (count, 8, 8, 8)
-    batch = {
-        "ct": generator.uniform(0, 50, shape).astype("f4"),
-        "pet": generator.uniform(5, 9, shape).astype("f4"),
-        "label": generator.integers(0, 3, shape).astype("f4") / 2,
-        "rotation": np.stack([rotation_matrix([45, 0, 0], [1, 1, 1])] * count),
-        "mirror": np.zeros((count, 3), bool),
-    }
-    ct, pet, label = jax.jit(augment.augment)(batch)
+    batch = batch_of(
+        generator.uniform(0, 50, shape).astype("f4"),
+        generator.uniform(5, 9, shape).astype("f4"),
+        generator.integers(0, 3, shape).astype("f4") / 2,
+        rotation=np.stack([rotation_matrix([45, 0, 0], [1, 1, 1])] * count),
+    )
+    ct, pet, label = augmented(batch)
     corner = np.s_[:, :, 0, 0]  # beyond the volume that was turned
     np.testing.assert_array_equal(ct[corner], -1024)
     np.testing.assert_array_equal(pet[corner], 0)
     np.testing.assert_array_equal(label[corner], 0)
     assert set(np.unique(label)) == {0, 0.5, 1}
-    assert not set(np.unique(ct)) <= set(np.unique(batch["ct"])) | {-1024}  # but images are linear
+    assert not set(np.unique(ct)) <= set(np.unique(batch["images"]["ct"])) | {
+        -1024
+    }  # but images are linear
 
 
 def test_normalisation(generator):
+    kinds = {"ct": "ct", "pet": "pet", "t1": "mr"}
     ct = np.array([-3000.0, -512.0, 0.0, 3000.0]).reshape(1, 2, 2, 1)
     pet = generator.gamma(2.0, size=(1, 2, 2, 1)).astype(np.float32) * 5
-    out = np.asarray(augment.normalise(ct, pet))
+    images = {"ct": ct, "pet": pet, "t1": ct / 7}
+    out = np.asarray(augment.normalise(images, kinds, of_volume=True))
     np.testing.assert_allclose(out[..., 0].ravel(), [-1, -0.5, 0, 1])
     np.testing.assert_allclose(out[..., 1], (pet - pet.mean()) / pet.std(), rtol=1e-4)
-    constant = augment.normalise(ct, np.ones_like(pet))
-    assert np.isfinite(constant).all()
+    np.testing.assert_allclose(out[..., 2], ct / 7)  # comes normalised from the host
+    constant = images | {"pet": np.ones_like(pet)}
+    assert np.isfinite(augment.normalise(constant, kinds, of_volume=True)).all()
+    of_patch = np.asarray(augment.normalise(images, kinds, of_volume=False))
+    np.testing.assert_array_equal(of_patch[..., 1], pet)  # by its case's statistics, before
 
 
-def test_patches_lie_anywhere_in_the_volume_or_around_a_voxel_of_the_tumour(generator):
-    label = np.zeros((4, 8, 9, 10), np.float32)
-    voxels = [(0, 4, 9), (3, 4, 5), (7, 8, 0)]  # in memory order
-    label[:3, *np.transpose(voxels)] = 1
-    image = generator.normal(size=(4, 8, 9, 10, 2)).astype(np.float32)
-    place = np.array([[0.0, 0.999, 0.5], [0.3, 0.3, 0.3], [0.5, 0.5, 0.5], [0.999, 0, 0]], "f4")
-    pick = np.array([-1, 0.5, 0.99, 0.5], "f4")  # the last has no tumour
-    cut = jax.jit(augment.crop_patch, static_argnums=2)
-    images, labels = cut(image, label, 4, place=place, pick=pick)
-    # place: of 5, 6 and 7 starts; pick: around the second voxel, and the third as far as it goes.
-    starts = [(0, 5, 3), (3 - 2, 4 - 2, 5 - 2), (4, 5, 0), (4, 0, 0)]
-    for i, (a, b, c) in enumerate(starts):
-        where = (i, slice(a, a + 4), slice(b, b + 4), slice(c, c + 4))
-        np.testing.assert_array_equal(images[i], image[where])
-        np.testing.assert_array_equal(labels[i], label[where])
+@pytest.mark.parametrize("angles", [(0, 0, 0), (30, -20, 10)])
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_patch_is_cut_out_of_the_rotated_volume(generator, angles, count):
+    """What is read around it is enough: its corners are image, and not the fill."""
+    whole = ndimage.gaussian_filter(generator.normal(size=(40, 44, 48)), 2).astype(np.float32)
+    matrix = rotation_matrix(angles, [1, 1, 1])
+    start, shape = np.array([12, 15, 20]), (8, 9, 10)
+    middle = (np.array(shape) - 1) / 2
+    low = np.array([4, 6, 11])
+    part = whole[4:30, 6:36, 11:44]  # more than the rotated patch
+    batch = batch_of(
+        *[np.stack([part] * count)] * 3,
+        rotation=np.stack([matrix] * count),
+        centre=np.tile((start + middle - low).astype("f4"), (count, 1)),
+        mirror=np.array([[False, True, False]] * count),
+    )
+    ct, *_ = augmented(batch, shape)
+    signs = np.diag([1, -1, 1])
+    transform = matrix @ signs
+    centre = start + middle
+    expected = ndimage.affine_transform(
+        whole, transform, centre - transform @ middle, shape, order=1
+    )
+    for found in ct:
+        np.testing.assert_allclose(found, expected, atol=1e-4)

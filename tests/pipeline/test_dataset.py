@@ -1,13 +1,20 @@
+import jax
 import numpy as np
 import pytest
 
-from isanet_jax.cases.case import read_case
+from isanet_jax.cases.case import StoredCase, read_case
 from isanet_jax.errors import ConfigError
+from isanet_jax.pipeline import dataset
 from isanet_jax.pipeline.dataset import (
+    Inputs,
     batch_shapes,
     draw_augmentation,
     evaluation_data,
+    patch_start,
+    read_shape,
+    rotation_matrix,
     training_data,
+    tumour_patches,
 )
 
 AUGMENT = {
@@ -19,10 +26,13 @@ AUGMENT = {
 }
 
 
-def data(cohort, seed=0, batch=2):
-    return iter(
-        training_data(cohort, sorted(cohort.cases), batch=batch, seed=seed, augment=AUGMENT)
-    )
+INPUTS = Inputs({"ct": "ct", "pet": "pet"}, ("tumour",), (16, 16, 16), (16, 16, 16))
+PATCHES = INPUTS._replace(shape=(6, 8, 8), read=(13, 14, 14), is_patch=True)
+
+
+def data(cohort, seed=0, batch=2, inputs=INPUTS, augment=AUGMENT):
+    cases = sorted(cohort.cases)
+    return iter(training_data(cohort, cases, inputs, batch=batch, seed=seed, augment=augment))
 
 
 def take(iterator, count):
@@ -30,7 +40,12 @@ def take(iterator, count):
 
 
 def equal(a, b):
-    return all(np.array_equal(x[k], y[k]) for x, y in zip(a, b, strict=True) for k in x)
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(np.array_equal(x, y) for x, y in pairs)
+
+
+def shapes(batch):
+    return jax.tree.map(lambda x: (x.shape, np.dtype(x.dtype)), batch)
 
 
 def test_draws_have_the_papers_probabilities(generator):
@@ -63,15 +78,16 @@ def test_batches_hold_the_stored_cases_and_are_reproducible(cohort):
     assert not equal(first, other)
     mixed = []
     for batch in first:
-        shapes = {name: (array.shape, array.dtype.type) for name, array in batch.items()}
-        assert shapes == batch_shapes(2, 16)
+        assert shapes(batch) == shapes(batch_shapes(2, INPUTS))
         for i in range(2):
             case, partner = (
                 read_case(cohort.path(cases[batch[key][i]])) for key in ("case", "partner")
             )
-            for name in ("ct", "pet", "label"):
-                a, b = (getattr(c, name).astype(np.float64) for c in (case, partner))
-                np.testing.assert_allclose(batch[name][i], (a + b) / 2, rtol=1e-6)
+            for name in ("ct", "pet"):
+                a, b = (c.images[name].astype(np.float64) for c in (case, partner))
+                np.testing.assert_allclose(batch["images"][name][i], (a + b) / 2, rtol=1e-6)
+            label = (case.label + partner.label.astype(float)) / 2
+            np.testing.assert_array_equal(batch["labels"]["tumour"][i], label)
             mixed.append(batch["case"][i] != batch["partner"][i])
     assert 0 < sum(mixed) < len(mixed)
 
@@ -79,37 +95,122 @@ def test_batches_hold_the_stored_cases_and_are_reproducible(cohort):
 def test_a_batch_of_one_is_like_one_of_more(cohort):
     (one,) = take(data(cohort, batch=1), 1)
     (two,) = take(data(cohort, batch=2), 1)
-    assert {k: (v.shape, v.dtype.type) for k, v in one.items()} == batch_shapes(1, 16)
-    for name in one.keys() - {"patch_pick"}:  # see the next test
-        np.testing.assert_array_equal(one[name][0], two[name][0])
+    assert shapes(one) == shapes(batch_shapes(1, INPUTS))
+    assert equal(jax.tree.map(lambda x: x[0], one), jax.tree.map(lambda x: x[0], two))
 
 
-def test_patches_on_the_tumour_are_forced_as_in_nnunet(cohort):
-    """Of a batch of two the second, of six the last two (0.33); of one, a third of them."""
-    for batch, on_tumour in ((2, [False, True]), (6, [False] * 4 + [True] * 2)):
-        for found in take(data(cohort, batch=batch), 3):
-            np.testing.assert_array_equal(found["patch_pick"] >= 0, on_tumour)
-    single = [b["patch_pick"][0] >= 0 for b in take(data(cohort, batch=1), 300)]
-    assert np.mean(single) == pytest.approx(0.33, abs=0.09)
+def test_a_third_of_single_patches_is_around_the_tumour(cohort, monkeypatch):
+    picks = []
+    start_of = dataset.patch_start
+
+    def watched(*arguments):
+        picks.append(arguments[-1] >= 0)
+        return start_of(*arguments)
+
+    monkeypatch.setattr(dataset, "patch_start", watched)
+    never = AUGMENT | {"mixup_probability": 0.0}
+    take(data(cohort, batch=1, inputs=PATCHES, augment=never), 300)
+    assert np.mean(picks) == pytest.approx(0.33, abs=0.09)
+
+
+def test_which_of_a_batch_lie_on_the_tumour():
+    drawn = np.array([True, False])
+    np.testing.assert_array_equal(tumour_patches(drawn[:1], 0, 1, 0.33), [True])
+    np.testing.assert_array_equal(tumour_patches(drawn, 0, 2, 0.33), [False, True])
+    of_six = [tumour_patches(drawn[:1], i, 6, 0.33)[0] for i in range(6)]
+    assert of_six == [False] * 4 + [True] * 2
+
+
+def test_the_parts_of_a_batch_together_are_the_batch(cohort):
+    cases = sorted(cohort.cases)
+    options = {"batch": 4, "seed": 0, "augment": AUGMENT}
+    whole = take(iter(training_data(cohort, cases, PATCHES, **options)), 3)
     halves = [
-        training_data(
-            cohort, sorted(cohort.cases), batch=4, seed=0, augment=AUGMENT, part=(part, 2)
-        )
+        take(iter(training_data(cohort, cases, PATCHES, **options, part=(part, 2))), 3)
         for part in (0, 1)
     ]
-    first, second = (next(iter(half))["patch_pick"] >= 0 for half in halves)
-    np.testing.assert_array_equal([*first, *second], [False, False, False, True])
+    for batch, *parts in zip(whole, *halves, strict=True):
+        together = jax.tree.map(lambda a, b: np.concatenate([a, b]), *parts)
+        assert equal(batch, together)
+
+
+def test_patches_are_what_the_case_has_there(cohort):
+    """Not rotated: the patch within what was read is a part of the case, wherever it is."""
+    still = AUGMENT | {"rotation_probability": 0.0, "mixup_probability": 0.0}
+    cases = sorted(cohort.cases)
+    for batch in take(data(cohort, inputs=PATCHES, augment=still), 12):
+        assert shapes(batch) == shapes(batch_shapes(2, PATCHES))
+        for i in range(2):
+            case = read_case(cohort.path(cases[batch["case"][i]]))
+            start = np.round(batch["centre"][i] - (np.array(PATCHES.shape) - 1) / 2).astype(int)
+            patch = tuple(slice(a, a + n) for a, n in zip(start, PATCHES.shape, strict=True))
+            ct = batch["images"]["ct"][i][patch]
+            windows = np.lib.stride_tricks.sliding_window_view(case.images["ct"], PATCHES.shape)
+            assert (windows == ct).all((3, 4, 5)).any()
+            pet = batch["images"]["pet"][i][patch]
+            mean, sd = case.statistics["pet"]
+            windows = np.lib.stride_tricks.sliding_window_view(case.images["pet"], PATCHES.shape)
+            expected = (windows - mean) / np.sqrt(sd**2 + 1e-5)
+            assert np.isclose(expected, pet, atol=1e-4).all((3, 4, 5)).any()
+
+
+def test_patches_are_mixed_where_they_lie(cohort):
+    """The mean of two patches, each of its own place, and not of what was read around them."""
+    one, other = (StoredCase(cohort.path(case)) for case in sorted(cohort.cases)[:2])
+    starts, still = ((0, 8, 3), (10, 0, 8)), np.eye(3)
+    elements = [dataset._read_element(one, PATCHES, starts[0], still)]
+    elements.append(dataset._read_element(other, PATCHES, starts[1], still, elements[0].centre))
+    mixed = dataset.mixup(*elements)
+    begin = np.round(mixed.centre - (np.array(PATCHES.shape) - 1) / 2).astype(int)
+    found = mixed.images["ct"][
+        tuple(slice(a, a + n) for a, n in zip(begin, PATCHES.shape, strict=True))
+    ]
+    parts = [
+        stored.read(start, np.add(start, PATCHES.shape)).images["ct"].astype(float)
+        for stored, start in zip((one, other), starts, strict=True)
+    ]
+    np.testing.assert_allclose(found, np.mean(parts, 0), rtol=1e-6)
+
+
+def test_a_patch_begins_anywhere_or_around_a_voxel_of_a_class():
+    shape, patch = (20, 12, 6), (8, 8, 8)
+    voxels = [np.array([[10, 3, 2], [0, 0, 0]]), np.array([[19, 11, 5]])]
+
+    def start(pick, place=(0.0, 0.999, 0.5)):
+        return patch_start(shape, patch, np.array(place), voxels, pick).tolist()
+
+    assert start(-1.0) == [0, 4, -1]  # of 13 and 5 starts; too small a case lies in the middle
+    assert start(0.0) == [6, 0, -1]  # around the first voxel of the first class
+    assert start(0.3) == [0, 0, -1]  # of the second, as far as the patch stays within
+    assert start(0.9) == [12, 4, -1]  # the second class has the same share, with one voxel
+    assert patch_start(shape, patch, np.zeros(3), [], 0.5).tolist() == [0, 0, -1]
+
+
+def test_what_is_read_holds_every_rotated_patch():
+    """The corners of patches that are turned by any of the angles, with a voxel to spare."""
+    patch, largest = np.array([9, 12, 15]), (100, 100, 100)
+    for spacing in ([1, 1, 1], [3, 1, 2]):
+        read = np.array(read_shape(patch, 45.0, [spacing], largest))
+        generator = np.random.default_rng(0)
+        for _ in range(300):
+            matrix = rotation_matrix(generator.uniform(-45, 45, 3), spacing)
+            assert (2 * np.abs(matrix) @ ((patch - 1) / 2) + 2 <= read).all()
+    assert read_shape(patch, 0.0, [[1, 1, 1]], largest) == (9, 12, 15)
+    assert read_shape(patch, 45.0, [[1, 1, 1]], (10, 40, 40))[0] == 10
 
 
 def test_a_mixup_partner_is_another_case(cohort):
     always = AUGMENT | {"mixup_probability": 1.0}
     cases = sorted(cohort.cases)[:3]
-    batches = take(iter(training_data(cohort, cases, batch=1, seed=0, augment=always)), 60)
+    batches = take(iter(training_data(cohort, cases, INPUTS, batch=1, seed=0, augment=always)), 60)
     pairs = [(int(b["case"][0]), int(b["partner"][0])) for b in batches]
     assert all(a != b for a, b in pairs)
     assert len(set(pairs)) == 6
-    (alone,) = take(iter(training_data(cohort, cases[:1], batch=1, seed=0, augment=always)), 1)
-    np.testing.assert_array_equal(alone["ct"][0], read_case(cohort.path(cases[0])).ct)
+    (alone,) = take(
+        iter(training_data(cohort, cases[:1], INPUTS, batch=1, seed=0, augment=always)), 1
+    )
+    case = read_case(cohort.path(cases[0]))
+    np.testing.assert_array_equal(alone["images"]["ct"][0], case.images["ct"])
 
 
 def test_every_epoch_has_every_case_in_another_order(cohort):
@@ -136,4 +237,4 @@ def test_evaluation_goes_through_the_cases_in_order(cohort):
 
 def test_no_cases_is_an_error(cohort):
     with pytest.raises(ConfigError, match="0 cases"):
-        training_data(cohort, [], batch=1, seed=0, augment=AUGMENT)
+        training_data(cohort, [], INPUTS, batch=1, seed=0, augment=AUGMENT)

@@ -46,7 +46,10 @@ def test_a_gpus_plan_shows_what_rematerialisation_saves(config):
 @needs_compiler
 def test_gradients_of_several_gpus_are_reduced(config):
     config = config | {"mesh": {"data": 2, "space": 1}}
-    assert set(Plan(config, "a100-40").train_step(2).collectives) == {"all-reduce"}
+    plan = Plan(config, "a100-40")
+    assert set(plan.train_step(2).collectives) == {"all-reduce"}
+    alone = Plan(config | {"mesh": {"data": 1, "space": 1}}, "a100-40").prediction()
+    assert plan.prediction().peak_bytes == alone.peak_bytes  # of one volume: on one device
 
 
 @pytest.mark.parametrize("name", GPUS)

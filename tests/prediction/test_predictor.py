@@ -9,7 +9,7 @@ from isanet_jax.cases.grid import resample
 from isanet_jax.datasets.layout import Scan
 from isanet_jax.errors import ConfigError
 from isanet_jax.prediction import predictor as module
-from isanet_jax.prediction.predictor import Predictor, entropy, to_ct_grid
+from isanet_jax.prediction.predictor import Predictor, entropy, to_grid_of
 from isanet_jax.volume import Volume
 
 OBLIQUE = np.array(
@@ -25,7 +25,7 @@ def test_the_part_that_is_resampled_is_the_part_that_matters(generator):
     for centre in ([20, 22, 8], [0, 40, 15], [39, 43, 0], [200, 0, 0]):
         affine = np.diag([2.0, -1.5, 1.0, 1.0])[[2, 1, 0, 3]]
         affine[:3, 3] = (OBLIQUE @ [*centre, 1])[:3] - affine[:3, :3] @ [3.5, 3.5, 3.5]
-        out = to_ct_grid(values, affine, ct)
+        out = to_grid_of(values, affine, ct)
         expected = resample(Volume(values, affine), ct.data.shape, OBLIQUE, order=1, fill=0.0)
         np.testing.assert_allclose(out.data, expected, atol=1e-6)
         reached.append((out.data > 0).mean())
@@ -35,9 +35,9 @@ def test_the_part_that_is_resampled_is_the_part_that_matters(generator):
 
 def test_an_ensemble_is_the_mean_of_its_networks(trained, trained_again, cohort):
     case = read_case(cohort.path(sorted(cohort.cases)[0]))
-    alone = [Predictor([w]).probability(case.ct, case.pet) for w in (trained, trained_again)]
+    alone = [Predictor([w]).probabilities([case])[0][..., 0] for w in (trained, trained_again)]
     assert np.abs(alone[0] - alone[1]).max() > 0.05
-    together = Predictor([trained, trained_again]).probability(case.ct, case.pet)
+    together = Predictor([trained, trained_again]).probabilities([case])[0][..., 0]
     np.testing.assert_allclose(together, np.mean(alone, 0), atol=1e-6)
 
 
@@ -64,8 +64,8 @@ def test_entropy_is_scipys_and_bounded():
 
 def test_half_precision_predicts_nearly_the_same(trained, cohort):
     case = read_case(cohort.path(sorted(cohort.cases)[0]))
-    full = Predictor([trained]).probability(case.ct, case.pet)
-    half = Predictor([trained], half=True).probability(case.ct, case.pet)
+    full = Predictor([trained]).probabilities([case])[0][..., 0]
+    half = Predictor([trained], half=True).probabilities([case])[0][..., 0]
     assert half.dtype == np.float32
     assert np.abs(half - full).max() > 0
     assert np.abs(half - full).mean() < 0.01
@@ -77,7 +77,7 @@ def test_one_folder_is_one_run(trained):
 
 def test_windows_are_for_scans_without_a_box(trained):
     predictor = module.Predictor(trained)
-    scan = Scan("a", "ct", "pet", None, "a")
+    scan = Scan("a", {"ct": "ct", "pet": "pet"}, None, "a")
     assert predictor.settings.fit == "crop"
     assert predictor._needs_windows(scan)
     boxed = dataclasses.replace(scan, box_mm=np.array([[0, 0, 0], [9, 9, 9]]))

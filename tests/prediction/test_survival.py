@@ -166,15 +166,14 @@ def test_a_large_batch_asks_for_no_more_than_there_are_windows():
 
     batches = []
 
-    def probability(ct, pet):
-        batches.append(len(ct))
-        return np.zeros(ct.shape, np.float32)
+    def probability(cases):
+        batches.append(len(cases))
+        return np.zeros((len(cases), 16, 16, 16, 1), np.float32)
 
     ct = Volume(np.zeros((8, 8, 8), np.float32), np.eye(4))
     settings = Settings(size=16, spacing_mm=1.0)
-    windows.predict_windows(
-        probability, ct, ct, settings, batch=1000, progress=lambda _, groups: groups
-    )
+    images = {"ct": ct, "pet": ct}
+    windows.predict_windows(probability, images, settings, classes=1, batch=1000)
     assert batches == [1]
 
 
@@ -185,7 +184,7 @@ def test_windows_over_a_field_that_no_scan_has_are_refused_before_they_are_made(
     ct = Volume(np.zeros((4, 4, 4), np.float32), np.diag([900.0, 900.0, 900.0, 1.0]))
     with pytest.raises(DataError, match="expected at most 1073741824 voxels"):
         windows.predict_windows(
-            None, ct, ct, Settings(size=16, spacing_mm=1.0), batch=1, progress=None
+            None, {"ct": ct, "pet": ct}, Settings(size=16, spacing_mm=1.0), classes=1, batch=1
         )
 
 

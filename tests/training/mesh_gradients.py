@@ -14,7 +14,7 @@ jax.config.update("jax_enable_x64", True)
 
 from isanet_jax.distributed.mesh import make_mesh
 from isanet_jax.network.config import ModelConfig
-from isanet_jax.pipeline.dataset import rotation_matrix
+from isanet_jax.pipeline.dataset import Inputs, rotation_matrix
 from isanet_jax.training.step import init_state, make_train_step
 
 LOSS = {"dice_squared": False, "dice_smooth": 1e-3, "alpha": 0.5, "gamma": 2.0, "focal_weight": 1.0}
@@ -28,13 +28,12 @@ def batch_of(count, size):
     noise = generator.normal(size=(2, count, size, size, size))
     angles = [[20, -10, 5], *[[0, 0, 0]] * (count - 1)]
     return {
-        "ct": 300 * ct + 50 * noise[0],
-        "pet": np.abs(3 * pet + noise[1]),
-        "label": (label > 0.7).astype(float),
+        "images": {"ct": 300 * ct + 50 * noise[0], "pet": np.abs(3 * pet + noise[1])},
+        "labels": {"tumour": (label > 0.7).astype(float)},
+        "outside": {"ct": np.full(count, -1024.0), "pet": np.zeros(count)},
         "rotation": np.stack([rotation_matrix(a, (1, 1, 1)) for a in angles]).astype(float),
         "mirror": np.array([[True, False, True]] * count),
-        "patch_place": np.zeros((count, 3), np.float32),
-        "patch_pick": np.zeros(count, np.float32),
+        "centre": np.full((count, 3), (size - 1) / 2),
         "case": np.zeros(count, np.int32),
         "partner": np.zeros(count, np.int32),
     }
@@ -57,7 +56,9 @@ def gradients(name, data, space, size, batch, remat):
     graphdef, state = init_state(model, optimizer, 0)
     state = state._replace(params=jax.tree.map(lambda x: x.astype("float64"), state.params))
     before = jax.device_get(state.params)
-    step = make_train_step(graphdef, optimizer, mesh, loss=LOSS)
+    shape = (size,) * 3
+    inputs = Inputs({"ct": "ct", "pet": "pet"}, ("tumour",), shape, shape)
+    step = make_train_step(graphdef, optimizer, mesh, inputs, loss=LOSS)
     state, metrics = step(state, batch_of(batch, size))
     after = jax.device_get(state.params)
     return float(metrics["loss"]), jax.tree.leaves(jax.tree.map(np.subtract, before, after))

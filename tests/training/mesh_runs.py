@@ -3,6 +3,7 @@
 Run by test_mesh.py in a process of its own: eight made-up devices, no optimisation by LLVM.
 """
 
+import dataclasses
 import json
 import os
 import shutil
@@ -37,8 +38,11 @@ def config_on(cohort_folder, data, space):
     return config
 
 
-def three(image):
-    return np.stack([image[::-1], image[:, ::-1], image])
+def three(case):
+    """The case after two of its mirror images."""
+    flips = (np.s_[::-1], np.s_[:, ::-1])
+    mirrored = [{name: x[flip] for name, x in case.images.items()} for flip in flips]
+    return [*(dataclasses.replace(case, images=images) for images in mirrored), case]
 
 
 def main():
@@ -61,7 +65,7 @@ def main():
         # a time, of which the first two are others.
         predictor = Predictor([folder / name], checkpoint="latest")
         assert predictor.devices == (2 if name.endswith("1x4") else 8)
-        probability = predictor.probabilities(*map(three, (case.ct, case.pet)))[2]
+        probability = predictor.probabilities(three(case))[2][..., 0]
         found[name] = {
             "losses": {line["step"]: line["loss"] for line in lines if "loss" in line},
             "dsc": [line["validation_dsc"] for line in lines if "validation_dsc" in line],

@@ -44,7 +44,7 @@ def test_overrides_are_typed_and_reach_the_network():
     assert config["fold"] == 3
     made = model_config(config)
     assert (made.modalities, made.fusion_weights) == (("pet",), (1.0, 2.0))
-    assert (made.dtype, made.size) == ("bfloat16", 144)
+    assert (made.dtype, made.shape) == ("bfloat16", (144, 144, 144))
 
 
 @pytest.mark.parametrize(

@@ -20,11 +20,12 @@ from isanet_jax.errors import CheckpointError, ConfigError, DataError, IsaNetErr
 from isanet_jax.locks import only_here
 from isanet_jax.network import systems
 from isanet_jax.network.config import ModelConfig
+from isanet_jax.pipeline.dataset import standardised
 from isanet_jax.prediction.predictor import Predictor
 from isanet_jax.training import loop
 from isanet_jax.training import run as run_module
 from isanet_jax.training.checkpoint import Checkpoints, load_params
-from isanet_jax.training.config import model_config
+from isanet_jax.training.config import make_inputs, model_config
 from isanet_jax.training.cost import StepCost
 from isanet_jax.training.log import RunLog, read_log
 from isanet_jax.training.optimizer import make_optimizer
@@ -247,7 +248,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_cases(config, tmp_path, c
     with pytest.raises(IsaNetError, match="loss is not finite at step .*phantom_00") as error:
         loop.train(config, tmp_path)
     with np.load(tmp_path / "nonfinite_batch.npz") as batch:
-        assert batch["ct"].shape == (1, 16, 16, 16)
+        assert batch["images.ct"].shape == (1, 16, 16, 16)
         named = [c for c in cohort.cases if c in str(error.value)]
         assert len(named) == len({int(batch["case"][0]), int(batch["partner"][0])})
 
@@ -265,16 +266,14 @@ def test_one_step_of_two_samples_is_the_mean_of_their_gradients(config, cohort):
     from isanet_jax.pipeline.dataset import training_data
 
     optimizer = make_optimizer(lambda step: 1e-3)
-    batch = next(
-        iter(
-            training_data(cohort, sorted(cohort.cases), batch=1, seed=0, augment=config["augment"])
-        )
-    )
-    double = {name: np.concatenate([value, value]) for name, value in batch.items()}
+    inputs, cases = make_inputs(config, cohort), sorted(cohort.cases)
+    options = {"batch": 1, "seed": 0, "augment": config["augment"]}
+    batch = next(iter(training_data(cohort, cases, inputs, **options)))
+    double = jax.tree.map(lambda value: np.concatenate([value, value]), batch)
     results = []
     for data in (batch, double):
         graphdef, state = init_state(model_config(config), optimizer, 0)
-        step = make_train_step(graphdef, optimizer, make_mesh(1, 1), loss=config["loss"])
+        step = make_train_step(graphdef, optimizer, make_mesh(1, 1), inputs, loss=config["loss"])
         _, metrics = step(state, data)
         results.append({name: float(value) for name, value in metrics.items()})
     assert results[0] == pytest.approx(results[1], rel=1e-5)
@@ -325,20 +324,26 @@ def test_patches_sgd_deep_supervision_and_mirrors_train_and_predict(config, coho
     )
     graphdef, _ = systems.create(model_config(config), jax.random.key(0))
     # Windows; validation is without mirror images.
-    predict = make_predict(graphdef, make_mesh(1, 1), patch=8)
+    kinds = {"ct": "ct", "pet": "pet"}
+    windows = {"window": (8, 8, 8), "of_volume": False}
+    predict = make_predict(graphdef, make_mesh(1, 1), tuple(kinds.items()), **windows)
+
+    def probability_of(case, axes=()):
+        images, _ = standardised(case.images, case.statistics, kinds, of_volume=False)
+        found = predict(params, {name: np.flip(x, axes)[None] for name, x in images.items()})
+        return np.flip(np.asarray(found)[0, ..., 0], axes)
+
     epoch = description["progress"]["best_epoch"]
     (best,) = (c for c in lines if c["epoch"] == epoch and "validation_dsc" in c)
     for name, dsc in best["cases"].items():
         case = read_case(cohort.path(name))
-        mask = np.asarray(predict(params, case.ct[None], case.pet[None]))[0] >= 0.5
+        mask = probability_of(case) >= 0.5
         label = case.label > 0
         assert dsc == pytest.approx(2 * (mask & label).sum() / (mask.sum() + label.sum()))
     mean = np.zeros((16, 16, 16))
     for flips in itertools.product((False, True), repeat=3):
-        axes = np.flatnonzero(flips).tolist()
-        flipped = np.flip(case.ct, axes)[None], np.flip(case.pet, axes)[None]
-        mean += np.flip(predict(params, *flipped)[0], axes) / 8
-    probability = Predictor([tmp_path]).probability(case.ct, case.pet)
+        mean += probability_of(case, np.flatnonzero(flips).tolist()) / 8
+    probability = Predictor([tmp_path]).probabilities([case])[0][..., 0]
     np.testing.assert_allclose(probability, mean, atol=1e-5)
 
 
@@ -392,8 +397,11 @@ def test_a_step_that_cannot_fit_is_refused_with_what_would(
 ):
     """The needs are made up here: compiling each setting takes minutes."""
 
-    def needs(train_step, state, config):
-        peak = 8 if config["model"]["remat"] == "none" else 5
+    asked = []
+
+    def needs(train_step, state, batch_size, inputs):
+        asked.append(batch_size)
+        peak = 8 if len(asked) == 1 else 5  # the config's, then the settings that save
         return None, StepCost(1e9, peak * 2**30, 0, 0, 0, {})
 
     monkeypatch.setattr(run_module, "compile_with_cost", needs)
@@ -416,18 +424,22 @@ def test_parameters_that_are_not_finite_are_not_saved(config, tmp_path):
 
 
 def test_a_validation_that_is_not_finite_is_an_error(config, cohort):
-    def predict(params, ct, pet):
+    def predict(params, images):
+        ct = images["ct"][..., None]
         return jax.numpy.where(ct > -2000, jax.numpy.nan, ct)
 
+    run, state = run_module.build_run(config, cohort, make_mesh(1, 1))
     with pytest.raises(IsaNetError, match="not finite on the validation case phantom_00"):
-        validate(predict, None, cohort, sorted(cohort.cases)[:2], make_mesh(1, 1))
+        validate(dataclasses.replace(run, predict=predict), state.params)
 
 
 def test_only_a_better_network_replaces_the_best(config, tmp_path, monkeypatch):
     """By however little; an equal one does not."""
     found = iter([0.5, 0.49, 0.5, 0.501, 0.5009])
     monkeypatch.setattr(
-        loop, "validate", lambda *_: {"mean": (dsc := next(found)), "cases": {"a": dsc}}
+        loop,
+        "validate",
+        lambda *_: {"mean": (dsc := next(found)), "cases": {"a": dsc}, "classes": {}},
     )
     saved, save = [], Checkpoints.save_best
 
@@ -461,12 +473,13 @@ def test_labels_that_are_all_empty_are_refused(config, cohort):
     for which, what in (("train", "training"), ("selection", "validation")):
         parts = split_cohort(config, cohort)
         cases = {
-            case: entry | ({"volume_case_ml": 0.0} if case in getattr(parts, which) else {})
+            case: entry
+            | ({"volumes_case_ml": {"tumour": 0.0}} if case in getattr(parts, which) else {})
             for case, entry in cohort.cases.items()
         }
         emptied = dataclasses.replace(cohort, cases=cases)
         with pytest.raises(DataError, match=f"labels of all . {what} cases are empty"):
-            check_labels(emptied, parts)
+            check_labels(config, emptied, parts)
 
 
 def test_a_signal_is_heard_while_the_step_is_compiled(config, tmp_path, monkeypatch):
@@ -518,12 +531,10 @@ def test_a_reader_that_leaves_does_not_stop_the_training(trained, config, cohort
 
 def test_sixty_validations_leave_nothing_behind(trained, config, cohort):
     """Files, threads and memory: of the data's readers, and of what is computed."""
-    graphdef, params = systems.create(model_config(config), jax.random.key(0))
-    mesh = make_mesh(1, 1)
-    predict = make_predict(graphdef, mesh)
+    run, state = run_module.build_run(config, cohort, make_mesh(1, 1))
     used = []
     for _ in range(60):
-        validate(predict, params, cohort, sorted(cohort.cases), mesh)
+        validate(run, state.params)
         with open("/proc/self/statm") as file:
             mib = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
         used.append((len(os.listdir("/proc/self/fd")), threading.active_count(), mib))

@@ -35,6 +35,39 @@ def test_losses_agree_with_their_equations(generator):
     assert focal_loss(logits, label, alpha=0.3, gamma=1.5) == pytest.approx(focal, rel=1e-5)
 
 
+def test_a_batchs_dice_is_that_of_its_samples_as_one(generator):
+    logits = generator.normal(size=SHAPE)
+    label = generator.choice([0.0, 1.0], size=SHAPE)
+    label[0] = 0  # alone, it would count 1
+    together = [a.transpose(4, 0, 1, 2, 3).reshape(1, 3, -1, 4, 5) for a in (logits, label)]
+    dice, squared, _ = naive(*(a.transpose(0, 2, 3, 4, 1) for a in together))
+    logits, label = jnp.float32(logits), jnp.float32(label)
+    assert dice_loss(logits, label, of_batch=True) == pytest.approx(dice, rel=1e-5)
+    found = dice_loss(logits, label, squared=True, of_batch=True)
+    assert found == pytest.approx(squared, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", losses.LOSSES)
+def test_unknown_voxels_are_as_if_they_were_not_there(generator, name):
+    """Against a volume without them; and no gradient comes from them."""
+    logits = generator.normal(size=(1, 6, 4, 5, 2)).astype("f4")
+    label = generator.choice([0, 0.5, 1], size=logits.shape).astype("f4")
+    ignored = np.zeros((1, 6, 4, 5), "f4")
+    ignored[:, 4:] = 0.5
+
+    def loss(z, y, ignored=None):
+        return segmentation_loss(
+            Output(z), y, name=name, ignored=ignored, **PLAIN, focal_weight=1.0
+        )
+
+    value, gradient = jax.value_and_grad(lambda z: loss(z, label, ignored)[0])(jnp.array(logits))
+    assert value == pytest.approx(float(loss(logits[:, :4], label[:, :4])[0]), rel=1e-5)
+    assert not gradient[:, 4:].any()
+    assert gradient[:, :4].all()
+    nothing = loss(logits, label, np.ones_like(ignored))[0]
+    assert np.isfinite(nothing)
+
+
 def test_focal_loss_of_one_half():
     label = jnp.zeros(SHAPE).at[0].set(1)
     assert focal_loss(jnp.zeros(SHAPE), label) == pytest.approx(0.086643, abs=1e-6)

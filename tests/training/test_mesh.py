@@ -24,7 +24,8 @@ def start(name, *arguments):
     return subprocess.Popen(
         [sys.executable, "-m", f"tests.training.{name}", *map(str, arguments)],
         cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {_FLAGS}", "JAX_PLATFORMS": "cpu"},
+        env=os.environ
+        | {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {_FLAGS}", "JAX_PLATFORMS": "cpu"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -32,17 +32,22 @@ def fuse(q: jax.Array, k: jax.Array, fusion: str) -> jax.Array:
     """
     if fusion == "product":
         return to_float32(q) * to_float32(k)
-    height, width = q.shape[2:4]
-    if height != width:
-        raise ConfigError(
-            f"model.fusion {fusion!r} multiplies square slices, and these are {height} x {width}; "
-            "use model.fusion 'product' or a cubic size"
-        )
+    _check_square(q.shape[2:4], fusion)
+    width = q.shape[3]
     precise = jnp.promote_types(q.dtype, jnp.float32)
     # Channels before space, as they lie on a GPU: then the batched product moves nothing.
     q, k = (jnp.moveaxis(a, -1, 1) for a in (q, k))
     fused = jnp.moveaxis(jnp.matmul(q, k, preferred_element_type=precise), 1, -1)
     return fused / width**0.5 if fusion == "matmul_scaled" else fused
+
+
+def _check_square(slices, fusion):
+    height, width = slices
+    if height != width:
+        raise ConfigError(
+            f"model.fusion {fusion!r} multiplies square slices, and these are {height} x {width} "
+            "(H x W); use model.fusion 'product', or a patch or size with H = W"
+        )
 
 
 class ISA(nnx.Module):
@@ -53,6 +58,8 @@ class ISA(nnx.Module):
     """
 
     def __init__(self, channels, config: ModelConfig, *, rngs):
+        if config.fusion != "product":  # before anything is compiled
+            _check_square(config.shape[1:], config.fusion)
         form = config.convolution
         self.channel_gate = ChannelGate(channels, 2 * channels, rngs=rngs)  # Eqs. 2-3
         self.query = ConvBlock(channels, channels, 3, form=form, rngs=rngs)

@@ -1,0 +1,227 @@
+"""Three images, overlapping classes, voxels to ignore, cases of any shape: from files to scores."""
+
+import csv
+import json
+
+import nibabel
+import numpy as np
+import pytest
+
+import isanet_jax as isa
+from isanet_jax.cases.case import StoredCase, read_case
+from isanet_jax.cases.cohort import read_cohort
+from isanet_jax.cli import evaluate, predict, prepare
+from isanet_jax.datasets.phantom import make_phantom
+from isanet_jax.errors import ConfigError, DataError
+from isanet_jax.evaluation.evaluate import MEAN
+from isanet_jax.training.config import check_config, plain_config
+from isanet_jax.training.log import read_log
+from isanet_jax.volume import Volume, write_volume
+
+IMAGES = ("ct", "pet", "t1")
+# Values of the label: 1 and 2 are tumour, 2 its hot part; 5 is unknown.
+CLASSES = ["whole=1,2", "hot=2"]
+
+
+def make_scan(folder, number):
+    """A phantom with a third image, its tumours in two parts, of a field of its own size."""
+    ct, pet, label = make_phantom(np.random.default_rng(number))
+    top = 60 - 5 * number
+    cut = (slice(None), slice(None), slice(0, top))
+    t1 = Volume((ct.data[cut] > -300) * (200.0 + number) + label.data[cut] * 100, ct.affine)
+    values = label.data[cut] * np.where(np.arange(top) % 2, 1, 2).astype(np.uint8)
+    values[:4, :4, :4] = 5
+    volumes = {"ct": Volume(ct.data[cut], ct.affine), "pet": pet, "t1": t1}
+    for name, volume in volumes.items():
+        write_volume(folder / f"{name}.nii.gz", volume)
+    write_volume(folder / "label.nii.gz", Volume(values, ct.affine))
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("several")
+    rows = ["case,ct,pet,t1,label"]
+    for number in range(4):
+        make_scan(folder / f"P{number}", number)
+        files = [f"P{number}/{name}.nii.gz" for name in (*IMAGES, "label")]
+        rows.append(",".join([f"P{number}", *files]))
+    (folder / "cases.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cases(source):
+    output = source / "cases"
+    prepare.main(["table", "--source", str(source / "cases.csv"), "--output", str(output),
+                  "--images", ",".join(IMAGES), "--classes", *CLASSES, "--ignore", "5",
+                  "--fit", "whole", "--spacing-mm", "12", "12", "14", "--folds", "2",
+                  "--workers", "1"])  # fmt: skip
+    return output
+
+
+@pytest.fixture(scope="module")
+def config(cases):
+    config = isa.get_config("phantom")
+    config.data.cases, config.data.phantoms = str(cases), 0
+    config.data.images, config.data.classes = IMAGES, ("whole", "hot")
+    config.data.fit, config.data.spacing_mm = "whole", (12.0, 12.0, 14.0)
+    config.data.patch = (4, 8, 8)
+    config.model.width, config.model.levels = 2, 2
+    config.selection = "paper"
+    config.train.epochs, config.train.steps_per_epoch, config.train.validate_every = 2, 3, 1
+    return config
+
+
+@pytest.fixture(scope="module")
+def workdir(config, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "several"
+    assert isa.train(config, workdir)
+    return workdir
+
+
+def test_a_case_of_any_shape_holds_images_and_bits(cases, source):
+    cohort = read_cohort(cases)
+    assert cohort.settings["classes"] == {"whole": [1, 2], "hot": [2]}
+    shapes = set()
+    for name in cohort.cases:
+        case = read_case(cohort.path(name))
+        shapes.add(case.label.shape)
+        assert tuple(case.images) == IMAGES
+        assert {image.shape for image in case.images.values()} == {case.label.shape}
+        np.testing.assert_allclose(case.meta["spacing_mm"], [14, 12, 12])
+        masks = case.masks(("whole", "hot"))
+        assert not (masks["hot"] & ~masks["whole"]).any()
+        assert 0 < masks["hot"].sum() < masks["whole"].sum()
+        # The MRI's statistics are the body's, whatever air is around it.
+        mean, sd = case.statistics["t1"]
+        assert 150 < mean < 300
+        assert sd < 100
+        stored = StoredCase(cohort.path(name))
+        for of_class in ("whole", "hot"):
+            voxels = stored.samples(of_class)
+            assert len(voxels) == masks[of_class].sum()
+            assert masks[of_class][tuple(voxels.T)].all()
+    assert len(shapes) > 1
+    ignored = read_case(cohort.path("P0")).ignored
+    assert ignored is not None
+
+
+def test_training_validates_each_class(workdir, config):
+    lines = read_log(workdir / "metrics.jsonl")
+    checks = [line for line in lines if "validation_dsc" in line]
+    assert checks[-1]["classes"].keys() == {"whole", "hot"}
+    assert np.isfinite([line["loss"] for line in lines if "loss" in line]).all()
+    check_config(plain_config(config))
+
+
+def test_an_evaluation_has_each_class_and_their_mean(workdir):
+    evaluate.main(["--workdir", str(workdir), "--overwrite"])
+    content = json.loads((workdir / "eval" / "metrics.json").read_text())
+    assert content["classes"].keys() == {"whole", "hot"}
+    for case, mean in content["cases"].items():
+        each = [content["classes"][name]["cases"][case] for name in ("whole", "hot")]
+        assert mean["dsc"] == pytest.approx(np.mean([m["dsc"] for m in each]))
+        assert mean["tp"] == sum(m["tp"] for m in each)
+    aggregated = [content["classes"][name]["summary"]["dsc_agg"] for name in ("whole", "hot")]
+    assert content["summary"]["dsc_agg"] == pytest.approx(np.mean(aggregated))
+    with open(workdir / "eval" / "metrics.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["class"] for row in rows} == {"whole", "hot", MEAN}
+    assert "network: hot" in (workdir / "eval" / "report.md").read_text()
+
+
+def test_a_prediction_has_a_value_for_each_class(workdir, source, tmp_path, capsys):
+    at = source / "P1"
+    images = ["--ct", str(at / "ct.nii.gz"), "--pet", str(at / "pet.nii.gz")]
+    images += ["--image", f"t1={at / 't1.nii.gz'}"]
+    run = isa.load(workdir)
+    found = run.predict(*(str(at / f"{name}.nii.gz") for name in IMAGES))
+    by_name = run.predict(
+        str(at / "ct.nii.gz"), t1=str(at / "t1.nii.gz"), pet=str(at / "pet.nii.gz")
+    )
+    np.testing.assert_array_equal(found.probability, by_name.probability)
+    words = ["--workdir", str(workdir), *images]
+    predict.main([*words, "--output", str(tmp_path / "m.nii.gz"), "--lesions",
+                  str(tmp_path / "l.csv")])  # fmt: skip
+    written = np.asarray(nibabel.load(tmp_path / "m.nii.gz").dataobj)
+    masks = found.masks
+    np.testing.assert_array_equal(written == 2, masks["hot"])
+    np.testing.assert_array_equal(written == 1, masks["whole"] & ~masks["hot"])
+    assert found.mask.sum() == (masks["whole"] | masks["hot"]).sum()
+    rows = list(csv.DictReader((tmp_path / "l.csv").read_text().splitlines()))
+    assert {row["class"] for row in rows} == {n for n, mask in masks.items() if mask.any()}
+    predict.main([*words, "--output", str(tmp_path / "hot.nii.gz"), "--class", "hot"])
+    alone = np.asarray(nibabel.load(tmp_path / "hot.nii.gz").dataobj)
+    np.testing.assert_array_equal(alone, masks["hot"])
+    with pytest.raises(ConfigError, match="--class is 'cold'; this run has whole, hot"):
+        predict.main([*words, "--output", str(tmp_path / "c.nii.gz"), "--class", "cold"])
+    with pytest.raises(ConfigError, match="give --ct and --pet and --image t1=FILE, or --table"):
+        predict.main([*words[:-2], "--output", str(tmp_path / "d.nii.gz")])
+    with pytest.raises(ConfigError, match="this run takes ct, pet, t1"):
+        run.predict(str(at / "ct.nii.gz"))
+    capsys.readouterr()
+
+
+def test_ignored_voxels_change_nothing(source, tmp_path, capsys):
+    """Masks scored with and without what is unknown; a prediction there counts as neither."""
+    reference = nibabel.load(source / "P0" / "label.nii.gz")
+    values = np.asarray(reference.dataobj).copy()
+    for folder in ("p", "r"):
+        (tmp_path / folder).mkdir()
+    nibabel.save(reference, tmp_path / "r" / "a.nii.gz")
+    values[values == 5] = 2
+    nibabel.save(nibabel.Nifti1Image(values, reference.affine), tmp_path / "p" / "a.nii.gz")
+    words = ["--predictions", str(tmp_path / "p"), "--references", str(tmp_path / "r")]
+    words += ["--classes", *CLASSES, "--output", str(tmp_path / "o"), "--overwrite"]
+    evaluate.main([*words, "--ignore", "5"])
+    content = json.loads((tmp_path / "o" / "metrics.json").read_text())
+    assert content["summary"]["dsc"]["mean"] == 1
+    with pytest.raises(DataError, match="label values 0, 1, 2, 5"):
+        evaluate.main(words)
+    capsys.readouterr()
+
+
+def test_a_case_that_lacks_an_image_is_named_or_left_out(source, tmp_path, capsys):
+    table = (source / "cases.csv").read_text().replace("P3/t1.nii.gz", "P3/absent.nii.gz")
+    (source / "lacking.csv").write_text(table)
+    words = ["table", "--source", str(source / "lacking.csv"), "--output", str(tmp_path / "o"),
+             "--images", "ct,pet,t1", "--label-values", "1,2,5", "--size", "16", "--folds", "2",
+             "--workers", "1"]  # fmt: skip
+    with pytest.raises(DataError, match="case P3: no MR t1"):
+        prepare.main(words)
+    prepare.main([*words, "--skip-bad"])
+    assert sorted(read_cohort(tmp_path / "o").cases) == ["P0", "P1", "P2"]
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"images": ("ct", "pet", "t2")},
+            "have the images ct, pet, t1; the config says ct, pet, t2",
+        ),
+        ({"classes": ("whole", "cold")}, "have the classes whole, hot.*--config.data.classes="),
+        ({"spacing_mm": 12.0}, r"spacing_mm \[12.0, 12.0, 14.0\]; the config says spacing_mm 12"),
+        ({"patch": 0}, "cases of any shape are trained on in patches"),
+        ({"patch": (8, 8)}, "give one number, or three"),
+        ({"patch": (0, 8, 8)}, "give 0, or voxels along each axis"),
+        ({"patch": (4, 8, 6), "images": ("ct", "pet", "t1")}, r"8 x 6 \(H x W\)"),
+    ],
+)
+def test_a_config_that_does_not_fit_the_cases_is_refused(config, tmp_path, changes, message):
+    config = plain_config(config)
+    config["data"] |= plain_config(changes)
+    with pytest.raises(ConfigError, match=message):
+        isa.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_class_and_two_images_of_such_a_cohort_can_be_learnt(config, tmp_path):
+    config = plain_config(config)
+    config["data"] |= {"images": ["ct", "t1"], "classes": ["hot"]}
+    config["train"] |= {"epochs": 1, "steps_per_epoch": 1}
+    config["model"] |= {"name": "unet"}
+    assert isa.train(config, tmp_path / "run")
+    run = isa.load(tmp_path / "run")
+    assert (run.predictor.classes, tuple(run.predictor.settings.images)) == (("hot",), ("ct", "t1"))
