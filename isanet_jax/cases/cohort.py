@@ -72,7 +72,7 @@ def read_cohort(folder) -> Cohort:
             f"format {manifest.get('format')}",
             file=folder / "manifest.json",
             wanted=f"format {FORMAT}",
-            action=PREPARE_AGAIN,
+            action=_how_to_make_anew(manifest) or PREPARE_AGAIN,
         )
     cases = {entry["case"]: entry for entry in manifest["cases"]}
     bad = [case for case in {**cases, **folds["fold_of"]} if not CASE_ID.fullmatch(str(case))]
@@ -91,6 +91,23 @@ def read_cohort(folder) -> Cohort:
             action=f"Run the same {command('prepare')} again: it makes what is missing",
         )
     return Cohort(folder, manifest["settings"], cases, folds["fold_of"])
+
+
+def _how_to_make_anew(manifest) -> str:
+    """The command that makes an older version's cases again; "" where too little is known."""
+    layout, settings = manifest.get("layout"), manifest.get("settings")
+    if not isinstance(settings, dict) or not {"size", "fit", "spacing_mm"} <= settings.keys():
+        return ""
+    size = f"--size {settings['size']}"
+    if layout == "phantom":
+        words = ["phantom", "--output NEW", f"--cases {len(manifest['cases'])}", size]
+    else:
+        words = [str(layout), "--source DIR", "--output NEW", size, f"--fit {settings['fit']}"]
+        if settings["fit"] == "crop":
+            words.append(f"--spacing-mm {settings['spacing_mm']:g}")
+        if (values := settings.get("label_values", [1])) != [1]:
+            words.append(f"--label-values {','.join(map(str, values))}")
+    return f"Make them anew: {command('prepare')} {' '.join(words)}"
 
 
 _MANIFEST_KEYS = (

@@ -58,6 +58,23 @@ def test_a_case_of_an_older_version_is_refused_with_what_to_do(path):
         read_case(path)
 
 
+def test_a_cohort_of_an_older_version_is_refused_with_the_command_that_makes_it(
+    cohort_folder, tmp_path
+):
+    shutil.copy(cohort_folder / "folds.json", tmp_path / "folds.json")
+    manifest = json.loads((cohort_folder / "manifest.json").read_text())
+    old = {"size": 144, "fit": "crop", "spacing_mm": 1.5, "label_values": [1, 2]}
+    for layout, words in (
+        ("hecktor", "hecktor --source DIR --output NEW --size 144 --fit crop --spacing-mm 1.5 "
+                    "--label-values 1,2"),
+        ("phantom", "phantom --output NEW --cases 6 --size 144"),
+    ):  # fmt: skip
+        changed = manifest | {"format": 1, "layout": layout, "settings": old}
+        (tmp_path / "manifest.json").write_text(json.dumps(changed))
+        with pytest.raises(DataError, match=f"format 1.*Make them anew: isanet prepare {words}"):
+            read_cohort(tmp_path)
+
+
 @pytest.mark.parametrize("lost", ["ct/c/0/0/0", "label/c/0/0/0", "pet/zarr.json"])
 def test_a_chunk_that_is_missing_is_damage_and_not_zeros(path, lost):
     with zipfile.ZipFile(path) as archive:
