@@ -28,7 +28,7 @@ def get_config():
     config.augment.tumour_patch_probability = 0.67
     config.optimizer.peak_learning_rate = 2e-3
     config.optimizer.schedule = "poly"
-    config.train.epochs = 10
+    config.train.epochs = 20
     config.train.steps_per_epoch = 120
-    config.train.validate_every = 5
+    config.train.validate_every = 20  # a validation takes as long as two epochs
     return config
