@@ -103,13 +103,15 @@ def write_case(
         }
         array = tensorstore.open(spec, create=True, context=memory).result()
         array.write(np.ascontiguousarray(data)).result()
-    group = {"zarr_format": 3, "node_type": "group", "attributes": case.meta}
+    groups = {"zarr.json": case.meta, f"{_SAMPLES}/zarr.json": {}}
     store = tensorstore.KvStore.open({"driver": "memory"}, context=memory).result()
     with (
         replace_when_done(path) as partial,
         zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive,
     ):
-        archive.writestr("zarr.json", json.dumps(group))
+        for name, attributes in groups.items():
+            group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+            archive.writestr(name, json.dumps(group))
         for key in store.list().result():
             archive.writestr(key.decode(), store.read(key).result().value)
 
