@@ -286,7 +286,7 @@ class Run:
         box_mm = None if box is None else box_from_lps(box)
         kinds = self.predictor.settings.images
         given = dict(zip(kinds, images, strict=False)) | named
-        if len(images) > len(kinds) or given.keys() != kinds.keys():
+        if len(images) + len(named) != len(kinds) or given.keys() != kinds.keys():
             raise ConfigError(
                 f"{len(images)} images and {', '.join(named) or 'none'} by name are given; this "
                 f"run takes {', '.join(kinds)}"

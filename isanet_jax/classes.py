@@ -100,6 +100,10 @@ class Classes:
                 out |= (np.isin(label, values).astype(self.dtype) << index).astype(self.dtype)
         return out
 
+    def any_of(self, bits: np.ndarray) -> np.ndarray:
+        """Which voxels of a label of bits belong to a class, whichever, bool."""
+        return bits & self.dtype((1 << len(self.values)) - 1) > 0
+
     def to_json(self) -> dict:
         """As the manifest has them."""
         return {
@@ -112,6 +116,17 @@ class Classes:
 def class_mask(bits: np.ndarray, index: int) -> np.ndarray:
     """Which voxels of a label of bits belong to the class of an index, bool."""
     return (bits >> index) & 1 > 0
+
+
+def class_masks(bits: np.ndarray, settings: Mapping, names) -> dict[str, np.ndarray]:
+    """Name -> bool, of a label of bits and the settings (`Classes.to_json`) that it was made by."""
+    every = list(settings["classes"])
+    return {name: class_mask(bits, every.index(name)) for name in names}
+
+
+def ignored_mask(bits: np.ndarray, settings: Mapping) -> np.ndarray | None:
+    """Of which voxels of such a label nothing is known, bool; None where no value says so."""
+    return class_mask(bits, len(settings["classes"])) if settings["ignore"] else None
 
 
 def parse_classes(texts) -> dict[str, tuple[int, ...]]:

@@ -17,7 +17,10 @@ _LEAST_RANGE_HU = 50.0  # the noise of one tissue alone spans more
 _LARGEST = 1e30  # of values in no unit: beyond it, sums of squares overflow
 IMAGE_NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
 # Words that files and tables use for something else.
-_RESERVED = ("case", "patient", "centre", "fold", "label", "mask", "meta")
+_RESERVED = (
+    *("case", "patient", "centre", "fold", "label", "mask", "meta", "label_reference", "samples"),
+    *("x1", "x2", "y1", "y2", "z1", "z2"),
+)
 
 
 class Kind(NamedTuple):
@@ -154,6 +157,11 @@ def parse_images(text: str) -> dict[str, str]:
                 f"the image {name!r} is of the kind {kind!r}; choose from {', '.join(KINDS)}"
             )
     return images
+
+
+def pet_name(kinds) -> str | None:
+    """The name of the (first) PET among images, name -> kind; None: there is none."""
+    return next((name for name, kind in kinds.items() if kind == "pet"), None)
 
 
 def shown(name: str, kind: str) -> str:

@@ -89,6 +89,8 @@ def test_images_of_the_command_line():
     for text, message in (
         ("ct,ct", "named twice"),
         ("label", "cannot be called so"),
+        ("ct,samples", "cannot be called so"),  # a member of a case's file
+        ("ct,x1", "cannot be called so"),  # a column of a table
         ("../x", "cannot be called so"),
         ("", "cannot be called so"),
         ("x:mri", "choose from ct, pet, mr, other"),

@@ -159,6 +159,8 @@ def test_a_prediction_has_a_value_for_each_class(workdir, source, tmp_path, caps
         predict.main([*words[:-2], "--output", str(tmp_path / "d.nii.gz")])
     with pytest.raises(ConfigError, match="this run takes ct, pet, t1"):
         run.predict(str(at / "ct.nii.gz"))
+    with pytest.raises(ConfigError, match="this run takes ct, pet, t1"):
+        run.predict(*(str(at / f"{name}.nii.gz") for name in IMAGES), ct="another.nii.gz")
     capsys.readouterr()
 
 

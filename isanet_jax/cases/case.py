@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from isanet_jax.classes import class_mask
+from isanet_jax.classes import class_masks, ignored_mask
 from isanet_jax.errors import DataError
 from isanet_jax.files import replace_when_done
 from isanet_jax.runtime import command
@@ -56,14 +56,12 @@ class Case:
 
     def masks(self, classes) -> dict[str, np.ndarray]:
         """Class -> (D, H, W) bool, for names of the cohort's classes."""
-        names = list(self.meta["settings"]["classes"])
-        return {name: class_mask(self.label, names.index(name)) for name in classes}
+        return class_masks(self.label, self.meta["settings"], classes)
 
     @property
     def ignored(self) -> np.ndarray | None:
         """(D, H, W) bool: of which voxels nothing is known; None where no value says so."""
-        settings = self.meta["settings"]
-        return class_mask(self.label, len(settings["classes"])) if settings["ignore"] else None
+        return ignored_mask(self.label, self.meta["settings"])
 
 
 def write_case(

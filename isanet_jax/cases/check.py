@@ -134,7 +134,9 @@ def _read(scan, settings, row):
                 volumes[name] = read_volume(scan.image(name), case=scan.case)
         except DataError as error:
             row["errors"].append(str(error))
-    return volumes, label and Volume(label.data > 0, label.affine, label.header)
+    if label is not None:  # what is unknown is no tumour
+        label = Volume(settings.classes.any_of(label.data), label.affine, label.header)
+    return volumes, label
 
 
 def _check_label(label, volumes, kinds, row):

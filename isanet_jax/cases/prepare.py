@@ -23,7 +23,7 @@ from isanet_jax.cases.head import find_head
 from isanet_jax.classes import TUMOUR, Classes, class_mask
 from isanet_jax.datasets.layout import PET_CT, Scan
 from isanet_jax.errors import ConfigError, DataError
-from isanet_jax.kinds import KINDS, shown
+from isanet_jax.kinds import KINDS, pet_name, shown
 from isanet_jax.volume import Volume, bounds_mm, check_grid, read_volume
 
 _LABEL_ROUNDING = 1e-3
@@ -58,7 +58,7 @@ class Settings:
     region: str = "given"
 
     def __post_init__(self):
-        if self.region == "head" and "pet" not in self.images.values():
+        if self.region == "head" and not pet_name(self.images):
             raise ConfigError("the head is found on the PET, and there is none among the images")
 
     def to_json(self) -> dict:
@@ -160,8 +160,7 @@ def place(scan, volumes, settings) -> tuple[tuple[int, int, int], np.ndarray, li
     """Where a scan's case lies: shape (D, H, W), affine and warnings."""
     box_mm, warnings = scan.box_mm, []
     if box_mm is None and settings.region == "head":
-        pet = next(v for name, v in volumes.items() if settings.images[name] == "pet")
-        box_mm, has_brain = find_head(pet)
+        box_mm, has_brain = find_head(volumes[pet_name(settings.images)])
         if not has_brain:
             warnings.append("no brain found on the PET: the box may miss the head")
     first, reference = next(iter(volumes.items()))
@@ -352,8 +351,8 @@ def prepare_case(
         "reference_affine": reference.affine.tolist(),
         "reference_header": reference.header.hex() if reference.header else "",
         "images": _describe(volumes, images, settings),
-        "volume_ml": _any_class(label_reference, classes) * ml,
-        "volume_case_ml": _any_class(label_case, classes) * case_ml,
+        "volume_ml": int(np.count_nonzero(classes.any_of(label_reference))) * ml,
+        "volume_case_ml": int(np.count_nonzero(classes.any_of(label_case))) * case_ml,
         "volumes_ml": volumes_ml,
         "volumes_case_ml": volumes_case_ml,
         "warnings": told + warnings,
@@ -371,11 +370,6 @@ def _voxels(bits, classes):
         name: int(np.count_nonzero(class_mask(bits, index)))
         for index, name in enumerate(classes.names)
     }
-
-
-def _any_class(bits, classes):
-    """Voxels of a label of bits that belong to a class, whichever."""
-    return int(np.count_nonzero(bits & bits.dtype.type((1 << len(classes.names)) - 1)))
 
 
 def _describe(volumes, images, settings):
@@ -424,7 +418,7 @@ def _lost_lesions(label, label_case, affine):
 def _label_warnings(label, label_case, affine, volumes, settings):
     """What is to be told of a label of bits; of each class, where there are several."""
     classes, warnings = settings.classes, []
-    if not _any_class(label.data, classes):
+    if not classes.any_of(label.data).any():
         return ["the label is empty"]
     pets = [v for name, v in volumes.items() if settings.images[name] == "pet"]
     for index, name in enumerate(classes.names):

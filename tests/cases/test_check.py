@@ -6,6 +6,7 @@ import pytest
 
 from isanet_jax.cases.check import check, write_check
 from isanet_jax.cases.prepare import Settings
+from isanet_jax.classes import Classes
 from isanet_jax.cli.prepare import main
 from isanet_jax.datasets.layout import PET_CT
 from isanet_jax.datasets.table import read_table
@@ -149,3 +150,12 @@ def test_real_patients():
     rows = check(scans, Settings())
     assert not errors_of(rows)
     assert [row["label_on"] for row in rows] == ["CT"] * 3
+
+
+def test_what_is_unknown_is_not_counted_as_tumour(folder):
+    label = np.zeros((12, 12, 12), np.uint8)
+    label[3:6, 3:6, 3:6], label[9:] = 1, 5
+    write(folder / "P0" / "label.nii.gz", label)
+    rows = rows_of(folder, classes=Classes(ignore=(5,)))
+    assert not errors_of(rows)
+    assert (rows[0]["label_ml"], rows[0]["components"]) == (f"{27 * 64 / 1000:.2f}", "1")
