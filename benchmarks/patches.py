@@ -139,17 +139,22 @@ def nnunet(folder, patch):
 PIPELINES = {"isanet_jax": ours, "nnU-Net": nnunet}
 
 
-def worker(name, folder, patch, count):
-    """Prints patches per second, and the process's peak memory in GiB."""
-    patches = PIPELINES[name](folder, patch)
-    for _ in range(6):  # compiles, starts workers, fills queues
-        next(patches)
+def items_per_second(items, count):
+    """Of an endless pipeline, which is closed, once its functions are compiled and queues full."""
+    for _ in range(6):
+        next(items)
     started = time.perf_counter()
     for _ in range(count):
-        next(patches)
+        next(items)
     took = time.perf_counter() - started
-    patches.close()
-    print(count / took, peak_gib())
+    items.close()
+    return count / took
+
+
+def worker(name, folder, patch, count):
+    """Prints patches per second, and the process's peak memory in GiB."""
+    rate = items_per_second(PIPELINES[name](folder, patch), count)
+    print(rate, peak_gib())
 
 
 def peak_gib():

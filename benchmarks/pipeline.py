@@ -12,8 +12,8 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 
+from benchmarks.patches import items_per_second
 from isanet_jax import runtime
 
 if "isanet_jax" in sys.argv:  # this round's: before JAX is imported
@@ -101,14 +101,7 @@ PIPELINES = {"isanet_jax": ours, "MONAI": monai}
 def rate(name, folder, count):
     """Cases per second of one pipeline over the cases of a folder."""
     batches = PIPELINES[name](read_cohort(folder), hecktor.get_config().augment.to_dict())
-    for _ in range(6):  # compiles, starts workers, fills queues
-        next(batches)
-    started = time.perf_counter()
-    for _ in range(count):
-        next(batches)
-    took = time.perf_counter() - started
-    batches.close()
-    return count / took
+    return items_per_second(batches, count)
 
 
 def main():

@@ -93,6 +93,13 @@ def _open(path):
             raise error from None
 
 
+def _affine_mm(image):
+    """An image's affine, its lengths from the header's unit to mm."""
+    affine = np.asarray(image.affine, np.float64)
+    affine[:3] *= _UNIT_MM[image.header.get_xyzt_units()[0]]
+    return affine
+
+
 def read_volume(path, *, case=None, dtype=np.float32, placed=True) -> Volume:
     """Reads a NIfTI file, slope and intercept applied; lengths are read in the header's unit.
 
@@ -123,8 +130,7 @@ def read_volume(path, *, case=None, dtype=np.float32, placed=True) -> Volume:
         image = _open(path)
         shape = image.shape
         _check_size(path, image)
-        affine = np.asarray(image.affine, np.float64)
-        affine[:3] *= _UNIT_MM[image.header.get_xyzt_units()[0]]
+        affine = _affine_mm(image)
         if len(shape) in (3, 4) and min(shape) > 0 and np.isfinite(affine).all():
             check_grid(shape[:3], affine, where)
             if placed:
@@ -174,8 +180,7 @@ def read_grid(path, *, case=None) -> tuple[tuple[int, int, int], np.ndarray]:
     """Shape and affine of a NIfTI file, whose voxels are not read. Raises DataError."""
     try:
         image = _open(path)
-        affine = np.asarray(image.affine, np.float64)
-        affine[:3] *= _UNIT_MM[image.header.get_xyzt_units()[0]]
+        affine = _affine_mm(image)
         shape = tuple(int(n) for n in image.shape[:3])
         if len(shape) != 3 or not np.isfinite(affine).all():
             raise ValueError(f"shape {shape}, or an affine that is not finite")

@@ -254,9 +254,7 @@ def _prepare(args):
         spacing_mm=_one_or_three(args.spacing_mm),
         images=_images(args),
         label_values=parse_label_values(args.label_values),
-        target=args.target,
-        classes=parse_classes(args.classes or ()),
-        ignore=parse_label_values(args.ignore, "--ignore") or (),
+        **_classes(args),
         options=_options(args),
         folds=args.folds,
         seed=args.seed,
@@ -283,6 +281,15 @@ def _options(args):
 
 def _images(args):
     return parse_images(args.images) if args.images else dict(PET_CT)
+
+
+def _classes(args):
+    """What the arguments say of labels, besides the values of a single class."""
+    return {
+        "target": args.target,
+        "classes": parse_classes(args.classes or ()),
+        "ignore": parse_label_values(args.ignore, "--ignore") or (),
+    }
 
 
 def _one_or_three(numbers):
@@ -340,9 +347,7 @@ def _check(args):
         Path(args.source),
         found.scans,
         values=parse_label_values(args.label_values),
-        target=args.target,
-        classes=parse_classes(args.classes or ()),
-        ignore=parse_label_values(args.ignore, "--ignore") or (),
+        **_classes(args),
     )
     settings = Settings(images=_images(args), classes=classes)
     log = Path(args.output) / "errors.log"

@@ -13,7 +13,7 @@ from isanet_jax.comparison.cell import MASKS
 from isanet_jax.comparison.grid import Cell
 from isanet_jax.comparison.table import COLUMNS, Row, collect, tests
 from isanet_jax.evaluation.evaluate import NETWORK
-from isanet_jax.evaluation.report import SELECTION_NOTES
+from isanet_jax.evaluation.report import SELECTION_NOTES, in_voxels
 from isanet_jax.files import replace_when_done, write_csv
 from isanet_jax.metrics import METRICS
 from isanet_jax.metrics.segmentation import DISTANCES
@@ -104,7 +104,7 @@ def _conditions(comparison, cells, failures):
     lines = [
         f'- Recipe "{comparison["recipe"]}": {_RECIPES[comparison["recipe"]]}.',
         f'- Selection "{base["selection"]}": {SELECTION_NOTES[base["selection"]]}.',
-        f'- Size "{comparison["size"]}": {_voxels(base["data"])}, '
+        f'- Size "{comparison["size"]}": {in_voxels(_seen(base["data"]))}, '
         f"{base['train']['epochs']} epochs."
         + (
             " Not the paper's: only compare the methods with each other."
@@ -120,12 +120,9 @@ def _conditions(comparison, cells, failures):
     return "\n".join(lines)
 
 
-def _voxels(data):
-    """What the network sees of a case, in words."""
-    shape = data["patch"] or data["size"]
-    return (
-        f"{shape}^3 voxels" if isinstance(shape, int) else f"{' x '.join(map(str, shape))} voxels"
-    )
+def _seen(data):
+    """The size of what the network sees of a case."""
+    return data["patch"] or data["size"]
 
 
 def _listed(values):

@@ -58,6 +58,15 @@ def place_batch(batch: dict, mesh: Mesh) -> dict:
     )
 
 
+def fill_up(arrays: dict[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
+    """The rows of a batch, the last one repeated until there are `size`: one shape is compiled."""
+    count = len(next(iter(arrays.values())))
+    if count >= size:
+        return arrays
+    rows = [*range(count), *[count - 1] * (size - count)]
+    return {name: x[rows] for name, x in arrays.items()}
+
+
 def local_rows(array: jax.Array) -> np.ndarray:
     """The rows of a batch over a mesh that this process's devices hold, in order."""
     shards = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}

@@ -10,9 +10,10 @@ from isanet_jax.cases.case import read_label_on_reference
 from isanet_jax.cases.cohort import Cohort
 from isanet_jax.cases.grid import grid_distance_mm, same_grid
 from isanet_jax.cases.prepare import read_label
-from isanet_jax.classes import Classes, class_mask
+from isanet_jax.classes import Classes, class_mask, class_masks, ignored_mask
 from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.files import visible
+from isanet_jax.kinds import pet_name
 from isanet_jax.metrics.segmentation import case_metrics, mean_over_classes
 from isanet_jax.metrics.thresholds import threshold_masks
 from isanet_jax.pipeline.dataset import evaluation_data
@@ -49,8 +50,7 @@ def score_run(
     classes = tuple(classes or predictor.classes)
     names = (*classes, MEAN) if len(classes) > 1 else classes
     scores = {name: {grid: {} for grid in grids} for name in names}
-    kinds = cohort.settings["images"]
-    pet = next((name for name, kind in kinds.items() if kind == "pet"), None)
+    pet = pet_name(cohort.settings["images"])
     for case, stored, probability in predicted(predictor, cohort, cases):
         for grid in grids:
             on_grid, references, ignored, spacing_mm = _grid(
@@ -156,13 +156,10 @@ def _grid(grid, stored, path, classes):
             stored.meta["spacing_mm"],
         )
     label, affine = read_label_on_reference(path), np.array(stored.meta["affine"])
-    every = list(settings["classes"])
-    masks = {name: class_mask(label.data, every.index(name)) for name in classes}
-    ignored = class_mask(label.data, len(every)) if settings["ignore"] else None
     return (
         lambda values: to_grid_of(values, affine, label).data,
-        masks,
-        ignored,
+        class_masks(label.data, settings, classes),
+        ignored_mask(label.data, settings),
         label.spacing_mm,
     )
 

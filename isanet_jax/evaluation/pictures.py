@@ -3,6 +3,8 @@
 import numpy as np
 from matplotlib.figure import Figure  # not pyplot: nobody's backend and figures are touched
 
+from isanet_jax.kinds import pet_name
+
 _CT_WINDOW_HU = (-200, 250)
 REFERENCE, PREDICTION = "#00c853", "#00b0ff"
 # Of each class, the reference and the prediction.
@@ -33,8 +35,8 @@ def draw_plane(panel, plane, case, contours):
     """
     (axis, index), spacing_mm = plane, case.meta["spacing_mm"]
     kinds = {name: of["kind"] for name, of in case.meta["images"].items()}
-    pet_name = next((name for name in case.images if kinds[name] == "pet"), None)
-    below = next((name for name in case.images if name != pet_name), pet_name)
+    pet = pet_name({name: kinds[name] for name in case.images})
+    below = next((name for name in case.images if name != pet), pet)
     rows, columns = (i for i in range(3) if i != axis)
     # D runs from feet to head: drawn upwards; H from front to back: drawn downwards.
     shape = {
@@ -45,11 +47,11 @@ def draw_plane(panel, plane, case, contours):
     low, high = _CT_WINDOW_HU if kinds[below] == "ct" else np.percentile(image, (1, 99.5))
     panel.imshow(image.take(index, axis), cmap="gray", vmin=low, vmax=high, **shape)
     fused = None
-    if pet_name:
-        suv_max = max(5.0, float(np.percentile(case.images[pet_name], 99.8)))
-        pet = case.images[pet_name].take(index, axis)
-        opacity = np.clip(pet / suv_max * 1.5, 0, 0.6)
-        fused = panel.imshow(pet, cmap="hot", vmin=0, vmax=suv_max, alpha=opacity, **shape)
+    if pet:
+        suv_max = max(5.0, float(np.percentile(case.images[pet], 99.8)))
+        suv = case.images[pet].take(index, axis)
+        opacity = np.clip(suv / suv_max * 1.5, 0, 0.6)
+        fused = panel.imshow(suv, cmap="hot", vmin=0, vmax=suv_max, alpha=opacity, **shape)
     for mask, colour in contours:
         section = mask.take(index, axis)
         if section.any():

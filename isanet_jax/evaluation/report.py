@@ -141,6 +141,11 @@ def by_method(scores: dict, grid: str) -> dict[str, dict[str, dict]]:
     return methods
 
 
+def in_voxels(size) -> str:
+    """A size, one number or three, in words."""
+    return f"{size}^3 voxels" if isinstance(size, int) else f"{' x '.join(map(str, size))} voxels"
+
+
 def describe_grid(preparation: dict) -> str:
     """The case grid in words, from a manifest's settings."""
 
@@ -148,7 +153,7 @@ def describe_grid(preparation: dict) -> str:
         return " x ".join(f"{v:g}" for v in value) if isinstance(value, list) else f"{value:g}"
 
     fit, size = preparation["fit"], preparation["size"]
-    voxels = f"{size}^3 voxels" if isinstance(size, int) else f"{listed(size or [])} voxels"
+    voxels = in_voxels(size or [])
     return {
         "crop": f"{voxels}, {listed(preparation['spacing_mm'])} mm",
         "resize": f"{voxels}, the whole field resized",

@@ -12,6 +12,7 @@ from isanet_jax.cases.cohort import read_cohort
 from isanet_jax.errors import ConfigError
 from isanet_jax.evaluation.evaluate import predicted
 from isanet_jax.files import write_json
+from isanet_jax.kinds import pet_name
 from isanet_jax.metrics.segmentation import LESION_IOU
 from isanet_jax.prediction.predictor import Predictor
 from isanet_jax.prediction.rules import Rules, write_form
@@ -189,7 +190,7 @@ def out_of_fold(predictors, cohort, *, role="test", on_case=lambda: None) -> dic
     """
     classes = predictors[0].classes
     found = {name: [] for name in classes}
-    pet = next((n for n, kind in cohort.settings["images"].items() if kind == "pet"), None)
+    pet = pet_name(cohort.settings["images"])
     for predictor in predictors:
         tested = predictor.descriptions[0]["split"][role]
         for _, stored, probability in predicted(predictor, cohort, tested):
@@ -242,7 +243,7 @@ def tune_runs(
             )
     cohort = read_cohort(cases or first.descriptions[0]["config"]["data"]["cases"])
     tested = [case for p in predictors for case in p.descriptions[0]["split"][role]]
-    has_pet = "pet" in first.settings.images.values()
+    has_pet = pet_name(first.settings.images) is not None
     with tqdm(total=len(tested), unit="case", disable=None) as bar:
         found = out_of_fold(predictors, cohort, role=role, on_case=bar.update)
     rules, before, after = {}, {}, {}

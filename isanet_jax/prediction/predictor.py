@@ -22,7 +22,7 @@ from isanet_jax.cases.prepare import (
 )
 from isanet_jax.classes import Classes
 from isanet_jax.datasets.layout import Scan
-from isanet_jax.distributed.mesh import compiler_options, make_mesh
+from isanet_jax.distributed.mesh import compiler_options, fill_up, make_mesh
 from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.kinds import KINDS
 from isanet_jax.network import systems
@@ -146,9 +146,7 @@ class Predictor:
         for member in self._members:
             images = given(member)
             count = len(next(iter(images.values())))
-            filled = [*range(count), *[count - 1] * (-count % self.devices)]
-            if len(filled) > count:
-                images = {name: x[filled] for name, x in images.items()}
+            images = fill_up(images, count + -count % self.devices)
             total = total + np.asarray(member.predict(member.params, images))[:count]
         return total / len(self._members)
 
@@ -178,10 +176,7 @@ class Predictor:
         """The probability of a case's windows, filled up to the batch that is compiled."""
         windows = member.standardised(dataclasses.replace(case, images=windows))
         count = len(next(iter(windows.values())))
-        filled = [min(i, count - 1) for i in range(size)]
-        if size > count:
-            windows = {name: x[filled] for name, x in windows.items()}
-        return np.asarray(member.predict(member.params, windows))[:count]
+        return np.asarray(member.predict(member.params, fill_up(windows, size)))[:count]
 
     def probabilities_of_scans(
         self, images: Sequence[tuple[Scan, Mapping[str, Volume]]], *, batch: int = 1, progress=None

@@ -13,7 +13,7 @@ from isanet_jax.cases.ranges import differences
 from isanet_jax.datasets.layout import Scan
 from isanet_jax.dicom import is_dicom
 from isanet_jax.errors import DataError
-from isanet_jax.kinds import shown
+from isanet_jax.kinds import pet_name, shown
 from isanet_jax.prediction.lesions import lesions
 from isanet_jax.prediction.predictor import Predictor, entropy
 from isanet_jax.prediction.rules import Rules
@@ -135,8 +135,7 @@ class Prediction:
 
     @property
     def _pet(self):
-        kinds = self.images.kinds
-        return next((v for name, v in self.images.volumes.items() if kinds[name] == "pet"), None)
+        return self.images.volumes.get(pet_name(self.images.kinds))
 
     def _suv(self):
         """The PET on the masks' grid."""

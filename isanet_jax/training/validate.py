@@ -5,7 +5,7 @@ from itertools import islice
 import numpy as np
 from jax.experimental import multihost_utils
 
-from isanet_jax.distributed.mesh import batch_part, local_rows, place_batch
+from isanet_jax.distributed.mesh import batch_part, fill_up, local_rows, place_batch
 from isanet_jax.errors import IsaNetError
 from isanet_jax.kinds import KINDS
 from isanet_jax.network.whole_volume import over_windows
@@ -66,8 +66,7 @@ def _count_windows(run, params, cases):
 
     def predict(images):
         count = len(next(iter(images.values())))
-        filled = [min(i, count - 1) for i in range(rows)][own]
-        images = {name: x[filled] for name, x in images.items()}
+        images = {name: x[own] for name, x in fill_up(images, rows).items()}
         found = local_rows(run.predict(params, place_batch(images, run.mesh)))
         if parts > 1:
             found = multihost_utils.process_allgather(found).reshape(-1, *found.shape[1:])
