@@ -17,6 +17,7 @@ def get_config():
     config.data.fit = "whole"
     config.data.spacing_mm = 4.0
     config.data.patch = 48
+    config.data.ct_window = "cohort"  # soft tissues that the wide window shows as one
     config.data.phantoms = 60
     # Nested: the reported phantoms are neither trained on nor used to choose the checkpoint.
     config.selection = "nested"

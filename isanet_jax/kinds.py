@@ -23,6 +23,19 @@ _RESERVED = (
 )
 
 
+class CtWindow(NamedTuple):
+    """HU -> (clipped to [low, high] - subtracted) / divided."""
+
+    low: float
+    high: float
+    subtracted: float
+    divided: float
+
+
+WIDE = CtWindow(-1024.0, 1024.0, 0.0, 1024.0)  # Eq. 16
+SOFT_TISSUE = CtWindow(-160.0, 240.0, 40.0, 200.0)  # window 400 HU wide, level 40
+
+
 class Kind(NamedTuple):
     """What all images of a kind have in common.
 

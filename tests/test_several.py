@@ -1,6 +1,7 @@
 """Three images, overlapping classes, voxels to ignore, cases of any shape: from files to scores."""
 
 import csv
+import dataclasses
 import json
 
 import nibabel
@@ -66,6 +67,7 @@ def config(cases):
     config.data.images, config.data.classes = IMAGES, ("whole", "hot")
     config.data.fit, config.data.spacing_mm = "whole", (12.0, 12.0, 14.0)
     config.data.patch = (4, 8, 8)
+    config.data.ct_window = "cohort"
     config.model.width, config.model.levels = 2, 2
     config.selection = "paper"
     config.train.epochs, config.train.steps_per_epoch, config.train.validate_every = 2, 3, 1
@@ -104,6 +106,28 @@ def test_a_case_of_any_shape_holds_images_and_bits(cases, source):
     assert len(shapes) > 1
     ignored = read_case(cohort.path("P0")).ignored
     assert ignored is not None
+
+
+def test_a_ct_is_standardised_by_the_training_cases_tumours(cases, workdir):
+    """As nnU-Net does: of the tumours' voxels, each case counting the same."""
+    cohort, predictor = read_cohort(cases), isa.load(workdir).predictor
+    (description,) = predictor.descriptions
+    drawn = np.random.default_rng(0)
+    values = []
+    for name in description["split"]["train"]:
+        case = read_case(cohort.path(name))
+        of_tumour = case.images["ct"][case.masks(("whole",))["whole"]]
+        values.append(drawn.choice(of_tumour, 10_000))
+    values = np.concatenate(values).astype(float)
+    low, high = np.percentile(values, (0.5, 99.5))
+    expected = [low, high, values.mean(), values.std()]
+    np.testing.assert_allclose(description["ct_window"], expected, rtol=0.03, atol=1.5)
+    # The network is given what it was trained on.
+    case = read_case(cohort.path(description["split"]["test"][0]))
+    ct = np.full_like(case.images["ct"], int(high) + 500)
+    given, more = (dict(case.images) | {"ct": ct + beyond} for beyond in (0, 200))
+    a, b = (predictor.probabilities([dataclasses.replace(case, images=i)])[0] for i in (given, more))
+    np.testing.assert_array_equal(a, b)  # both are clipped
 
 
 def test_training_validates_each_class(workdir, config):

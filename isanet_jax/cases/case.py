@@ -21,7 +21,7 @@ from isanet_jax.files import replace_when_done
 from isanet_jax.runtime import command
 from isanet_jax.volume import MOST_VOXELS, Volume
 
-FORMAT = 2
+FORMAT = 3
 SUFFIX = ".zarr.zip"
 _CHUNK = 48  # voxels along each axis
 _LARGEST_META = 2**24  # bytes

@@ -350,7 +350,7 @@ def prepare_case(
         "reference_shape": list(reference.data.shape),
         "reference_affine": reference.affine.tolist(),
         "reference_header": reference.header.hex() if reference.header else "",
-        "images": _describe(volumes, images, settings),
+        "images": _describe(volumes, images, classes.any_of(label_case), settings),
         "volume_ml": int(np.count_nonzero(classes.any_of(label_reference))) * ml,
         "volume_case_ml": int(np.count_nonzero(classes.any_of(label_case))) * case_ml,
         "volumes_ml": volumes_ml,
@@ -372,8 +372,11 @@ def _voxels(bits, classes):
     }
 
 
-def _describe(volumes, images, settings):
-    """Of each image its kind, the range of its values, and what it is normalised by."""
+def _describe(volumes, images, tumour, settings):
+    """Of each image its kind, the range of its values, and what it is normalised by.
+
+    `of_tumour` are the percentiles 0, 1, ..., 100 of the voxels of any class; none without.
+    """
     statistics = image_statistics(images, settings)
     return {
         name: {
@@ -381,9 +384,16 @@ def _describe(volumes, images, settings):
             "range": [float(volume.data.min()), float(volume.data.max())],
             "mean": statistics[name][0],
             "sd": statistics[name][1],
+            "of_tumour": _percentiles(images[name][tumour]),
         }
         for name, volume in volumes.items()
     }
+
+
+def _percentiles(values):
+    if not values.size:
+        return []
+    return np.round(np.percentile(values.astype(np.float32), range(101)), 3).tolist()
 
 
 def _draw(mask):

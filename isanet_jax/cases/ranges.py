@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from isanet_jax.cases.cohort import Cohort
-from isanet_jax.kinds import KINDS, shown
+from isanet_jax.kinds import KINDS, WIDE, CtWindow, shown
 from isanet_jax.volume import Volume, bounds_mm
 
 _SPACING, _FIELD, _UPTAKE = 1.5, 1.5, 3.0  # times beyond what was seen before it is said
@@ -31,6 +31,30 @@ def scan_ranges(cohort: Cohort, cases) -> dict:
             if KINDS[kind].unit
         },
     }
+
+
+def tumour_window(cohort: Cohort, cases) -> CtWindow:
+    """nnU-Net's scheme for CT: of the tumours' voxels, each case counting the same.
+
+    HU are clipped to their 0.5 and 99.5 percentiles, and have their mean subtracted and are
+    divided by their standard deviation (Isensee et al. 2021, supplementary note 2).
+
+    Args:
+        cohort: prepared cases; their (first) CT counts.
+        cases: IDs of those that are trained on; some with tumour.
+    """
+    ct = next((name for name, kind in cohort.settings["images"].items() if kind == "ct"), None)
+    percentiles = [cohort.cases[case]["images"][ct]["of_tumour"] for case in cases] if ct else []
+    values = np.concatenate([_spread(of_case) for of_case in percentiles if of_case] or [[]])
+    if not values.size:
+        return WIDE
+    low, high = np.percentile(values, (0.5, 99.5))
+    return CtWindow(*(float(v) for v in (low, high, values.mean(), max(values.std(), 1.0))))
+
+
+def _spread(percentiles, count=1000):
+    """Values with these percentiles (0, 1, ..., 100), evenly spaced in probability."""
+    return np.interp((np.arange(count) + 0.5) / count * 100, range(101), percentiles)
 
 
 def _describe(affine, shape):

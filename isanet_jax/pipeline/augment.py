@@ -5,6 +5,8 @@ import itertools
 import jax
 import jax.numpy as jnp
 
+from isanet_jax.kinds import WIDE, CtWindow
+
 
 def rotate(
     x: jax.Array, matrix: jax.Array, centre: jax.Array, shape, *, order: int, fill: jax.Array
@@ -140,10 +142,16 @@ def augment(batch: dict, shape) -> tuple[dict, dict, jax.Array | None]:
     return found["images"], found["labels"], found.get("ignored")
 
 
-def normalise(images: dict[str, jax.Array], kinds: dict[str, str], *, of_volume: bool) -> jax.Array:
+def normalise(
+    images: dict[str, jax.Array],
+    kinds: dict[str, str],
+    *,
+    of_volume: bool,
+    ct_window: CtWindow = WIDE,
+) -> jax.Array:
     """The network's input (Eqs. 16-17).
 
-    CT is clipped to [-1024, 1024] HU and divided by 1024. PET of whole volumes has the volume's
+    CT is clipped to [-1024, 1024] HU and divided by 1024, or as its window says. PET of whole volumes has the volume's
     mean subtracted and is divided by its standard deviation; other images come so from the host,
     by their case's (`isanet_jax.pipeline.dataset.standardised`).
 
@@ -151,6 +159,7 @@ def normalise(images: dict[str, jax.Array], kinds: dict[str, str], *, of_volume:
         images: name -> (B, D, H, W); HU of a CT.
         kinds: name -> kind, in the order of the channels.
         of_volume: whether the PET is SUV of whole volumes.
+        ct_window: of the images that are CT.
 
     Returns:
         (B, D, H, W, images) float32.
@@ -159,7 +168,8 @@ def normalise(images: dict[str, jax.Array], kinds: dict[str, str], *, of_volume:
     for name, kind in kinds.items():
         x = images[name].astype(jnp.promote_types(images[name].dtype, jnp.float32))
         if kind == "ct":
-            x = jnp.clip(x, -1024.0, 1024.0) / 1024.0
+            x = jnp.clip(x, ct_window.low, ct_window.high)
+            x = (x - ct_window.subtracted) / ct_window.divided
         elif kind == "pet" and of_volume:
             centred = x - x.mean((1, 2, 3), keepdims=True)
             variance = jnp.square(centred).mean((1, 2, 3), keepdims=True)

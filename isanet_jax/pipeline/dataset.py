@@ -12,7 +12,7 @@ import numpy as np
 from isanet_jax.cases.case import Case, StoredCase, read_case
 from isanet_jax.cases.cohort import Cohort
 from isanet_jax.errors import ConfigError
-from isanet_jax.kinds import KINDS
+from isanet_jax.kinds import KINDS, WIDE, CtWindow
 
 # Bounds the memory: at 144^3 an element of the pipeline holds 36 MB.
 _READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
@@ -28,6 +28,7 @@ class Inputs(NamedTuple):
         read: (D, H, W) of what is read for it: more than the patch, which may be rotated.
         is_patch: whether it is part of a case.
         has_ignored: whether there are voxels that losses leave out.
+        ct_window: how HU become the network's input.
     """
 
     images: Mapping[str, str]
@@ -36,6 +37,7 @@ class Inputs(NamedTuple):
     read: tuple[int, int, int]
     is_patch: bool = False
     has_ignored: bool = False
+    ct_window: CtWindow = WIDE
 
 
 def read_shape(patch, degrees: float, spacings, largest) -> tuple[int, int, int]:

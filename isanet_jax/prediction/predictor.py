@@ -24,7 +24,7 @@ from isanet_jax.classes import Classes
 from isanet_jax.datasets.layout import Scan
 from isanet_jax.distributed.mesh import compiler_options, fill_up, make_mesh
 from isanet_jax.errors import ConfigError, DataError
-from isanet_jax.kinds import KINDS
+from isanet_jax.kinds import KINDS, WIDE, CtWindow
 from isanet_jax.network import systems
 from isanet_jax.network.whole_volume import over_windows
 from isanet_jax.pipeline.dataset import standardised
@@ -48,7 +48,7 @@ class Predictor:
 
     Attributes:
         descriptions: what each checkpoint says of its run: `config`, `preparation`, `split`,
-            `progress`.
+            `progress`, `ct_window`.
         settings: how all of them want a scan prepared.
         classes: names of those that are predicted.
         rules: class -> how its probability becomes a mask.
@@ -91,6 +91,7 @@ class Predictor:
                 tuple(kinds.items()),
                 window=None if is_whole else patch,
                 of_volume=not patch,
+                ct_window=CtWindow(*description.get("ct_window", WIDE)),
                 mirror=config["predict"]["mirror"],
                 options=compiler_options(config, mesh),
             )

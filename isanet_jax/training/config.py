@@ -12,12 +12,13 @@ from isanet_jax import configs
 from isanet_jax.cases.cohort import Cohort
 from isanet_jax.cases.folds import FOLDS_BY, SELECTIONS
 from isanet_jax.cases.grid import FITS, as_three
+from isanet_jax.cases.ranges import tumour_window
 from isanet_jax.classes import TUMOUR
 from isanet_jax.configs import hecktor
 from isanet_jax.distributed.placement import splits
 from isanet_jax.errors import ConfigError
 from isanet_jax.files import check_folder, write_json
-from isanet_jax.kinds import parse_images
+from isanet_jax.kinds import SOFT_TISSUE, WIDE, parse_images
 from isanet_jax.network import systems
 from isanet_jax.network.config import ModelConfig
 from isanet_jax.pipeline.dataset import Inputs, read_shape
@@ -107,6 +108,7 @@ def _reason(message):
     return " ".join(message.split()).strip("'\"")
 
 
+CT_WINDOWS = {"wide": WIDE, "soft": SOFT_TISSUE, "cohort": None}  # None: of the training cases
 _SPLIT_SYSTEMS = ("isa", "unet")
 
 
@@ -180,6 +182,7 @@ def check_config(config: dict) -> None:
         "selection": (config["selection"], SELECTIONS),
         "fold_by": (config["fold_by"], FOLDS_BY),
         "data.fit": (config["data"]["fit"], FITS),
+        "data.ct_window": (config["data"]["ct_window"], CT_WINDOWS),
         "loss.name": (config["loss"]["name"], LOSSES),
         "optimizer.name": (config["optimizer"]["name"], OPTIMIZERS),
         "optimizer.schedule": (config["optimizer"]["schedule"], SCHEDULES),
@@ -345,12 +348,13 @@ def class_names(config: dict) -> tuple[str, ...]:
     return tuple(config["data"].get("classes", (TUMOUR,)))
 
 
-def make_inputs(config: dict, cohort: Cohort | None = None) -> Inputs:
+def make_inputs(config: dict, cohort: Cohort | None = None, cases=()) -> Inputs:
     """What the steps of a config are given.
 
     Args:
         config: of a run.
         cohort: its cases; None, to plan: cases of cubic voxels.
+        cases: IDs of those that are trained on.
     """
     patch, shape = patch_of(config), input_shape(config)
     read, has_ignored = shape, False
@@ -366,7 +370,12 @@ def make_inputs(config: dict, cohort: Cohort | None = None) -> Inputs:
         augment = config["augment"]
         degrees = augment["rotation_degrees"] if augment["rotation_probability"] else 0.0
         read = read_shape(np.array(patch), degrees, spacings, largest)
-    return Inputs(image_kinds(config), class_names(config), shape, read, bool(patch), has_ignored)
+    ct_window = CT_WINDOWS[config["data"]["ct_window"]]
+    if ct_window is None:
+        ct_window = tumour_window(cohort, cases) if cohort is not None else WIDE
+    return Inputs(
+        image_kinds(config), class_names(config), shape, read, bool(patch), has_ignored, ct_window
+    )
 
 
 def check_cohort(config: dict, cohort: Cohort) -> None:
@@ -446,7 +455,7 @@ def claim_workdir(workdir: Path, config: dict) -> None:
 _LATER = {
     "model": {"remat": "none", "reading": "code"},
     "loss": {"name": "dice_focal", "batch_dice": False},
-    "data": {"images": ["ct", "pet"], "classes": [TUMOUR]},
+    "data": {"images": ["ct", "pet"], "classes": [TUMOUR], "ct_window": "wide"},
 }
 # The cross-entropy, as it was said before loss.name.
 _CROSS_ENTROPY = {"alpha": 0.5, "gamma": 0.0, "focal_weight": 2.0}

@@ -81,6 +81,7 @@ def _train_alone(config, workdir, mesh, cohort, profiled_steps):
         "config": config,
         "preparation": cohort.settings,
         "seen": scan_ranges(cohort, parts.train),
+        "ct_window": list(run.inputs.ct_window),
         "split": {"train": parts.train, "selection": parts.selection, "test": parts.test},
     }
     data = training_data(

@@ -113,7 +113,8 @@ def build_run(config, cohort, mesh):
     empty = [case for case in parts.train if not has_tumour(cohort, case, config)]
     if empty:
         print(f"warning: {len(empty)} training cases have an empty label: {', '.join(empty)}")
-    inputs, options = make_inputs(config, cohort), compiler_options(config, mesh)
+    inputs = make_inputs(config, cohort, parts.train)
+    options = compiler_options(config, mesh)
     train_step = make_train_step(
         graphdef, optimizer, mesh, inputs, loss=config["loss"], options=options
     )
@@ -124,6 +125,7 @@ def build_run(config, cohort, mesh):
         tuple(inputs.images.items()),
         window=None if config["data"]["fit"] == "whole" else patch_of(config),
         of_volume=not inputs.is_patch,
+        ct_window=inputs.ct_window,
         options=options,
     )
     run = Run(config, cohort, parts, inputs, steps_per_epoch, schedule, mesh, train_step, predict)

@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from isanet_jax.distributed.mesh import state_shardings, whole_value
 from isanet_jax.distributed.placement import on_parts, over_mesh
+from isanet_jax.kinds import WIDE, CtWindow
 from isanet_jax.network import systems
 from isanet_jax.network.whole_volume import mirrored, windowed
 from isanet_jax.pipeline.augment import augment, normalise
@@ -93,7 +94,9 @@ def make_train_step(
         # Rotation reads a whole volume, which every device has, for the part that it keeps.
         augmented = augment(batch, inputs.shape)
         images, labels, ignored = jax.tree.map(partial(over_mesh, mesh=mesh), augmented)
-        image = normalise(images, inputs.images, of_volume=not inputs.is_patch)
+        image = normalise(
+            images, inputs.images, of_volume=not inputs.is_patch, ct_window=inputs.ct_window
+        )
         label = jnp.stack([labels[name] for name in inputs.classes], axis=-1)
         grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
         (loss_value, parts), grads = grad_fn(state.params, image, label, ignored)
@@ -125,6 +128,7 @@ def make_predict(
     *,
     window: tuple[int, int, int] | None = None,
     of_volume: bool = True,
+    ct_window: CtWindow = WIDE,
     mirror: bool = False,
     options: tuple = (),
 ) -> Callable:
@@ -138,7 +142,7 @@ def make_predict(
             depth is split over `space`.
         kinds: (name, kind) of the images, in the order of the network's channels.
         window: (3,) that the network sees at once; None: the whole.
-        of_volume: see `isanet_jax.pipeline.augment.normalise`.
+        of_volume, ct_window: see `isanet_jax.pipeline.augment.normalise`.
         mirror: take the mean over the eight mirror images (nnU-Net's test-time augmentation).
         options: of the compiler, see `isanet_jax.distributed.mesh.compiler_options`.
     """
@@ -153,7 +157,7 @@ def make_predict(
         whole = windowed(probability, window) if window else probability
         whole = mirrored(whole) if mirror else whole
         images = {name: over_mesh(x, mesh) for name, x in images.items()}
-        return whole(normalise(images, dict(kinds), of_volume=of_volume))
+        return whole(normalise(images, dict(kinds), of_volume=of_volume, ct_window=ct_window))
 
     return jax.jit(
         predict,
