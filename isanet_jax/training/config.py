@@ -434,7 +434,7 @@ def compare_workdir(workdir: Path, config: dict) -> bool:
     existing = _with_later_settings(existing, config)
     # On what and how a run is resumed is free: its state is the same.
     free = {name: config[name] for name in ("mesh", "channels_last", "deterministic")}
-    differences = _differences(existing | free, config)
+    differences = _differences(existing | free, _with_later_settings(config, config))
     if differences:
         raise ConfigError(
             f"{workdir} belongs to a run with another config:\n  "

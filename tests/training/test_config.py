@@ -6,6 +6,7 @@ import pytest
 from isanet_jax.errors import ConfigError
 from isanet_jax.training.config import (
     check_config,
+    claim_workdir,
     compare_workdir,
     model_config,
     parse_command_line,
@@ -132,6 +133,17 @@ def test_runs_from_before_a_setting_existed_go_on(tmp_path):
     config["model"]["reading"] = "text"
     with pytest.raises(ConfigError, match="model.reading: 'code' there, 'text' now"):
         compare_workdir(tmp_path, config)
+
+
+def test_a_run_that_names_all_its_images_goes_on(tmp_path):
+    """As Table 1 does: the modalities of its last method are all of them."""
+    config, _ = parse_command_line([*BASE, "--config.model.modalities=('ct','pet')"])
+    claim_workdir(tmp_path, config)
+    assert compare_workdir(tmp_path, config)
+    assert compare_workdir(tmp_path, config | {"model": config["model"] | {"modalities": []}})
+    other = config | {"model": config["model"] | {"modalities": ["pet"]}}
+    with pytest.raises(ConfigError, match="model.modalities"):
+        compare_workdir(tmp_path, other)
 
 
 def test_a_file_is_no_run_folder(tmp_path):
