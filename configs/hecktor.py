@@ -39,8 +39,8 @@ def get_config() -> ConfigDict:
     # Voxel size of crop and whole; or of right-left, front-back and feet-head.
     config.data.spacing_mm = _one_or_three(1.0)
     config.data.phantoms = 0  # where the folder is missing, make this many phantoms
-    # HU that the network sees: wide, [-1024, 1024] as in the paper; soft, [-160, 240]; cohort, those
-    # of the training cases' tumours, standardised (nnU-Net).
+    # HU that the network sees: wide, [-1024, 1024] as in the paper; soft, [-160, 240]; cohort,
+    # those of the training cases' tumours, standardised (nnU-Net).
     config.data.ct_window = "wide"
     # Voxels per axis of the patches that are trained on; or D, H, W; 0: whole volumes.
     config.data.patch = _one_or_three(0)

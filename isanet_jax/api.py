@@ -99,7 +99,8 @@ def prepare(
     output = Path(output)
     with only_here(output, "prepare", "makes cases there"):
         images = dict(images or PET_CT)
-        options = (options or Options())._replace(images=images)
+        options = options or Options()
+        options = options._replace(images=images, classes=classes or options.classes)
         if isinstance(scans, (str, Path)):
             layout, found = datasets.read(scans, layout, options)
             source, dataset = Path(scans), datasets.DATASETS[layout]

@@ -129,19 +129,33 @@ def ignored_mask(bits: np.ndarray, settings: Mapping) -> np.ndarray | None:
     return class_mask(bits, len(settings["classes"])) if settings["ignore"] else None
 
 
-def parse_classes(texts) -> dict[str, tuple[int, ...]]:
-    """Reads ("gtvp=1", "gtvn=2,3"): name -> values. Raises ConfigError."""
+def split_classes(texts) -> dict[str, tuple[str, ...]]:
+    """Reads ("gtvp=1", "gtvn=2,3"): name -> words, values or names. Raises ConfigError."""
     classes = {}
     for text in texts:
-        name, equals, values = text.partition("=")
-        try:
-            numbers = tuple(int(value) for value in values.split(",")) if equals else ()
-        except ValueError:
-            numbers = ()
-        if not numbers or name in classes:
+        name, _, values = text.partition("=")
+        words = tuple(word.strip() for word in values.split(","))
+        if not all(words) or name in classes:
             raise ConfigError(
                 f"the class {text!r} is not understood, or named twice; give NAME=VALUE[,VALUE], "
                 "as in gtvp=1 gtvn=2"
             )
-        classes[name] = numbers
+        classes[name] = words
     return classes
+
+
+def class_values(classes: Mapping[str, tuple]) -> dict[str, tuple[int, ...]]:
+    """The words of classes as the values that they must be. Raises ConfigError."""
+    try:
+        return {name: tuple(int(word) for word in words) for name, words in classes.items()}
+    except ValueError as error:
+        listed = " ".join(f"{name}={','.join(map(str, words))}" for name, words in classes.items())
+        raise ConfigError(
+            f"the classes {listed} are not understood; give each its values in the label, as in "
+            "gtvp=1 gtvn=2 (names are for regions of DICOM)"
+        ) from error
+
+
+def parse_classes(texts) -> dict[str, tuple[int, ...]]:
+    """Reads ("gtvp=1", "gtvn=2,3"): name -> values. Raises ConfigError."""
+    return class_values(split_classes(texts))

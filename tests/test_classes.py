@@ -58,9 +58,11 @@ def test_classes_that_cannot_be_are_refused(values, more, message):
 
 def test_classes_of_the_command_line():
     assert parse_classes(["gtvp=1", "gtvn=2,3"]) == {"gtvp": (1,), "gtvn": (2, 3)}
-    for texts in (["gtvp"], ["gtvp="], ["gtvp=x"], ["a=1", "a=2"]):
+    for texts in (["gtvp"], ["gtvp="], ["gtvp=1,"], ["a=1", "a=2"]):
         with pytest.raises(ConfigError, match="give NAME=VALUE"):
             parse_classes(texts)
+    with pytest.raises(ConfigError, match="gtvp=x are not understood; give each its values"):
+        parse_classes(["gtvp=x"])
 
 
 def test_what_a_label_holds_is_asked_for_in_one_way_at_a_time():
@@ -71,8 +73,12 @@ def test_what_a_label_holds_is_asked_for_in_one_way_at_a_time():
     two = classes_of(dataset, None, [], classes={"a": (2,)}, ignore=(3,))
     assert (two.ignore, two.others) == ((3,), (1,))  # 1 is known of tables, and stays so
     study = Scan("A", {}, None, "A", study=object())
-    with pytest.raises(ConfigError, match="region of a DICOM study is one class"):
-        classes_of(dataset, None, [study], classes={"a": (1,), "b": (2,)})
+    of_regions = classes_of(dataset, None, [study], classes={"a": ("GTV",), "b": ("LN",)})
+    assert of_regions.values == {"a": (1,), "b": (2,)}
+    with pytest.raises(ConfigError, match="names are for regions of DICOM"):
+        classes_of(dataset, None, [], classes={"a": ("GTV",)})
+    with pytest.raises(ConfigError, match="for masks with values, as NIfTI"):
+        classes_of(dataset, None, [study], ignore=(3,))
     with pytest.raises(ConfigError, match="not several of them"):
         classes_of(dataset, None, [], values=(1,), classes={"a": (1,)})
 

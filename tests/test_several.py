@@ -126,7 +126,8 @@ def test_a_ct_is_standardised_by_the_training_cases_tumours(cases, workdir):
     case = read_case(cohort.path(description["split"]["test"][0]))
     ct = np.full_like(case.images["ct"], int(high) + 500)
     given, more = (dict(case.images) | {"ct": ct + beyond} for beyond in (0, 200))
-    a, b = (predictor.probabilities([dataclasses.replace(case, images=i)])[0] for i in (given, more))
+    replaced = (dataclasses.replace(case, images=images) for images in (given, more))
+    a, b = (predictor.probabilities([one])[0] for one in replaced)
     np.testing.assert_array_equal(a, b)  # both are clipped
 
 

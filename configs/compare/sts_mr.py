@@ -8,9 +8,10 @@ The paper has no such table. `configs/compare/sts_mr.py:smoke` is a size for two
 made with `--fit resize --size 32 --output cases/sts_mr32`.
 """
 
-from isanet_jax.configs import sts_mr
 from isanet_jax.configs.compare.comparison import SMOKE_SEEDS, add_method, comparison
 from ml_collections import ConfigDict
+
+from isanet_jax.configs import sts_mr
 
 
 def get_config(options: str = "") -> ConfigDict:

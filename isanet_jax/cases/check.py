@@ -11,7 +11,7 @@ import numpy as np
 from scipy import ndimage
 
 from isanet_jax.cases.grid import outside_fraction, overlap_fraction, same_grid
-from isanet_jax.cases.prepare import Settings, check_images, read_label
+from isanet_jax.cases.prepare import Settings, bits_of_masks, check_images, read_label
 from isanet_jax.datasets.layout import Scan
 from isanet_jax.dicom.convert import read_study
 from isanet_jax.errors import DataError, failure_of
@@ -124,7 +124,8 @@ def _read(scan, settings, row):
             row["errors"].append(str(error))
             return {}, None
         row["warnings"] += images.warnings
-        return {"ct": images.ct, "pet": images.pet}, images.label
+        bits = bits_of_masks(images.masks, settings.classes)
+        return images.volumes, Volume(bits.data > 0, bits.affine, bits.header)
     volumes, label = {}, None
     for name in (*settings.images, *(["label"] if scan.label is not None else [])):
         try:

@@ -119,9 +119,17 @@ def _read_scan(scan, settings, copies):
     images = read_study(scan.study)
     if copies is not None:
         write_copies(copies / scan.case, images)
-    label = Volume(images.label.data.astype(np.uint8), images.label.affine, images.label.header)
-    volumes = {"ct": images.ct, "pet": images.pet}
-    return volumes, label, [*scan.warnings, *images.warnings]
+    label = bits_of_masks(images.masks, settings.classes)
+    return images.volumes, label, [*scan.warnings, *images.warnings]
+
+
+def bits_of_masks(masks: Mapping[str, Volume], classes: Classes) -> Volume:
+    """Masks of one grid, class by class, as one label of bits."""
+    some = next(iter(masks.values()))
+    bits = np.zeros(some.data.shape, classes.dtype)
+    for index, name in enumerate(classes.names):
+        bits |= masks[name].data.astype(classes.dtype) << classes.dtype(index)
+    return Volume(bits, some.affine, some.header)
 
 
 def image_channels(

@@ -10,7 +10,7 @@ from isanet_jax import api, datasets
 from isanet_jax.cases.cohort import prepare_phantoms
 from isanet_jax.cases.grid import FITS
 from isanet_jax.cases.prepare import Settings
-from isanet_jax.classes import parse_classes
+from isanet_jax.classes import split_classes
 from isanet_jax.datasets import DATASETS, TARGETS
 from isanet_jax.datasets.layout import PET_CT, Options
 from isanet_jax.errors import ConfigError
@@ -94,7 +94,8 @@ def _add_source(command, *, required=True):
         "--classes",
         metavar="NAME=V[,V]",
         nargs="+",
-        help="several classes by name, as in gtvp=1 gtvn=2; they may overlap: wider ones first",
+        help="several classes by name, as in gtvp=1 gtvn=2; they may overlap: wider ones first. Of "
+        "DICOM, names of regions, as in gtvp=GTVp gtvn=GTVn1,GTVn2: those that a study has, united",
     )
     command.add_argument(
         "--ignore", metavar="V[,V]", help="values of the label that nothing is known of"
@@ -103,8 +104,8 @@ def _add_source(command, *, required=True):
         "--images",
         metavar="NAME[:KIND],...",
         help="the images of each case, as in ct,pet,mr_t1 (table: its columns; nnunet: its "
-        "channels; sts: ct, pet, mr_t1). Kinds are ct, pet, mr and other; most names say theirs. "
-        "Predictions are on the first one's grid (default: ct,pet)",
+        "channels; sts: ct, pet, mr_t1; dicom: MR by its description). Kinds are ct, pet, mr and "
+        "other; most names say theirs. Predictions are on the first one's grid (default: ct,pet)",
     )
     command.add_argument(
         "--roi",
@@ -273,6 +274,7 @@ def _options(args):
         images=_images(args),
         regions=_regions(args),
         unite=args.unite,
+        classes=split_classes(args.classes or ()),
         series=tuple(args.series),
         keep_identity=args.keep_identity,
         progress=partial(tqdm, unit="file", disable=None, file=sys.stderr),
@@ -287,7 +289,7 @@ def _classes(args):
     """What the arguments say of labels, besides the values of a single class."""
     return {
         "target": args.target,
-        "classes": parse_classes(args.classes or ()),
+        "classes": split_classes(args.classes or ()),
         "ignore": parse_label_values(args.ignore, "--ignore") or (),
     }
 

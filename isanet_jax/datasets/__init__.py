@@ -9,7 +9,7 @@ import pkgutil
 import sys
 from pathlib import Path
 
-from isanet_jax.classes import TUMOUR, Classes
+from isanet_jax.classes import TUMOUR, Classes, class_values
 from isanet_jax.datasets.hecktor import TARGETS
 from isanet_jax.datasets.layout import Dataset, Found, Options, check_files
 from isanet_jax.errors import ConfigError, DataError
@@ -86,27 +86,30 @@ def classes_of(
         source, scans: what it answers for.
         values: those that are tumour, one class.
         target: of HECKTOR 2022 and later: a key of `TARGETS`, one class.
-        classes: name -> values, several classes.
+        classes: name -> values, several classes; of DICOM, name -> names of regions.
         ignore: values of voxels that nothing is known of.
 
     Raises:
-        ConfigError: several of them are given, no such target, classes that cannot be, or several
-            of DICOM.
+        ConfigError: several of them are given, no such target, classes that cannot be, or what
+            DICOM, which has regions, does not have.
     """
     if sum(map(bool, (values, target, classes))) > 1:
         raise ConfigError("give label values, a target or classes, and not several of them")
-    if (classes or ignore) and any(scan.study is not None for scan in scans):
-        raise ConfigError(
-            "the region of a DICOM study is one class; --classes and --ignore are for masks with "
-            "values, as NIfTI"
-        )
+    if any(scan.study is not None for scan in scans):
+        if values or ignore or target:
+            raise ConfigError(
+                "--label-values, --target and --ignore are for masks with values, as NIfTI; "
+                "regions of DICOM are named by --roi, or class by class: --classes gtvp=NAME "
+                "gtvn=NAME,NAME"
+            )
+        return Classes({name: (number,) for number, name in enumerate(classes or {TUMOUR: ()}, 1)})
     if target and target not in TARGETS:
         raise ConfigError(f"there is no target {target!r}; choose from {', '.join(TARGETS)}")
     own = TARGETS[target] if target else dataset.classes(source, scans)
     ignore = tuple(ignore) or own.ignore
     if not values and not classes:
         return Classes(own.values, ignore, own.others)
-    chosen = dict(classes or {TUMOUR: tuple(values)})
+    chosen = class_values(classes) if classes else {TUMOUR: tuple(values)}
     taken = {*ignore, *(v for of_class in chosen.values() for v in of_class)}
     # What the dataset knows and nothing was asked of stands in the labels all the same.
     known = {*own.others, *(v for of_class in own.values.values() for v in of_class)}

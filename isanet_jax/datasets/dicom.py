@@ -1,55 +1,49 @@
-"""DICOM in any folders or zip archives: CT, PET and a structure set or segmentation."""
+"""DICOM in any folders or zip archives: CT, PET, MR and a structure set or segmentation."""
 
 import itertools
 from pathlib import Path
 
-from isanet_jax.datasets.layout import PET_CT, Dataset, Found, Options, Scan
+from isanet_jax.datasets.layout import Dataset, Found, Options, Scan
 from isanet_jax.dicom import is_dicom
-from isanet_jax.errors import ConfigError, DataError
+from isanet_jax.errors import DataError
 
 _FILES_LOOKED_AT = 2000
 
 
 def read_studies(source, options: Options) -> Found:
-    """Every study below a folder that has a CT, a PET and the region.
+    """Every study below a folder that has the images and the regions.
 
     Their images are read by who prepares them: see `isanet_jax.dicom.convert.read_study`.
 
     Raises:
-        ConfigError: other images than CT and PET.
-        DataError: no DICOM, or no study with a CT and a PET.
+        ConfigError: images that DICOM cannot be asked for.
+        DataError: no DICOM, or no study with the images.
     """
-    if dict(options.images) != dict(PET_CT):
-        raise ConfigError(
-            f"images {', '.join(options.images)} of DICOM: a study gives its CT and its PET; "
-            "convert it, and list the files in a table"
-        )
     from isanet_jax.dicom.series import find_series
-    from isanet_jax.dicom.studies import find_studies
+    from isanet_jax.dicom.studies import Asked, find_studies
 
-    series, left = find_series(source, progress=options.progress)
-    studies, failures, incomplete = find_studies(
-        series,
-        options.regions,
-        keep_identity=options.keep_identity,
-        chosen=options.series,
-        unite=options.unite,
+    asked = Asked(
+        options.images, options.regions, options.unite, options.classes, frozenset(options.series)
     )
+    asked.check()
+    series, left = find_series(source, progress=options.progress)
+    studies, failures, incomplete = find_studies(series, asked, keep_identity=options.keep_identity)
     notes = [f"left {count} files: {reason}" for reason, count in left.items()]
     notes += [f"left {text}" for text in incomplete]
     if not studies and not failures:
+        wanted = " and ".join(f"a {kind}" for kind in sorted(asked.kinds))
         raise DataError(
-            "; ".join(["no study with a CT and a PET series", *notes]),
+            "; ".join([f"no study with {wanted} series", *notes]),
             file=source,
-            wanted="both, in one study or one frame of reference",
+            wanted="them in one study or one frame of reference",
         )
     notes += [f"{study.case}: {study.describe()}" for study in studies]
     return Found([_scan(study) for study in studies], failures, tuple(notes))
 
 
 def _scan(study):
-    ct, pet, label = (s.files[0].path for s in (study.ct, study.pet, study.structures))
-    images = {"ct": ct.parent, "pet": pet.parent}
+    images = {name: series.files[0].path.parent for name, series in study.images.items()}
+    label = study.structures.files[0].path
     return Scan(study.case, images, label, study.patient, study=study)
 
 
@@ -61,7 +55,7 @@ def _recognises(source):
 
 DATASET = Dataset(
     "dicom",
-    "DICOM in any folders or zip archives: CT, PET and RTSTRUCT or SEG",
+    "DICOM in any folders or zip archives: CT, PET, MR, and RTSTRUCT or SEG",
     _recognises,
     lambda source, options: read_studies(Path(source), options),
     rank=3,

@@ -74,10 +74,13 @@ PET_CT = MappingProxyType({"ct": "ct", "pet": "pet"})
 class Options(NamedTuple):
     """What a reader may be asked for besides; DICOM alone has all but the images.
 
+    See `isanet_jax.dicom.studies.Asked`.
+
     Attributes:
         images: name -> kind of the images that each scan is to have.
         regions: names of the tumour's region, the first that a study has counts.
         unite: take all of them together.
+        classes: name -> names of its regions.
         series: Series Instance UIDs to take where several would do.
         keep_identity: name cases by Patient ID, also where it is not marked as de-identified.
         progress: called with an iterable of files, returns it with a progress bar; or None.
@@ -86,6 +89,7 @@ class Options(NamedTuple):
     images: Mapping[str, str] = PET_CT
     regions: tuple[str, ...] = ()
     unite: bool = False
+    classes: Mapping[str, tuple[str, ...]] = MappingProxyType({})
     series: tuple[str, ...] = ()
     keep_identity: bool = False
     progress: Callable | None = None

@@ -1,6 +1,7 @@
 """DICOM studies converted to NIfTI."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,59 +13,81 @@ from isanet_jax.dicom.structures import (
     read_regions,
     referenced_series,
 )
-from isanet_jax.dicom.studies import Study, choose_structures
+from isanet_jax.dicom.studies import Asked, Study, choose_structures
 from isanet_jax.errors import DataError
 from isanet_jax.volume import Volume, as_small, as_stored, write_volume
 
-CT_NAME, PET_NAME, MASK_NAME = "ct_hu.nii.gz", "pet_suv.nii.gz", "mask.nii.gz"
+_NAMES = {"ct": "ct_hu.nii.gz", "pet": "pet_suv.nii.gz"}
+MASK_NAME = "mask.nii.gz"
 
 
 class Images(NamedTuple):
     """A study as read.
 
     Attributes:
-        ct: HU. pet: SUVbw. label: bool, on the grid that it was drawn on.
+        volumes: name -> HU of a CT, SUVbw of a PET.
+        masks: class -> bool, all on the grid that they were drawn on.
         warnings: of the study and its series.
     """
 
-    ct: Volume
-    pet: Volume
-    label: Volume
+    volumes: Mapping[str, Volume]
+    masks: Mapping[str, Volume]
     warnings: list[str]
 
 
 def read_study(study: Study) -> Images:
-    """A study's images and mask, each as reading it back from NIfTI would give it.
+    """A study's images and masks, each as reading it back from NIfTI would give it.
 
     Raises:
-        DataError: a series that cannot be read, contours that do not fit.
+        DataError: a series that cannot be read, contours that do not fit, classes that were drawn
+            on different grids.
     """
     warnings = list(study.notes)
-    volumes, grids = [], {}
-    for series in (study.ct, study.pet):
+    volumes, grids = {}, {}
+    for name, series in study.images.items():
         volume, _ = read_image(series, case=study.case, notes=warnings)
         grids[series.uid] = volume.data.shape, volume.affine
-        volumes.append(volume)
-    images = [study.ct, study.pet]
-    mask, _ = read_regions(
-        study.structures, study.regions, images, case=study.case, notes=warnings, grids=grids
-    )
+        volumes[name] = as_stored(volume)
+    # A region may have been drawn on a series that is not asked for, but is here.
+    series, masks, drawn_on = list(study.images.values()), {}, set()
+    for name, regions in study.regions.items():
+        if regions:
+            masks[name], on = read_regions(
+                study.structures, regions, series, case=study.case, notes=warnings, grids=grids
+            )
+            drawn_on.add((on and on.uid, masks[name].data.shape))
+    if len(drawn_on) > 1:
+        raise DataError(
+            f"the regions of {', '.join(masks)} lie on different grids",
+            case=study.case,
+            file=study.structures.files[0],
+            wanted="one image that all were drawn on",
+        )
     warnings += study.structures.warnings
-    ct, pet, label = (as_stored(v) for v in (*volumes, mask))
-    return Images(ct, pet, Volume(label.data > 0, label.affine, label.header), warnings)
+    some = next(iter(masks.values()))
+    for name in study.regions:
+        mask = as_stored(masks.get(name, Volume(np.zeros_like(some.data), some.affine)))
+        masks[name] = Volume(mask.data > 0, mask.affine, mask.header)
+    return Images(volumes, {name: masks[name] for name in study.regions}, warnings)
 
 
 def write_copies(folder: Path, images: Images) -> None:
-    """Writes a study as NIfTI: `ct_hu`, `pet_suv` and `mask.nii.gz`. Raises DataError."""
-    for name, volume in zip((CT_NAME, PET_NAME, MASK_NAME), images[:3], strict=True):
-        write_image(folder / name, volume)
+    """Writes a study as NIfTI: `ct_hu`, `pet_suv` and `mask.nii.gz`. Raises DataError.
+
+    Other images are called by their names, and of several classes each mask by its own, too.
+    """
+    for name, volume in images.volumes.items():
+        write_image(folder / _NAMES.get(name, f"{name}.nii.gz"), volume)
+    for name, mask in images.masks.items():
+        of_one = MASK_NAME if len(images.masks) == 1 else f"mask_{name}.nii.gz"
+        write_image(folder / of_one, mask)
 
 
 def fingerprints(study: Study) -> dict[str, str]:
     """SHA-256 of the names, sizes and times of each part's files, which are not opened for it."""
     digests = {}
-    for name, series in (("ct", study.ct), ("pet", study.pet), ("label", study.structures)):
-        digest = hashlib.sha256(f"{series.uid} {study.regions}".encode())
+    for name, series in (*study.images.items(), ("label", study.structures)):
+        digest = hashlib.sha256(f"{series.uid} {dict(study.regions)}".encode())
         for file in series.files:
             status = file.path.stat()
             digest.update(f"{file.member} {status.st_size} {status.st_mtime_ns}".encode())
@@ -97,7 +120,7 @@ def convert_files(
         DataError: see the functions called.
     """
     output, lines, images = Path(output), [], []
-    for source, kind, name in ((ct, "CT", CT_NAME), (pet, "PET", PET_NAME)):
+    for source, kind, name in ((ct, "CT", _NAMES["ct"]), (pet, "PET", _NAMES["pet"])):
         if source is None:
             continue
         series = one_series(source, kind)
@@ -116,8 +139,8 @@ def convert_files(
         raise DataError(f"{len(sets)} RTSTRUCT or SEG", file=rtstruct, wanted="one file")
     if not images:
         images = _images_around(Path(rtstruct), sets[0])
-    _, name, _ = choose_structures(None, sets, regions, (frozenset(), unite))
-    notes, names = list(sets[0].warnings), regions if unite else (name,)
+    _, found, _ = choose_structures(None, sets, Asked(regions=tuple(regions), unite=unite))
+    notes, (names,) = list(sets[0].warnings), found.values()
     mask, drawn_on = read_regions(sets[0], names, images, notes=notes)
     path = output / MASK_NAME
     write_image(path, mask)

@@ -1,4 +1,4 @@
-"""The image of a DICOM series: its slices put together as a volume in HU or SUV."""
+"""The image of a DICOM series: its slices put together as a volume, in HU, SUV or no unit."""
 
 import math
 
@@ -22,7 +22,7 @@ _GEOMETRY = ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient", "Imag
 def read_image(
     series: Series, *, case=None, notes: list | None = None
 ) -> tuple[Volume, list[pydicom.Dataset]]:
-    """A CT series in HU or a PET series in SUVbw.
+    """A CT series in HU, a PET series in SUVbw, or an MR series, rescaled where it says how.
 
     Args:
         series: to be read.
@@ -108,7 +108,7 @@ def _read_slices(series, case, where, *, pixels):
                 raise DataError(f"{len(series.files)} slices of {shape[1]} x {shape[0]}", **where)
             planes = np.empty((len(series.files), *shape), np.float32)
         if shape == planes.shape[1:]:  # else the geometry is refused
-            planes[index] = _pixels(dataset, file, case, shape)
+            planes[index] = _pixels(dataset, file, case, shape, has_unit=series.kind != "MR")
         for tag in [tag for tag in dataset.keys() if tag >= _PIXEL_GROUP]:  # noqa: SIM118 - values
             del dataset[tag]
     return headers, planes
@@ -133,11 +133,13 @@ def _check_slice(dataset, case, file):
         )
 
 
-def _pixels(dataset, file, case, shape):
+def _pixels(dataset, file, case, shape, *, has_unit):
     """(rows, columns) float64: stored values rescaled as this slice says."""
     scale = []
-    for name in ("RescaleSlope", "RescaleIntercept"):
+    for name, without in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0)):
         value = dataset.get(name)
+        if value is None and not has_unit:
+            value = without
         if value is None:
             raise DataError(
                 f"{name} is missing",
@@ -225,7 +227,7 @@ def _geometry(headers, where):
 def read_folder(
     path, kind: str, *, case=None, notes: list | None = None
 ) -> tuple[Volume, list[pydicom.Dataset]]:
-    """The one series of a kind (CT or PET) in a folder or archive; see `read_image`.
+    """The one series of a kind (CT, PET or MR) in a folder or archive; see `read_image`.
 
     Raises:
         DataError: none, or several.

@@ -1,4 +1,4 @@
-"""DICOM image series: found in folders and zip archives, read as volumes in HU or SUV.
+"""DICOM image series: found in folders and zip archives.
 
 Archives are read in place; nothing is unpacked.
 """
@@ -17,11 +17,14 @@ from pydicom.uid import (
     CTImageStorage,
     DeflatedExplicitVRLittleEndian,
     EnhancedCTImageStorage,
+    EnhancedMRImageStorage,
     EnhancedPETImageStorage,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     LegacyConvertedEnhancedCTImageStorage,
+    LegacyConvertedEnhancedMRImageStorage,
     LegacyConvertedEnhancedPETImageStorage,
+    MRImageStorage,
     PositronEmissionTomographyImageStorage,
     RTStructureSetStorage,
     SegmentationStorage,
@@ -33,14 +36,18 @@ from isanet_jax.files import visible
 LabelMapSegmentationStorage = pydicom.uid.UID("1.2.840.10008.5.1.4.1.1.66.7")  # not in pydicom 3
 _KINDS = {
     CTImageStorage: "CT",
+    MRImageStorage: "MR",
     PositronEmissionTomographyImageStorage: "PET",
     RTStructureSetStorage: "RTSTRUCT",
     SegmentationStorage: "SEG",
     LabelMapSegmentationStorage: "SEG",
 }
+IMAGE_KINDS = ("CT", "PET", "MR")
 # Of several frames in one instance: named, so that the advice can be given.
 _MULTI_FRAME = {
     EnhancedCTImageStorage: "enhanced CT",
+    EnhancedMRImageStorage: "enhanced MR",
+    LegacyConvertedEnhancedMRImageStorage: "enhanced MR",
     EnhancedPETImageStorage: "enhanced PET",
     LegacyConvertedEnhancedCTImageStorage: "enhanced CT",
     LegacyConvertedEnhancedPETImageStorage: "enhanced PET",
@@ -123,7 +130,7 @@ class Series:
     """The images of one series that belong together, or one structure set or segmentation.
 
     Attributes:
-        kind: CT, PET, RTSTRUCT, SEG, or the modality of what is not read.
+        kind: CT, PET, MR, RTSTRUCT, SEG, or the modality of what is not read.
         first: its first dataset, without pixels.
         files: one per instance.
         warnings: what was left out of it, and what lies beside it and cannot be read.
@@ -233,7 +240,7 @@ class _Group:
 def _group_of(dataset, file):
     """A group of one file. Raises what pydicom raises on damage."""
     kind = _kind(dataset)
-    return _Group(kind, dataset, _signature(dataset) if kind in ("CT", "PET") else None, [file])
+    return _Group(kind, dataset, _signature(dataset) if kind in IMAGE_KINDS else None, [file])
 
 
 def _sort_in(groups, one):
@@ -250,7 +257,7 @@ def _sort_in(groups, one):
 
 
 def _kind(dataset):
-    """CT, PET, RTSTRUCT, SEG, or in words what is not read."""
+    """CT, PET, MR, RTSTRUCT, SEG, or in words what is not read."""
     name = str(dataset.get("Modality") or "unknown")
     kind = _KINDS.get(dataset.SOPClassUID)
     if kind is None and dataset.SOPClassUID in _MULTI_FRAME:
@@ -259,7 +266,7 @@ def _kind(dataset):
         return f"{name} (not read)"
     types = {str(word).upper() for word in dataset.get("ImageType") or ()}
     for word in _NOT_SLICES:
-        if kind in ("CT", "PET") and any(word in one for one in types):
+        if kind in IMAGE_KINDS and any(word in one for one in types):
             return f"{kind} {word.lower()} (not read)"
     return kind
 

@@ -1,4 +1,4 @@
-"""From DICOM in any order of folders and archives to one CT, one PET and one mask per study.
+"""From DICOM in any order of folders and archives to the images and the regions of each study.
 
 Series are put together by their attributes and references, never by file names.
 """
@@ -7,14 +7,19 @@ import dataclasses
 import datetime
 import hashlib
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
 
-from isanet_jax.dicom.series import Series, lenient
+from isanet_jax.classes import TUMOUR
+from isanet_jax.dicom.series import IMAGE_KINDS, Series, lenient
 from isanet_jax.dicom.structures import (
     find_region,
     referenced_series,
     region_names,
 )
-from isanet_jax.errors import DataError
+from isanet_jax.errors import ConfigError, DataError
+from isanet_jax.kinds import shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,53 +28,87 @@ class Study:
 
     Attributes:
         case, patient: IDs, without identity unless it was asked for.
-        ct, pet: the chosen series.
-        structures: the chosen RTSTRUCT or SEG, and the name of the region.
-        region: its name.
+        images: name -> the chosen series.
+        structures: the chosen RTSTRUCT or SEG.
+        regions: class -> names of its regions in there, which are united; () where it has none.
         left: series that were not chosen, as text with the reason.
         notes: what to be warned of.
-        also: names of further regions of the same structure set that belong to the mask.
     """
 
     case: str
     patient: str
-    ct: Series
-    pet: Series
+    images: Mapping[str, Series]
     structures: Series
-    region: str
+    regions: Mapping[str, tuple[str, ...]]
     left: tuple[str, ...]
     notes: tuple[str, ...] = ()
-    also: tuple[str, ...] = ()
-
-    @property
-    def regions(self) -> tuple[str, ...]:
-        """The names of all regions that belong to the mask."""
-        return (self.region, *self.also)
 
     def describe(self) -> str:
         """What was chosen and what was left, in a line."""
         referenced = referenced_series(self.structures.first)
-        on = next((s.kind for s in (self.ct, self.pet) if s.uid in referenced), "its own grid")
-        chosen = f"{self.ct.describe()}, {self.pet.describe()}, "
-        chosen += f"{' and '.join(map(repr, self.regions))} drawn on {on}"
-        return "; ".join([chosen, *(f"left {text}" for text in self.left)])
+        on = next((s.kind for s in self.images.values() if s.uid in referenced), "its own grid")
+        chosen = [one.describe() for one in self.images.values()]
+        names = [name for of_class in self.regions.values() for name in of_class]
+        chosen.append(f"{' and '.join(map(repr, names))} drawn on {on}")
+        return "; ".join([", ".join(chosen), *(f"left {text}" for text in self.left)])
+
+
+class Asked(NamedTuple):
+    """What is looked for in each study.
+
+    Attributes:
+        images: name -> kind: a CT, a PET, and any number of MR, which their names' second word
+            tells apart: `mr_t1` is the series whose description says so.
+        regions: names of the tumour's region, the first that a study has counts; empty: its only
+            one.
+        unite: a case's mask is all of `regions` together, which one structure set must have.
+        classes: name -> names of its regions, of which those that a study has are united; none:
+            the tumour is the only class.
+        chosen: Series Instance UIDs that are taken wherever they are among the possible ones.
+    """
+
+    images: Mapping[str, str] = MappingProxyType({"ct": "ct", "pet": "pet"})
+    regions: tuple[str, ...] = ()
+    unite: bool = False
+    classes: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    chosen: frozenset[str] = frozenset()
+
+    @property
+    def kinds(self) -> set[str]:
+        """The kinds of series that make a study; MR alone where nothing else is asked for."""
+        kinds = {kind.upper() for kind in self.images.values()}
+        return kinds - {"MR"} or kinds
+
+    def check(self) -> None:
+        """Raises ConfigError on images that DICOM cannot be asked for."""
+        for kind in ("ct", "pet", "other"):
+            names = [name for name, of in self.images.items() if of == kind]
+            if len(names) > (kind != "other"):
+                raise ConfigError(
+                    f"the images {', '.join(names)} of DICOM: a study gives one CT, one PET, and "
+                    "any MR. Convert it, and list the files in a table"
+                )
 
 
 @lenient()
-def find_studies(series: list[Series], regions=(), *, keep_identity=False, chosen=(), unite=False):
-    """Chooses CT, PET and region of every study.
+def find_studies(series: list[Series], asked: Asked | None = None, *, keep_identity=False):
+    """Chooses images and regions of every study.
 
     Args:
         series: see `isanet_jax.dicom.series.find_series`.
-        regions: names to look for, the first that a study has counts; empty: its only one.
+        asked: what is looked for; None: a CT, a PET and the only region.
         keep_identity: IDs are the Patient IDs, also where these are not marked as de-identified.
-        chosen: Series Instance UIDs that are taken wherever they are among the possible ones.
-        unite: a case's mask is all of `regions` together, which one structure set must have.
 
     Returns:
         the studies; failures, case -> reason; and texts about what was left out as a whole.
+
+    Raises:
+        ConfigError: see `Asked.check`.
     """
-    groups = _group(series)
+    asked = asked or Asked()
+    asked.check()
+    groups = _group(series, asked.kinds)
+    wanted = " and ".join(sorted(asked.kinds))
     by_patient = {}
     for group in groups:
         patient = str(group[0].first.get("PatientID") or group[0].first.StudyInstanceUID)
@@ -81,24 +120,24 @@ def find_studies(series: list[Series], regions=(), *, keep_identity=False, chose
         while name in used:  # two Patient IDs that differ in characters that no file may have
             name += "x"
         used.add(name)
-        complete = [g for g in members if {"CT", "PET"} <= {s.kind for s in g}]
+        complete = [g for g in members if asked.kinds <= {s.kind for s in g}]
         for group in members:
             if not any(group is c for c in complete):
                 kinds = ", ".join(s.describe() for s in group)
-                left.append(f"{name}: no pair of CT and PET among {kinds}")
+                left.append(f"{name}: no {wanted} among {kinds}")
         for number, group in enumerate(complete, start=1):
             case = f"{name}_{number}" if len(complete) > 1 else name
             try:
-                studies.append(_choose(case, name, group, regions, (frozenset(chosen), unite)))
+                studies.append(_choose(case, name, group, asked))
             except DataError as error:
                 failures[case] = str(error)
     return studies, failures, left
 
 
-def _group(series):
+def _group(series, kinds):
     """The series of each study; what a study lacks is looked for in incomplete ones.
 
-    A structure set belongs to the images that it references. Studies without a CT or without a PET
+    A structure set belongs to the images that it references. Studies that lack one of the kinds
     are put together where they share a frame of reference; complete ones are never mixed, since
     some anonymisers write one frame of reference into all studies of a patient.
     """
@@ -106,7 +145,7 @@ def _group(series):
     for one in series:
         key = (str(one.first.get("PatientID")), str(one.first.StudyInstanceUID))
         studies.setdefault(key, []).append(one)
-        if one.kind in ("CT", "PET"):
+        if one.kind in IMAGE_KINDS:
             place[key[0], one.uid] = key
     for key, members in list(studies.items()):
         for one in [s for s in members if s.kind in ("RTSTRUCT", "SEG")]:
@@ -115,12 +154,16 @@ def _group(series):
                 members.remove(one)
                 studies[min(targets)].append(one)
     groups = [(key[0], members) for key, members in studies.items() if members]
-    complete = [g for g in groups if _is_complete(g[1])]
+
+    def is_complete(group):
+        return kinds <= {s.kind for s in group[1]}
+
+    complete = [g for g in groups if is_complete(g)]
     joined = []
-    for patient, own in (g for g in groups if not _is_complete(g[1])):
+    for patient, own in (g for g in groups if not is_complete(g)):
         members = list(own)
         frames = {s.frame for s in members} - {""}
-        if not any(s.kind in ("CT", "PET") for s in members):
+        if not any(s.kind in kinds for s in members):
             fitting = [g for g in complete if g[0] == patient and frames & {s.frame for s in g[1]}]
             if len(fitting) == 1:
                 fitting[0][1].extend(members)
@@ -136,10 +179,6 @@ def _group(series):
     return [members for _, members in complete + joined]
 
 
-def _is_complete(members):
-    return {"CT", "PET"} <= {s.kind for s in members}
-
-
 def _identity(patient, groups, keep_identity):
     """A name for files: the Patient ID where it may be shown, else derived from the studies."""
     removed = all(
@@ -152,69 +191,121 @@ def _identity(patient, groups, keep_identity):
     return f"anon_{hashlib.sha256(secret.encode()).hexdigest()[:10]}"
 
 
-def _choose(case, patient, group, regions, asked):
-    """The pair and region of one study.
+def _choose(case, patient, group, asked):
+    """The images and regions of one study.
 
     Raises:
-        DataError: no region, or several and none asked for; several series of which nothing says
-            which one is meant.
+        DataError: no region, or several and none asked for; an image that is not there; several
+            series of which nothing says which one is meant.
     """
-    chosen, unite = asked
-    structures, region, notes = choose_structures(case, group, regions, asked)
-    also = tuple(regions[1:]) if unite else ()
+    structures, regions, notes = choose_structures(case, group, asked)
     referenced = referenced_series(structures.first)
+    name_of = {kind: name for name, kind in asked.images.items()}
     pets = [s for s in group if s.kind == "PET"]
     cts = [s for s in group if s.kind == "CT"]
-    starts = [_start(s) for s in cts if _start(s)]
-
-    def from_ct(one):
-        """Quarters of an hour between a PET and the CT: a delayed one is a scan of its own."""
-        start = _start(one)
-        return (
-            min((abs((start - s).total_seconds()) // 900 for s in starts), default=0)
-            if (start)
-            else 0
-        )
-
-    def is_derived(one):
-        return "DERIVED" in {str(word).upper() for word in one.first.get("ImageType") or ()}
-
     corrected = [s for s in pets if "ATTN" in (s.first.get("CorrectedImage") or ())]
-    pet = _decide(
-        "PET",
-        corrected or pets,
-        [
-            lambda s: s.uid not in referenced,
-            is_derived,
-            lambda s: s.frame not in {c.frame for c in cts},
-            from_ct,
-            lambda s: -len(s.files),
-        ],
-        case,
-        chosen,
-    )
-    ct = _decide(
-        "CT",
-        cts,
-        [
-            lambda s: s.frame != pet.frame,
-            lambda s: s.uid not in referenced,
-            is_derived,
-            lambda s: -len(s.files),
-        ],
-        case,
-        chosen,
-    )
+    images = {}
+    if "pet" in name_of:
+        images[name_of["pet"]] = _decide(
+            "PET",
+            corrected or pets,
+            [
+                lambda s: s.uid not in referenced,
+                _is_derived,
+                lambda s: bool(cts) and s.frame not in {c.frame for c in cts},
+                lambda s: _apart(s, cts),
+                lambda s: -len(s.files),
+            ],
+            case,
+            asked.chosen,
+        )
+    if "ct" in name_of:
+        frames = {s.frame for s in images.values()}
+        images[name_of["ct"]] = _decide(
+            "CT",
+            cts,
+            [
+                lambda s: bool(frames) and s.frame not in frames,
+                lambda s: s.uid not in referenced,
+                _is_derived,
+                lambda s: -len(s.files),
+            ],
+            case,
+            asked.chosen,
+        )
+    for name in (name for name, kind in asked.images.items() if kind == "mr"):
+        images[name], told = _choose_mr(case, name, group, images, asked.chosen)
+        notes += told
+    images = {name: images[name] for name in asked.images}
     left = []
     for one in group:
-        if not any(one is c for c in (ct, pet, structures)):
-            reasons = {"PET": "another PET", "CT": "another CT"}
+        if not any(one is taken for taken in (structures, *images.values())):
+            reason = f"another {one.kind}" if one.kind.lower() in name_of else "not needed"
             if one.kind == "PET" and corrected and one not in corrected:
-                reasons["PET"] = "no attenuation correction"
-            left.append(f"{one.describe()}: {reasons.get(one.kind, 'not needed')}")
-    if ct.frame != pet.frame:
-        notes.append("CT and PET have different frames of reference: are they registered?")
-    return Study(case, patient, ct, pet, structures, region, tuple(left), tuple(notes), also)
+                reason = "no attenuation correction"
+            left.append(f"{one.describe()}: {reason}")
+    (first, reference), *others = images.items()
+    for name, one in others:
+        if one.frame != reference.frame:
+            both = (shown(n, asked.images[n]) for n in (first, name))
+            notes.append(
+                f"{' and '.join(both)} have different frames of reference: are they registered?"
+            )
+    return Study(case, patient, images, structures, regions, tuple(left), tuple(notes))
+
+
+def _is_derived(one):
+    return "DERIVED" in {str(word).upper() for word in one.first.get("ImageType") or ()}
+
+
+def _apart(one, cts):
+    """Quarters of an hour between a PET and the CT: a delayed one is a scan of its own."""
+    start, starts = _start(one), [_start(s) for s in cts if _start(s)]
+    if not start:
+        return 0
+    return min((abs((start - s).total_seconds()) // 900 for s in starts), default=0)
+
+
+# What MR is weighted by, or shows, as descriptions and the names of images say it.
+_MR_WORDS = ("t1", "t2", "pd", "flair", "dwi", "adc", "stir", "swi", "dce")
+
+
+def _choose_mr(case, name, group, images, chosen):
+    """(the MR series of an image's name, notes): the one whose description has its words.
+
+    Raises:
+        DataError: none, one that is described as something else, or several.
+    """
+    series = [s for s in group if s.kind == "MR" and not any(s is i for i in images.values())]
+    words = [word for word in name.split("_") if word not in ("mr", "mri")]
+
+    def described(one):
+        keys = ("SeriesDescription", "ProtocolName", "SequenceName")
+        return " ".join(str(one.first.get(key) or "") for key in keys).lower()
+
+    matching = [s for s in series if all(word in described(s) for word in words)]
+    asked = [s for s in series if s.uid in chosen]
+    # One that says nothing of itself may be it; one that says something else is not.
+    silent = [s for s in series if not any(word in described(s) for word in _MR_WORDS)]
+    possible = matching or asked or (silent if len(silent) == len(series) == 1 else [])
+    if not possible:
+        listed = "; ".join(f"{s.describe()}, UID {s.uid}" for s in series)
+        raise DataError(
+            f"no MR series is described as {' '.join(words) or 'MR'}"
+            + (f" (found {listed})" if series else ""),
+            case=case,
+            wanted=f"one in the study, or in its frame of reference, for the image {name}",
+            action="Choose with --series UID" if series else "Leave such cases out with --skip-bad",
+        )
+    frames = {s.frame for s in images.values()}
+    criteria = [
+        lambda s: bool(frames) and s.frame not in frames,
+        _is_derived,
+        lambda s: -len(s.files),
+    ]
+    is_guessed = not matching and not asked
+    told = f"the only MR series is taken as {name}: nothing in it says what it is"
+    return _decide(f"MR for {name}", possible, criteria, case, chosen), [told] * is_guessed
 
 
 def _decide(what, candidates, criteria, case, chosen):
@@ -250,12 +341,21 @@ def _start(one):
         return None
 
 
-def choose_structures(case, group, regions, asked=(frozenset(), False)):
-    """(the RTSTRUCT or SEG, its region, notes): on the CT where there are several.
+def choose_structures(case, group, asked):
+    """(the RTSTRUCT or SEG, class -> names of its regions there, notes).
 
-    A structure set that is approved goes before one that is not, and of two the newer one.
+    On the CT where there are several; one that is approved goes before one that is not, and of two
+    the newer one.
+
+    Args:
+        case: to name in errors.
+        group: the series of a study.
+        asked: see `Asked`.
+
+    Raises:
+        DataError: no such region, none at all, or several and none was asked for; several sets of
+            which nothing says which one is meant.
     """
-    chosen, unite = asked
     kinds = {s.uid: s.kind for s in group}
     sets = [s for s in group if s.kind in ("RTSTRUCT", "SEG")]
 
@@ -273,31 +373,67 @@ def choose_structures(case, group, regions, asked=(frozenset(), False)):
         digits = re.sub(r"\D", "", f"{day}{str(clock).split('.')[0]:0<6}")
         return -int(digits or 0)
 
-    criteria = [on_ct, lambda s: s.kind == "RTSTRUCT", approval, age]
-    for names in [regions] if unite and regions else [(name,) for name in regions]:
-        having = [s for s in sets if all(find_region(s.first, n) is not None for n in names)]
-        if having:
-            name = names[0]
-            best = _decide(f"structure sets with {name!r}", having, criteria, case, chosen)
-            notes = []
-            same = [s for s in having if s is not best and on_ct(s) == on_ct(best)]
-            if same:
-                notes.append(
-                    f"{len(same)} other structure set(s) with {name!r} are older or not approved"
-                )
-            return best, name, notes
+    def lacking(one, classes):
+        return sum(not names for names in _present(one, classes).values())
+
+    for classes in _alternatives(asked):
+        having = [s for s in sets if _suffices(_present(s, classes), classes, asked)]
+        if not having:
+            continue
+        criteria = [
+            lambda s, classes=classes: lacking(s, classes),
+            *(on_ct, lambda s: s.kind == "RTSTRUCT", approval, age),
+        ]
+        called = repr(next(name for names in classes.values() for name in names))
+        best = _decide(f"structure sets with {called}", having, criteria, case, asked.chosen)
+        notes = []
+        same = [s for s in having if s is not best and on_ct(s) == on_ct(best)]
+        if same:
+            notes.append(
+                f"{len(same)} other structure set(s) with {called} are older or not approved"
+            )
+        found = _present(best, classes)
+        for name, of_class in found.items():
+            if not of_class:
+                notes.append(f"no region {' or '.join(classes[name])}: it has no {name}")
+        return best, found, notes
     names = sorted({name for one in sets for name in region_names(one.first)})
-    if not regions and sets:
+    if not asked.regions and not asked.classes and sets:
         nearest = min(map(on_ct, sets))
         first = [one for one in sets if on_ct(one) == nearest]
         own = {name for one in first for name in region_names(one.first)}
         if len(own) == 1:
-            return choose_structures(case, first, tuple(own), asked)
+            return choose_structures(case, first, asked._replace(regions=tuple(own)))
+    wanted = [name for classes in _alternatives(asked) for of in classes.values() for name in of]
     raise DataError(
         f"regions {', '.join(names)}" if names else "no RTSTRUCT or SEG",
         case=case,
-        wanted=f"a region called {(' and ' if unite else ' or ').join(regions)}"
-        if regions
+        wanted=f"a region called {(' and ' if asked.unite else ' or ').join(wanted)}"
+        if wanted
         else "one region",
-        action="Name the tumour's region with --roi" if names else None,
+        action="Name the tumour's region with --roi, or each class's with --classes"
+        if names
+        else None,
     )
+
+
+def _alternatives(asked) -> list[dict[str, tuple[str, ...]]]:
+    """Class -> names of its regions, the best first."""
+    if asked.classes:
+        return [dict(asked.classes)]
+    if asked.unite and asked.regions:
+        return [{TUMOUR: asked.regions}]
+    return [{TUMOUR: (name,)} for name in asked.regions]
+
+
+def _present(one, classes):
+    """Class -> those of its regions that a structure set has."""
+    return {
+        name: tuple(region for region in regions if find_region(one.first, region) is not None)
+        for name, regions in classes.items()
+    }
+
+
+def _suffices(found, classes, asked):
+    """Of classes any region; of the tumour's united ones, all."""
+    return any(found.values()) if asked.classes else found == classes

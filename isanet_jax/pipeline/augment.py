@@ -151,9 +151,9 @@ def normalise(
 ) -> jax.Array:
     """The network's input (Eqs. 16-17).
 
-    CT is clipped to [-1024, 1024] HU and divided by 1024, or as its window says. PET of whole volumes has the volume's
-    mean subtracted and is divided by its standard deviation; other images come so from the host,
-    by their case's (`isanet_jax.pipeline.dataset.standardised`).
+    CT is clipped to [-1024, 1024] HU and divided by 1024, or as its window says. PET of whole
+    volumes has the volume's mean subtracted and is divided by its standard deviation; other images
+    come so from the host, by their case's (`isanet_jax.pipeline.dataset.standardised`).
 
     Args:
         images: name -> (B, D, H, W); HU of a CT.

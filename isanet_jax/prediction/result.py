@@ -77,7 +77,7 @@ def read_images(
 def _read(path, kind, case, notes):
     """A volume, and its DICOM slices where it comes from DICOM; adds what to be warned of."""
     if is_dicom(path):
-        if kind not in ("ct", "pet"):
+        if kind not in ("ct", "pet", "mr"):
             raise DataError(
                 f"DICOM of the kind {kind!r} is not read",
                 case=case,

@@ -9,7 +9,7 @@ from isanet_jax.cases.case import read_case
 from isanet_jax.cases.cohort import read_cohort
 from isanet_jax.cli.prepare import main
 from isanet_jax.dicom.series import find_series
-from isanet_jax.dicom.studies import find_studies
+from isanet_jax.dicom.studies import Asked, find_studies
 from isanet_jax.errors import ConfigError, DataError
 from tests.conftest import real_data
 from tests.dicom.make_dicom import (
@@ -25,8 +25,9 @@ from tests.dicom.make_dicom import (
 )
 
 
-def studies_of(folder, *regions, **more):
-    return find_studies(find_series(folder)[0], regions, **more)
+def studies_of(folder, *regions, keep_identity=False, **more):
+    asked = Asked(regions=regions, **more)
+    return find_studies(find_series(folder)[0], asked, keep_identity=keep_identity)
 
 
 def test_series_are_chosen_by_what_they_are(tmp_path):
@@ -38,10 +39,10 @@ def test_series_are_chosen_by_what_they_are(tmp_path):
     (found,), failures, left = studies_of(tmp_path, "GTV_Mass")
     assert not failures
     assert not left
-    assert (found.case, found.region) == ("P1", "GTV_Mass")
-    assert (len(found.ct.files), len(found.pet.files)) == (8, 8)
+    assert (found.case, found.regions) == ("P1", {"tumour": ("GTV_Mass",)})
+    assert (len(found.images["ct"].files), len(found.images["pet"].files)) == (8, 8)
     told = "; ".join(found.left)
-    for text in ("no attenuation correction", "CT localizer", "MR (not read)"):
+    for text in ("no attenuation correction", "CT localizer", "MR series"):
         assert text in told
 
 
@@ -51,7 +52,7 @@ def test_the_region_is_named_exactly_or_is_the_only_one(tmp_path):
         _, failures, _ = studies_of(tmp_path, *regions)
         assert "regions GTV_Edema, GTV_Mass" in failures["P1"]
     (found,), _, _ = studies_of(tmp_path, "GTV_Research", "GTV_Edema")
-    assert found.region == "GTV_Edema"
+    assert found.regions == {"tumour": ("GTV_Edema",)}
 
 
 def test_a_patients_identity_is_not_used_unless_asked_for(tmp_path):
@@ -73,7 +74,7 @@ def test_studies_of_one_patient_are_cases_of_one_patient(tmp_path):
     found, failures, left = studies_of(tmp_path, "GTV_Mass")
     assert [(s.case, s.patient) for s in found] == [("P7_1", "P7"), ("P7_2", "P7")]
     assert not failures
-    assert left == ["P8: no pair of CT and PET among CT series 2 (3)"]
+    assert left == ["P8: no CT and PET among CT series 2 (3)"]
 
 
 def test_dicom_to_cases_in_one_command(tmp_path, capsys):
@@ -194,7 +195,7 @@ def test_a_region_on_pet_keeps_its_grid(tmp_path):
 def test_real_patients(tmp_path):
     source = real_data("sts_dicom")
     found, failures, left = studies_of(source)
-    assert [(s.case, s.region) for s in found] == [
+    assert [(s.case, s.regions["tumour"][0]) for s in found] == [
         ("STS_001", "GTV_Mass_CT"),
         ("STS_008", "GTV_Mass_CT"),
     ]
@@ -212,7 +213,7 @@ def test_one_frame_of_reference_in_two_studies_does_not_mix_them(tmp_path):
     assert not left
     assert [s.case for s in found] == ["P7_1", "P7_2"]
     for one in found:
-        assert one.ct.first.StudyInstanceUID == one.pet.first.StudyInstanceUID
+        assert one.images["ct"].first.StudyInstanceUID == one.images["pet"].first.StudyInstanceUID
 
 
 def test_a_ct_and_a_pet_of_two_studies_in_one_frame_are_a_case(tmp_path):
@@ -223,8 +224,8 @@ def test_a_ct_and_a_pet_of_two_studies_in_one_frame_are_a_case(tmp_path):
         dataset.save_as(path)
     (found,), failures, _ = studies_of(tmp_path, "GTV_Mass")
     assert not failures
-    assert found.pet.first.StudyInstanceUID == "1.2.3.4"
-    assert found.ct.first.StudyInstanceUID == shared["StudyInstanceUID"]
+    assert found.images["pet"].first.StudyInstanceUID == "1.2.3.4"
+    assert found.images["ct"].first.StudyInstanceUID == shared["StudyInstanceUID"]
 
 
 def write_sets(tmp_path, *attributes):
@@ -271,7 +272,7 @@ def test_where_nothing_decides_both_are_named_and_one_can_be_chosen(tmp_path):
     assert "2 structure sets with 'GTV' would do" in failures["P1"]
     assert "UID 1.2.3.1" in failures["P1"]
     assert "--series UID" in failures["P1"]
-    (found,), _, _ = studies_of(tmp_path, "GTV", chosen=["1.2.3.2"])
+    (found,), _, _ = studies_of(tmp_path, "GTV", chosen=frozenset(["1.2.3.2"]))
     assert found.structures.uid == "1.2.3.2"
 
 
@@ -296,7 +297,7 @@ def test_the_pet_of_the_cts_time_and_no_projection_is_taken(tmp_path):
         one.save_as(tmp_path / "mip" / f"{(index * 7) % 101:03d}", enforce_file_format=True)
     (found,), failures, _ = studies_of(tmp_path, "GTV_Mass")
     assert not failures
-    assert str(found.pet.first.SeriesTime) == "100000"
+    assert str(found.images["pet"].first.SeriesTime) == "100000"
     assert "PET mip (not read)" in "; ".join(found.left)
 
 
@@ -336,7 +337,7 @@ def test_regions_are_united_on_request(tmp_path, capsys):
     assert f"'GTV_Mass' and 'GTV_Edema', {324 - 81 + 289} voxels" in capsys.readouterr().out
     (found,), failures, _ = studies_of(tmp_path / "in", "GTV_Mass", "GTV_Edema", unite=True)
     assert not failures
-    assert (found.region, found.also) == ("GTV_Mass", ("GTV_Edema",))
+    assert found.regions == {"tumour": ("GTV_Mass", "GTV_Edema")}
     _, failures, _ = studies_of(tmp_path / "in", "GTV_Mass", "Other", unite=True)
     assert "a region called GTV_Mass and Other" in failures["P1"]
     with pytest.raises(ConfigError, match="--unite needs --roi"):
@@ -346,5 +347,104 @@ def test_regions_are_united_on_request(tmp_path, capsys):
 def test_a_folder_without_a_study_says_what_was_left(tmp_path):
     write_series(tmp_path / "in", "CT", study(patient_id="P8"), np.ones((3, 4, 4)))
     words = ["--source", str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--workers", "1"]
-    with pytest.raises(DataError, match="no study with a CT and a PET series; left P8: no pair of"):
+    with pytest.raises(DataError, match="no study with a CT and a PET series; left P8: no CT and"):
         main(["dicom", *words])
+
+
+MR_IMAGES = {"ct": "ct", "pet": "pet", "mr_t1": "mr"}
+
+
+def test_an_mr_is_chosen_by_its_description(tmp_path):
+    shared = study()
+    write_patient(tmp_path, shared)  # with an MR that says nothing of itself
+    for index, text in enumerate(("AX T2 STIR", "AX T1 FSE")):
+        values = np.full((4, 12, 12), index)
+        write_series(tmp_path / text[3:5], "MR", shared, values, SeriesDescription=text)
+    (found,), failures, _ = studies_of(tmp_path, "GTV_Mass", images=MR_IMAGES)
+    assert not failures
+    assert tuple(found.images) == ("ct", "pet", "mr_t1")
+    assert found.images["mr_t1"].first.SeriesDescription == "AX T1 FSE"
+    both = MR_IMAGES | {"mr_t2": "mr"}
+    (found,), _, _ = studies_of(tmp_path, "GTV_Mass", images=both)
+    assert found.images["mr_t2"].first.SeriesDescription == "AX T2 STIR"
+    # Of a weighting that no series has, none is taken in its place.
+    _, failures, _ = studies_of(tmp_path, "GTV_Mass", images=MR_IMAGES | {"mr_flair": "mr"})
+    assert "no MR series is described as flair" in failures["P1"]
+
+
+def test_the_only_mr_is_taken_unless_it_is_described_as_something_else(tmp_path):
+    shared = study()
+    write_patient(tmp_path / "silent", shared)
+    (found,), _, _ = studies_of(tmp_path / "silent", "GTV_Mass", images=MR_IMAGES)
+    assert any("the only MR series is taken as mr_t1" in text for text in found.notes)
+    for path in (tmp_path / "silent" / "c").iterdir():
+        one = pydicom.dcmread(path)
+        one.SeriesDescription = "T2 FSE"
+        one.save_as(path)
+    _, failures, _ = studies_of(tmp_path / "silent", "GTV_Mass", images=MR_IMAGES)
+    assert "no MR series is described as t1 (found MR series" in failures["P1"]
+
+
+def test_an_mr_of_another_study_is_taken_in_the_same_frame_only(tmp_path):
+    shared = study()
+    write_patient(tmp_path, shared)
+    for path in (tmp_path / "c").iterdir():
+        path.unlink()
+    other = study() | {"SeriesDescription": "T1"}
+    write_series(tmp_path / "mr", "MR", other, np.ones((4, 12, 12)))
+    _, failures, _ = studies_of(tmp_path, "GTV_Mass", images=MR_IMAGES)
+    assert "no MR series is described as t1" in failures["P1"]
+    near = other | {"FrameOfReferenceUID": shared["FrameOfReferenceUID"]}
+    write_series(tmp_path / "mr2", "MR", near, np.ones((4, 12, 12)))
+    (found,), failures, _ = studies_of(tmp_path, "GTV_Mass", images=MR_IMAGES)
+    assert not failures
+    assert found.images["mr_t1"].frame == found.images["ct"].frame
+
+
+@pytest.mark.parametrize("images", [{"ct": "ct", "flow": "other"}, {"pet": "pet", "late": "pet"}])
+def test_images_that_a_study_does_not_tell_apart_are_refused(tmp_path, images):
+    write_patient(tmp_path)
+    with pytest.raises(ConfigError, match="a study gives one CT, one PET, and any MR"):
+        studies_of(tmp_path, "GTV_Mass", images=images)
+
+
+def test_mr_and_classes_of_dicom_become_cases(tmp_path, capsys):
+    """Regions by name: one class has two, which are united; one patient lacks the other class."""
+    for number in range(2):
+        folder, shared = tmp_path / "in" / str(number), study(patient_id=f"P{number}")
+        write_patient(folder, shared)
+        for path in (folder / "c").iterdir():
+            one = pydicom.dcmread(path)
+            one.SeriesDescription = "T1"
+            del one.RescaleSlope, one.RescaleIntercept  # as in many MR
+            one.save_as(path)
+        slices = [pydicom.dcmread(p) for p in sorted((folder / "a").iterdir())]
+        regions = {"GTVp": [square(7, 25, 6)], "LN1": [square(27, 33, 9)], "LN2": [square(1, 5, 9)]}
+        kept = regions if number == 0 else {"GTVp": regions["GTVp"]}
+        (folder / "d" / "rs").unlink()
+        write_structures(folder / "d" / "rs", shared, slices, kept)
+    output = tmp_path / "cases"
+    words = ["--source", str(tmp_path / "in"), "--images", "ct,pet,mr_t1", "--classes",
+             "gtvp=GTVp", "gtvn=LN1,LN2", "--workers", "1"]  # fmt: skip
+    prepared = ["--output", str(output), "--nifti", "--fit", "whole", "--spacing-mm", "2", "2", "3"]
+    main(["dicom", *words, *prepared, "--folds", "2"])
+    shown = capsys.readouterr()
+    assert "case P1: no region LN1 or LN2: it has no gtvn" in shown.err
+    cohort = read_cohort(output)
+    assert cohort.settings["classes"] == {"gtvp": [1], "gtvn": [2]}
+    first, second = (cohort.cases[case]["volumes_ml"] for case in ("P0", "P1"))
+    assert first["gtvp"] == pytest.approx(9 * 9 * 12 / 1000)
+    assert first["gtvn"] == pytest.approx((3 * 3 + 2 * 2) * 12 / 1000)
+    assert second == {"gtvp": first["gtvp"], "gtvn": 0}
+    case = read_case(cohort.path("P0"))
+    assert case.images["mr_t1"].std() > 0
+    copies = {path.name for path in (output / "nifti" / "P0").iterdir()}
+    masks = {"mask_gtvp.nii.gz", "mask_gtvn.nii.gz"}
+    assert copies == {"ct_hu.nii.gz", "pet_suv.nii.gz", "mr_t1.nii.gz", *masks}
+    with pytest.raises(SystemExit):  # the two have the same voxels, and are told so
+        main(["check", *words, "--output", str(tmp_path / "check")])
+    lines = capsys.readouterr().out.splitlines()
+    assert any("P0 " in line and line.split()[-2:] == ["1.13", "3"] for line in lines)
+    assert any("MR t1 has the same voxels as case P0" in line for line in lines)
+    with pytest.raises(ConfigError, match="regions of DICOM are named by --roi"):
+        main(["dicom", *words[:2], *prepared, "--label-values", "1"])
