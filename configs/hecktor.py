@@ -99,6 +99,9 @@ def get_config() -> ConfigDict:
     config.train.batch = 1  # cases in a step, over all devices
     config.train.steps_per_epoch = 0  # 0: each training case once
     config.train.validate_every = 1  # epochs between validations and checkpoints
+    # cases: each whole, the best single validation counts; patches: 50 drawn ones, the best
+    # exponential average counts (nnU-Net).
+    config.train.validate_on = "cases"
 
     config.predict = ConfigDict()
     config.predict.mirror = False  # True: mean over the eight mirror images

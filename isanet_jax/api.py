@@ -49,6 +49,7 @@ def prepare(
     target=None,
     classes=None,
     ignore=(),
+    codes=None,
     options=None,
     workers=1,
     folds=5,
@@ -66,7 +67,7 @@ def prepare(
         fit: `resize` keeps the field of view, `crop` and `whole` the voxel size; None: the
             layout's own.
         images: name -> kind, as `isanet_jax.kinds.parse_images` gives; None: CT and PET.
-        label_values, target, classes, ignore: what the labels' values stand for, see
+        label_values, target, classes, ignore, codes: what the labels' values stand for, see
             `isanet_jax.datasets.classes_of`.
         options: of DICOM, an `isanet_jax.datasets.layout.Options`.
         workers: processes.
@@ -117,6 +118,7 @@ def prepare(
             target=target,
             classes=classes,
             ignore=ignore,
+            codes=codes,
         )
         if settings.get("spacing_mm") == "auto":
             settings["spacing_mm"] = auto_spacing(found.scans, next(iter(images)))

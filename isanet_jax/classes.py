@@ -7,6 +7,7 @@ k-th class, 2^k. The bit after the last class's marks voxels that losses and met
 import dataclasses
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,6 +18,38 @@ MOST_CLASSES = 15  # and `ignore`: the bits of uint16
 TUMOUR = "tumour"
 
 
+class Code(NamedTuple):
+    """What a class is, in the words of a terminology: DICOM PS3.3 table 8.8-1.
+
+    Attributes:
+        scheme: the terminology, as SCT (SNOMED CT).
+        value: the concept in it.
+        meaning: in words.
+    """
+
+    scheme: str
+    value: str
+    meaning: str
+
+
+NEOPLASM = Code("SCT", "108369006", "Neoplasm")
+_CODE_LENGTHS = Code(16, 16, 64)
+
+
+def parse_code(text: str) -> Code:
+    """Reads "SCT:86049000:Neoplasm, Primary". Raises ConfigError."""
+    parts = [part.strip() for part in text.split(":", 2)]
+    if len(parts) != 3 or not all(
+        0 < len(part) <= most and part.isprintable() and "\\" not in part
+        for part, most in zip(parts, _CODE_LENGTHS, strict=True)
+    ):
+        raise ConfigError(
+            f"the code {text!r} is not understood; give SCHEME:VALUE:MEANING, as in "
+            "SCT:86049000:Neoplasm, Primary"
+        )
+    return Code(*parts)
+
+
 @dataclasses.dataclass(frozen=True)
 class Classes:
     """What the values of a label stand for.
@@ -25,6 +58,7 @@ class Classes:
         values: name -> the values that belong to the class, in the order of the network's logits.
         ignore: values of voxels that nothing is known of.
         others: values that are known and of no class (HECKTOR: nodes beside the primary).
+        codes: name -> what DICOM segments say that it is, where it is not just a neoplasm.
 
     Raises:
         ConfigError: no classes, too many, a name or a value that cannot be one.
@@ -35,6 +69,7 @@ class Classes:
     )
     ignore: tuple[int, ...] = ()
     others: tuple[int, ...] = ()
+    codes: Mapping[str, Code] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         if not 1 <= len(self.values) <= MOST_CLASSES:
@@ -54,6 +89,10 @@ class Classes:
                 raise ConfigError(
                     f"the value {min(both)} is of the class {name}, and is to be left out, too"
                 )
+        if unknown := self.codes.keys() - self.values.keys():
+            raise ConfigError(
+                f"a code for {min(unknown)}, which is no class; there are {', '.join(self.values)}"
+            )
         if len(self.values) > 1:
             self._check_order()
 
@@ -110,6 +149,7 @@ class Classes:
             "classes": {name: list(values) for name, values in self.values.items()},
             "ignore": list(self.ignore),
             "others": list(self.others),
+            **({"codes": {n: list(c) for n, c in self.codes.items()}} if self.codes else {}),
         }
 
 

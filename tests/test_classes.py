@@ -1,9 +1,12 @@
 """Classes of a label and kinds of images, by name."""
 
+import json
+
 import numpy as np
 import pytest
 
-from isanet_jax.classes import Classes, class_mask, parse_classes
+from isanet_jax.cases.prepare import Settings, settings_of
+from isanet_jax.classes import Classes, class_mask, parse_classes, parse_code
 from isanet_jax.datasets import DATASETS, classes_of
 from isanet_jax.datasets.layout import Scan
 from isanet_jax.errors import ConfigError, DataError
@@ -81,6 +84,23 @@ def test_what_a_label_holds_is_asked_for_in_one_way_at_a_time():
         classes_of(dataset, None, [study], ignore=(3,))
     with pytest.raises(ConfigError, match="not several of them"):
         classes_of(dataset, None, [], values=(1,), classes={"a": (1,)})
+
+
+def test_codes_are_the_datasets_or_those_that_are_given():
+    of_hecktor = classes_of(
+        DATASETS["hecktor"], None, [], classes={"gtvp": (1,), "gtvn": (2,), "other": (3,)}
+    )
+    assert of_hecktor.codes.keys() == {"gtvp", "gtvn"}
+    given = {"gtvn": parse_code("SCT:94392001:Secondary malignant neoplasm of lymph node")}
+    own = classes_of(DATASETS["table"], None, [], classes={"gtvn": (2,)}, codes=given)
+    assert own.codes == given
+    stored = json.loads(json.dumps(Settings(classes=own).to_json()))
+    assert settings_of(stored).classes == own
+    with pytest.raises(ConfigError, match="a code for gtvx, which is no class"):
+        classes_of(DATASETS["table"], None, [], classes={"a": (1,)}, codes={"gtvx": given["gtvn"]})
+    for text in ("SCT:1", "SCT::Neoplasm", "S" * 17 + ":1:x", "SCT:1:a\\b", "SCT:1:" + "x" * 65):
+        with pytest.raises(ConfigError, match="give SCHEME:VALUE:MEANING"):
+            parse_code(text)
 
 
 def test_images_of_the_command_line():

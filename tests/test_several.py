@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 
+import jax.numpy as jnp
 import nibabel
 import numpy as np
 import pytest
@@ -13,10 +14,13 @@ from isanet_jax.cases.case import StoredCase, read_case
 from isanet_jax.cases.cohort import read_cohort
 from isanet_jax.cli import evaluate, predict, prepare
 from isanet_jax.datasets.phantom import make_phantom
+from isanet_jax.distributed.mesh import make_mesh
 from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.evaluation.evaluate import MEAN
 from isanet_jax.training.config import check_config, plain_config
 from isanet_jax.training.log import read_log
+from isanet_jax.training.run import build_run
+from isanet_jax.training.validate import validate
 from isanet_jax.volume import Volume, write_volume
 
 IMAGES = ("ct", "pet", "t1")
@@ -137,6 +141,40 @@ def test_training_validates_each_class(workdir, config):
     assert checks[-1]["classes"].keys() == {"whole", "hot"}
     assert np.isfinite([line["loss"] for line in lines if "loss" in line]).all()
     check_config(plain_config(config))
+
+
+def test_the_checkpoint_can_be_chosen_on_patches(config, tmp_path, cases):
+    """By the exponential average of few patches' DSC, each class of all of them together."""
+    config = plain_config(config)
+    config["train"] |= {"validate_on": "patches"}
+    run, _ = build_run(config, read_cohort(cases), make_mesh(1, 1))
+
+    def always(value):
+        def predict(params, images):
+            shape = (*images["ct"].shape, 2)
+            assert shape[1:4] == (4, 8, 8)
+            return jnp.full(shape, value)
+
+        return validate(dataclasses.replace(run, predict=predict), None, 3)
+
+    nothing, everything = always(0.4), always(0.6)
+    assert nothing["classes"] == {"whole": 0.0, "hot": 0.0}
+    # Of 50 patches, and what is tumour of them: 2 t / (t + n).
+    whole, hot = (score / (2 - score) for score in everything["classes"].values())
+    assert 0 < hot < whole < 1
+    assert always(0.6) == everything
+    assert isa.train(config, tmp_path / "run")
+    scores = [c["validation_dsc"] for c in read_log(tmp_path / "run" / "metrics.jsonl")
+              if "validation_dsc" in c]  # fmt: skip
+    averages = [scores[0], 0.9 * scores[0] + 0.1 * scores[1]]
+    (description,) = isa.load(tmp_path / "run").predictor.descriptions
+    assert description["progress"]["best_dsc"] == pytest.approx(max(averages))
+    evaluate.main(["--workdir", str(tmp_path / "run")])
+    report = (tmp_path / "run" / "eval" / "report.md").read_text()
+    assert "exponential average of the validation patches' DSC" in report
+    with pytest.raises(ConfigError, match="whole volumes are validated on cases"):
+        small = config["data"] | {"fit": "crop", "patch": 0}
+        check_config(config | {"data": small})
 
 
 def test_an_evaluation_has_each_class_and_their_mean(workdir):

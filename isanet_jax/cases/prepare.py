@@ -20,7 +20,7 @@ from isanet_jax.cases.grid import (
     same_grid,
 )
 from isanet_jax.cases.head import find_head
-from isanet_jax.classes import TUMOUR, Classes, class_mask
+from isanet_jax.classes import TUMOUR, Classes, Code, class_mask
 from isanet_jax.datasets.layout import PET_CT, Scan
 from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.kinds import KINDS, pet_name, shown
@@ -92,7 +92,12 @@ def settings_of(stored: Mapping) -> Settings:
         fit=values["fit"],
         spacing_mm=tuple(spacing) if isinstance(spacing, list) else spacing,
         images=values.get("images", dict(PET_CT)),
-        classes=Classes(classes, tuple(values.get("ignore", ())), tuple(values["others"])),
+        classes=Classes(
+            classes,
+            tuple(values.get("ignore", ())),
+            tuple(values["others"]),
+            {name: Code(*code) for name, code in values.get("codes", {}).items()},
+        ),
         region=values.get("region", "given"),
     )
 

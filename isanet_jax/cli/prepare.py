@@ -10,7 +10,7 @@ from isanet_jax import api, datasets
 from isanet_jax.cases.cohort import prepare_phantoms
 from isanet_jax.cases.grid import FITS
 from isanet_jax.cases.prepare import Settings
-from isanet_jax.classes import split_classes
+from isanet_jax.classes import parse_code, split_classes
 from isanet_jax.datasets import DATASETS, TARGETS
 from isanet_jax.datasets.layout import PET_CT, Options
 from isanet_jax.errors import ConfigError
@@ -96,6 +96,13 @@ def _add_source(command, *, required=True):
         nargs="+",
         help="several classes by name, as in gtvp=1 gtvn=2; they may overlap: wider ones first. Of "
         "DICOM, names of regions, as in gtvp=GTVp gtvn=GTVn1,GTVn2: those that a study has, united",
+    )
+    command.add_argument(
+        "--codes",
+        metavar="NAME=SCHEME:VALUE:MEANING",
+        nargs="+",
+        help="what a class's DICOM segments say that it is, as in 'gtvp=SCT:86049000:Neoplasm, "
+        "Primary' (default: of HECKTOR's gtvp and gtvn their own, else SCT:108369006:Neoplasm)",
     )
     command.add_argument(
         "--ignore", metavar="V[,V]", help="values of the label that nothing is known of"
@@ -291,6 +298,10 @@ def _classes(args):
         "target": args.target,
         "classes": split_classes(args.classes or ()),
         "ignore": parse_label_values(args.ignore, "--ignore") or (),
+        "codes": {
+            name: parse_code(code)
+            for name, _, code in (text.partition("=") for text in args.codes or ())
+        },
     }
 
 

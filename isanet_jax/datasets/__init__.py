@@ -4,6 +4,7 @@ To add one, put a file into this folder that says `DATASET = Dataset(...)`, see
 `isanet_jax.datasets.layout.Dataset`.
 """
 
+import dataclasses
 import importlib
 import pkgutil
 import sys
@@ -77,7 +78,7 @@ def read(source, layout=None, options: Options | None = None) -> tuple[str, Foun
 
 
 def classes_of(
-    dataset, source, scans, *, values=None, target=None, classes=None, ignore=()
+    dataset, source, scans, *, values=None, target=None, classes=None, ignore=(), codes=None
 ) -> Classes:
     """What the values of the labels stand for.
 
@@ -88,6 +89,7 @@ def classes_of(
         target: of HECKTOR 2022 and later: a key of `TARGETS`, one class.
         classes: name -> values, several classes; of DICOM, name -> names of regions.
         ignore: values of voxels that nothing is known of.
+        codes: name -> `isanet_jax.classes.Code` of its segments; others are the dataset's.
 
     Raises:
         ConfigError: several of them are given, no such target, classes that cannot be, or what
@@ -95,23 +97,26 @@ def classes_of(
     """
     if sum(map(bool, (values, target, classes))) > 1:
         raise ConfigError("give label values, a target or classes, and not several of them")
-    if any(scan.study is not None for scan in scans):
-        if values or ignore or target:
-            raise ConfigError(
-                "--label-values, --target and --ignore are for masks with values, as NIfTI; "
-                "regions of DICOM are named by --roi, or class by class: --classes gtvp=NAME "
-                "gtvn=NAME,NAME"
-            )
-        return Classes({name: (number,) for number, name in enumerate(classes or {TUMOUR: ()}, 1)})
+    is_dicom = any(scan.study is not None for scan in scans)
+    if is_dicom and (values or ignore or target):
+        raise ConfigError(
+            "--label-values, --target and --ignore are for masks with values, as NIfTI; regions "
+            "of DICOM are named by --roi, or class by class: --classes gtvp=NAME gtvn=NAME,NAME"
+        )
     if target and target not in TARGETS:
         raise ConfigError(f"there is no target {target!r}; choose from {', '.join(TARGETS)}")
     own = TARGETS[target] if target else dataset.classes(source, scans)
     ignore = tuple(ignore) or own.ignore
-    if not values and not classes:
-        return Classes(own.values, ignore, own.others)
-    chosen = class_values(classes) if classes else {TUMOUR: tuple(values)}
-    taken = {*ignore, *(v for of_class in chosen.values() for v in of_class)}
-    # What the dataset knows and nothing was asked of stands in the labels all the same.
-    known = {*own.others, *(v for of_class in own.values.values() for v in of_class)}
-    others = sorted(known - taken) if classes else ()
-    return Classes(chosen, ignore, tuple(others))
+    if is_dicom:
+        chosen = {name: (number,) for number, name in enumerate(classes or (TUMOUR,), start=1)}
+        found = Classes(chosen)
+    elif values or classes:
+        chosen = class_values(classes) if classes else {TUMOUR: tuple(values)}
+        taken = {*ignore, *(v for of_class in chosen.values() for v in of_class)}
+        # What the dataset knows and nothing was asked of stands in the labels all the same.
+        known = {*own.others, *(v for of_class in own.values.values() for v in of_class)}
+        found = Classes(chosen, ignore, tuple(sorted(known - taken)) if classes else ())
+    else:
+        found = Classes(own.values, ignore, own.others)
+    known = {name: code for name, code in dataset.codes.items() if name in found.values}
+    return dataclasses.replace(found, codes=known | dict(codes or {}))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from isanet_jax.classes import TUMOUR, Classes
+from isanet_jax.classes import TUMOUR, Classes, Code
 from isanet_jax.datasets.layout import (
     BOX_COLUMNS,
     Dataset,
@@ -112,6 +112,13 @@ TARGETS = {
 }
 
 
+# DICOM PS3.16, context group 7159.
+_CODES = {
+    "gtvp": Code("SCT", "86049000", "Neoplasm, Primary"),
+    "gtvn": Code("SCT", "14799000", "Neoplasm, Secondary"),
+}
+
+
 def _is_later(scans):
     """Whether it is HECKTOR 2022 or later: without boxes, and with nodes in the label."""
     return all(scan.box_mm is None for scan in scans)
@@ -129,6 +136,7 @@ DATASET = Dataset(
     lambda source, options: Found(read_hecktor(source)),
     fit="crop",  # the paper's 1 mm boxes
     classes=lambda source, scans: TARGETS["gtvp"] if _is_later(scans) else Classes(),
+    codes=_CODES,
     region=lambda scans: "head" if _is_later(scans) else "given",
     rank=2,
 )

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from isanet_jax.classes import Classes
+from isanet_jax.classes import Classes, Code
 from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.kinds import kind_of, shown
 from isanet_jax.runtime import command
@@ -119,6 +119,7 @@ class Dataset(NamedTuple):
         read: (source, Options) -> Found. Raises DataError.
         fit: `resize` keeps the field of view, `crop` the voxel size: where nothing is asked for.
         classes: (source, scans) -> `isanet_jax.classes.Classes` of its labels.
+        codes: name of a class -> what its segments say that it is.
         region: scans -> `given` (the scan's box, else the CT's field) or `head` (found on the PET).
         rank: layouts of a lower one are asked first whether they recognise a source.
     """
@@ -129,6 +130,7 @@ class Dataset(NamedTuple):
     read: Callable[[Path, Options], Found]
     fit: str = "resize"
     classes: Callable = lambda source, scans: Classes()
+    codes: Mapping[str, Code] = MappingProxyType({})
     region: Callable = lambda scans: "given"
     rank: int = 1
 

@@ -6,6 +6,7 @@ import datetime
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import highdicom
 import numpy as np
@@ -18,6 +19,7 @@ from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_
 from skimage.measure import find_contours, points_in_poly
 
 import isanet_jax
+from isanet_jax.classes import NEOPLASM, Code
 from isanet_jax.dicom.image import LPS_TO_RAS
 from isanet_jax.dicom.series import lenient
 from isanet_jax.errors import DataError
@@ -36,18 +38,23 @@ _GEOMETRY = (
     *("ImageOrientationPatient", "ImagePositionPatient", "SliceThickness"),
 )
 _CATEGORY = CodedConcept("49755003", "SCT", "Morphologically Abnormal Structure")
-_TYPE = CodedConcept("108369006", "SCT", "Neoplasm")
 
 
 def write_segmentation(
-    path, masks: Mapping[str, np.ndarray], slices, *, keep_identity=False
+    path,
+    masks: Mapping[str, np.ndarray],
+    slices,
+    *,
+    codes: Mapping[str, Code] = MappingProxyType({}),
+    keep_identity=False,
 ) -> None:
-    """Writes masks as DICOM SEG: a binary segment each, coded as neoplasm, on the CT's series.
+    """Writes masks as DICOM SEG: a binary segment each, on the CT's series.
 
     Args:
         path: of the file.
         masks: class -> (column, row, slice) bool; a single one is labelled `REGION`.
         slices: the CT's datasets without pixels, one per slice, in the masks' order.
+        codes: class -> what its segment is; a neoplasm where it has none.
         keep_identity: copy the patient's name, birth date and the study's date from the CT; else
             they stay empty, and the Patient ID too unless the CT is marked as de-identified.
 
@@ -55,7 +62,8 @@ def write_segmentation(
         DataError: the file cannot be written, or the CT's header is none that it can refer to.
     """
     with _refused(path):
-        _write_segmentation(path, masks, slices, keep_identity)
+        types = [codes.get(name, NEOPLASM) for name in masks]
+        _write_segmentation(path, masks, slices, types, keep_identity)
 
 
 @contextlib.contextmanager
@@ -76,7 +84,7 @@ def _refused(path):
         ) from error
 
 
-def _write_segmentation(path, masks, slices, keep_identity):
+def _write_segmentation(path, masks, slices, types, keep_identity):
     algorithm = highdicom.AlgorithmIdentificationSequence(
         name=_MODEL,
         version=isanet_jax.__version__,
@@ -87,11 +95,11 @@ def _write_segmentation(path, masks, slices, keep_identity):
             segment_number=number,
             segment_label=label,
             segmented_property_category=_CATEGORY,
-            segmented_property_type=_TYPE,
+            segmented_property_type=CodedConcept(code.value, code.scheme, code.meaning),
             algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
             algorithm_identification=algorithm,
         )
-        for number, label in enumerate(_labels(masks), start=1)
+        for number, (label, code) in enumerate(zip(_labels(masks), types, strict=True), start=1)
     ]
     pixels = np.stack([mask.transpose(2, 1, 0) for mask in masks.values()], -1).astype(np.uint8)
     dataset = highdicom.seg.Segmentation(

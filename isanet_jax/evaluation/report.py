@@ -15,6 +15,10 @@ SELECTION_NOTES = {
     "optimistic",
     "nested": "the checkpoint was chosen on other cases, which were not trained on either",
 }
+VALIDATION_NOTES = {
+    "cases": "validation DSC",
+    "patches": "exponential average of the validation patches' DSC",
+}
 _COLUMNS = (*("dsc", "hd", "hd95", "assd", "rvd_abs", "voe", "recall", "precision", "lesion_f1"),)
 _CASE_COLUMNS = ("dsc", "hd95", "assd", "recall", "precision", "volume_ml", "reference_volume_ml")
 
@@ -115,8 +119,9 @@ def describe_runs(descriptions: list[dict], reported) -> list[dict]:
         reported: IDs of the cases that are scored.
 
     Returns:
-        For each run: system, fold, seed, training_cases, best_epoch, validation_dsc, and selection,
-        a key of `SELECTION_NOTES` (nested wherever no reported case took part in choosing).
+        For each run: system, fold, seed, training_cases, best_epoch, validation_dsc, validated_on
+        (a key of `VALIDATION_NOTES`), and selection, a key of `SELECTION_NOTES` (nested wherever no
+        reported case took part in choosing).
     """
     return [
         {
@@ -127,6 +132,7 @@ def describe_runs(descriptions: list[dict], reported) -> list[dict]:
             "training_cases": len(d["split"]["train"]),
             "best_epoch": d["progress"]["best_epoch"],
             "validation_dsc": d["progress"]["best_dsc"],
+            "validated_on": d["config"]["train"].get("validate_on", "cases"),
         }
         for d in descriptions
     ]
@@ -190,7 +196,8 @@ def write_run_report(path, *, runs, rules, preparation, scores, pictures, curves
     title = f"fold {runs[0]['fold']}" if len(runs) == 1 else f"an ensemble of {len(runs)} networks"
     networks = "\n".join(
         f"- {run['system']}, fold {run['fold']}, seed {run['seed']}: checkpoint of epoch "
-        f"{run['best_epoch']} (validation DSC {run['validation_dsc']:.4f}), "
+        f"{run['best_epoch']} ({VALIDATION_NOTES[run['validated_on']]} "
+        f"{run['validation_dsc']:.4f}), "
         f"{run['training_cases']} training cases. Selection: {SELECTION_NOTES[run['selection']]}."
         for run in runs
     )

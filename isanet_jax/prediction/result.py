@@ -10,6 +10,7 @@ import numpy as np
 
 from isanet_jax.cases.grid import resample
 from isanet_jax.cases.ranges import differences
+from isanet_jax.classes import Code
 from isanet_jax.datasets.layout import Scan
 from isanet_jax.dicom import is_dicom
 from isanet_jax.errors import DataError
@@ -101,6 +102,7 @@ class Prediction:
         values: class -> its value in a mask of all.
         rules: class -> how its probability becomes a mask.
         warnings: of the images and the prediction, and hints where they are unlike the training's.
+        codes: class -> what its DICOM segments say that it is.
     """
 
     images: Images
@@ -108,6 +110,7 @@ class Prediction:
     values: Mapping[str, int]
     rules: Mapping[str, Rules]
     warnings: tuple[str, ...] = ()
+    codes: Mapping[str, Code] = dataclasses.field(default_factory=dict)
 
     @property
     def volume(self) -> Volume:
@@ -222,6 +225,7 @@ def predict(
         read = [f"warning: {text}" for text in one.warnings]
         volumes = dict(zip(predictor.classes, of_class, strict=True))
         warnings = (*read, *told, *hints)
-        made = Prediction(one, volumes, predictor.written, predictor.rules, warnings)
+        values, codes = predictor.written, predictor.settings.classes.codes
+        made = Prediction(one, volumes, values, predictor.rules, warnings, codes)
         predictions.append(made)
     return predictions

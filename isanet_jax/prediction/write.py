@@ -67,7 +67,8 @@ def _write_dicom(paths, prediction, keep_identity):
         )
     masks = prediction.masks
     if "dicom-seg" in paths:
-        write_segmentation(paths["dicom-seg"], masks, slices, keep_identity=keep_identity)
+        codes, path = prediction.codes, paths["dicom-seg"]
+        write_segmentation(path, masks, slices, codes=codes, keep_identity=keep_identity)
     if "rtstruct" in paths:
         affine = prediction.affine
         write_structures(paths["rtstruct"], masks, affine, slices, keep_identity=keep_identity)

@@ -108,6 +108,7 @@ def _reason(message):
     return " ".join(message.split()).strip("'\"")
 
 
+VALIDATIONS = ("cases", "patches")
 CT_WINDOWS = {"wide": WIDE, "soft": SOFT_TISSUE, "cohort": None}  # None: of the training cases
 _SPLIT_SYSTEMS = ("isa", "unet")
 
@@ -184,13 +185,14 @@ def check_config(config: dict) -> None:
         "data.fit": (config["data"]["fit"], FITS),
         "data.ct_window": (config["data"]["ct_window"], CT_WINDOWS),
         "loss.name": (config["loss"]["name"], LOSSES),
+        "train.validate_on": (config["train"]["validate_on"], VALIDATIONS),
         "optimizer.name": (config["optimizer"]["name"], OPTIMIZERS),
         "optimizer.schedule": (config["optimizer"]["schedule"], SCHEDULES),
     }
     for name, (value, allowed) in choices.items():
         if value not in allowed:
             raise ConfigError(f"{name} is {value!r}; choose one of {', '.join(allowed)}")
-    _check_patch(config["data"])
+    _check_patch(config["data"], config["train"])
     model_config(config)
     _check_unread(config)
     _check_split(config)
@@ -256,7 +258,7 @@ def unread_settings(config: dict) -> dict[str, tuple[object, str]]:
     return ignored
 
 
-def _check_patch(data):
+def _check_patch(data, train):
     """Refuses patches that the cases do not have."""
     for name in ("size", "spacing_mm", "patch"):
         if isinstance(data[name], list) and len(data[name]) != 3:
@@ -264,6 +266,11 @@ def _check_patch(data):
     patch, size = as_three(data["patch"]), as_three(data["size"])
     if any(patch) and not all(patch):
         raise ConfigError(f"data.patch is {data['patch']}; give 0, or voxels along each axis")
+    if not any(patch) and train["validate_on"] == "patches":
+        raise ConfigError(
+            "train.validate_on is 'patches', and data.patch is 0: whole volumes are validated on "
+            "cases"
+        )
     if data["fit"] == "whole":
         if not any(patch):
             raise ConfigError(
@@ -456,6 +463,7 @@ _LATER = {
     "model": {"remat": "none", "reading": "code"},
     "loss": {"name": "dice_focal", "batch_dice": False},
     "data": {"images": ["ct", "pet"], "classes": [TUMOUR], "ct_window": "wide"},
+    "train": {"validate_on": "cases"},
 }
 # The cross-entropy, as it was said before loss.name.
 _CROSS_ENTROPY = {"alpha": 0.5, "gamma": 0.0, "focal_weight": 2.0}

@@ -33,6 +33,8 @@ from isanet_jax.training.step import not_finite
 from isanet_jax.training.stop import StopRequest, interruptibly
 from isanet_jax.training.validate import validate
 
+_KEPT_SHARE = 0.9  # of an exponential average, at each validation (nnU-Net)
+
 
 def train(config, workdir: Path, *, profiled_steps: int = 0) -> bool:
     """Trains until the last epoch, or resumes where an earlier call was stopped.
@@ -234,10 +236,15 @@ class _Reader:
 
 def _select(run, state, progress, step, epoch, *, log, checkpoints):
     """Validates, and keeps the state where it is the best so far."""
-    dsc = validate(run, state.params)
-    is_best = dsc["mean"] > progress["best_dsc"]
+    dsc = validate(run, state.params, epoch)
+    value = dsc["mean"]
+    if run.config["train"]["validate_on"] == "patches":
+        # Of few patches, a single validation is mostly luck.
+        before = progress.get("average_dsc", value)
+        value = progress["average_dsc"] = _KEPT_SHARE * before + (1 - _KEPT_SHARE) * value
+    is_best = value > progress["best_dsc"]
     if is_best:
-        progress |= {"best_dsc": dsc["mean"], "best_epoch": epoch}
+        progress |= {"best_dsc": value, "best_epoch": epoch}
     # Before the checkpoint: what is logged after it would be lacking, were it killed then.
     log.validation(step, dsc, progress)
     if is_best:

@@ -1,5 +1,6 @@
-"""Validation: the Dice coefficient of each case that the checkpoint is chosen on."""
+"""Validation: the Dice coefficient of the cases that the checkpoint is chosen on."""
 
+import contextlib
 from itertools import islice
 
 import numpy as np
@@ -9,27 +10,38 @@ from isanet_jax.distributed.mesh import batch_part, fill_up, local_rows, place_b
 from isanet_jax.errors import IsaNetError
 from isanet_jax.kinds import KINDS
 from isanet_jax.network.whole_volume import over_windows
-from isanet_jax.pipeline.dataset import evaluation_data, standardised
+from isanet_jax.pipeline.dataset import evaluation_data, standardised, training_data
 from isanet_jax.training.run import Run
 
+_PATCHES = 50  # of a validation on patches, as in nnU-Net
+_AS_THEY_ARE = {
+    "rotation_probability": 0.0,
+    "rotation_degrees": 0.0,
+    "mirror_probability": 0.0,
+    "mixup_probability": 0.0,
+}
 
-def validate(run: Run, params) -> dict:
-    """DSC at threshold 0.5 on the case grid; cases are spread over the mesh's `data` axis.
+
+def validate(run: Run, params, epoch: int) -> dict:
+    """DSC at threshold 0.5, of whole cases or of patches, as `train.validate_on` says.
+
+    Of cases: on the case grid, spread over the mesh's `data` axis; two empty masks count 1. Of
+    patches: drawn anew for each epoch like those that are trained on, but for the augmentation;
+    the DSC of each class is of the voxels of all of them together.
 
     Returns:
-        `mean` over the cases; `cases`: ID -> DSC, the mean over its classes; `classes`: name ->
-        mean over the cases. Two empty masks count 1.
+        `mean` over the cases, or of patches over the classes; `cases`: ID -> DSC, the mean over its
+        classes, none of patches; `classes`: name -> mean over the cases, or of the patches.
 
     Raises:
         IsaNetError: a probability is not finite.
     """
+    if run.config["train"]["validate_on"] == "patches":
+        return _validate_patches(run, params, epoch)
     cases, classes = run.parts.selection, run.inputs.classes
     count = _count_windows if run.config["data"]["fit"] == "whole" else _count_volumes
     both = count(run, params, cases)
-    scores = {
-        case: [2 * common / total if total else 1.0 for total, common in both[i].tolist()]
-        for i, case in enumerate(cases)
-    }
+    scores = {case: [_dice(*counts) for counts in both[i].tolist()] for i, case in enumerate(cases)}
     by_case = {case: float(np.mean(of_case)) for case, of_case in scores.items()}
     means = np.mean(list(scores.values()), 0)
     return {
@@ -37,6 +49,40 @@ def validate(run: Run, params) -> dict:
         "cases": by_case,
         "classes": dict(zip(classes, means.tolist(), strict=True)),
     }
+
+
+def _validate_patches(run, params, epoch):
+    """See `validate`; each process reads its part of every batch."""
+    rows, classes = run.mesh.shape["data"], run.inputs.classes
+    share = run.config["augment"]["tumour_patch_probability"]
+    data = training_data(
+        run.cohort,
+        run.parts.selection,
+        run.inputs._replace(read=run.inputs.shape),
+        batch=rows,
+        seed=int(np.random.SeedSequence([run.config["seed"], epoch]).generate_state(1)[0]),
+        augment=_AS_THEY_ARE | {"tumour_patch_probability": share},
+        part=batch_part(run.mesh),
+    )
+    both = np.zeros((len(classes), 2), np.int64)
+    with contextlib.closing(iter(data)) as batches:
+        for batch in islice(batches, -(-_PATCHES // rows)):
+            found = local_rows(run.predict(params, place_batch(batch["images"], run.mesh)))
+            _check_finite(found, "a validation patch")
+            known = batch["ignored"] == 0 if "ignored" in batch else True
+            for index, name in enumerate(classes):
+                mask, truth = (
+                    (found[..., index] >= 0.5) & known,
+                    (batch["labels"][name] > 0) & known,
+                )
+                both[index] += mask.sum() + truth.sum(), (mask & truth).sum()
+    both = multihost_utils.process_allgather(both).reshape(-1, *both.shape).sum(0)
+    scores = {n: _dice(*counts) for n, counts in zip(classes, both.tolist(), strict=True)}
+    return {"mean": float(np.mean(list(scores.values()))), "cases": {}, "classes": scores}
+
+
+def _dice(total, common):
+    return 2 * common / total if total else 1.0
 
 
 def _count_volumes(run, params, cases):
@@ -93,16 +139,19 @@ def _given(run, case):
 
 def _counts(run, case, probability):
     """(classes, 2): the voxels of both masks together, and those that they share."""
-    if not np.isfinite(probability).all():
-        raise IsaNetError(
-            f"the network's probability is not finite on the validation case "
-            f"{case.meta['case']}: nothing was saved of this epoch. Look at this case; "
-            "if it is sound, lower --config.optimizer.peak_learning_rate or use "
-            "--config.model.dtype=float32 in a new --workdir"
-        )
+    _check_finite(probability, f"the validation case {case.meta['case']}")
     known = True if case.ignored is None else ~case.ignored
     counts = []
     for index, label in enumerate(case.masks(run.inputs.classes).values()):
         mask, truth = (probability[..., index] >= 0.5) & known, label & known
         counts.append((mask.sum() + truth.sum(), (mask & truth).sum()))
     return counts
+
+
+def _check_finite(probability, what):
+    if not np.isfinite(probability).all():
+        raise IsaNetError(
+            f"the network's probability is not finite on {what}: nothing was saved of this epoch. "
+            "Look at it; if it is sound, lower --config.optimizer.peak_learning_rate or use "
+            "--config.model.dtype=float32 in a new --workdir"
+        )

@@ -9,6 +9,7 @@ import pytest
 from skimage.measure import grid_points_in_poly
 
 from isanet_jax.cases.grid import resample
+from isanet_jax.classes import Code
 from isanet_jax.dicom.image import read_folder
 from isanet_jax.dicom.series import find_series
 from isanet_jax.dicom.structures import read_region
@@ -75,14 +76,18 @@ def test_each_class_is_a_segment_and_a_region_of_its_name(ct, tmp_path):
     series, _ = find_series(ct)
     ball = masks(image.data.shape)["ball"]
     classes = {"whole": ball, "core": ball & masks(image.data.shape)["noise"], "none": ball & False}
-    write_segmentation(tmp_path / "a.dcm", classes, slices)
+    codes = {"core": Code("SCT", "86049000", "Neoplasm, Primary")}
+    write_segmentation(tmp_path / "a.dcm", classes, slices, codes=codes)
     write_structures(tmp_path / "b.dcm", classes, image.affine, slices)
     for name in ("a", "b"):
         (one,), _ = find_series(tmp_path / f"{name}.dcm")
         for of_class in ("whole", "core"):
             found, _ = read_region(one, of_class, series)
             np.testing.assert_array_equal(found.data, classes[of_class], err_msg=of_class)
-    labels = [s.SegmentLabel for s in pydicom.dcmread(tmp_path / "a.dcm").SegmentSequence]
+    segments = pydicom.dcmread(tmp_path / "a.dcm").SegmentSequence
+    types = [s.SegmentedPropertyTypeCodeSequence[0].CodeValue for s in segments]
+    assert types == ["108369006", "86049000", "108369006"]
+    labels = [s.SegmentLabel for s in segments]
     regions = pydicom.dcmread(tmp_path / "b.dcm").StructureSetROISequence
     assert labels == [r.ROIName for r in regions] == list(classes)
 

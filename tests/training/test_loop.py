@@ -430,7 +430,7 @@ def test_a_validation_that_is_not_finite_is_an_error(config, cohort):
 
     run, state = run_module.build_run(config, cohort, make_mesh(1, 1))
     with pytest.raises(IsaNetError, match="not finite on the validation case phantom_00"):
-        validate(dataclasses.replace(run, predict=predict), state.params)
+        validate(dataclasses.replace(run, predict=predict), state.params, 1)
 
 
 def test_only_a_better_network_replaces_the_best(config, tmp_path, monkeypatch):
@@ -534,7 +534,7 @@ def test_sixty_validations_leave_nothing_behind(trained, config, cohort):
     run, state = run_module.build_run(config, cohort, make_mesh(1, 1))
     used = []
     for _ in range(60):
-        validate(run, state.params)
+        validate(run, state.params, 1)
         with open("/proc/self/statm") as file:
             mib = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
         used.append((len(os.listdir("/proc/self/fd")), threading.active_count(), mib))
