@@ -172,9 +172,9 @@ def test_the_checkpoint_can_be_chosen_on_patches(config, tmp_path, cases):
     evaluate.main(["--workdir", str(tmp_path / "run")])
     report = (tmp_path / "run" / "eval" / "report.md").read_text()
     assert "exponential average of the validation patches' DSC" in report
+    volumes = config | {"data": config["data"] | {"fit": "crop", "patch": 0}}
     with pytest.raises(ConfigError, match="whole volumes are validated on cases"):
-        small = config["data"] | {"fit": "crop", "patch": 0}
-        check_config(config | {"data": small})
+        check_config(volumes)
 
 
 def test_an_evaluation_has_each_class_and_their_mean(workdir):
