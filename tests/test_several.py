@@ -13,6 +13,9 @@ import isanet_jax as isa
 from isanet_jax.cases.case import StoredCase, read_case
 from isanet_jax.cases.cohort import read_cohort
 from isanet_jax.cli import evaluate, predict, prepare
+from isanet_jax.comparison.cell import run_cell
+from isanet_jax.comparison.grid import Cell
+from isanet_jax.comparison.report import write_comparison
 from isanet_jax.datasets.phantom import make_phantom
 from isanet_jax.distributed.mesh import make_mesh
 from isanet_jax.errors import ConfigError, DataError
@@ -191,6 +194,27 @@ def test_an_evaluation_has_each_class_and_their_mean(workdir):
         rows = list(csv.DictReader(file))
     assert {row["class"] for row in rows} == {"whole", "hot", MEAN}
     assert "network: hot" in (workdir / "eval" / "report.md").read_text()
+
+
+def test_a_comparison_has_a_table_of_each_class_and_of_their_mean(workdir, config, tmp_path):
+    plain = plain_config(config)
+    assert run_cell(plain, workdir, thresholds=False)
+    comparison = {
+        "title": "Two classes", "dataset": "own", "size": "smoke", "recipe": "shared",
+        "base": plain, "order": ["isa"], "methods": {"isa": {"label": "ISA", "published": {}}},
+        "reference": "isa", "thresholds": False, "folds": [0], "seeds": [0], "curve": "",
+    }  # fmt: skip
+    cells = [Cell("isa", 0, 0, plain, workdir)]
+    write_comparison(tmp_path, comparison, cells, {})
+    report = (tmp_path / "report.md").read_text()
+    for heading in ("## Results, mean over whole, hot", "## whole", "## hot"):
+        assert heading in report
+    with open(tmp_path / "table.csv", newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["metric"] == "dsc"]
+    assert [row["class"] for row in rows] == [MEAN, "whole", "hot"]
+    mean, *each = (float(row["mean"]) for row in rows)
+    assert mean == pytest.approx(np.mean(each), abs=1e-6)
+    assert (tmp_path / "boxes_hot.png").exists()
 
 
 def test_a_prediction_has_a_value_for_each_class(workdir, source, tmp_path, capsys):

@@ -4,8 +4,8 @@
         --fit whole --spacing-mm 2
     python compare.py --config configs/compare/sts_mr.py --workdir runs/sts_mr
 
-The paper has no such table. `configs/compare/sts_mr.py:smoke` is a size for two CPU cores, of cases
-made with `--fit resize --size 32 --output cases/sts_mr32`.
+The paper has no such table. sts_mr.py:sts,smoke is a size for two CPU cores, of cases that are made
+with `--fit resize --size 32 --output cases/sts_mr32`.
 """
 
 from isanet_jax.configs.compare.comparison import SMOKE_SEEDS, add_method, comparison
@@ -14,9 +14,11 @@ from ml_collections import ConfigDict
 from isanet_jax.configs import sts_mr
 
 
-def get_config(options: str = "") -> ConfigDict:
+def get_config(options: str = "sts") -> ConfigDict:
     """ISA-Net on T1, on PET/CT and on all three."""
-    config = comparison("T1-weighted MRI beside PET/CT", ",".join(filter(None, ["sts", options])))
+    config = comparison("T1-weighted MRI beside PET/CT", options)
+    if config.dataset != "sts":
+        raise ValueError(f"options {options!r}; of the cohorts, only sts has MRI")
     images = ("ct", "pet", "mr_t1")
     if config.size == "smoke":
         config.base.data.cases = "cases/sts_mr32"

@@ -16,7 +16,8 @@ from isanet_jax import runtime
 from isanet_jax.errors import ConfigError
 
 STOPPED = 3  # exit status: a signal stopped the training, which can be resumed
-SCORES, MASKS = "scores.json", "masks.npz"  # what a finished cell leaves in its folder
+# What a finished cell leaves in its folder.
+SCORES, SCORES_BY_CLASS, MASKS = "scores.json", "scores_by_class.json", "masks.npz"
 
 
 def run_cell(config: dict, folder: Path, *, thresholds: bool) -> bool:
@@ -60,7 +61,7 @@ def run_cell(config: dict, folder: Path, *, thresholds: bool) -> bool:
     *several, last = scores
     if several:
         by_class = {name: jsonable(scores[name]["ct"]) for name in several}
-        write_json(folder / "scores_by_class.json", by_class)
+        write_json(folder / SCORES_BY_CLASS, by_class)
     write_json(folder / SCORES, jsonable(scores[last]["ct"]))
     return True
 

@@ -7,7 +7,7 @@ import json
 import re
 from pathlib import Path
 
-from isanet_jax.comparison.cell import SCORES
+from isanet_jax.comparison.cell import SCORES, SCORES_BY_CLASS
 from isanet_jax.errors import ConfigError, IsaNetError
 from isanet_jax.network.systems import SYSTEMS
 from isanet_jax.training.config import check_config, unread_settings
@@ -34,9 +34,15 @@ class Cell:
     def is_done(self) -> bool:
         return (self.folder / SCORES).exists()
 
-    def scores(self) -> dict[str, dict[str, dict[str, float]]]:
-        """Method (`network`, or a threshold's name) -> case ID -> metrics."""
-        content = json.loads((self.folder / SCORES).read_text(encoding="utf-8"))
+    def scores(self, of_class: str | None = None) -> dict[str, dict[str, dict[str, float]]]:
+        """Method (`network`, or a threshold's name) -> case ID -> metrics.
+
+        Args:
+            of_class: a class of several; None: the only one, or their mean.
+        """
+        path = self.folder / (SCORES_BY_CLASS if of_class else SCORES)
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content = content[of_class] if of_class else content
         return {
             method: {case: {k: float(v) for k, v in m.items()} for case, m in cases.items()}
             for method, cases in content.items()

@@ -12,7 +12,7 @@ from isanet_jax.comparison import figures
 from isanet_jax.comparison.cell import MASKS
 from isanet_jax.comparison.grid import Cell
 from isanet_jax.comparison.table import COLUMNS, Row, collect, tests
-from isanet_jax.evaluation.evaluate import NETWORK
+from isanet_jax.evaluation.evaluate import MEAN, NETWORK
 from isanet_jax.evaluation.report import SELECTION_NOTES, in_voxels
 from isanet_jax.files import replace_when_done, write_csv
 from isanet_jax.metrics import METRICS
@@ -38,15 +38,21 @@ def write_comparison(
         cells: all, done or not.
         failures: cell's name -> why it failed.
     """
-    rows = collect(comparison, cells)
+    names = class_names(comparison["base"])
+    several = names if len(names) > 1 else ()
+    rows = collect(comparison, cells, several)
     if not rows:
         print("no cell is done: nothing to report")
         return
+    of_class = {name: collect(comparison, cells, several, name) for name in several}
     methods = [row for row in rows if row.name in comparison["methods"]]
-    # Thresholds are there for scale: among the hypotheses they would only dilute the correction.
-    compared = tests(methods, comparison["reference"])
+    compared = _tests(comparison, rows)
+    compared_of_class = {name: _tests(comparison, of) for name, of in of_class.items()}
     figures.box_plots(workdir / "boxes.png", rows)
     pictures = ["boxes.png"]
+    for name, of in of_class.items():
+        pictures.append(f"boxes_{name}.png")
+        figures.box_plots(workdir / pictures[-1], of)
     if comparison["curve"] and methods:
         figures.curve(workdir / "curve.png", methods, comparison["curve"])
         pictures.append("curve.png")
@@ -56,7 +62,7 @@ def write_comparison(
 
 {_conditions(comparison, cells, failures)}
 
-## Results
+## Results{f", mean over {', '.join(several)}" if several else ""}
 
 {table}
 
@@ -70,24 +76,48 @@ Trained methods only, method minus reference, over the cases of both (seeds aver
 Wilcoxon signed-rank test, two-sided; Holm's correction over the methods of a metric. Interval: 95 %
 bootstrap of the mean difference, over the cases where it is finite. The cases of a cross-validation
 share training data: the p-values are a guide.
-
+{_of_classes(of_class, compared_of_class)}
 ## Figures
 
 """ + "\n".join(f"![{name}]({name})" for name in pictures)
     _write(workdir / "report.md", text + "\n")
     _write(workdir / "table.tex", latex_table(rows, comparison["title"]))
-    write_csv(workdir / "table.csv", list(_long(rows)))
-    write_csv(
-        workdir / "cases.csv",
-        [
-            {"method": row.name, "case": case, **metrics}
-            for row in rows
-            for case, metrics in sorted(row.cases.items())
-        ],
-    )
-    if compared:
-        write_csv(workdir / "tests.csv", compared)
+
+    def labelled(of):
+        """Lines of the mean (or the only class), then of each class, which they then name."""
+        lines = [({"class": MEAN} if several else {}) | line for line in of(None, rows)]
+        return lines + [
+            {"class": name} | line for name, one in of_class.items() for line in of(name, one)
+        ]
+
+    write_csv(workdir / "table.csv", labelled(lambda _, of: _long(of)))
+    write_csv(workdir / "cases.csv", labelled(lambda _, of: _cases(of)))
+    all_tests = labelled(lambda name, _: compared_of_class[name] if name else compared)
+    if all_tests:
+        write_csv(workdir / "tests.csv", all_tests)
     print(f"\n{table}\n\nReport: {workdir / 'report.md'}")
+
+
+def _tests(comparison, rows):
+    """Of trained methods: thresholds are there for scale, and would dilute the correction."""
+    methods = [row for row in rows if row.name in comparison["methods"]]
+    return tests(methods, comparison["reference"])
+
+
+def _cases(rows):
+    """A line per method and case."""
+    for row in rows:
+        for case, metrics in sorted(row.cases.items()):
+            yield {"method": row.name, "case": case, **metrics}
+
+
+def _of_classes(of_class, compared):
+    """The tables and tests of each class; none where there is only one."""
+    sections = [
+        f"\n## {name}\n\n{markdown_table(rows)}\n\n{tests_table(compared[name])}\n"
+        for name, rows in of_class.items()
+    ]
+    return "".join(sections)
 
 
 _EXPLANATION = """Mean ± sd over the folds of the folds' means (over the cases with a finite value).

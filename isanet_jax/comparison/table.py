@@ -8,6 +8,7 @@ import numpy as np
 
 from isanet_jax.comparison.grid import THRESHOLDS, Cell
 from isanet_jax.comparison.statistics import holm, paired_test
+from isanet_jax.evaluation.evaluate import NETWORK
 from isanet_jax.metrics.segmentation import summarise
 
 # The paper's columns in its order, then further ones; dsc_agg is over cases, not a mean.
@@ -67,8 +68,15 @@ class Row:
         return sum(s["n_cases"] for summaries in self.of_fold.values() for s in summaries)
 
 
-def collect(comparison: dict, cells: list[Cell]) -> list[Row]:
-    """The rows of all methods with a result, thresholds last."""
+def collect(comparison: dict, cells: list[Cell], classes=(), of_class=None) -> list[Row]:
+    """The rows of all methods with a result, thresholds last.
+
+    Args:
+        comparison: see configs/compare/comparison.py.
+        cells: all, done or not.
+        classes: names, where there are several.
+        of_class: the class that the rows are of; None: the only one, or the mean over `classes`.
+    """
     results = defaultdict(list)  # row's name -> (cell, ID -> metrics)
     missing, total = defaultdict(int), defaultdict(int)
     for cell in cells:
@@ -76,7 +84,7 @@ def collect(comparison: dict, cells: list[Cell]) -> list[Row]:
         if not cell.is_done:
             missing[cell.method] += 1
             continue
-        for name, cases in cell.scores().items():
+        for name, cases in cell.scores(of_class).items():
             results[name if cell.method == THRESHOLDS else cell.method].append((cell, cases))
     rows = []
     for name in [*comparison["order"], *sorted(results.keys() - comparison["methods"].keys())]:
@@ -85,7 +93,11 @@ def collect(comparison: dict, cells: list[Cell]) -> list[Row]:
         method = comparison["methods"].get(name, {"label": name, "published": {}})
         of_fold, of_case = defaultdict(list), defaultdict(list)
         for cell, cases in results[name]:
-            of_fold[cell.fold].append(summarise(cases))
+            summary = summarise(cases)
+            if classes and of_class is None:  # each class's cases together, then the mean
+                each = [summarise(cell.scores(one)[_method_of(cell, name)]) for one in classes]
+                summary["dsc_agg"] = float(np.mean([one["dsc_agg"] for one in each]))
+            of_fold[cell.fold].append(summary)
             for case, metrics in cases.items():
                 of_case[case].append(metrics)
         cases = {
@@ -100,6 +112,11 @@ def collect(comparison: dict, cells: list[Cell]) -> list[Row]:
             )
         )  # fmt: skip
     return rows
+
+
+def _method_of(cell, name):
+    """What a row's method is called in its cell's scores."""
+    return name if cell.method == THRESHOLDS else NETWORK
 
 
 def tests(rows: list[Row], reference: str) -> list[dict]:

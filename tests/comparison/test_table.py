@@ -25,8 +25,11 @@ def scores(**dsc):
 
 
 def cell(method, fold, seed, **of):
+    def scores_of(of_class=None):
+        return of[of_class] if of_class else of.get("mean", of)
+
     return SimpleNamespace(
-        method=method, fold=fold, seed=seed, is_done=bool(of), scores=lambda: of, name=method
+        method=method, fold=fold, seed=seed, is_done=bool(of), scores=scores_of, name=method
     )
 
 
@@ -71,6 +74,22 @@ def test_infinite_distances_are_counted_and_in_no_mean(rows):
     assert row.figure("hd")[0] == pytest.approx((of_fold_0 + of_fold_1) / 2)
     # The aggregated DSC has them: 2 x (90 + 0 + 30) / (200 + 100 + 200).
     assert row.of_fold[1][0]["dsc_agg"] == pytest.approx(240 / 500)
+
+
+def test_each_class_has_rows_and_the_mean_has_the_mean_of_their_aggregated_dsc():
+    big, small = scores(p=0.9, q=0.7), scores(p=0.1, q=0.3)
+    mean = {case: {m: (big[case][m] + small[case][m]) / 2 for m in big[case]} for case in big}
+    for case in mean:
+        mean[case] |= {m: big[case][m] + small[case][m] for m in ("tp", "reference_voxels")}
+    of = {"mean": {"network": mean}, "big": {"network": big}, "small": {"network": small}}
+    comparison = {"order": ["a"], "methods": COMPARISON["methods"]}
+    cells = [cell("a", 0, 0, **of)]
+    (row,) = table.collect(comparison, cells, ("big", "small"))
+    assert row.figure("dsc")[0] == pytest.approx(0.5)
+    assert row.figure("dsc_agg")[0] == pytest.approx((0.8 + 0.2) / 2)
+    (row,) = table.collect(comparison, cells, ("big", "small"), "big")
+    assert row.figure("dsc")[0] == pytest.approx(0.8)
+    assert row.figure("dsc_agg")[0] == pytest.approx(0.8)
 
 
 def test_a_fold_without_a_finite_distance_is_in_no_mean():
