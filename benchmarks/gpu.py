@@ -176,7 +176,7 @@ def make_batch(config):
     volume = batch["images"]["ct"].shape
     batch["images"]["ct"] += generator.normal(0, 300, volume).astype(np.float32)
     batch["images"]["pet"] += generator.gamma(1, 2, volume).astype(np.float32)
-    batch["labels"]["tumour"] += generator.random(volume) < 0.02
+    batch["labels"]["tumour"] += np.uint8(2) * (generator.random(volume) < 0.02)
     batch["outside"]["ct"] -= 1024
     batch["centre"] += (np.float32(volume[1:]) - 1) / 2
     batch["rotation"] += np.float32([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]])

@@ -76,7 +76,7 @@ def waiting_step(wait):
     @jax.jit
     def step(state, batch):
         volumes = jax.tree.leaves((batch["images"], batch["labels"]))
-        ends = [volume.ravel()[-1] for volume in volumes]
+        ends = [volume.ravel()[-1].astype(np.float32) for volume in volumes]
         start = 1e-6 * (state.step + sum(jnp.clip(end, -1, 1) for end in ends))
         loss = turn(start.astype(np.float32), turns)
         step = state.step + 1

@@ -14,15 +14,15 @@ def rotate(
     """Takes each volume to a grid rotated (or mirrored) about a point of it.
 
     Args:
-        x: (B, D, H, W) float32.
+        x: (B, D, H, W) float32; of order 0, any type.
         matrix: (B, 3, 3), see `isanet_jax.pipeline.dataset.rotation_matrix`.
         centre: (B, 3) voxels of x, where the centre of the grid lies.
         shape: (3,) of the grid.
         order: 1 linear, 0 nearest.
-        fill: (B,) value outside.
+        fill: (B,) value outside, of the type of x.
 
     Returns:
-        (B, *shape) float32.
+        (B, *shape) of the type of x.
     """
     resample = _linear if order else _nearest
 
@@ -102,15 +102,15 @@ def augment(batch: dict, shape) -> tuple[dict, dict, jax.Array | None]:
         shape: (3,) of what is made of each element: the volume, or the patch around `centre`.
 
     Returns:
-        images: name -> (B, *shape); labels: class -> (B, *shape), 0, 0.5 or 1; ignored:
-        (B, *shape), above 0 where nothing is known, or None.
+        images: name -> (B, *shape) float32; labels: class -> (B, *shape) float32, 0, 0.5 or 1;
+        ignored: (B, *shape), above 0 where nothing is known, or None.
     """
     signs = jnp.where(batch["mirror"], -1.0, 1.0)
     matrix = batch["rotation"] * signs[:, None, :]  # what is at o in the image was at M S o
     volumes = {"images": batch["images"], "labels": batch["labels"]}
     if "ignored" in batch:
         volumes["ignored"] = batch["ignored"]
-    zeros = jnp.zeros(len(matrix))
+    zeros = jnp.zeros(len(matrix), jnp.uint8)
     centre = batch["centre"]
 
     def rotated(volumes):
@@ -139,7 +139,8 @@ def augment(batch: dict, shape) -> tuple[dict, dict, jax.Array | None]:
     else:
         turns = jnp.any(batch["rotation"] != jnp.eye(3))
         found = jax.lax.cond(turns, rotated, mirrored, volumes)
-    return found["images"], found["labels"], found.get("ignored")
+    labels = {name: twice.astype(matrix.dtype) * 0.5 for name, twice in found["labels"].items()}
+    return found["images"], labels, found.get("ignored")
 
 
 def normalise(

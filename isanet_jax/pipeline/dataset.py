@@ -159,7 +159,7 @@ def patch_start(shape, patch, place, voxels, pick: float) -> np.ndarray:
 
 
 class _Element(NamedTuple):
-    """A case, or what is read of it, as float32.
+    """A case, or what is read of it.
 
     Attributes:
         images, labels, ignored: see `training_data`.
@@ -172,6 +172,14 @@ class _Element(NamedTuple):
     ignored: np.ndarray | None
     outside: dict
     centre: np.ndarray
+
+
+def _scale(kind, statistics, of_volume):
+    """(subtracted, factor) that the host standardises an image by; None: the device does it."""
+    if kind == "ct" or (kind == "pet" and of_volume):
+        return None
+    mean, sd = map(np.float32, statistics)
+    return mean, 1 / np.sqrt(sd * sd + np.float32(1e-5))
 
 
 def standardised(
@@ -199,10 +207,9 @@ def standardised(
     found, outside = {}, {}
     for name, kind in kinds.items():
         x, beyond = images[name].astype(np.float32), np.float32(KINDS[kind].outside)
-        if kind != "ct" and not (kind == "pet" and of_volume):
-            mean, sd = map(np.float32, statistics[name])
-            scale = 1 / np.sqrt(sd * sd + np.float32(1e-5))
-            x, beyond = (x - mean) * scale, (beyond - mean) * scale
+        if scale := _scale(kind, statistics[name], of_volume):
+            mean, factor = scale
+            x, beyond = (x - mean) * factor, (beyond - mean) * factor
         found[name], outside[name] = x, beyond
     return found, outside
 
@@ -212,14 +219,19 @@ def _read_element(stored: StoredCase, inputs: Inputs, start, rotation, centre=No
 
     Args:
         stored: the case.
-        inputs: what is wanted of it.
+        inputs: what is given of it.
         start: (3,) of the patch, see `patch_start`.
         rotation: see `rotation_matrix`.
         centre: (3,) where the patch's centre is to lie in what is read; None: where most of what is
             read is within the case.
     """
     if not inputs.is_patch:
-        return _element(stored.read(), inputs, (np.array(inputs.shape, np.float32) - 1) / 2)
+        case, centre = stored.read(), (np.array(inputs.shape, np.float32) - 1) / 2
+        of_volume = {"of_volume": True}
+        images, outside = standardised(case.images, case.statistics, inputs.images, **of_volume)
+        labels = {name: _halves(mask) for name, mask in case.masks(inputs.classes).items()}
+        ignored = case.ignored.view(np.uint8) if inputs.has_ignored else None
+        return _Element(images, labels, ignored, outside, centre)
     shape, read = np.array(stored.shape), np.array(inputs.read)
     middle = (np.array(inputs.shape) - 1) / 2
     reach = np.abs(rotation) @ middle + 1e-3
@@ -228,35 +240,56 @@ def _read_element(stored: StoredCase, inputs: Inputs, start, rotation, centre=No
     origin = np.minimum(np.clip(origin, 0, np.maximum(shape - read, 0)), start)
     if centre is not None:
         origin = np.round(start + middle - centre).astype(int)
+    needed = origin, np.minimum(np.ceil(start + middle + reach).astype(int) + 2, origin + read)
     low = np.clip(origin, 0, shape)
-    high = np.minimum(np.ceil(start + middle + reach).astype(int) + 2, origin + read)
-    case = stored.read(low, np.clip(high, low, shape))
-    return _element(case, inputs, (start + middle - origin).astype(np.float32), low - origin)
+    box = low, np.clip(needed[1], low, shape)
+    case = stored.read(*box)
+    return _part(case, inputs, (start + middle - origin).astype(np.float32), box, needed)
 
 
-def _element(case: Case, inputs: Inputs, centre, offset=(0, 0, 0)) -> _Element:
-    """A part of a case in arrays of the size that is read, from an offset on.
+def _halves(mask):
+    """Of a mask's voxels 2: twice the share of a class, so that a mixed label is whole, too."""
+    return mask.view(np.uint8) << np.uint8(1)
 
-    Their rest is beyond the case's field.
+
+def _part(case, inputs, centre, box, needed) -> _Element:
+    """A part of a case in arrays of the size that is read.
+
+    Args:
+        case: what was read.
+        inputs: see `Inputs`.
+        centre: of the patch, in what is read.
+        box: (first, one beyond the last) voxel of the case that was read.
+        needed: the same of what the patch is made of, and may reach beyond the case. Nothing else
+            is written: of large arrays, pages that are not touched cost nothing.
     """
-    images, outside = standardised(
-        case.images, case.statistics, inputs.images, of_volume=not inputs.is_patch
-    )
+    origin = needed[0]
+    start, stop, end = box[0] - origin, box[1] - origin, needed[1] - origin
+    inside = tuple(map(slice, start, stop))
 
-    def fill(data, value):
-        if data.shape == inputs.read:
-            return data.astype(np.float32, copy=False)
-        out = np.full(inputs.read, value, np.float32)
-        out[tuple(slice(o, o + n) for o, n in zip(offset, data.shape, strict=True))] = data
+    def placed(data, value, dtype):
+        out = np.zeros(inputs.read, dtype)
+        if value:
+            for axis in range(3):
+                for beyond in (slice(0, start[axis]), slice(stop[axis], end[axis])):
+                    out[(*[slice(None)] * axis, beyond)] = value
+        out[inside] = data
         return out
 
-    return _Element(
-        {name: fill(data, outside[name]) for name, data in images.items()},
-        {name: fill(mask, 0) for name, mask in case.masks(inputs.classes).items()},
-        fill(case.ignored, 0) if inputs.has_ignored else None,
-        outside,
-        centre,
-    )
+    images, outside = {}, {}
+    for name, kind in inputs.images.items():
+        beyond, scale = np.float32(KINDS[kind].outside), _scale(kind, case.statistics[name], False)
+        if scale:
+            beyond = (beyond - scale[0]) * scale[1]
+        images[name], outside[name] = placed(case.images[name], beyond, np.float32), beyond
+        if scale:
+            part = images[name][inside]
+            part -= scale[0]
+            part *= scale[1]
+    masks = case.masks(inputs.classes)
+    labels = {name: placed(_halves(mask), 0, np.uint8) for name, mask in masks.items()}
+    ignored = placed(case.ignored, 0, np.uint8) if inputs.has_ignored else None
+    return _Element(images, labels, ignored, outside, centre)
 
 
 def mixup(one: _Element, other: _Element) -> _Element:
@@ -268,8 +301,9 @@ def mixup(one: _Element, other: _Element) -> _Element:
     def mean(a, b):
         return {name: 0.5 * (array + b[name]) for name, array in a.items()}
 
+    labels = {name: (label + other.labels[name]) // 2 for name, label in one.labels.items()}
     ignored = None if one.ignored is None else np.maximum(one.ignored, other.ignored)
-    images, labels = mean(one.images, other.images), mean(one.labels, other.labels)
+    images = mean(one.images, other.images)
     return _Element(images, labels, ignored, mean(one.outside, other.outside), one.centre)
 
 
@@ -298,9 +332,10 @@ def training_data(
             batches whatever their number.
 
     Returns:
-        `grain.IterDataset` of dicts: images, name -> (B, D, H, W), see `standardised`; labels,
-        class -> (B, D, H, W) 0, 0.5 or 1; ignored (B, D, H, W), where the cohort has such voxels;
-        outside, image -> (B,), its value beyond its field; all float32. rotation (B, 3, 3),
+        `grain.IterDataset` of dicts: images, name -> (B, D, H, W) float32, see `standardised`;
+        labels, class -> (B, D, H, W) uint8, twice the share of the class: 0, 1 or 2; ignored (B, D,
+        H, W) uint8, where the cohort has such voxels; outside, image -> (B,) float32, its value
+        beyond its field. Of patches, only what they may be made of holds values. rotation (B, 3, 3),
         mirror (B, 3) and centre (B, 3), of the volume or patch in voxels; case and (mixup's)
         partner (B,) indices into `cases`, equal where there is no mixup.
 
@@ -368,11 +403,11 @@ def batch_shapes(batch: int, inputs: Inputs) -> dict:
     def array(*shape, dtype=np.float32):
         return jax.ShapeDtypeStruct((batch, *shape), dtype)
 
-    volume = array(*inputs.read)
+    mask = array(*inputs.read, dtype=np.uint8)
     return {
-        "images": dict.fromkeys(inputs.images, volume),
-        "labels": dict.fromkeys(inputs.classes, volume),
-        **({"ignored": volume} if inputs.has_ignored else {}),
+        "images": dict.fromkeys(inputs.images, array(*inputs.read)),
+        "labels": dict.fromkeys(inputs.classes, mask),
+        **({"ignored": mask} if inputs.has_ignored else {}),
         "outside": dict.fromkeys(inputs.images, array()),
         "rotation": array(3, 3),
         "mirror": array(3, dtype=np.bool_),

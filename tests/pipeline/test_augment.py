@@ -20,11 +20,11 @@ def rotate(x, matrix, *, order, fill):
 
 
 def batch_of(ct, pet, label, **others):
-    """A batch of whole volumes as the pipeline gives them."""
+    """A batch of whole volumes as the pipeline gives them; of a label of 0, 0.5 and 1."""
     count, *shape = ct.shape
     return {
         "images": {"ct": ct, "pet": pet},
-        "labels": {"tumour": label},
+        "labels": {"tumour": (2 * label).astype(np.uint8)},
         "outside": {"ct": np.full(count, -1024, "f4"), "pet": np.zeros(count, "f4")},
         "centre": np.tile((np.array(shape, "f4") - 1) / 2, (count, 1)),
         "mirror": np.zeros((count, 3), bool),

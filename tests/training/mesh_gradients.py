@@ -29,7 +29,7 @@ def batch_of(count, size):
     angles = [[20, -10, 5], *[[0, 0, 0]] * (count - 1)]
     return {
         "images": {"ct": 300 * ct + 50 * noise[0], "pet": np.abs(3 * pet + noise[1])},
-        "labels": {"tumour": (label > 0.7).astype(float)},
+        "labels": {"tumour": 2 * (label > 0.7).astype(np.uint8)},
         "outside": {"ct": np.full(count, -1024.0), "pet": np.zeros(count)},
         "rotation": np.stack([rotation_matrix(a, (1, 1, 1)) for a in angles]).astype(float),
         "mirror": np.array([[True, False, True]] * count),
