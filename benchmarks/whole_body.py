@@ -1,4 +1,4 @@
-"""Memory and time of predicting a whole body: python -m benchmarks.whole_body [--shape 600 400 400].
+"""Memory and time of predicting a whole body: python -m benchmarks.whole_body.
 
 A scan of that many voxels (feet-head, front-back, right-left) goes through predict.py, file to
 file, with a network whose windows are 128^3; its weights are of one step, which costs the same.

@@ -9,7 +9,7 @@ import grain
 import jax
 import numpy as np
 
-from isanet_jax.cases.case import Case, StoredCase, read_case
+from isanet_jax.cases.case import StoredCase, read_case
 from isanet_jax.cases.cohort import Cohort
 from isanet_jax.errors import ConfigError
 from isanet_jax.kinds import KINDS, WIDE, CtWindow
@@ -335,8 +335,8 @@ def training_data(
         `grain.IterDataset` of dicts: images, name -> (B, D, H, W) float32, see `standardised`;
         labels, class -> (B, D, H, W) uint8, twice the share of the class: 0, 1 or 2; ignored (B, D,
         H, W) uint8, where the cohort has such voxels; outside, image -> (B,) float32, its value
-        beyond its field. Of patches, only what they may be made of holds values. rotation (B, 3, 3),
-        mirror (B, 3) and centre (B, 3), of the volume or patch in voxels; case and (mixup's)
+        beyond its field. Of patches, only what they may be made of holds values. rotation (B, 3,
+        3), mirror (B, 3) and centre (B, 3), of the volume or patch in voxels; case and (mixup's)
         partner (B,) indices into `cases`, equal where there is no mixup.
 
     Raises:
