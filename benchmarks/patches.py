@@ -79,10 +79,10 @@ def ours(folder, patch):
     cohort = read_made(folder)
     shape = (patch,) * 3
     largest = next(iter(cohort.cases.values()))["shape"]
-    read = read_shape(np.array(shape), DEGREES, [[2.0] * 3], largest)
-    inputs = Inputs(KINDS, CLASSES, shape, read, is_patch=True)
     settings = hecktor.get_config().augment.to_dict() | {"mixup_probability": 0.0}
     settings |= {"rotation_probability": SHARE, "rotation_degrees": DEGREES}
+    read = read_shape(np.array(shape), settings, [[2.0] * 3], largest)
+    inputs = Inputs(KINDS, CLASSES, shape, read, is_patch=True)
 
     @jax.jit
     def prepare(batch):

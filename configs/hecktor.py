@@ -47,11 +47,34 @@ def get_config() -> ConfigDict:
 
     config.augment = ConfigDict()
     config.augment.rotation_probability = 0.5  # of a case
-    config.augment.rotation_degrees = 45.0  # largest angle, either sign, one to three axes
+    # Largest angle, either sign, about one to three axes; or of the feet-head, ... axis each.
+    config.augment.rotation_degrees = _one_or_three(45.0)
+    config.augment.rotation_of_all_axes = False  # True: always about all three (nnU-Net)
+    config.augment.scaling_probability = 0.0  # of a case
+    config.augment.scaling_range = (0.7, 1.4)  # above 1 things become smaller
+    # PET and others moved against the first image, whose label stays: of a case; at most, each way.
+    config.augment.misalignment_probability = 0.0
+    config.augment.misalignment_mm = 3.0
+    config.augment.misalignment_degrees = 2.0
     config.augment.mirror_probability = 0.5  # of a case; each axis then with one half
     config.augment.mixup_probability = 0.2  # of a case, with another one
     # Share of the patches that are centred on a voxel of the tumour; in a batch of two, one has it.
     config.augment.tumour_patch_probability = 0.33
+
+    # Of intensities, after normalisation, each of a case (isanet_jax/pipeline/intensity.py).
+    config.augment.noise_probability = 0.0
+    config.augment.noise_sigma = (0.0, 0.1)
+    config.augment.blur_probability = 0.0  # and then of an image with one half
+    config.augment.blur_sigma = (0.5, 1.0)  # voxels
+    config.augment.brightness_probability = 0.0
+    config.augment.brightness_range = (0.75, 1.25)
+    config.augment.contrast_probability = 0.0
+    config.augment.contrast_range = (0.75, 1.25)
+    config.augment.low_resolution_probability = 0.0  # and then of an image with one half
+    config.augment.low_resolution_zoom = (0.5, 1.0)
+    config.augment.inverted_gamma_probability = 0.0
+    config.augment.gamma_probability = 0.0
+    config.augment.gamma_range = (0.7, 1.5)
 
     # Each at length in isanet_jax/network/config.py. A system reads some; others are refused.
     config.model = ConfigDict()

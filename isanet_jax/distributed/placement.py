@@ -58,6 +58,17 @@ def on_parts(network: Callable, mesh: Mesh) -> Callable:
     return whole
 
 
+def on_each_device(function: Callable, mesh: Mesh) -> Callable:
+    """A function of batches, run by each device on its own elements; itself on one device.
+
+    Devices that share a volume each compute all of it.
+    """
+    if mesh.size == 1:
+        return function
+    place = PartitionSpec("data")
+    return jax.shard_map(function, mesh=mesh, in_specs=place, out_specs=place, check_vma=False)
+
+
 def over_mesh(x: jax.Array, mesh: Mesh) -> jax.Array:
     """Volumes (B, D, H, W) in the parts that `on_parts` takes; unchanged where none is split."""
     if mesh.shape[_SPACE] == 1:

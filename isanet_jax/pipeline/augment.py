@@ -93,7 +93,9 @@ def mirror(x: jax.Array, axes: jax.Array) -> jax.Array:
 
 
 def augment(batch: dict, shape) -> tuple[dict, dict, jax.Array | None]:
-    """Rotates and mirrors a batch of `training_data`, images and labels alike.
+    """Rotates, scales and mirrors a batch of `training_data`, images and labels alike.
+
+    Images but the first are moved against it, where the batch says how.
 
     A rotated volume is mirrored by the rotation's matrix, so that it is read and written once.
 
@@ -113,14 +115,18 @@ def augment(batch: dict, shape) -> tuple[dict, dict, jax.Array | None]:
     zeros = jnp.zeros(len(matrix), jnp.uint8)
     centre = batch["centre"]
 
+    moved, shift = batch.get("misalignment", {}), batch.get("shift", {})
+
     def rotated(volumes):
         def label(x):
             return rotate(x, matrix, centre, shape, order=0, fill=zeros)
 
-        images = {
-            name: rotate(x, matrix, centre, shape, order=1, fill=batch["outside"][name])
-            for name, x in volumes["images"].items()
-        }
+        images = {}
+        for name, x in volumes["images"].items():
+            place = matrix, centre
+            if name in moved:
+                place = moved[name] @ matrix, centre + shift[name]
+            images[name] = rotate(x, *place, shape, order=1, fill=batch["outside"][name])
         return jax.tree.map(label, volumes) | {"images": images}
 
     def mirrored(volumes):
@@ -138,6 +144,8 @@ def augment(batch: dict, shape) -> tuple[dict, dict, jax.Array | None]:
         found = rotated(volumes)
     else:
         turns = jnp.any(batch["rotation"] != jnp.eye(3))
+        for name in moved:
+            turns |= jnp.any(moved[name] != jnp.eye(3)) | jnp.any(shift[name] != 0)
         found = jax.lax.cond(turns, rotated, mirrored, volumes)
     labels = {name: twice.astype(matrix.dtype) * 0.5 for name, twice in found["labels"].items()}
     return found["images"], labels, found.get("ignored")

@@ -11,8 +11,10 @@ import numpy as np
 
 from isanet_jax.cases.case import StoredCase, read_case
 from isanet_jax.cases.cohort import Cohort
+from isanet_jax.cases.grid import as_three
 from isanet_jax.errors import ConfigError
 from isanet_jax.kinds import KINDS, WIDE, CtWindow
+from isanet_jax.pipeline import intensity
 
 # Bounds the memory: at 144^3 an element of the pipeline holds 36 MB.
 _READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
@@ -29,6 +31,8 @@ class Inputs(NamedTuple):
         is_patch: whether it is part of a case.
         has_ignored: whether there are voxels that losses leave out.
         ct_window: how HU become the network's input.
+        is_misaligned: whether images may be moved against the first.
+        has_intensity: whether intensities are augmented, see `isanet_jax.pipeline.intensity`.
     """
 
     images: Mapping[str, str]
@@ -38,25 +42,36 @@ class Inputs(NamedTuple):
     is_patch: bool = False
     has_ignored: bool = False
     ct_window: CtWindow = WIDE
+    is_misaligned: bool = False
+    has_intensity: bool = False
 
 
-def read_shape(patch, degrees: float, spacings, largest) -> tuple[int, int, int]:
-    """Voxels that hold whatever a patch may be rotated out of.
+def read_shape(patch, augment: Mapping, spacings, largest) -> tuple[int, int, int]:
+    """Voxels that hold whatever a patch may be rotated, scaled and moved out of.
 
     Args:
         patch: (3,) of the patch.
-        degrees: largest angle about each axis.
+        augment: see `draw_augmentation`.
         spacings: (n, 3) mm along D, H, W, of all cases.
         largest: (3,) voxels of the largest case along each axis, of which no more are read
             but for the patch's own size.
     """
-    if degrees == 0:
+    degrees = augment["rotation_degrees"] if augment["rotation_probability"] else 0
+    degrees = np.array(as_three(degrees))
+    scale = max(augment["scaling_range"][1], 1.0) if augment["scaling_probability"] else 1.0
+    is_moved = augment["misalignment_probability"] > 0
+    if not degrees.any() and scale == 1 and not is_moved:
         return tuple(map(int, patch))
-    angles = np.linspace(-degrees, degrees, 9)
+    turns = list(itertools.product(*(np.linspace(-a, a, 9) for a in degrees)))
     needed = np.zeros(3)
     for spacing_mm in np.unique(np.round(spacings, 3), axis=0):
-        for turn in itertools.product(angles, repeat=3):
-            needed = np.maximum(needed, np.abs(rotation_matrix(turn, spacing_mm)) @ patch)
+        extents = [np.abs(rotation_matrix(turn, spacing_mm)) @ patch for turn in turns]
+        extent = np.max(extents, 0) * scale
+        if is_moved:
+            # About all axes by the largest angles, which are small: no others need more.
+            turn = rotation_matrix([augment["misalignment_degrees"]] * 3, spacing_mm)
+            extent = np.abs(turn) @ extent + 2 * augment["misalignment_mm"] / spacing_mm
+        needed = np.maximum(needed, extent)
     # Between the angles that were tried, and a voxel more on either side to interpolate with.
     needed = np.ceil(needed * 1.02).astype(int) + 3
     return tuple(map(int, np.maximum(np.minimum(needed, largest), patch)))
@@ -85,29 +100,35 @@ def rotation_matrix(angles_deg, spacing_mm) -> np.ndarray:
     return (rotation * spacing_mm / spacing_mm[:, None]).astype(np.float32)
 
 
-def draw_augmentation(generator: np.random.Generator, augment: dict, spacing_mm) -> dict:
-    """Random parameters of one element's augmentation (paper section 3.2).
+def draw_augmentation(
+    generator: np.random.Generator, augment: Mapping, spacing_mm, images=()
+) -> dict:
+    """Random parameters of one element's augmentation (paper section 3.2, and nnU-Net's).
 
     Args:
         generator: source of randomness.
-        augment: `rotation_probability`, `rotation_degrees` (largest angle), `mirror_probability`,
-            `mixup_probability`, `tumour_patch_probability`.
+        augment: the settings of that name, see configs/hecktor.py.
         spacing_mm: (3,) voxel size of the case.
+        images: names of the images; those after the first may be moved against it.
 
     Returns:
-        rotation (3, 3) float32, mirror (3,) bool, mixup and on_tumour, bools; patch_place (3,) and
-        patch_pick () float32, see `patch_start`.
+        rotation (3, 3) float32, scaled; mirror (3,) bool, mixup and on_tumour, bools; patch_place
+        (3,) and patch_pick () float32, see `patch_start`. Where the settings ask for them:
+        misalignment, image -> (3, 3), and shift, image -> (3,) voxels; intensity, see
+        `isanet_jax.pipeline.intensity.draw_intensity`.
     """
     angles = np.zeros(3)
     if generator.random() < augment["rotation_probability"]:
-        axes = generator.permutation(3)[: generator.integers(1, 4)]
-        largest = augment["rotation_degrees"]
-        angles[axes] = generator.uniform(-largest, largest, len(axes))
+        axes = np.arange(3)
+        if not augment["rotation_of_all_axes"]:
+            axes = generator.permutation(3)[: generator.integers(1, 4)]
+        largest = np.array(as_three(augment["rotation_degrees"]), float)[axes]
+        angles[axes] = generator.uniform(-largest, largest)
     mirror = np.zeros(3, bool)
     if generator.random() < augment["mirror_probability"]:
         mirror = generator.random(3) < 0.5
     on_tumour = generator.random() < augment["tumour_patch_probability"]
-    return {
+    drawn = {
         "rotation": rotation_matrix(angles, spacing_mm),
         "mirror": mirror,
         "mixup": generator.random() < augment["mixup_probability"],
@@ -115,6 +136,27 @@ def draw_augmentation(generator: np.random.Generator, augment: dict, spacing_mm)
         "patch_pick": np.float32(generator.random(dtype=np.float32)),
         "on_tumour": on_tumour,
     }
+    # What came later is drawn last, and only where it is asked for: the others stay as they were.
+    if augment["scaling_probability"]:
+        is_scaled = generator.random() < augment["scaling_probability"]
+        scale = generator.uniform(*augment["scaling_range"])
+        drawn["rotation"] *= np.float32(scale if is_scaled else 1.0)
+    if augment["misalignment_probability"]:
+        drawn |= _draw_misalignment(generator, augment, np.asarray(spacing_mm), images[1:])
+    if intensity.is_asked(augment):
+        drawn["intensity"] = intensity.draw_intensity(generator, augment, len(images))
+    return drawn
+
+
+def _draw_misalignment(generator, augment, spacing_mm, images):
+    """A small rigid motion of each of the images."""
+    is_drawn = generator.random() < augment["misalignment_probability"]
+    degrees, mm = (augment[f"misalignment_{name}"] * is_drawn for name in ("degrees", "mm"))
+    turns, shifts = {}, {}
+    for name in images:
+        turns[name] = rotation_matrix(generator.uniform(-1, 1, 3) * degrees, spacing_mm)
+        shifts[name] = (generator.uniform(-1, 1, 3) * mm / spacing_mm).astype(np.float32)
+    return {"misalignment": turns, "shift": shifts}
 
 
 def tumour_patches(on_tumour: np.ndarray, first: int, batch: int, probability: float) -> np.ndarray:
@@ -214,14 +256,14 @@ def standardised(
     return found, outside
 
 
-def _read_element(stored: StoredCase, inputs: Inputs, start, rotation, centre=None) -> _Element:
+def _read_element(stored: StoredCase, inputs: Inputs, start, drawn, centre=None) -> _Element:
     """What a rotated patch is made of, or the whole case.
 
     Args:
         stored: the case.
         inputs: what is given of it.
         start: (3,) of the patch, see `patch_start`.
-        rotation: see `rotation_matrix`.
+        drawn: see `draw_augmentation`.
         centre: (3,) where the patch's centre is to lie in what is read; None: where most of what is
             read is within the case.
     """
@@ -234,7 +276,10 @@ def _read_element(stored: StoredCase, inputs: Inputs, start, rotation, centre=No
         return _Element(images, labels, ignored, outside, centre)
     shape, read = np.array(stored.shape), np.array(inputs.read)
     middle = (np.array(inputs.shape) - 1) / 2
-    reach = np.abs(rotation) @ middle + 1e-3
+    reaches = [np.abs(drawn["rotation"]) @ middle]
+    for name, turn in drawn.get("misalignment", {}).items():
+        reaches.append(np.abs(turn @ drawn["rotation"]) @ middle + np.abs(drawn["shift"][name]))
+    reach = np.max(reaches, 0) + 1e-3
     # Where what is read begins; the patch, not rotated, is to be within it, too.
     origin = np.floor(start + middle - reach).astype(int) - 1
     origin = np.minimum(np.clip(origin, 0, np.maximum(shape - read, 0)), start)
@@ -337,7 +382,9 @@ def training_data(
         H, W) uint8, where the cohort has such voxels; outside, image -> (B,) float32, its value
         beyond its field. Of patches, only what they may be made of holds values. rotation (B, 3,
         3), mirror (B, 3) and centre (B, 3), of the volume or patch in voxels; case and (mixup's)
-        partner (B,) indices into `cases`, equal where there is no mixup.
+        partner (B,) indices into `cases`, equal where there is no mixup. Where `augment` asks for
+        them, misalignment and shift, image -> (B, 3, 3) and (B, 3), and intensity, see
+        `isanet_jax.pipeline.intensity.draw_intensity`.
 
     Raises:
         ConfigError: no cases, or a batch that is not positive.
@@ -361,11 +408,12 @@ def training_data(
         if inputs.is_patch:
             place = drawn["patch_place"], voxels(index), pick
             start = patch_start(stored(index).shape, inputs.shape, *place)
-        return _read_element(stored(index), inputs, start, drawn["rotation"], centre)
+        return _read_element(stored(index), inputs, start, drawn, centre)
 
     def draw(index, generator):
         index = int(index)
-        drawn = draw_augmentation(generator, augment, cohort.cases[cases[index]]["spacing_mm"])
+        spacing_mm = cohort.cases[cases[index]]["spacing_mm"]
+        drawn = draw_augmentation(generator, augment, spacing_mm, tuple(inputs.images))
         # Drawn for every element, so that the probabilities do not shift the later draws. One of
         # the other cases: a case mixed with itself would be none.
         other = (index + 1 + int(generator.integers(max(len(cases) - 1, 1)))) % len(cases)
@@ -378,7 +426,7 @@ def training_data(
         element = read(drawn["case"], drawn, pick)
         if drawn["partner"] != drawn["case"]:
             element = mixup(element, read(drawn["partner"], drawn, pick, element.centre))
-        found = element._asdict() | {name: drawn[name] for name in ("rotation", "mirror")}
+        found = element._asdict() | {name: drawn[name] for name in _GIVEN if name in drawn}
         if element.ignored is None:
             del found["ignored"]
         return found | {name: np.int32(drawn[name]) for name in ("case", "partner")}
@@ -397,6 +445,10 @@ def training_data(
     return dataset[number::parts].to_iter_dataset(_READ)
 
 
+# Of what is drawn, what the device is given.
+_GIVEN = ("rotation", "mirror", "misalignment", "shift", "intensity")
+
+
 def batch_shapes(batch: int, inputs: Inputs) -> dict:
     """The arrays of a batch of `training_data`, as nested dicts of `jax.ShapeDtypeStruct`."""
 
@@ -404,7 +456,14 @@ def batch_shapes(batch: int, inputs: Inputs) -> dict:
         return jax.ShapeDtypeStruct((batch, *shape), dtype)
 
     mask = array(*inputs.read, dtype=np.uint8)
-    return {
+    asked = {}
+    if inputs.is_misaligned:
+        moved = tuple(inputs.images)[1:]
+        asked["misalignment"] = dict.fromkeys(moved, array(3, 3))
+        asked["shift"] = dict.fromkeys(moved, array(3))
+    if inputs.has_intensity:
+        asked["intensity"] = intensity.parameter_shapes(batch, len(inputs.images))
+    return asked | {
         "images": dict.fromkeys(inputs.images, array(*inputs.read)),
         "labels": dict.fromkeys(inputs.classes, mask),
         **({"ignored": mask} if inputs.has_ignored else {}),

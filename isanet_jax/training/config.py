@@ -21,6 +21,7 @@ from isanet_jax.files import check_folder, write_json
 from isanet_jax.kinds import SOFT_TISSUE, WIDE, parse_images
 from isanet_jax.network import systems
 from isanet_jax.network.config import ModelConfig
+from isanet_jax.pipeline import intensity
 from isanet_jax.pipeline.dataset import Inputs, read_shape
 from isanet_jax.runtime import command, config_name
 from isanet_jax.training.losses import LOSSES
@@ -124,6 +125,24 @@ _RANGES = {
     "data.patch": (0, 4096),
     "augment.rotation_probability": (0.0, 1.0),
     "augment.rotation_degrees": (0.0, 180.0),
+    "augment.scaling_probability": (0.0, 1.0),
+    "augment.scaling_range": (0.1, 10.0),
+    "augment.misalignment_probability": (0.0, 1.0),
+    "augment.misalignment_mm": (0.0, 100.0),
+    "augment.misalignment_degrees": (0.0, 45.0),
+    "augment.noise_probability": (0.0, 1.0),
+    "augment.noise_sigma": (0.0, 10.0),
+    "augment.blur_probability": (0.0, 1.0),
+    "augment.blur_sigma": (0.1, 1.0),
+    "augment.brightness_probability": (0.0, 1.0),
+    "augment.brightness_range": (0.1, 10.0),
+    "augment.contrast_probability": (0.0, 1.0),
+    "augment.contrast_range": (0.1, 10.0),
+    "augment.low_resolution_probability": (0.0, 1.0),
+    "augment.low_resolution_zoom": (0.1, 1.0),
+    "augment.inverted_gamma_probability": (0.0, 1.0),
+    "augment.gamma_probability": (0.0, 1.0),
+    "augment.gamma_range": (0.1, 10.0),
     "augment.mirror_probability": (0.0, 1.0),
     "augment.mixup_probability": (0.0, 1.0),
     "augment.tumour_patch_probability": (0.0, 1.0),
@@ -193,6 +212,10 @@ def check_config(config: dict) -> None:
         if value not in allowed:
             raise ConfigError(f"{name} is {value!r}; choose one of {', '.join(allowed)}")
     _check_patch(config["data"], config["train"])
+    for name, value in config["augment"].items():
+        is_span = isinstance(value, list) and not name.endswith("degrees")
+        if is_span and (len(value) != 2 or value[0] > value[1]):
+            raise ConfigError(f"augment.{name} is {value}; give the least and the most")
     model_config(config)
     _check_unread(config)
     _check_split(config)
@@ -363,7 +386,7 @@ def make_inputs(config: dict, cohort: Cohort | None = None, cases=()) -> Inputs:
         cohort: its cases; None, to plan: cases of cubic voxels.
         cases: IDs of those that are trained on.
     """
-    patch, shape = patch_of(config), input_shape(config)
+    patch, shape, augment = patch_of(config), input_shape(config), config["augment"]
     read, has_ignored = shape, False
     if cohort is not None:
         has_ignored = bool(cohort.settings["ignore"])
@@ -374,14 +397,20 @@ def make_inputs(config: dict, cohort: Cohort | None = None, cases=()) -> Inputs:
         # Planned cubes are of the config's size.
         if not entries and config["data"]["fit"] != "whole":
             largest = as_three(config["data"]["size"])
-        augment = config["augment"]
-        degrees = augment["rotation_degrees"] if augment["rotation_probability"] else 0.0
-        read = read_shape(np.array(patch), degrees, spacings, largest)
+        read = read_shape(np.array(patch), augment, spacings, largest)
     ct_window = CT_WINDOWS[config["data"]["ct_window"]]
     if ct_window is None:
         ct_window = tumour_window(cohort, cases) if cohort is not None else WIDE
     return Inputs(
-        image_kinds(config), class_names(config), shape, read, bool(patch), has_ignored, ct_window
+        image_kinds(config),
+        class_names(config),
+        shape,
+        read,
+        bool(patch),
+        has_ignored,
+        ct_window,
+        is_misaligned=augment["misalignment_probability"] > 0,
+        has_intensity=intensity.is_asked(augment),
     )
 
 
@@ -458,12 +487,22 @@ def claim_workdir(workdir: Path, config: dict) -> None:
         write_json(workdir / "config.json", config)
 
 
+_FIRST_AUGMENTATION = (
+    *("rotation_probability", "rotation_degrees", "mirror_probability", "mixup_probability"),
+    "tumour_patch_probability",
+)
 # Settings that came later, with what runs from before them had.
 _LATER = {
     "model": {"remat": "none", "reading": "code"},
     "loss": {"name": "dice_focal", "batch_dice": False},
     "data": {"images": ["ct", "pet"], "classes": [TUMOUR], "ct_window": "wide"},
     "train": {"validate_on": "cases"},
+    # Of augmentation, all that configs/hecktor.py has besides what there was at first.
+    "augment": {
+        name: value
+        for name, value in plain_config(hecktor.get_config())["augment"].items()
+        if name not in _FIRST_AUGMENTATION
+    },
 }
 # The cross-entropy, as it was said before loss.name.
 _CROSS_ENTROPY = {"alpha": 0.5, "gamma": 0.0, "focal_weight": 2.0}

@@ -12,12 +12,13 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from isanet_jax.distributed.mesh import state_shardings, whole_value
-from isanet_jax.distributed.placement import on_parts, over_mesh
+from isanet_jax.distributed.placement import on_each_device, on_parts, over_mesh
 from isanet_jax.kinds import WIDE, CtWindow
 from isanet_jax.network import systems
 from isanet_jax.network.whole_volume import mirrored, windowed
 from isanet_jax.pipeline.augment import augment, normalise
 from isanet_jax.pipeline.dataset import Inputs
+from isanet_jax.pipeline.intensity import change_intensity
 from isanet_jax.training.losses import segmentation_loss
 
 # Of a step whose volumes are split. XLA's GPU scheduler moves operations away from where memory is
@@ -93,10 +94,16 @@ def make_train_step(
     def step(state, batch):
         # Rotation reads a whole volume, which every device has, for the part that it keeps.
         augmented = augment(batch, inputs.shape)
-        images, labels, ignored = jax.tree.map(partial(over_mesh, mesh=mesh), augmented)
-        image = normalise(
-            images, inputs.images, of_volume=not inputs.is_patch, ct_window=inputs.ct_window
-        )
+        images, labels, ignored = augmented
+        given = {"of_volume": not inputs.is_patch, "ct_window": inputs.ct_window}
+        if inputs.has_intensity:  # looks at whole volumes, too
+            image = normalise(images, inputs.images, **given)
+            image = on_each_device(change_intensity, mesh)(image, batch["intensity"])
+            image = over_mesh(image, mesh)
+        else:
+            images = {name: over_mesh(x, mesh) for name, x in images.items()}
+            image = normalise(images, inputs.images, **given)
+        labels, ignored = jax.tree.map(partial(over_mesh, mesh=mesh), (labels, ignored))
         label = jnp.stack([labels[name] for name in inputs.classes], axis=-1)
         grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
         (loss_value, parts), grads = grad_fn(state.params, image, label, ignored)

@@ -14,12 +14,6 @@ from isanet_jax.pipeline.dataset import evaluation_data, standardised, training_
 from isanet_jax.training.run import Run
 
 _PATCHES = 50  # of a validation on patches, as in nnU-Net
-_AS_THEY_ARE = {
-    "rotation_probability": 0.0,
-    "rotation_degrees": 0.0,
-    "mirror_probability": 0.0,
-    "mixup_probability": 0.0,
-}
 
 
 def validate(run: Run, params, epoch: int) -> dict:
@@ -54,14 +48,16 @@ def validate(run: Run, params, epoch: int) -> dict:
 def _validate_patches(run, params, epoch):
     """See `validate`; each process reads its part of every batch."""
     rows, classes = run.mesh.shape["data"], run.inputs.classes
-    share = run.config["augment"]["tumour_patch_probability"]
+    settings = run.config["augment"]
+    share = settings["tumour_patch_probability"]
+    plain = {name: 0.0 if name.endswith("probability") else v for name, v in settings.items()}
     data = training_data(
         run.cohort,
         run.parts.selection,
         run.inputs._replace(read=run.inputs.shape),
         batch=rows,
         seed=int(np.random.SeedSequence([run.config["seed"], epoch]).generate_state(1)[0]),
-        augment=_AS_THEY_ARE | {"tumour_patch_probability": share},
+        augment=plain | {"tumour_patch_probability": share},
         part=batch_part(run.mesh),
     )
     both = np.zeros((len(classes), 2), np.int64)

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from isanet_jax.cases.case import StoredCase, read_case
+from isanet_jax.configs import hecktor
 from isanet_jax.errors import ConfigError
 from isanet_jax.pipeline import dataset
 from isanet_jax.pipeline.dataset import (
@@ -17,13 +18,7 @@ from isanet_jax.pipeline.dataset import (
     tumour_patches,
 )
 
-AUGMENT = {
-    "rotation_probability": 0.5,
-    "rotation_degrees": 45.0,
-    "mirror_probability": 0.5,
-    "mixup_probability": 0.2,
-    "tumour_patch_probability": 0.33,
-}
+AUGMENT = hecktor.get_config().augment.to_dict()
 
 
 INPUTS = Inputs({"ct": "ct", "pet": "pet"}, ("tumour",), (16, 16, 16), (16, 16, 16))
@@ -157,7 +152,7 @@ def test_patches_are_what_the_case_has_there(cohort):
 def test_patches_are_mixed_where_they_lie(cohort):
     """The mean of two patches, each of its own place, and not of what was read around them."""
     one, other = (StoredCase(cohort.path(case)) for case in sorted(cohort.cases)[:2])
-    starts, still = ((0, 8, 3), (10, 0, 8)), np.eye(3)
+    starts, still = ((0, 8, 3), (10, 0, 8)), {"rotation": np.eye(3)}
     elements = [dataset._read_element(one, PATCHES, starts[0], still)]
     elements.append(dataset._read_element(other, PATCHES, starts[1], still, elements[0].centre))
     mixed = dataset.mixup(*elements)
@@ -189,14 +184,15 @@ def test_a_patch_begins_anywhere_or_around_a_voxel_of_a_class():
 def test_what_is_read_holds_every_rotated_patch():
     """The corners of patches that are turned by any of the angles, with a voxel to spare."""
     patch, largest = np.array([9, 12, 15]), (100, 100, 100)
+    still = AUGMENT | {"rotation_probability": 0.0}
     for spacing in ([1, 1, 1], [3, 1, 2]):
-        read = np.array(read_shape(patch, 45.0, [spacing], largest))
+        read = np.array(read_shape(patch, AUGMENT, [spacing], largest))
         generator = np.random.default_rng(0)
         for _ in range(300):
             matrix = rotation_matrix(generator.uniform(-45, 45, 3), spacing)
             assert (2 * np.abs(matrix) @ ((patch - 1) / 2) + 2 <= read).all()
-    assert read_shape(patch, 0.0, [[1, 1, 1]], largest) == (9, 12, 15)
-    assert read_shape(patch, 45.0, [[1, 1, 1]], (10, 40, 40))[0] == 10
+    assert read_shape(patch, still, [[1, 1, 1]], largest) == (9, 12, 15)
+    assert read_shape(patch, AUGMENT, [[1, 1, 1]], (10, 40, 40))[0] == 10
 
 
 def test_a_mixup_partner_is_another_case(cohort):
@@ -238,3 +234,39 @@ def test_evaluation_goes_through_the_cases_in_order(cohort):
 def test_no_cases_is_an_error(cohort):
     with pytest.raises(ConfigError, match="0 cases"):
         training_data(cohort, [], INPUTS, batch=1, seed=0, augment=AUGMENT)
+
+
+def test_scaled_and_moved_patches_are_image_everywhere(cohort):
+    """What is read reaches as far as the farthest of the images, and each is moved by its own."""
+    settings = AUGMENT | {
+        "scaling_probability": 1.0, "misalignment_probability": 1.0, "misalignment_mm": 40.0,
+        "misalignment_degrees": 10.0, "mixup_probability": 0.0,
+    }  # fmt: skip
+    spacings = [entry["spacing_mm"] for entry in cohort.cases.values()]
+    read = read_shape(np.array((6, 5, 4)), settings, spacings, (10**6,) * 3)
+    inputs = PATCHES._replace(shape=(6, 5, 4), read=read, is_misaligned=True)
+    middle = (np.array(inputs.shape) - 1) / 2
+    corners = np.array(np.meshgrid(*[(-m, m) for m in middle])).reshape(3, -1)
+    stored = StoredCase(cohort.path(min(cohort.cases)))
+    generator = np.random.default_rng(0)
+    for _ in range(200):
+        drawn = draw_augmentation(generator, settings, spacings[0], ("ct", "pet"))
+        assert 0.7 <= np.cbrt(np.linalg.det(drawn["rotation"])) <= 1.4
+        turn, shift = drawn["misalignment"]["pet"], drawn["shift"]["pet"]
+        assert np.abs(shift * spacings[0]).max() <= 40
+        start = patch_start(stored.shape, inputs.shape, drawn["patch_place"], [], -1)
+        element = dataset._read_element(stored, inputs, start, drawn)
+        origin = (start + middle - element.centre)[:, None]
+        for matrix, offset in ((np.eye(3), np.zeros(3)), (turn, shift)):
+            places = matrix @ drawn["rotation"] @ corners
+            places += (element.centre + offset)[:, None]
+            in_case = (places + origin >= 0) & (
+                places + origin <= np.array(stored.shape)[:, None] - 1
+            )
+            in_read = (places >= 0) & (places <= np.array(read)[:, None] - 1)
+            assert (in_read | ~in_case).all()
+    for batch in take(data(cohort, inputs=inputs, augment=settings), 2):
+        assert shapes(batch) == shapes(batch_shapes(2, inputs))
+    still = settings | {"misalignment_probability": 1e-9}
+    (batch,) = take(data(cohort, inputs=inputs, augment=still), 1)
+    np.testing.assert_array_equal(batch["misalignment"]["pet"][0], np.eye(3))

@@ -76,7 +76,7 @@ def test_typos_are_refused_by_name(arguments, message):
         ("mesh.space=-2", "mesh.space is -2"),
         ("seed=-1", "seed is -1"),
         ("fold=-1", "fold is -1"),
-        ("augment.rotation_degrees=nan", "augment.rotation_degrees is nan"),
+        ("augment.rotation_degrees=nan", "augment.rotation_degrees is 'nan'"),
         ("augment.mirror_probability=nan", "augment.mirror_probability is nan"),
         ("optimizer.b1=5.0", "optimizer.b1 is 5.0"),
         ("optimizer.b2=1.0", "optimizer.b2 is 1.0"),

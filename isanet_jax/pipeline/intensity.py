@@ -1,0 +1,191 @@
+"""Augmentation of intensities: noise, blur, brightness, contrast, low resolution and gamma.
+
+The transforms of nnU-Net, in its order (nnU-Net 2.8.1, `nnUNetTrainer.get_training_transforms`),
+drawn on the host and applied on the device to normalised images. A value that changes nothing (a
+sigma of 0, a factor, zoom or exponent of 1) stands for a transform that was not drawn, and costs
+next to nothing.
+"""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# Of blur and low resolution, that a channel has it where the case has it.
+_OF_A_CHANNEL = 0.5
+_TRUNCATE = 6.0  # a blur's kernel has so many sigmas
+_RADIUS = 3  # voxels, that a blur reaches: enough for a sigma of 1
+_TINY = 1e-7
+
+
+def is_asked(augment: Mapping) -> bool:
+    """Whether the settings ask for any of these transforms."""
+    names = ("noise", "blur", "brightness", "contrast", "low_resolution", "inverted_gamma", "gamma")
+    return any(augment[f"{name}_probability"] > 0 for name in names)
+
+
+def draw_intensity(generator: np.random.Generator, augment: Mapping, channels: int) -> dict:
+    """Random parameters of one element.
+
+    Args:
+        generator: source of randomness.
+        augment: see configs/hecktor.py.
+        channels: how many images there are.
+
+    Returns:
+        noise () sigma and seed () of it; blur (channels, 3) sigmas, voxels; brightness, contrast,
+        zoom, inverted_gamma and gamma (channels,); float32, the seed uint32.
+    """
+
+    def drawn(name):
+        return generator.random() < augment[f"{name}_probability"]
+
+    def of_channels():
+        return generator.random(channels) < _OF_A_CHANNEL
+
+    def factors(name, span):
+        """Half of them below 1 and half above, as nnU-Net's BGContrast."""
+        if not drawn(name):
+            return np.ones(channels, np.float32)
+        low, high = augment[span]
+        below = (generator.random(channels) < 0.5) & (low < 1)
+        smaller = generator.uniform(min(low, 1), 1, channels)
+        larger = generator.uniform(max(low, 1), high, channels)
+        return np.where(below, smaller, larger).astype(np.float32)
+
+    noise = generator.uniform(*augment["noise_sigma"]) if drawn("noise") else 0.0
+    seed = generator.integers(2**32, dtype=np.uint32)
+    blur = np.zeros((channels, 3), np.float32)
+    if drawn("blur"):
+        sigmas = generator.uniform(*augment["blur_sigma"], (channels, 3))
+        blur = np.where(of_channels()[:, None], sigmas, 0).astype(np.float32)
+    found = {"noise": np.float32(noise), "seed": seed, "blur": blur}
+    found["brightness"] = factors("brightness", "brightness_range")
+    found["contrast"] = factors("contrast", "contrast_range")
+    zoom = np.ones(channels, np.float32)
+    if drawn("low_resolution"):
+        zooms = generator.uniform(*augment["low_resolution_zoom"], channels)
+        zoom = np.where(of_channels(), zooms, 1).astype(np.float32)
+    found["zoom"] = zoom
+    found["inverted_gamma"] = factors("inverted_gamma", "gamma_range")
+    found["gamma"] = factors("gamma", "gamma_range")
+    return found
+
+
+def parameter_shapes(batch: int, channels: int) -> dict:
+    """The arrays of a batch of `draw_intensity`, as `jax.ShapeDtypeStruct`."""
+    of_channel = jax.ShapeDtypeStruct((batch, channels), np.float32)
+    names = ("brightness", "contrast", "zoom", "inverted_gamma", "gamma")
+    return {
+        "noise": jax.ShapeDtypeStruct((batch,), np.float32),
+        "seed": jax.ShapeDtypeStruct((batch,), np.uint32),
+        "blur": jax.ShapeDtypeStruct((batch, channels, 3), np.float32),
+        **dict.fromkeys(names, of_channel),
+    }
+
+
+def change_intensity(image: jax.Array, drawn: Mapping[str, jax.Array]) -> jax.Array:
+    """Applies what was drawn, one element after the other: what was not drawn is not computed.
+
+    Args:
+        image: (B, D, H, W, C), normalised.
+        drawn: of a batch, see `draw_intensity`.
+
+    Returns:
+        (B, D, H, W, C).
+    """
+
+    def one(given):
+        element, of_element = given
+        channels = [
+            _change(element[..., index], index, of_element) for index in range(element.shape[-1])
+        ]
+        return jnp.stack(channels, -1)
+
+    if len(image) == 1:  # without a loop of one turn
+        return one(jax.tree.map(lambda x: x[0], (image, dict(drawn))))[None]
+    return jax.lax.map(one, (image, dict(drawn)))
+
+
+def _change(x, index, drawn):
+    """One channel (D, H, W) of one element."""
+
+    def where(condition, transform, x):
+        return jax.lax.cond(condition, transform, lambda x: x, x)
+
+    sigma, blur = drawn["noise"], drawn["blur"][index]
+    names = ("brightness", "contrast", "zoom", "inverted_gamma", "gamma")
+    brightness, contrast, zoom, inverted, gamma = (drawn[name][index] for name in names)
+    key = jax.random.fold_in(jax.random.key(drawn["seed"]), index)
+    x = where(sigma > 0, lambda x: x + sigma * jax.random.normal(key, x.shape, x.dtype), x)
+    x = where(blur.max() > 0, lambda x: gaussian_blur(x, blur), x)
+    x = x * brightness
+    x = where(contrast != 1, lambda x: change_contrast(x, contrast), x)
+    x = where(zoom != 1, lambda x: lower_resolution(x, zoom), x)
+    x = where(inverted != 1, lambda x: -change_gamma(-x, inverted), x)
+    return where(gamma != 1, lambda x: change_gamma(x, gamma), x)
+
+
+def gaussian_blur(x: jax.Array, sigmas: jax.Array) -> jax.Array:
+    """Smooths (D, H, W) along each axis by a sigma, voxels, at most 1; mirrored at the edges.
+
+    The kernel is cut as batchgeneratorsv2 cuts it: it has the odd number of voxels nearest to six
+    sigmas and a half.
+    """
+    offsets = jnp.arange(-_RADIUS, _RADIUS + 1, dtype=x.dtype)
+    for axis in range(3):
+        voxels = sigmas[axis] * _TRUNCATE + 0.5
+        # Of two odd numbers as near, the larger; an even number goes to the side that it was on.
+        whole = jnp.round(voxels)
+        nearest = jnp.where(whole % 2 == 1, whole, jnp.where(voxels >= whole, whole + 1, whole - 1))
+        weights = jnp.exp(-0.5 * jnp.square(offsets / jnp.maximum(sigmas[axis], _TINY)))
+        weights = jnp.where(jnp.abs(offsets) <= (nearest - 1) / 2, weights, 0)
+        weights = weights / weights.sum()
+        length = x.shape[axis]
+        padding = [(_RADIUS, _RADIUS) if a == axis else (0, 0) for a in range(3)]
+        padded = jnp.pad(x, padding, mode="reflect")
+        x = sum(
+            weight * jax.lax.slice_in_dim(padded, start, start + length, axis=axis)
+            for start, weight in enumerate(weights)
+        )
+    return x
+
+
+def change_contrast(x: jax.Array, factor: jax.Array) -> jax.Array:
+    """Stretches values about their mean, and keeps their range."""
+    mean = x.mean()
+    return jnp.clip((x - mean) * factor + mean, x.min(), x.max())
+
+
+def lower_resolution(x: jax.Array, zoom: jax.Array) -> jax.Array:
+    """As if (D, H, W) had `zoom` times as many voxels along each axis.
+
+    The nearest voxels are taken, then interpolated linearly (PyTorch's `nearest-exact` and
+    `trilinear`). Both work along each axis on its own.
+    """
+    for axis in range(3):
+        length = x.shape[axis]
+        few = jnp.round(length * zoom)
+        place = (jnp.arange(length) + 0.5) * (few / length) - 0.5
+        place = jnp.clip(place, 0, few - 1)
+        below = jnp.floor(place)
+        fraction = (place - below).astype(x.dtype)
+        shape = [length if a == axis else 1 for a in range(3)]
+
+        def taken(number, axis=axis, few=few, length=length, x=x):
+            source = jnp.floor((jnp.minimum(number, few - 1) + 0.5) * (length / few))
+            return jnp.take(x, source.astype(jnp.int32), axis, mode="clip")
+
+        low, high = taken(below), taken(below + 1)
+        x = low + fraction.reshape(shape) * (high - low)
+    return x
+
+
+def change_gamma(x: jax.Array, exponent: jax.Array) -> jax.Array:
+    """Raises values, scaled to [0, 1], to a power; then they have their mean and sd again."""
+    mean, sd = x.mean(), x.std()
+    low, span = x.min(), x.max() - x.min()
+    powered = jnp.power((x - low) / jnp.maximum(span, _TINY), exponent) * span + low
+    scale = sd / jnp.maximum(powered.std(), _TINY)
+    return (powered - powered.mean()) * scale + mean
