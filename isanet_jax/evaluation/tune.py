@@ -124,6 +124,10 @@ def scores(found: Components, rules: Rules) -> dict[str, float]:
 def choose(cases: list[dict[float, Components]], metric: str, *, has_pet: bool) -> tuple:
     """The rules of a class that are best on some cases.
 
+    Of those that are not worse than the best by more than the standard error of the difference over
+    the cases, the ones that change least are taken (Breiman et al. 1984, section 3.4.3): of few
+    cases, the best of hundreds of rules is mostly luck.
+
     Args:
         cases: of each case, threshold -> components.
         metric: of `METRICS`: the mean DSC (two empty masks count 1), the mean lesion F1, or the
@@ -139,7 +143,8 @@ def choose(cases: list[dict[float, Components]], metric: str, *, has_pet: bool) 
         Rules(threshold=t, smallest_ml=ml, least_suv_max=suv, largest_only=only)
         for t, ml, suv, only in itertools.product(THRESHOLDS, SMALLEST_ML, suvs, (False, True))
     ]
-    means = [_means(cases, rules) for rules in every]
+    of_cases = [_of_cases(cases, rules) for rules in every]
+    means = [_means(one) for one in of_cases]
     default = every.index(Rules())
     if metric == "autopet":
         columns = {"dsc_with_lesion": -0.5, "fp_ml": 0.25, "fn_ml": 0.25}
@@ -147,20 +152,27 @@ def choose(cases: list[dict[float, Components]], metric: str, *, has_pet: bool) 
             abs(weight) * rankdata([np.sign(weight) * mean[name] for mean in means])
             for name, weight in columns.items()
         ) / len(every)
+        error = 0.0  # ranks are of all cases together
     else:
-        value = np.array([mean[metric] for mean in means])
+        of_rules = np.array([one[metric] for one in of_cases])
+        value = of_rules.mean(1)
+        differences = of_rules[value.argmax()] - of_rules
+        error = differences.std(1, ddof=1) / np.sqrt(len(cases)) if len(cases) > 1 else 0.0
     # Of those that are as good as the best, the one that changes least.
-    good = np.flatnonzero(value >= value.max() - _GAIN)
+    good = np.flatnonzero(value >= value.max() - np.maximum(error, _GAIN))
     best = min(good, key=lambda i: (_distance(every[i]), -value[i]))
     if value[default] >= value[best] - _GAIN:
         best = default
     return every[best], means[best], means[default]
 
 
-def _means(cases, rules):
-    of_cases = [scores(case[rules.threshold], rules) for case in cases]
-    names = of_cases[0]
-    values = {name: np.array([one[name] for one in of_cases]) for name in names}
+def _of_cases(cases, rules):
+    """Metric -> (n,) of the cases."""
+    found = [scores(case[rules.threshold], rules) for case in cases]
+    return {name: np.array([one[name] for one in found]) for name in found[0]}
+
+
+def _means(values):
     return {
         name: float(np.nanmean(v)) if np.isfinite(v).any() else 1.0 for name, v in values.items()
     }

@@ -158,7 +158,18 @@ def normalise(
     of_volume: bool,
     ct_window: CtWindow = WIDE,
 ) -> jax.Array:
-    """The network's input (Eqs. 16-17).
+    """The network's input (Eqs. 16-17): (B, D, H, W, images) float32, see `normalised`."""
+    return jnp.stack(normalised(images, kinds, of_volume=of_volume, ct_window=ct_window), axis=-1)
+
+
+def normalised(
+    images: dict[str, jax.Array],
+    kinds: dict[str, str],
+    *,
+    of_volume: bool,
+    ct_window: CtWindow = WIDE,
+) -> list[jax.Array]:
+    """The network's channels (Eqs. 16-17).
 
     CT is clipped to [-1024, 1024] HU and divided by 1024, or as its window says. PET of whole
     volumes has the volume's mean subtracted and is divided by its standard deviation; other images
@@ -171,7 +182,7 @@ def normalise(
         ct_window: of the images that are CT.
 
     Returns:
-        (B, D, H, W, images) float32.
+        (B, D, H, W) float32 of each.
     """
     channels = []
     for name, kind in kinds.items():
@@ -184,4 +195,4 @@ def normalise(
             variance = jnp.square(centred).mean((1, 2, 3), keepdims=True)
             x = centred * jax.lax.rsqrt(variance + 1e-5)
         channels.append(x)
-    return jnp.stack(channels, axis=-1)
+    return channels

@@ -16,7 +16,7 @@ from isanet_jax.distributed.placement import on_each_device, on_parts, over_mesh
 from isanet_jax.kinds import WIDE, CtWindow
 from isanet_jax.network import systems
 from isanet_jax.network.whole_volume import mirrored, windowed
-from isanet_jax.pipeline.augment import augment, normalise
+from isanet_jax.pipeline.augment import augment, normalise, normalised
 from isanet_jax.pipeline.dataset import Inputs
 from isanet_jax.pipeline.intensity import change_intensity
 from isanet_jax.training.losses import segmentation_loss
@@ -97,9 +97,9 @@ def make_train_step(
         images, labels, ignored = augmented
         given = {"of_volume": not inputs.is_patch, "ct_window": inputs.ct_window}
         if inputs.has_intensity:  # looks at whole volumes, too
-            image = normalise(images, inputs.images, **given)
-            image = on_each_device(change_intensity, mesh)(image, batch["intensity"])
-            image = over_mesh(image, mesh)
+            channels = normalised(images, inputs.images, **given)
+            channels = on_each_device(change_intensity, mesh)(channels, batch["intensity"])
+            image = jnp.stack([over_mesh(x, mesh) for x in channels], axis=-1)
         else:
             images = {name: over_mesh(x, mesh) for name, x in images.items()}
             image = normalise(images, inputs.images, **given)

@@ -60,7 +60,7 @@ def ball(centre, radius):
 
 def test_small_false_positives_are_taken_away_and_nothing_else_changes():
     true, speck = ball((10, 10, 10), 4), ball((3, 3, 3), 1)
-    cases = cases_of([0.9 * (true | speck), 0.9 * speck], [true, true & False])
+    cases = cases_of([0.9 * (true | speck), 0.9 * speck], [true, true & False]) * 3
     for metric in ("dsc", "lesion_f1", "autopet"):
         rules, after, before = choose(cases, metric, has_pet=False)
         assert speck.sum() * VOXEL_ML < rules.smallest_ml <= true.sum() * VOXEL_ML
@@ -74,6 +74,16 @@ def test_rules_that_bring_nothing_are_left_out():
     rules, after, before = choose(cases_of([0.9 * true], [true]), "dsc", has_pet=True)
     assert rules == Rules()
     assert after == before
+
+
+def test_a_gain_of_one_lucky_case_changes_nothing():
+    """It is within the standard error over the cases; one of most of them is not."""
+    true, around = ball((10, 10, 10), 4), ball((10, 10, 10), 5)
+    good, wide = 0.95 * true, 0.95 * true + 0.6 * (around & ~true)
+    for count, expected in ((1, 0.5), (7, 0.7)):
+        cases = cases_of([wide] * count + [good] * (8 - count), [true] * 8)
+        rules, *_ = choose(cases, "dsc", has_pet=False)
+        assert rules.threshold == expected
 
 
 def test_a_least_uptake_needs_a_pet():

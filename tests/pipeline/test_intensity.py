@@ -1,6 +1,7 @@
 """Augmentation of intensities against NumPy and SciPy, and against nnU-Net's own package."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -17,7 +18,12 @@ NNUNET = OFF | {
     "contrast_probability": 0.15, "low_resolution_probability": 0.25,
     "inverted_gamma_probability": 0.1, "gamma_probability": 0.3,
 }  # fmt: skip
-change = jax.jit(intensity.change_intensity)
+
+
+@jax.jit
+def change(image, drawn):
+    """(B, D, H, W, C) in and out."""
+    return jnp.stack(intensity.change_intensity(jnp.moveaxis(image, -1, 0), drawn), -1)
 
 
 @pytest.fixture
