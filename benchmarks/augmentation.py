@@ -21,8 +21,9 @@ SETTINGS = {
     "rotation_probability": 0.2, "rotation_degrees": DEGREES, "rotation_of_all_axes": True,
     "scaling_probability": 0.2, "scaling_range": SCALES, "mirror_probability": 1.0,
     "mixup_probability": 0.0, "noise_probability": 0.1, "blur_probability": 0.2,
-    "brightness_probability": 0.15, "contrast_probability": 0.15, "low_resolution_probability": 0.25,
-    "inverted_gamma_probability": 0.1, "gamma_probability": 0.3,
+    "brightness_probability": 0.15, "contrast_probability": 0.15,
+    "low_resolution_probability": 0.25, "inverted_gamma_probability": 0.1,
+    "gamma_probability": 0.3,
 }  # fmt: skip
 
 

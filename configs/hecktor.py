@@ -11,8 +11,8 @@ gated, and a run takes a GPU. Prepare the data, then train one of the five folds
 from ml_collections import ConfigDict, FieldReference
 
 
-def _one_or_three(default):
-    """A setting that takes one number, or one for each axis."""
+def _any(default):
+    """A setting of several types: one number or three, a fold's number or its name."""
     return FieldReference(default, field_type=object)
 
 
@@ -20,7 +20,8 @@ def get_config() -> ConfigDict:
     """Every setting with its default; override with --config.name=value."""
     config = ConfigDict()
     config.seed = 0  # of parameters, shuffle and augmentation
-    config.fold = 0  # test fold
+    # Test fold; or all: every case is trained on, and the last checkpoint is kept.
+    config.fold = _any(0)
     config.fold_by = "fold"  # the cases' own folds; centre: fold k leaves out the k-th centre
     # paper: the checkpoint is chosen on the fold that is reported (optimistic).
     # nested: it is chosen on the next fold, which is then not trained on.
@@ -34,21 +35,21 @@ def get_config() -> ConfigDict:
     config.data.cases = "cases/hecktor"  # folder made by prepare.py
     config.data.images = ("ct", "pet")  # of a case, by name; uptake:pet names the kind, too
     config.data.classes = ("tumour",)  # of the label, by name: those that are learnt
-    config.data.size = _one_or_three(144)  # voxels per axis; or D, H, W (feet-head, ...)
+    config.data.size = _any(144)  # voxels per axis; or D, H, W (feet-head, ...)
     config.data.fit = "crop"  # how the grid was placed: crop, resize, or whole, of any shape
     # Voxel size of crop and whole; or of right-left, front-back and feet-head.
-    config.data.spacing_mm = _one_or_three(1.0)
+    config.data.spacing_mm = _any(1.0)
     config.data.phantoms = 0  # where the folder is missing, make this many phantoms
     # HU that the network sees: wide, [-1024, 1024] as in the paper; soft, [-160, 240]; cohort,
     # those of the training cases' tumours, standardised (nnU-Net).
     config.data.ct_window = "wide"
     # Voxels per axis of the patches that are trained on; or D, H, W; 0: whole volumes.
-    config.data.patch = _one_or_three(0)
+    config.data.patch = _any(0)
 
     config.augment = ConfigDict()
     config.augment.rotation_probability = 0.5  # of a case
     # Largest angle, either sign, about one to three axes; or of the feet-head, ... axis each.
-    config.augment.rotation_degrees = _one_or_three(45.0)
+    config.augment.rotation_degrees = _any(45.0)
     config.augment.rotation_of_all_axes = False  # True: always about all three (nnU-Net)
     config.augment.scaling_probability = 0.0  # of a case
     config.augment.scaling_range = (0.7, 1.4)  # above 1 things become smaller
@@ -106,16 +107,21 @@ def get_config() -> ConfigDict:
     config.loss.focal_weight = 1.0  # factor of the focal loss
 
     config.optimizer = ConfigDict()
-    config.optimizer.name = "adam"  # or sgd, with Nesterov momentum
+    config.optimizer.name = "adam"  # or adamw, or sgd with Nesterov momentum
     config.optimizer.peak_learning_rate = 3e-4  # at the start, and at each restart
-    config.optimizer.schedule = "restart"  # cosine with warm restarts, or poly: (1 - e/E)^0.9
-    config.optimizer.floor_learning_rate = 1e-6  # of restart
+    # Cosine with warm restarts; poly: (1 - e/E)^0.9; cosine: after a warm-up, down once.
+    config.optimizer.schedule = "restart"
+    config.optimizer.floor_learning_rate = 1e-6  # of restart and cosine
+    config.optimizer.warmup_epochs = 0  # of cosine: from 0 to the peak
     config.optimizer.restart_epochs = 25  # of restart: between two of them
-    config.optimizer.b1 = 0.9  # of adam
-    config.optimizer.b2 = 0.99  # of adam
+    config.optimizer.b1 = 0.9  # of adam and adamw
+    config.optimizer.b2 = 0.99  # of adam and adamw
     config.optimizer.momentum = 0.99  # of sgd
-    config.optimizer.weight_decay = 0.0  # L2 penalty, added to the gradient
+    config.optimizer.weight_decay = 0.0  # L2 penalty, added to the gradient; adamw: decoupled
     config.optimizer.clip_norm = 0.0  # of the whole gradient; 0: not clipped
+    # What an exponential average of the weights keeps at each step, as 0.999; it is what is
+    # validated and predicts. 0: the weights themselves.
+    config.optimizer.average = 0.0
 
     config.train = ConfigDict()
     config.train.epochs = 300  # of steps_per_epoch each

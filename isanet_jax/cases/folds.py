@@ -9,6 +9,7 @@ from isanet_jax.errors import ConfigError, DataError
 
 SELECTIONS = ("paper", "nested")
 FOLDS_BY = ("fold", "centre")
+ALL_CASES = "all"  # in a fold's place: none is left out
 
 
 def make_folds(cases, *, folds: int, seed: int) -> dict[str, int]:
@@ -100,15 +101,18 @@ class Split:
     test: tuple[str, ...]
 
 
-def split(fold_of: dict[str, int], *, fold: int, selection: str) -> Split:
+def split(fold_of: dict[str, int], *, fold: int | str, selection: str) -> Split:
     """Roles of the cases when `fold` is the test fold.
 
     `paper`: the checkpoint is chosen on the test fold itself, as in the paper (optimistic).
     `nested`: it is chosen on the next fold, which is then not trained on.
+    Where the fold is `ALL_CASES`, all are trained on, and there is nothing to choose by.
 
     Raises:
         ConfigError: no such fold, an unknown selection, or nothing left to train on.
     """
+    if fold == ALL_CASES:
+        return Split(tuple(sorted(fold_of)), (), ())
     numbers = sorted(set(fold_of.values()))
     if fold not in numbers:
         raise ConfigError(f"fold is {fold}; these cases have the folds {numbers}")

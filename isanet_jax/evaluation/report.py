@@ -14,6 +14,7 @@ SELECTION_NOTES = {
     "paper": "the checkpoint was chosen on the very cases that are reported here, as in the paper: "
     "optimistic",
     "nested": "the checkpoint was chosen on other cases, which were not trained on either",
+    "none": "all cases of its cohort were trained on, and the last checkpoint was kept",
 }
 VALIDATION_NOTES = {
     "cases": "validation DSC",
@@ -128,7 +129,7 @@ def describe_runs(descriptions: list[dict], reported) -> list[dict]:
             "system": d["config"]["model"]["name"],
             "fold": d["config"]["fold"],
             "seed": d["config"]["seed"],
-            "selection": "paper" if set(reported) & set(d["split"]["selection"]) else "nested",
+            "selection": _selection(d["split"], reported),
             "training_cases": len(d["split"]["train"]),
             "best_epoch": d["progress"]["best_epoch"],
             "validation_dsc": d["progress"]["best_dsc"],
@@ -136,6 +137,12 @@ def describe_runs(descriptions: list[dict], reported) -> list[dict]:
         }
         for d in descriptions
     ]
+
+
+def _selection(split, reported):
+    if not split["selection"]:
+        return "none"
+    return "paper" if set(reported) & set(split["selection"]) else "nested"
 
 
 def by_method(scores: dict, grid: str) -> dict[str, dict[str, dict]]:
@@ -180,6 +187,12 @@ def describe_rules(rules: dict[str, dict]) -> str:
     )
 
 
+def _validation(run):
+    if run["validation_dsc"] is None:
+        return ""
+    return f" ({VALIDATION_NOTES[run['validated_on']]} {run['validation_dsc']:.4f})"
+
+
 def write_run_report(path, *, runs, rules, preparation, scores, pictures, curves) -> None:
     """Writes report.md of a run, or of an ensemble of runs.
 
@@ -196,8 +209,7 @@ def write_run_report(path, *, runs, rules, preparation, scores, pictures, curves
     title = f"fold {runs[0]['fold']}" if len(runs) == 1 else f"an ensemble of {len(runs)} networks"
     networks = "\n".join(
         f"- {run['system']}, fold {run['fold']}, seed {run['seed']}: checkpoint of epoch "
-        f"{run['best_epoch']} ({VALIDATION_NOTES[run['validated_on']]} "
-        f"{run['validation_dsc']:.4f}), "
+        f"{run['best_epoch']}{_validation(run)}, "
         f"{run['training_cases']} training cases. Selection: {SELECTION_NOTES[run['selection']]}."
         for run in runs
     )

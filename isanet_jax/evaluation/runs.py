@@ -95,7 +95,8 @@ def evaluate_runs(
         curves=curves,
     )
     # One network that was chosen on these cases makes the ensemble's figure optimistic.
-    selection = "paper" if any(run["selection"] == "paper" for run in runs) else "nested"
+    kinds = {run["selection"] for run in runs}
+    selection = "paper" if "paper" in kinds else ", ".join(sorted(kinds))
     print(report.summary_table(report.by_method(scores, "ct")))
     mean = content["summary"]["dsc"]["mean"]
     print(

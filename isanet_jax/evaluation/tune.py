@@ -255,6 +255,11 @@ def tune_runs(
             )
     cohort = read_cohort(cases or first.descriptions[0]["config"]["data"]["cases"])
     tested = [case for p in predictors for case in p.descriptions[0]["split"][role]]
+    if not tested:
+        raise ConfigError(
+            "these runs were trained on all their cases: none is left to choose rules on. Choose "
+            "them on the runs of a cross-validation"
+        )
     has_pet = pet_name(first.settings.images) is not None
     with tqdm(total=len(tested), unit="case", disable=None) as bar:
         found = out_of_fold(predictors, cohort, role=role, on_case=bar.update)

@@ -10,7 +10,7 @@ from ml_collections import config_flags
 
 from isanet_jax import configs
 from isanet_jax.cases.cohort import Cohort
-from isanet_jax.cases.folds import FOLDS_BY, SELECTIONS
+from isanet_jax.cases.folds import ALL_CASES, FOLDS_BY, SELECTIONS
 from isanet_jax.cases.grid import FITS, as_three
 from isanet_jax.cases.ranges import tumour_window
 from isanet_jax.classes import TUMOUR
@@ -118,7 +118,6 @@ _INFINITY = float("inf")
 # Section.setting -> (least, most) of what it may be; lists are checked value by value.
 _RANGES = {
     "seed": (0, 2**32 - 1),
-    "fold": (0, 10**6),
     "data.size": (1, 4096),
     "data.spacing_mm": VOXEL_MM,
     "data.phantoms": (0, 10**6),
@@ -155,6 +154,8 @@ _RANGES = {
     "loss.focal_weight": (0.0, 1e6),
     "optimizer.floor_learning_rate": (0.0, _INFINITY),
     "optimizer.restart_epochs": (1, 10**9),
+    "optimizer.warmup_epochs": (0, 10**9),
+    "optimizer.average": (0.0, 0.9999999),
     "optimizer.b1": (0.0, 0.999999),
     "optimizer.b2": (0.0, 0.999999),
     "optimizer.momentum": (0.0, 0.999999),
@@ -180,6 +181,9 @@ def check_config(config: dict) -> None:
         ConfigError: names the setting, its value and what would work.
     """
     _check_sections(config)
+    fold = config["fold"]
+    if fold != ALL_CASES and not (type(fold) is int and fold >= 0):
+        raise ConfigError(f"fold is {fold!r}; give the number of a fold, or {ALL_CASES}")
     for name, (least, most) in _RANGES.items():
         *section, key = name.split(".")
         values = config[section[0]] if section else config
@@ -194,7 +198,7 @@ def check_config(config: dict) -> None:
     peak, floor = rates["peak_learning_rate"], rates["floor_learning_rate"]
     if not 0 < peak < _INFINITY:
         raise ConfigError(f"optimizer.peak_learning_rate is {peak!r}; it must be above 0")
-    if rates["schedule"] == "restart" and floor > peak:
+    if rates["schedule"] != "poly" and floor > peak:
         raise ConfigError(
             f"optimizer.floor_learning_rate is {floor:g}, above the peak_learning_rate, {peak:g}"
         )
@@ -266,12 +270,16 @@ def unread_settings(config: dict) -> dict[str, tuple[object, str]]:
         unread += [(f"loss.{name}", "loss.name 'dice_ce'") for name in _CROSS_ENTROPY]
     if not loss["dice_squared"]:
         unread.append(("loss.dice_smooth", "loss.dice_squared False"))
-    of_other = {"adam": ("momentum",), "sgd": ("b1", "b2")}[optimizer["name"]]
+    of_other = ("b1", "b2") if optimizer["name"] == "sgd" else ("momentum",)
     chosen = f"optimizer.name {optimizer['name']!r}"
     unread += [(f"optimizer.{name}", chosen) for name in of_other]
-    if optimizer["schedule"] == "poly":
-        names = ("floor_learning_rate", "restart_epochs")
-        unread += [(f"optimizer.{name}", "optimizer.schedule 'poly'") for name in names]
+    names = {
+        "restart": ("warmup_epochs",),
+        "poly": ("floor_learning_rate", "restart_epochs", "warmup_epochs"),
+        "cosine": ("restart_epochs",),
+    }[optimizer["schedule"]]
+    chosen = f"optimizer.schedule {optimizer['schedule']!r}"
+    unread += [(f"optimizer.{name}", chosen) for name in names]
     defaults = plain_config(hecktor.get_config())
     ignored = {}
     for name, why in unread:
@@ -497,6 +505,7 @@ _LATER = {
     "loss": {"name": "dice_focal", "batch_dice": False},
     "data": {"images": ["ct", "pet"], "classes": [TUMOUR], "ct_window": "wide"},
     "train": {"validate_on": "cases"},
+    "optimizer": {"warmup_epochs": 0, "average": 0.0},
     # Of augmentation, all that configs/hecktor.py has besides what there was at first.
     "augment": {
         name: value

@@ -9,6 +9,8 @@ from pathlib import Path
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+_SECONDS_BETWEEN_LINES = 30.0  # of progress, where there is no terminal
+
 
 class RunLog:
     """Context that records steps and validations of a run.
@@ -38,7 +40,7 @@ class RunLog:
             total=self._total_steps, initial=self._first_step, unit="step", file=sys.stdout,
             mininterval=1.0, dynamic_ncols=True, disable=None,
         )  # fmt: skip
-        self._started = time.perf_counter()
+        self._started = self._told = time.perf_counter()
         for line in kept:
             if "validation_dsc" in line:
                 self._shown["dsc"] = f"{line['validation_dsc']:.3f}"
@@ -76,6 +78,11 @@ class RunLog:
         }
         self._bar.set_postfix(self._shown, refresh=False)
         self._bar.update()
+        if self._bar.disable and time.perf_counter() - self._told >= _SECONDS_BETWEEN_LINES:
+            self.message(
+                f"step {step} of {self._total_steps}, epoch {line['epoch']}: loss "
+                f"{metrics['loss']:.4f}, {seconds:.2f} s a step, {self._left(step)} left"
+            )
 
     def validation(self, step, dsc, progress):
         """Records a validation: `dsc` of `isanet_jax.training.validate.validate`."""
@@ -98,14 +105,17 @@ class RunLog:
         listed = ", ".join(f"{name} {value:.4f}" for name, value in each.items())
         of_classes = f" ({listed})" if len(each) > 1 else ""
         self._shown["dsc"] = f"{dsc['mean']:.3f}"
-        elapsed = time.perf_counter() - self._started
-        per_step = elapsed / max(step - self._first_step, 1)
-        remaining = tqdm.format_interval((self._total_steps - step) * per_step)
         self.message(
             f"epoch {epoch}: loss {sum(losses) / max(len(losses), 1):.4f}, validation DSC "
             f"{dsc['mean']:.4f}{of_classes} (best {progress['best_dsc']:.4f} in epoch "
-            f"{progress['best_epoch']}), waited for data {waiting:.1%}, {remaining} left"
+            f"{progress['best_epoch']}), waited for data {waiting:.1%}, {self._left(step)} left"
         )
+
+    def _left(self, step):
+        """The time until the last step, as far as this call's steps tell."""
+        elapsed = time.perf_counter() - self._started
+        per_step = elapsed / max(step - self._first_step, 1)
+        return tqdm.format_interval((self._total_steps - step) * per_step)
 
     def flush(self):
         """Has everything that was recorded so far on its way to the disk."""
@@ -116,6 +126,7 @@ class RunLog:
         """Prints a line without breaking the progress line."""
         self._bar.write(text, file=sys.stdout)
         sys.stdout.flush()
+        self._told = time.perf_counter()
 
     def _write(self, line):
         self._file.write(json.dumps(line) + "\n")

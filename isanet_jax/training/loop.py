@@ -27,6 +27,7 @@ from isanet_jax.training.config import (
     plain_config,
 )
 from isanet_jax.training.log import NoLog, RunLog
+from isanet_jax.training.optimizer import averaged
 from isanet_jax.training.profile import StepTrace
 from isanet_jax.training.run import build_run, check_labels, compile_step, load_cohort, split_cohort
 from isanet_jax.training.step import not_finite
@@ -184,10 +185,13 @@ def _train_steps(run, state, progress, *, workdir, batches, checkpoints, stop, l
             return False
     checkpoints.check_best()
     checkpoints.close()
-    log.message(
-        f"done: best validation DSC {progress['best_dsc']:.4f} in epoch {progress['best_epoch']}; "
-        f"next: {command('eval')} --workdir {workdir}"
-    )
+    if run.parts.selection:
+        best = f"best validation DSC {progress['best_dsc']:.4f} in epoch {progress['best_epoch']}"
+        following = f"{command('eval')} --workdir {workdir}"
+    else:
+        best = f"all {len(run.parts.train)} cases were trained on, and none is left to score"
+        following = f"{command('predict')} --workdir {workdir} --ct CT --pet PET --output MASK"
+    log.message(f"done: {best}; next: {following}")
     return True
 
 
@@ -236,7 +240,14 @@ class _Reader:
 
 def _select(run, state, progress, step, epoch, *, log, checkpoints):
     """Validates, and keeps the state where it is the best so far."""
-    dsc = validate(run, state.params, epoch)
+    params = averaged(state.params, state.opt_state, run.config["optimizer"]["average"])
+    if not run.parts.selection:
+        # Nothing to choose by: the last is the best.
+        if step == run.total_steps:
+            progress |= {"best_dsc": None, "best_epoch": epoch}
+            checkpoints.save_best(step, state._replace(params=params), progress)
+        return
+    dsc = validate(run, params, epoch)
     value = dsc["mean"]
     if run.config["train"]["validate_on"] == "patches":
         # Of few patches, a single validation is mostly luck.
@@ -248,7 +259,7 @@ def _select(run, state, progress, step, epoch, *, log, checkpoints):
     # Before the checkpoint: what is logged after it would be lacking, were it killed then.
     log.validation(step, dsc, progress)
     if is_best:
-        checkpoints.save_best(step, state, progress)
+        checkpoints.save_best(step, state._replace(params=params), progress)
 
 
 def _next_batch(batches, stop):

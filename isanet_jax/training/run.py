@@ -192,9 +192,10 @@ def check_labels(config: dict, cohort: Cohort, parts: Split) -> None:
     Raises:
         DataError: all labels of the training cases, or of the validation cases, are empty.
     """
+    of_selection = (parts.selection, "validation", "a network that finds nothing would score 1")
     for cases, what, consequence in (
         (parts.train, "training", "there is nothing to learn"),
-        (parts.selection, "validation", "a network that finds nothing would score 1"),
+        *([of_selection] if parts.selection else []),
     ):
         if not any(has_tumour(cohort, case, config) for case in cases):
             raise DataError(

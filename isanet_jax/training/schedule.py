@@ -1,9 +1,9 @@
-"""Learning rates: cosine annealing with warm restarts (paper section 3.2), and polynomial decay."""
+"""Learning rates: cosine annealing with warm restarts (paper section 3.2), poly, and cosine."""
 
 import jax.numpy as jnp
 import optax
 
-SCHEDULES = ("restart", "poly")
+SCHEDULES = ("restart", "poly", "cosine")
 
 
 def restart_schedule(
@@ -34,3 +34,17 @@ def poly_schedule(*, peak: float, epochs: int, steps_per_epoch: int) -> optax.Sc
         return peak * (1 - jnp.minimum(step // steps_per_epoch, epochs) / epochs) ** 0.9
 
     return learning_rate
+
+
+def cosine_schedule(*, peak: float, floor: float, warmup_steps: int, steps: int) -> optax.Schedule:
+    """Linear from 0 to the peak over the warm-up, then half a cosine to the floor.
+
+    Args:
+        peak, floor: the largest learning rate, and that of the end.
+        warmup_steps: steps until the peak.
+        steps: of the whole training.
+
+    Returns:
+        step -> learning rate.
+    """
+    return optax.warmup_cosine_decay_schedule(0.0, peak, warmup_steps, steps, floor)

@@ -98,7 +98,7 @@ def test_typos_are_refused_by_name(arguments, message):
         ("model.fusion=dot", "matmul, matmul_scaled, product"),
         ("model.name=help", r"choose one of\ncbam (.|\n)*an2021 "),
         ("data.patch=160", "at most data.size, 144"),
-        ("optimizer.name=lion", "adam, sgd"),
+        ("optimizer.name=lion", "adam, adamw, sgd"),
         ("optimizer.schedule=linear", "restart, poly"),
         ("fold_by=patient", "fold, centre"),
     ],

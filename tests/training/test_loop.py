@@ -2,6 +2,7 @@ import dataclasses
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,14 +16,16 @@ import numpy as np
 import pytest
 
 from isanet_jax.cases.case import read_case
+from isanet_jax.cli import evaluate
 from isanet_jax.distributed.mesh import make_mesh
 from isanet_jax.errors import CheckpointError, ConfigError, DataError, IsaNetError
+from isanet_jax.evaluation.tune import tune_runs
 from isanet_jax.locks import only_here
 from isanet_jax.network import systems
 from isanet_jax.network.config import ModelConfig
 from isanet_jax.pipeline.dataset import standardised
 from isanet_jax.prediction.predictor import Predictor
-from isanet_jax.training import loop
+from isanet_jax.training import log, loop
 from isanet_jax.training import run as run_module
 from isanet_jax.training.checkpoint import Checkpoints, load_params
 from isanet_jax.training.config import make_inputs, model_config
@@ -542,3 +545,39 @@ def test_sixty_validations_leave_nothing_behind(trained, config, cohort):
     assert files <= 4
     assert threads <= 4
     assert mib <= 50
+
+
+def test_all_cases_can_be_trained_on(config, tmp_path, cohort, capsys):
+    """By the last checkpoint, or the average of the weights; there is none left to score."""
+    config["fold"] = "all"
+    config["optimizer"] |= {"average": 0.5}
+    config["train"] |= {"epochs": 2}
+    assert loop.train(config, tmp_path / "run")
+    shown = capsys.readouterr().out
+    assert f"{len(cohort.cases)} cases to train on, 0 to validate" in shown
+    assert "none is left to score" in shown
+    predictor = Predictor([tmp_path / "run"])
+    (description,) = predictor.descriptions
+    assert description["progress"]["best_epoch"] == 2
+    assert set(description["split"]["train"]) == set(cohort.cases)
+    case = read_case(cohort.path(min(cohort.cases)))
+    average = predictor.probabilities([case])[0]
+    last = Predictor([tmp_path / "run"], checkpoint="latest").probabilities([case])[0]
+    assert np.abs(average - last).max() > 0
+    with pytest.raises(ConfigError, match="was trained or selected on"):
+        evaluate.main(["--workdir", str(tmp_path / "run")])
+    with pytest.raises(ConfigError, match="none is left to choose rules on"):
+        tune_runs([tmp_path / "run"], tmp_path / "rules.json")
+    assert loop.train(config, tmp_path / "run")  # again: it is trained already
+
+
+def test_progress_is_told_in_lines_where_there_is_no_terminal(
+    config, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(log, "_SECONDS_BETWEEN_LINES", 0.0)
+    config["train"] |= {"epochs": 1}
+    assert loop.train(config, tmp_path / "run")
+    lines = capsys.readouterr().out.splitlines()
+    told = next(line for line in lines if line.startswith("step 1 of"))
+    figures = r"epoch 1: loss [\d.]+, [\d.]+ s a step, [\d:]+ left"
+    assert re.fullmatch(rf"step 1 of \d+, {figures}", told)

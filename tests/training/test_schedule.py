@@ -1,6 +1,6 @@
 import pytest
 
-from isanet_jax.training.schedule import poly_schedule, restart_schedule
+from isanet_jax.training.schedule import cosine_schedule, poly_schedule, restart_schedule
 
 
 @pytest.mark.parametrize(
@@ -18,4 +18,10 @@ def test_the_papers_learning_rates(epoch, rate):
 def test_nnunets_learning_rates(epoch, rate):
     schedule = poly_schedule(peak=1.0, epochs=1000, steps_per_epoch=250)
     for step in (250 * epoch, 250 * epoch + 249):
+        assert float(schedule(step)) == pytest.approx(rate, abs=1e-6)
+
+
+def test_a_cosine_rises_linearly_and_falls_once():
+    schedule = cosine_schedule(peak=1.0, floor=0.1, warmup_steps=10, steps=110)
+    for step, rate in ((0, 0.0), (5, 0.5), (10, 1.0), (60, 0.55), (110, 0.1), (200, 0.1)):
         assert float(schedule(step)) == pytest.approx(rate, abs=1e-6)
