@@ -8,6 +8,8 @@ The config of a comparison:
     order: the methods that are run, as the tables list them; shorten it to compare fewer.
     reference: the method that the others are tested against.
     thresholds: whether to score fixed SUV thresholds beside the methods.
+    external: NAME=FOLDER of masks that another program made, FOLDER/fold0/CASE.nii.gz and so on, on
+        the CT's grid: methods that are scored, and not trained.
     folds, seeds: every method is trained on each pair of them.
     curve: label of the x axis of a curve through the methods (Fig. 6); empty: none.
 
@@ -75,6 +77,7 @@ def comparison(title: str, options: str = "") -> ConfigDict:
     config.order = ()
     config.reference = "isa"
     config.thresholds = False
+    config.external = ()
     config.folds = (0, 1, 2, 3, 4)
     config.seeds = (0,)
     config.curve = ""

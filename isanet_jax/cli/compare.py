@@ -20,9 +20,11 @@ usage: {command} --config {config} [--workdir runs/t2] [--jobs N]
           as a SLURM array, share the cells of one --workdir.
 
 --config.order="('isa','unet')" compares these methods; any system that train.py lists can stand
-there. --config.folds="(0,)" compares on one fold. --config.base.NAME=VALUE changes a setting of
-every run, as in --config.base.data.cases=cases/mine. --print-config shows the settings
-of every run and ends. The same command again resumes where it was
+there. --config.external="('nnunet=DIR',)" scores another program's masks among them, which
+are DIR/fold0/CASE.nii.gz and so on, on the CT's grid. --config.folds="(0,)" compares on one
+fold. --config.base.NAME=VALUE changes a setting of every run, as in
+--config.base.data.cases=cases/mine. --print-config shows the settings of every run and ends.
+The same command again resumes where it was
 stopped, and tries failed cells again; finished cells are not run twice."""
 
 
@@ -36,7 +38,7 @@ def main():
         )
         return
     # Here: these import JAX and matplotlib, which --help does not need.
-    from isanet_jax.comparison.grid import make_cells, with_systems
+    from isanet_jax.comparison.grid import make_cells, with_external, with_systems
     from isanet_jax.comparison.report import write_comparison
     from isanet_jax.comparison.resources import visible_gpus
     from isanet_jax.comparison.runner import run_cells
@@ -50,7 +52,7 @@ def main():
             "this config is of one run; compare.py takes one of configs/compare, as in --config "
             "configs/compare/table2.py:sts"
         )
-    comparison = with_systems(comparison)
+    comparison = with_external(with_systems(comparison))
     cells = make_cells(comparison, workdir)
     if is_shown:
         shown = {str(cell.folder): resolved_config(cell.config) for cell in cells}

@@ -20,8 +20,8 @@ STOPPED = 3  # exit status: a signal stopped the training, which can be resumed
 SCORES, SCORES_BY_CLASS, MASKS = "scores.json", "scores_by_class.json", "masks.npz"
 
 
-def run_cell(config: dict, folder: Path, *, thresholds: bool) -> bool:
-    """Trains (unless `thresholds`), scores the test fold on the original CT grid, and writes both.
+def run_cell(config: dict, folder: Path, *, thresholds: bool, masks_of: str | None = None) -> bool:
+    """Trains, scores the test fold on the original CT grid, and writes both.
 
     Args:
         config: of the run, see configs/hecktor.py.
@@ -29,11 +29,12 @@ def run_cell(config: dict, folder: Path, *, thresholds: bool) -> bool:
             mean), of several classes scores_by_class.json (class -> the same), and masks.npz (ID ->
             the network's mask of all classes on the case grid, as packed bits).
         thresholds: score the fixed thresholds on the PET in place of a network.
+        masks_of: score the masks in this folder, ID.nii.gz, in place of a network.
 
     Returns:
         Whether the cell is finished; False where a signal stopped it.
     """
-    from isanet_jax.evaluation.evaluate import score_run
+    from isanet_jax.evaluation.evaluate import score_given, score_run
     from isanet_jax.evaluation.report import jsonable
     from isanet_jax.files import replace_when_done, write_json
     from isanet_jax.prediction.predictor import Predictor
@@ -41,7 +42,8 @@ def run_cell(config: dict, folder: Path, *, thresholds: bool) -> bool:
     from isanet_jax.training.loop import train
     from isanet_jax.training.run import load_cohort, split_cohort
 
-    if not thresholds and not train(config, folder):
+    is_trained = not thresholds and masks_of is None
+    if is_trained and not train(config, folder):
         return False
     cohort = load_cohort(config)
     masks = {}
@@ -51,11 +53,14 @@ def run_cell(config: dict, folder: Path, *, thresholds: bool) -> bool:
             masks[case] = np.packbits(np.logical_or.reduce(list(predicted.values())))
         print(f"{case}: " + ", ".join(f"{name} {m['dsc']:.4f}" for name, m in metrics.items()))
 
-    predictor = None if thresholds else Predictor([folder])
     cases = split_cohort(config, cohort).test
     names = class_names(config)
-    options = {"classes": names, "thresholds": thresholds, "grids": ("ct",)}
-    scores = score_run(predictor, cohort, cases, on_case, **options)
+    if masks_of is not None:
+        scores = score_given(cohort, cases, masks_of, names, on_case)
+    else:
+        predictor = Predictor([folder]) if is_trained else None
+        options = {"classes": names, "thresholds": thresholds, "grids": ("ct",)}
+        scores = score_run(predictor, cohort, cases, on_case, **options)
     with replace_when_done(folder / MASKS) as partial, open(partial, "wb") as file:
         np.savez_compressed(file, **masks)
     *several, last = scores
@@ -78,7 +83,8 @@ def main():
                 "--jobs above 1 shares the processor's cores; a GPU takes one cell at a time. "
                 "Leave --jobs away"
             )
-    if not run_cell(job["config"], Path(job["folder"]), thresholds=job["thresholds"]):
+    of = {"thresholds": job["thresholds"], "masks_of": job["masks_of"]}
+    if not run_cell(job["config"], Path(job["folder"]), **of):
         sys.exit(STOPPED)
 
 

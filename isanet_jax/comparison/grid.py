@@ -18,13 +18,17 @@ THRESHOLDS = "thresholds"  # the pseudo-method of all fixed thresholds
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Cell:
-    """A method on one fold with one seed; `folder` is its ordinary run folder."""
+    """A method on one fold with one seed; `folder` is its ordinary run folder.
+
+    `masks_of` is the folder of the masks of a method that is not trained here.
+    """
 
     method: str
     fold: int
     seed: int
     config: dict
     folder: Path
+    masks_of: str | None = None
 
     @property
     def name(self) -> str:
@@ -62,6 +66,26 @@ def with_systems(comparison: dict) -> dict:
     return comparison | {"methods": named | comparison["methods"]}
 
 
+def with_external(comparison: dict) -> dict:
+    """The comparison, with a method for each `NAME=FOLDER` of its `external`.
+
+    Raises:
+        ConfigError: what is no such text, a name that is taken, a folder that is not there.
+    """
+    methods, order = dict(comparison["methods"]), list(comparison["order"])
+    for text in comparison.get("external", ()):
+        name, _, folder = text.partition("=")
+        if not name or not folder:
+            raise ConfigError(f"external has {text!r}; give NAME=FOLDER")
+        if name in methods or name == THRESHOLDS:
+            raise ConfigError(f"external has {name!r}, and there is a method of that name")
+        if not Path(folder).is_dir():
+            raise ConfigError(f"external has {text!r}: there is no folder {folder}")
+        methods[name] = {"label": name, "settings": {}, "published": {}, "masks": folder}
+        order.append(name)
+    return comparison | {"methods": methods, "order": order}
+
+
 def make_cells(comparison: dict, workdir: Path) -> list[Cell]:
     """The grid seed x fold x method, in the order in which it is run.
 
@@ -93,8 +117,9 @@ def make_cells(comparison: dict, workdir: Path) -> list[Cell]:
     for seed in comparison["seeds"]:
         for fold in comparison["folds"]:
             for method, settings in methods.items():
-                if method == THRESHOLDS and seed != comparison["seeds"][0]:
-                    continue  # nothing random in them
+                masks = comparison["methods"].get(method, {}).get("masks")
+                if (method == THRESHOLDS or masks) and seed != comparison["seeds"][0]:
+                    continue  # nothing random in them, or nothing that is known of it
                 config = _merged(comparison["base"], settings, f"methods.{method}.settings")
                 config |= {"fold": fold, "seed": seed}
                 try:
@@ -103,7 +128,8 @@ def make_cells(comparison: dict, workdir: Path) -> list[Cell]:
                 except ConfigError as error:
                     raise ConfigError(f"method {method}: {of_comparison(error)}") from error
                 folder = Path(workdir) / method / f"fold{fold}-seed{seed}"
-                cells.append(Cell(method, fold, seed, config, folder))
+                masks_of = str(Path(masks).absolute() / f"fold{fold}") if masks else None
+                cells.append(Cell(method, fold, seed, config, folder, masks_of))
     return cells
 
 

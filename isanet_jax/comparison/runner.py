@@ -168,6 +168,7 @@ def _start(cell, resources, lock):
         "config": cell.config,
         "folder": str(cell.folder),
         "thresholds": cell.method == THRESHOLDS,
+        "masks_of": cell.masks_of,
         "cores": resources.cores,
     }
     environ = {} if resources.gpu is None else {"CUDA_VISIBLE_DEVICES": resources.gpu}

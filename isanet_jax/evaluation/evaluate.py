@@ -8,8 +8,8 @@ import numpy as np
 
 from isanet_jax.cases.case import read_label_on_reference
 from isanet_jax.cases.cohort import Cohort
-from isanet_jax.cases.grid import grid_distance_mm, same_grid
-from isanet_jax.cases.prepare import read_label
+from isanet_jax.cases.grid import grid_distance_mm, resample_label, same_grid
+from isanet_jax.cases.prepare import read_label, settings_of
 from isanet_jax.classes import Classes, class_mask, class_masks, ignored_mask
 from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.files import visible
@@ -87,6 +87,52 @@ def score_run(
             }
         first = scores[names[-1]][grids[0]]
         on_case(case, stored, masks, {name: by_case[case] for name, by_case in first.items()})
+    return scores
+
+
+def score_given(cohort, cases, folder, classes, on_case) -> dict[str, dict[str, dict[str, dict]]]:
+    """Scores masks that another program made, on the original grid, as `score_run` does.
+
+    Args:
+        cohort: the prepared cases.
+        cases: IDs to score.
+        folder: of the masks, `ID.nii.gz`, on the first image's own grid.
+        classes: names to score. A mask has the values that this program writes, see
+            `isanet_jax.classes.Classes.written`.
+        on_case, and what is returned: see `score_run`; there is no other method than `NETWORK`.
+
+    Raises:
+        DataError: masks that are missing, unreadable, or on another grid.
+    """
+    every = settings_of(cohort.settings).classes
+    chosen = Classes({name: every.values[name] for name in classes})
+    written = Classes({name: (value,) for name, value in chosen.written.items()})
+    names = (*classes, MEAN) if len(classes) > 1 else tuple(classes)
+    scores = {name: {"ct": {NETWORK: {}}} for name in names}
+    paths = {case: Path(folder) / f"{case}.nii.gz" for case in cases}
+    if lacking := [case for case, path in paths.items() if not path.is_file()]:
+        raise DataError(
+            f"no masks of {', '.join(lacking[:5])}" + (", ..." if len(lacking) > 5 else ""),
+            file=folder,
+            wanted=f"{lacking[0]}.nii.gz and so on, of all {len(paths)} cases of the fold",
+        )
+    for case, stored in evaluation_data(cohort, cases):
+        mask = read_label(paths[case], written, case=case, placed=False)
+        _, references, ignored, spacing_mm = _grid("ct", stored, cohort.path(case), classes)
+        label = read_label_on_reference(cohort.path(case))
+        _check_grids(mask, label, case, paths[case], "the case's")
+        of_classes = []
+        for index, name in enumerate(classes):
+            both = class_mask(mask.data, index), references[name]
+            metrics = case_metrics(*(_known(m, ignored) for m in both), spacing_mm)
+            scores[name]["ct"][NETWORK][case] = metrics
+            of_classes.append(metrics)
+        if len(classes) > 1:
+            scores[MEAN]["ct"][NETWORK][case] = mean_over_classes(of_classes)
+        affine, shape = np.array(stored.meta["affine"]), stored.label.shape
+        bits = resample_label(mask, shape, affine)
+        masks = {name: class_mask(bits, index) for index, name in enumerate(classes)}
+        on_case(case, stored, masks, {NETWORK: scores[names[-1]]["ct"][NETWORK][case]})
     return scores
 
 
@@ -205,6 +251,27 @@ def _masks(folder):
     return masks
 
 
+def _check_grids(mask, reference, case, path, whose):
+    """Raises DataError where a mask does not lie on its reference's grid."""
+    if same_grid(mask, reference):
+        return
+    mine, other = (
+        f"{m.data.shape} voxels of {np.round(m.spacing_mm, 5).tolist()} mm at "
+        f"{np.round(m.affine[:3, 3], 3).tolist()}"
+        for m in (mask, reference)
+    )
+    apart = ""
+    if mask.data.shape == reference.data.shape:
+        apart = f", up to {grid_distance_mm(mask, reference):.3g} mm apart"
+    raise DataError(
+        f"its grid is {mine}, {whose} {other}{apart}",
+        case=case,
+        file=path,
+        wanted="equal grids",
+        action="Resample the prediction onto the reference's grid first",
+    )
+
+
 def score_masks(name, prediction, reference, classes: Classes) -> dict[str, dict[str, float]]:
     """Metrics of one pair of mask files: class -> metrics; of several classes, `MEAN` too.
 
@@ -214,22 +281,7 @@ def score_masks(name, prediction, reference, classes: Classes) -> dict[str, dict
     masks: list[Volume] = [
         read_label(path, classes, case=name, placed=False) for path in (prediction, reference)
     ]
-    if not same_grid(*masks):
-        described = [
-            f"{m.data.shape} voxels of {np.round(m.spacing_mm, 5).tolist()} mm at "
-            f"{np.round(m.affine[:3, 3], 3).tolist()}"
-            for m in masks
-        ]
-        apart = ""
-        if masks[0].data.shape == masks[1].data.shape:
-            apart = f", up to {grid_distance_mm(*masks):.3g} mm apart"
-        raise DataError(
-            f"its grid is {described[0]}, the reference's {described[1]} ({reference}){apart}",
-            case=name,
-            file=prediction,
-            wanted="equal grids",
-            action="Resample the prediction onto the reference's grid first",
-        )
+    _check_grids(*masks, name, prediction, f"the reference's ({reference})")
     ignored = class_mask(masks[1].data, len(classes.names)) if classes.ignore else None
     scores = {
         of_class: case_metrics(

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from isanet_jax.cases.case import read_label_on_reference
 from isanet_jax.cli import compare as command
 from isanet_jax.errors import ConfigError
+from isanet_jax.volume import Volume, write_volume
 from tests.conftest import small_config
 
 ROOT = Path(__file__).parents[2]
@@ -79,6 +81,31 @@ def test_a_comparison_trains_scores_and_reports_all_that_can_be_done(run, cohort
     assert "3 cells: 3 done, 0 to run" in capsys.readouterr().out
     assert (out / "some/fold0-seed0/scores.json").stat().st_mtime_ns == stamp
     assert "lost" not in (out / "report.md").read_text()
+
+    # Another program's masks, of which one is missing at first: here the references themselves.
+    masks = tmp_path / "masks" / "fold0"
+    for case in test_cases[1:]:
+        write_volume(masks / f"{case}.nii.gz", read_label_on_reference(cohort.path(case)))
+    words = ["--config.order=('none','some')", f"--config.external=('oracle={masks.parent}',)"]
+    with pytest.raises(ConfigError, match="1 of 4 cells failed"):
+        run(*words)
+    assert f"no masks of {test_cases[0]}" in (out / "report.md").read_text()
+    label = read_label_on_reference(cohort.path(test_cases[0]))
+    moved = label.affine.copy()
+    moved[0, 3] += 1
+    path = masks / f"{test_cases[0]}.nii.gz"
+    write_volume(path, Volume(label.data, moved))
+    with pytest.raises(ConfigError, match="1 of 4 cells failed"):
+        run(*words)
+    assert "up to 1 mm apart" in (out / "report.md").read_text()
+    write_volume(path, label, overwrite=True)
+    run(*words)
+    with open(out / "cases.csv") as file:
+        found = [r for r in csv.DictReader(file) if r["method"] == "oracle"]
+    assert [float(r["dsc"]) for r in found] == [1.0] * len(test_cases)
+    for bad in ("('oracle',)", "('some=x',)", "('other=nowhere',)"):
+        with pytest.raises(ConfigError, match="external has"):
+            run(f"--config.external={bad}")
 
 
 def test_arguments_that_cannot_be_meant(run, monkeypatch):
