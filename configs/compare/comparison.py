@@ -27,7 +27,7 @@ from ml_collections import ConfigDict
 NETWORK_METRICS = ("dsc", "hd", "assd")
 ALL_METRICS = ("dsc", "hd", "assd", "rvd_abs", "voe", "recall", "precision")
 # Channels of level 1 of the smoke size, a quarter of the system's own.
-_SMOKE_WIDTHS = {"iantsen2020": 6, "xie2020": 8, "xie2021": 8}
+_SMOKE_WIDTHS = {"iantsen2020": 6, "nnunet": 8, "xie2020": 8, "xie2021": 8}
 _SMOKE_WIDTH = 4
 # The first two with which no attention network's head starts with negative weights alone. On four
 # channels after a ReLU one draw in 16 does, and then says "tumour" late (docs/comparisons);
@@ -42,6 +42,7 @@ LABELS = {
     "sk": "U-Net+SK-Net",
     "cbam": "U-Net+CBAM",
     "isa": "U-Net+ISA-Net",
+    "nnunet": "nnU-Net",
     "iantsen2020": "Iantsen et al. 2020",
     "xie2020": "Xie et al. 2020",
     "xie2021": "Xie and Peng 2021",

@@ -6,7 +6,7 @@ python train.py --config configs/own/xie2020.py --workdir runs/x0
 from isanet_jax.configs.own import nnunet
 from isanet_jax.configs.recipe import with_recipe
 
-RECIPE = {**nnunet.RECIPE, "model": {**nnunet.RECIPE["model"], "name": "xie2020"}}
+RECIPE = {**nnunet.SHARED, "model": {**nnunet.SHARED["model"], "name": "xie2020"}}
 
 
 def get_config(dataset: str = ""):

@@ -12,7 +12,7 @@ The mean of the five folds' probabilities is the prediction:
 from isanet_jax.configs.own import nnunet
 from isanet_jax.configs.recipe import with_recipe
 
-RECIPE = {**nnunet.RECIPE, "model": {**nnunet.RECIPE["model"], "name": "xie2021"}}
+RECIPE = {**nnunet.SHARED, "model": {**nnunet.SHARED["model"], "name": "xie2021"}}
 
 
 def get_config(dataset: str = ""):

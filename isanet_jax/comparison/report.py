@@ -287,8 +287,10 @@ def _contours(workdir, comparison, cells, methods) -> list[str]:
         return []
     ranked = sorted(everywhere, key=lambda case: drawn[case][reference][1])
     chosen = {"worst": ranked[0], "middle": ranked[len(ranked) // 2], "best": ranked[-1]}
-    base = comparison["base"]
-    cohort = read_cohort(base["data"]["cases"])
+    base, folders = comparison["base"], {cell.config["data"]["cases"] for cell in done}
+    if len(folders) > 1:  # masks of several case grids have no slice in common
+        return []
+    cohort = read_cohort(folders.pop())
     (workdir / "contours").mkdir(exist_ok=True)
     names = []
     for place, case in chosen.items():

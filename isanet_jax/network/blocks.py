@@ -263,16 +263,18 @@ class StridedConv(nnx.Module):
 
 
 class TransposedConv(nnx.Module):
-    """Transposed convolution 2^3 with stride 2, no bias; the output has twice the size."""
+    """Transposed convolution 2^3 with stride 2; the output has twice the size."""
 
-    def __init__(self, in_features, out_features, *, rngs):
+    def __init__(self, in_features, out_features, *, bias=False, rngs):
         # Every output voxel is a sum over one tap: its fan-in is the input channels alone.
         self.kernel = nnx.Param(
             _normal(rngs, (2, 2, 2, in_features, out_features), (2.0 / in_features) ** 0.5)
         )
+        self.bias = nnx.Param(np.zeros(out_features, np.float32)) if bias else None
 
     def __call__(self, x):
-        return transposed_conv3d(x, self.kernel[...].astype(x.dtype))
+        out = transposed_conv3d(x, self.kernel[...].astype(x.dtype))
+        return out if self.bias is None else out + self.bias[...].astype(out.dtype)
 
 
 class UpsampleConv(nnx.Module):

@@ -1,4 +1,4 @@
-"""The 3D nnU-Net (Isensee et al. 2021) of Xie and Peng, with their two kinds of attention."""
+"""The 3D nnU-Net (Isensee et al. 2021), and Xie and Peng's with their two kinds of attention."""
 
 import itertools
 
@@ -56,10 +56,13 @@ class NNUNet(nnx.Module):
     Args:
         norm: (channels, rngs) -> module.
         bias: whether the stages' convolutions have one; instance norm would remove it.
+        up_bias: whether the transposed ones have.
         attention: module of isanet_jax/network/attention after each stage, or None.
     """
 
-    def __init__(self, config: ModelConfig, norm, attention, *, bias=False, rngs: nnx.Rngs):
+    def __init__(
+        self, config: ModelConfig, norm, attention, *, bias=False, up_bias=False, rngs: nnx.Rngs
+    ):
         self.config = config
         widths = [config.width * min(2**level, _MAX_GROWTH) for level in range(config.levels)]
         make = {"config": config, "norm": norm, "bias": bias, "attention": attention, "rngs": rngs}
@@ -68,7 +71,9 @@ class NNUNet(nnx.Module):
             _Stage(a, b, stride=2 if level else 1, **make)
             for level, (a, b) in enumerate(zip(inputs, widths, strict=True))
         )
-        self.up = nnx.List(TransposedConv(b, a, rngs=rngs) for a, b in itertools.pairwise(widths))
+        self.up = nnx.List(
+            TransposedConv(b, a, bias=up_bias, rngs=rngs) for a, b in itertools.pairwise(widths)
+        )
         self.decoder = nnx.List(_Stage(2 * w, w, stride=1, **make) for w in widths[:-1])
         supervised = max(config.levels - 2, 1) if config.deep_supervision else 1
         form = config.convolution
@@ -94,6 +99,12 @@ class NNUNet(nnx.Module):
         return Output(logits[0], coarser)
 
 
+def nnunet(config: ModelConfig, *, rngs: nnx.Rngs) -> NNUNet:
+    """nnU-Net's own network (its `PlainConvUNet`)."""
+    make_norm = lambda channels, rngs: InstanceNorm(channels)  # noqa: E731
+    return NNUNet(config, make_norm, None, bias=True, up_bias=True, rngs=rngs)
+
+
 def xie2020(config: ModelConfig, *, rngs: nnx.Rngs) -> NNUNet:
     """nnU-Net with scSE after each stage (HECKTOR 2020, third)."""
     return NNUNet(config, lambda channels, rngs: InstanceNorm(channels), SCSE, rngs=rngs)
@@ -110,6 +121,7 @@ def xie2021(config: ModelConfig, *, rngs: nnx.Rngs) -> NNUNet:
 
 _OWN = {"reads": ("deep_supervision",), "width": 32, "levels": nnunet_levels}
 SYSTEMS = {
+    "nnunet": System("nnU-Net's plain network", nnunet, **_OWN),
     "xie2020": System("nnU-Net with scSE, HECKTOR 2020", xie2020, **_OWN),
     "xie2021": System("nnU-Net with SE-Norm, HECKTOR 2021", xie2021, **_OWN, version=2),
 }

@@ -105,8 +105,8 @@ def nnunet(normalise, attend):
             skips.append(x)
         logits = {}
         for level in reversed(range(len(skips) - 1)):
-            x = np.concatenate([doubled(x, p["up"][level]), skips[level]], -1)
-            x = stage(x, p["decoder"][level])
+            up = doubled(x, p["up"][level]) + p["up"][level].get("bias", 0)
+            x = stage(np.concatenate([up, skips[level]], -1), p["decoder"][level])
             if level in p["heads"]:
                 logits[level] = biased(x, p["heads"][level])
         coarser = [(0.5**level, logits[level]) for level in sorted(logits) if level]
@@ -146,6 +146,7 @@ def cascade(image, p):
 FORWARD = {
     "vnet": (4, vnet),
     "iantsen2020": (4, iantsen),
+    "nnunet": (4, nnunet(norm, lambda x, q: x)),
     "xie2020": (4, nnunet(norm, lambda x, q: scse(x, q["attention"]))),
     "xie2021": (4, nnunet(se_norm, lambda x, q: x)),
     "an2021": (4, cascade),
@@ -157,7 +158,7 @@ def test_forward_agrees_with_numpy(name, classes, generator):
     levels, forward = FORWARD[name]
     settings = {"name": name, "width": 4, "levels": levels, "convolution": "auto"}
     settings["classes"] = classes
-    settings["deep_supervision"] = name.startswith("xie")
+    settings["deep_supervision"] = name.startswith(("xie", "nnunet"))
     graphdef, params = systems.create(systems.resolve(SIZE, settings), jax.random.key(0))
     params = jax.tree.map(
         lambda p: p + 0.1 * generator.normal(size=p.shape).astype(np.float32), params

@@ -68,14 +68,14 @@ def iantsen2020():
     return encoder + decoder + paths + (24 + 1)
 
 
-def nnunet(norm, attention, heads=1, biases=0):
+def nnunet(norm, attention, heads=1, biases=0, up_biases=0):
     def stage(inputs, outputs):
         convs = 27 * inputs * outputs + 27 * outputs**2 + biases * outputs
         return convs + 2 * norm(outputs) + attention(outputs)
 
     widths = (32, 64, 128, 256, 320, 320)
     down = stage(2, 32) + sum(stage(a, b) for a, b in itertools.pairwise(widths))
-    up = sum(8 * b * a + stage(2 * a, a) for a, b in itertools.pairwise(widths))
+    up = sum(8 * b * a + up_biases * a + stage(2 * a, a) for a, b in itertools.pairwise(widths))
     return down + up + sum(c + 1 for c in widths[:heads])
 
 
@@ -107,6 +107,7 @@ COUNTS = {
     ("cbam", 144): UNET + sum(map(cbam, SITES)),
     ("vnet", 144): vnet(),
     ("iantsen2020", 144): iantsen2020(),
+    ("nnunet", 128): nnunet(lambda c: 2 * c, lambda c: 0, biases=2, up_biases=1),
     ("xie2020", 128): nnunet(lambda c: 2 * c, scse),
     ("xie2021", 128): nnunet(se_norm, lambda c: 0, biases=2),
     ("an2021", 144): an2021(),
@@ -166,7 +167,7 @@ def phantom(cohort):
 
 # As few levels as show all of a system: a cascade has one less than its volume, iantsen2020's paths
 # start at inner levels, and deep supervision spares the coarsest two.
-LEVELS = {"iantsen2020": 3, "xie2020": 4, "xie2021": 4, "an2021": 3}
+LEVELS = {"iantsen2020": 3, "nnunet": 4, "xie2020": 4, "xie2021": 4, "an2021": 3}
 
 
 @pytest.fixture(scope="module")

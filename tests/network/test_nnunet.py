@@ -1,0 +1,86 @@
+"""nnU-Net's network against nnU-Net's own: pip install torch dynamic-network-architectures timm."""
+
+import jax
+import numpy as np
+import pytest
+
+from isanet_jax.network import systems
+from isanet_jax.network.config import ModelConfig
+
+LEVELS, WIDTH, CLASSES = 4, 4, 2
+
+
+@pytest.fixture
+def theirs():
+    """The network in PyTorch, with parameters none of which is 0 or 1."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    unet = pytest.importorskip(
+        "dynamic_network_architectures.architectures.unet",
+        reason="dynamic-network-architectures is not installed",
+    )
+    torch.manual_seed(0)
+    network = unet.PlainConvUNet(
+        2, LEVELS, [WIDTH * 2**level for level in range(LEVELS)], torch.nn.Conv3d, 3,
+        [1, *[2] * (LEVELS - 1)], 2, CLASSES, 2, conv_bias=True, norm_op=torch.nn.InstanceNorm3d,
+        norm_op_kwargs={"eps": 1e-5, "affine": True}, nonlin=torch.nn.LeakyReLU,
+        nonlin_kwargs={"negative_slope": 0.01, "inplace": True}, deep_supervision=True,
+    )  # fmt: skip
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return network
+
+
+def carried(network):
+    """The parameters of the PyTorch network as ours have them."""
+
+    def conv(module):
+        out = {"kernel": module.weight.detach().numpy().transpose(2, 3, 4, 1, 0)}
+        return out | {"bias": module.bias.detach().numpy()}
+
+    def stage(blocks):
+        norms = {
+            i: {"scale": b.norm.weight.detach().numpy(), "bias": b.norm.bias.detach().numpy()}
+            for i, b in enumerate(blocks.convs)
+        }
+        return {"convs": {i: conv(b.conv) for i, b in enumerate(blocks.convs)}, "norms": norms}
+
+    def up(module):
+        kernel = module.weight.detach().numpy().transpose(2, 3, 4, 0, 1)
+        return {"kernel": kernel, "bias": module.bias.detach().numpy()}
+
+    encoder, decoder = network.encoder, network.decoder
+    coarse_first = list(range(LEVELS - 1))
+    return {
+        "encoder": {i: stage(s[0]) for i, s in enumerate(encoder.stages)},
+        "decoder": {LEVELS - 2 - i: stage(decoder.stages[i]) for i in coarse_first},
+        "up": {LEVELS - 2 - i: up(decoder.transpconvs[i]) for i in coarse_first},
+        "heads": {LEVELS - 2 - i: conv(decoder.seg_layers[i]) for i in coarse_first[1:]},
+    }
+
+
+def test_outputs_are_those_of_nnunets_network(theirs):
+    import torch
+
+    config = ModelConfig(
+        name="nnunet", size=16, width=WIDTH, levels=LEVELS, classes=CLASSES, deep_supervision=True,
+        convolution="native",
+    )  # fmt: skip
+    graphdef, params = systems.create(config, jax.random.key(0))
+    weights = carried(theirs)
+    assert jax.tree.structure(params) == jax.tree.structure(weights)
+    assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, weights)
+    # The coarsest of its heads has no weight in nnU-Net's loss, and is left out here.
+    unused = sum(p.numel() for p in theirs.decoder.seg_layers[0].parameters())
+    count = sum(p.numel() for p in theirs.parameters()) - unused
+    assert systems.count_parameters(params) == count
+    image = np.random.default_rng(0).normal(size=(2, 16, 16, 16, 2)).astype(np.float32)
+    with torch.no_grad():
+        expected = theirs(torch.tensor(image.transpose(0, 4, 1, 2, 3)))
+    found = jax.jit(lambda p, x: systems.apply(graphdef, p, x))(weights, image)
+    levels = [found.logits, *(logits for _, logits in found.auxiliary)]
+    assert len(levels) == len(expected) - 1
+    for level, reference in zip(levels, expected, strict=False):
+        np.testing.assert_allclose(
+            level, reference.numpy().transpose(0, 2, 3, 4, 1), rtol=1e-5, atol=1e-5
+        )
