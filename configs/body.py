@@ -26,7 +26,7 @@ def get_config():
     config.model.levels = 4
     config.loss.name = "dice_ce"
     config.augment.mixup_probability = 0.0
-    config.augment.tumour_patch_probability = 0.67
+    config.augment.tumour_patch_probability = 0.5
     config.optimizer.peak_learning_rate = 2e-3
     config.optimizer.schedule = "poly"
     config.train.epochs = 20

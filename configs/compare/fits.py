@@ -21,6 +21,7 @@ def get_config(options: str = "sts") -> ConfigDict:
     size, spacing_mm = (48, 4.0) if is_smoke else (96, 2.0)
     if is_smoke:
         config.folds = (0, 1)
+    config.base.data.size = size  # of what the networks see
     config.base.train.steps_per_epoch = 0  # each case once, of either grid
     resized = {"cases": f"cases/sts{size}", "fit": "resize", "size": size}
     whole = {"cases": f"cases/sts_{spacing_mm:g}mm", "fit": "whole", "spacing_mm": spacing_mm}
