@@ -28,14 +28,10 @@ SETTINGS = {
 
 
 def read_size(patch):
-    """As nnU-Net's get_patch_size: turned by the largest angle about each axis, and scaled."""
-    angle, size = np.deg2rad(DEGREES), np.full(3, float(patch))
-    for axis in range(3):
-        i, j = (axis + 1) % 3, (axis + 2) % 3
-        a, b = size[i], size[j]
-        size[i] = max(a, a * np.cos(angle) + b * np.sin(angle))
-        size[j] = max(b, b * np.cos(angle) + a * np.sin(angle))
-    return int(np.ceil(size.max() / 0.85))  # nnU-Net's own allowance for the scaling
+    """As nnU-Net's get_patch_size: turned by the largest angle about one axis, and scaled."""
+    angle = np.deg2rad(DEGREES)
+    turned = patch * (np.cos(angle) + np.sin(angle))
+    return int(np.ceil(turned / 0.85))  # nnU-Net's own allowance for the scaling
 
 
 def volumes(size):
