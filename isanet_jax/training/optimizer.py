@@ -44,10 +44,12 @@ def averaged(params: dict, opt_state, decay: float) -> dict:
     if not decay:
         return params
     state = next(part for part in opt_state if isinstance(part, WeightAverage))
-    return _without_zeros(state, decay)
+    # Compiled, since of several processes no one has all devices' values to compute with; and laid
+    # where the weights lie: of split volumes, the optimiser's state is split, too.
+    places = jax.tree.map(lambda x: x.sharding, params)
+    return jax.jit(_without_zeros, out_shardings=places)(state, decay)
 
 
-@jax.jit  # of several processes, no one has all devices' values to compute with
 def _without_zeros(state, decay):
     share = 1 - decay**state.count
     return jax.tree.map(lambda x: x / share, state.sum)

@@ -35,6 +35,10 @@ def config_on(cohort_folder, data, space):
     config["mesh"] = {"data": data, "space": space}
     config["model"]["convolution"] = "native"
     config["train"] |= {"batch": 8, "steps_per_epoch": 3, "epochs": 2}
+    # What each device computes on its own elements, and an average that is stored with the rest.
+    drawn = ("scaling", "misalignment", "noise", "blur", "low_resolution", "gamma")
+    config["augment"] |= {f"{name}_probability": 0.5 for name in drawn}
+    config["optimizer"]["average"] = 0.5
     return config
 
 
