@@ -33,7 +33,7 @@ from isanet_jax.training.cost import StepCost
 from isanet_jax.training.log import RunLog, read_log
 from isanet_jax.training.optimizer import make_optimizer
 from isanet_jax.training.run import check_labels, split_cohort
-from isanet_jax.training.step import init_state, make_predict, make_train_step
+from isanet_jax.training.step import TrainState, init_state, make_predict, make_train_step
 from isanet_jax.training.validate import validate
 
 ROOT = Path(__file__).parents[2]
@@ -158,10 +158,11 @@ def test_a_step_is_started_and_its_batch_copied_before_the_last_ones_metrics_are
     )  # fmt: skip
     run = SimpleNamespace(
         train_step=train_step, total_steps=4, steps_per_epoch=2, mesh=None, predict=None,
-        schedule=lambda step: 0.1, cohort=None, parts=SimpleNamespace(train=[], selection=[]),
-        config={"train": {"validate_every": 1, "batch": 1}},
+        schedule=lambda step: 0.1, cohort=None, parts=SimpleNamespace(train=[], selection=["A"]),
+        config={"train": {"validate_every": 1, "batch": 1, "validate_on": "cases"},
+                "optimizer": {"average": 0.0}},
     )  # fmt: skip
-    state = SimpleNamespace(step=0, params=np.zeros(1))
+    state = TrainState(np.zeros(1), (), 0, None)
     monkeypatch.setattr(loop, "not_finite", lambda state: [])
     stop = SimpleNamespace(reason=None, signal_name=None)
     trace = SimpleNamespace(step_done=lambda: None, stop=lambda: None)
