@@ -82,7 +82,7 @@ def get_config() -> ConfigDict:
     config.model.name = "isa"  # "help" lists the systems
     config.model.width = 0  # channels of level 1; 0: the system's own (isa: 16)
     config.model.levels = 0  # resolutions; 0: the system's own (isa: 5)
-    config.model.deep_supervision = False  # nnunet, xie2020 and xie2021 only
+    config.model.deep_supervision = False  # of nnunet... and xie... only
     config.model.encoder_attention = (
         True  # two-branch networks; False: bottleneck and decoders only
     )

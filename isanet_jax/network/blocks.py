@@ -262,6 +262,13 @@ class StridedConv(nnx.Module):
         return strided_conv3d(x, self.kernel[...].astype(x.dtype))
 
 
+def halved(x: jax.Array) -> jax.Array:
+    """(B, D, H, W, C) at half the size: the means of 2^3 voxels."""
+    batch, *shape, channels = x.shape
+    pairs = [n for size in shape for n in (size // 2, 2)]
+    return x.reshape(batch, *pairs, channels).mean((2, 4, 6))
+
+
 class TransposedConv(nnx.Module):
     """Transposed convolution 2^3 with stride 2; the output has twice the size."""
 

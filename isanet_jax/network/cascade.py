@@ -14,7 +14,7 @@ from flax import nnx
 from jax import lax
 
 from isanet_jax.network.backbone import ResidualUNet
-from isanet_jax.network.blocks import Output, System, network_input
+from isanet_jax.network.blocks import Output, System, halved, network_input
 from isanet_jax.network.config import ModelConfig
 
 # The first network is to miss nothing: its box holds whatever is not clearly background.
@@ -87,9 +87,8 @@ class Cascade(nnx.Module):
     def __call__(self, image: jax.Array) -> Output:
         """`image`: (B, D, H, W, images) float32, normalised."""
         image = network_input(image, self.config)
-        b, d, h, w, c = image.shape
-        halved = image.reshape(b, d // 2, 2, h // 2, 2, w // 2, 2, c).mean((2, 4, 6))
-        coarse = self.coarse(halved)
+        d, h, w = image.shape[1:4]
+        coarse = self.coarse(halved(image))
         is_tumour = (jax.nn.sigmoid(lax.stop_gradient(coarse)) >= BOX_THRESHOLD).any(-1)
         start = box_start(is_tumour, self.box, (d, h, w))
         inside = crop(image, start, self.box)

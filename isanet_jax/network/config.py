@@ -32,7 +32,7 @@ class ModelConfig:
         width: channels of level 1; doubled at every further level (paper: 16). 0: the system's own.
         levels: number of resolutions (paper: 5). 0: the system's own.
         deep_supervision: losses on coarser levels too, in the systems that have it (nnunet,
-            xie2020, xie2021).
+            nnunet_resenc, xie2020, xie2021).
         encoder_attention: False keeps the attention at the bottleneck and in the decoders only.
         reading: where the paper's text and its authors' public code differ, which of them the
             network follows. `text`: no convolution has a bias, ISA's output convolution ends in a

@@ -13,12 +13,14 @@ from isanet_jax.network.blocks import (
     Output,
     System,
     TransposedConv,
+    halved,
     network_input,
     recompute,
 )
 from isanet_jax.network.config import ModelConfig
 from isanet_jax.network.se_norm import SENorm
 
+_BLOCKS = (1, 3, 4, 6, 6, 6)  # residual ones of each level
 _MAX_GROWTH = 10  # the widest level has 320 channels where the first has 32
 
 
@@ -31,14 +33,14 @@ def nnunet_levels(size: int) -> int:
 
 
 class _Stage(nnx.Module):
-    """Two (convolution 3^3 -> norm -> LeakyReLU 0.01), then the attention, if any."""
+    """(Convolution 3^3 -> norm -> LeakyReLU 0.01), twice or `count` times, then the attention."""
 
-    def __init__(self, inputs, outputs, *, stride, config, norm, bias, attention, rngs):
+    def __init__(self, inputs, outputs, *, stride, config, norm, bias, attention, rngs, count=2):
         make = {"form": config.convolution, "bias": bias, "rngs": rngs}
-        self.convs = nnx.List(
-            [Conv(inputs, outputs, 3, stride=stride, **make), Conv(outputs, outputs, 3, **make)]
-        )
-        self.norms = nnx.List([norm(outputs, rngs), norm(outputs, rngs)])
+        first = Conv(inputs, outputs, 3, stride=stride, **make)
+        others = [Conv(outputs, outputs, 3, **make) for _ in range(count - 1)]
+        self.convs = nnx.List([first, *others])
+        self.norms = nnx.List([norm(outputs, rngs) for _ in range(count)])
         self.attention = attention and attention(outputs, config, rngs=rngs)
 
     def __call__(self, x):
@@ -47,8 +49,40 @@ class _Stage(nnx.Module):
         return x if self.attention is None else self.attention(x)
 
 
+class _ResidualBlock(nnx.Module):
+    """Two convolutions 3^3 with norm and LeakyReLU, and a path past them (nnU-Net's `BasicBlockD`).
+
+    The path is averaged where the block halves its input, and a convolution 1^3 with norm where it
+    changes the channels (He et al. 2019, ResNet-D).
+    """
+
+    def __init__(self, inputs, outputs, *, stride, config, norm, bias, rngs):
+        make = {"form": config.convolution, "rngs": rngs}
+        self.convs = nnx.List(
+            [
+                Conv(inputs, outputs, 3, stride=stride, bias=bias, **make),
+                Conv(outputs, outputs, 3, bias=bias, **make),
+            ]
+        )
+        self.norms = nnx.List([norm(outputs, rngs), norm(outputs, rngs)])
+        changes = inputs != outputs
+        self.skip = Conv(inputs, outputs, 1, bias=False, **make) if changes else None
+        self.skip_norm = norm(outputs, rngs) if changes else None
+        self.stride = stride
+
+    def __call__(self, x):
+        past = x if self.stride == 1 else halved(x)
+        if self.skip is not None:
+            past = self.skip_norm(self.skip(past))
+        x = jax.nn.leaky_relu(self.norms[0](self.convs[0](x)), 0.01)
+        return jax.nn.leaky_relu(self.norms[1](self.convs[1](x)) + past, 0.01)
+
+
 class NNUNet(nnx.Module):
     """Strided convolutions down, transposed convolutions up, two convolutions per stage.
+
+    With `blocks`, nnU-Net's residual encoder: a convolution before the first stage, residual blocks
+    in each, and one convolution a stage in the decoder.
 
     With `config.deep_supervision`, every decoder level but the coarsest is supervised, with half
     the weight of the level above.
@@ -57,24 +91,56 @@ class NNUNet(nnx.Module):
         norm: (channels, rngs) -> module.
         bias: whether the stages' convolutions have one; instance norm would remove it.
         up_bias: whether the transposed ones have.
+        blocks: residual blocks of each level of the encoder; None: two plain convolutions.
         attention: module of isanet_jax/network/attention after each stage, or None.
     """
 
     def __init__(
-        self, config: ModelConfig, norm, attention, *, bias=False, up_bias=False, rngs: nnx.Rngs
+        self,
+        config: ModelConfig,
+        norm,
+        attention,
+        *,
+        bias=False,
+        up_bias=False,
+        blocks=None,
+        rngs: nnx.Rngs,
     ):
         self.config = config
         widths = [config.width * min(2**level, _MAX_GROWTH) for level in range(config.levels)]
         make = {"config": config, "norm": norm, "bias": bias, "attention": attention, "rngs": rngs}
         inputs = (len(config.modalities), *widths[:-1])
-        self.encoder = nnx.List(
-            _Stage(a, b, stride=2 if level else 1, **make)
-            for level, (a, b) in enumerate(zip(inputs, widths, strict=True))
-        )
+        strides = [2 if level else 1 for level in range(config.levels)]
+        if blocks is None:
+            self.stem = None
+            self.encoder = nnx.List(
+                _Stage(a, b, stride=stride, **make)
+                for a, b, stride in zip(inputs, widths, strides, strict=True)
+            )
+        else:
+            self.stem = _Stage(inputs[0], widths[0], stride=1, count=1, **make)
+            make_block = {name: make[name] for name in ("config", "norm", "bias", "rngs")}
+            self.encoder = nnx.List(
+                nnx.List(
+                    _ResidualBlock(
+                        a if number == 0 else b,
+                        b,
+                        stride=stride if number == 0 else 1,
+                        **make_block,
+                    )
+                    for number in range(count)
+                )
+                for a, b, stride, count in zip(
+                    (widths[0], *widths[:-1]), widths, strides, blocks, strict=True
+                )
+            )
         self.up = nnx.List(
             TransposedConv(b, a, bias=up_bias, rngs=rngs) for a, b in itertools.pairwise(widths)
         )
-        self.decoder = nnx.List(_Stage(2 * w, w, stride=1, **make) for w in widths[:-1])
+        count = 2 if blocks is None else 1
+        self.decoder = nnx.List(
+            _Stage(2 * w, w, stride=1, count=count, **make) for w in widths[:-1]
+        )
         supervised = max(config.levels - 2, 1) if config.deep_supervision else 1
         form = config.convolution
         self.heads = nnx.List(
@@ -84,9 +150,11 @@ class NNUNet(nnx.Module):
     def __call__(self, image: jax.Array) -> Output:
         """`image`: (B, D, H, W, images) float32, normalised."""
         x = network_input(image, self.config)
+        x = x if self.stem is None else self.stem(x)
         skips = []
         for stage in self.encoder:
-            x = recompute(stage, self.config, "block", "level")(x)
+            for part in [stage] if self.stem is None else stage:
+                x = recompute(part, self.config, "block", "level")(x)
             skips.append(x)
         skips.pop()
         logits = [None] * len(self.heads)
@@ -103,6 +171,14 @@ def nnunet(config: ModelConfig, *, rngs: nnx.Rngs) -> NNUNet:
     """nnU-Net's own network (its `PlainConvUNet`)."""
     make_norm = lambda channels, rngs: InstanceNorm(channels)  # noqa: E731
     return NNUNet(config, make_norm, None, bias=True, up_bias=True, rngs=rngs)
+
+
+def nnunet_resenc(config: ModelConfig, *, rngs: nnx.Rngs) -> NNUNet:
+    """nnU-Net's network with a residual encoder (its `ResidualEncoderUNet`)."""
+    make_norm = lambda channels, rngs: InstanceNorm(channels)  # noqa: E731
+    blocks = [*_BLOCKS, *[_BLOCKS[-1]] * config.levels][: config.levels]
+    make = {"bias": True, "up_bias": True, "blocks": blocks, "rngs": rngs}
+    return NNUNet(config, make_norm, None, **make)
 
 
 def xie2020(config: ModelConfig, *, rngs: nnx.Rngs) -> NNUNet:
@@ -122,6 +198,7 @@ def xie2021(config: ModelConfig, *, rngs: nnx.Rngs) -> NNUNet:
 _OWN = {"reads": ("deep_supervision",), "width": 32, "levels": nnunet_levels}
 SYSTEMS = {
     "nnunet": System("nnU-Net's plain network", nnunet, **_OWN),
+    "nnunet_resenc": System("nnU-Net's network with residual encoder", nnunet_resenc, **_OWN),
     "xie2020": System("nnU-Net with scSE, HECKTOR 2020", xie2020, **_OWN),
     "xie2021": System("nnU-Net with SE-Norm, HECKTOR 2021", xie2021, **_OWN, version=2),
 }

@@ -92,16 +92,32 @@ def iantsen(image, p):
 def nnunet(normalise, attend):
     def forward(image, p):
         def stage(x, q, stride=1):
-            for i in range(2):
+            for i in q["convs"]:
                 out = conv(x, q["convs"][i]["kernel"]) + q["convs"][i].get("bias", 0)
                 out = out[::stride, ::stride, ::stride] if i == 0 else out
                 out = normalise(out, q["norms"][i])
                 x = np.where(out > 0, out, 0.01 * out)
             return attend(x, q)
 
-        x, skips = image, []
+        def residual(x, q, stride):
+            pairs = [n for size in x.shape[:3] for n in (size // stride, stride)]
+            past = x.reshape(*pairs, -1).mean((1, 3, 5))
+            if "skip" in q:
+                past = normalise(conv(past, q["skip"]["kernel"]), q["skip_norm"])
+            for i in range(2):
+                x = conv(x, q["convs"][i]["kernel"]) + q["convs"][i]["bias"]
+                x = x[::stride, ::stride, ::stride] if i == 0 else x
+                x = normalise(x, q["norms"][i]) + past * i
+                x = np.where(x > 0, x, 0.01 * x)
+            return x
+
+        x, skips = stage(image, p["stem"]) if "stem" in p else image, []
         for level, q in p["encoder"].items():
-            x = stage(x, q, 2 if level else 1)
+            if "stem" in p:
+                for number, block in q.items():
+                    x = residual(x, block, 2 if level and number == 0 else 1)
+            else:
+                x = stage(x, q, 2 if level else 1)
             skips.append(x)
         logits = {}
         for level in reversed(range(len(skips) - 1)):
@@ -147,6 +163,7 @@ FORWARD = {
     "vnet": (4, vnet),
     "iantsen2020": (4, iantsen),
     "nnunet": (4, nnunet(norm, lambda x, q: x)),
+    "nnunet_resenc": (4, nnunet(norm, lambda x, q: x)),
     "xie2020": (4, nnunet(norm, lambda x, q: scse(x, q["attention"]))),
     "xie2021": (4, nnunet(se_norm, lambda x, q: x)),
     "an2021": (4, cascade),

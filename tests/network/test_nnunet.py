@@ -10,25 +10,33 @@ from isanet_jax.network.config import ModelConfig
 LEVELS, WIDTH, CLASSES = 4, 4, 2
 
 
-@pytest.fixture
-def theirs():
-    """The network in PyTorch, with parameters none of which is 0 or 1."""
+BLOCKS = [1, 3, 4, 6]
+
+
+@pytest.fixture(params=["nnunet", "nnunet_resenc"])
+def theirs(request):
+    """(name, the network in PyTorch), with parameters none of which is 0 or 1."""
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     unet = pytest.importorskip(
         "dynamic_network_architectures.architectures.unet",
         reason="dynamic-network-architectures is not installed",
     )
     torch.manual_seed(0)
-    network = unet.PlainConvUNet(
-        2, LEVELS, [WIDTH * 2**level for level in range(LEVELS)], torch.nn.Conv3d, 3,
-        [1, *[2] * (LEVELS - 1)], 2, CLASSES, 2, conv_bias=True, norm_op=torch.nn.InstanceNorm3d,
-        norm_op_kwargs={"eps": 1e-5, "affine": True}, nonlin=torch.nn.LeakyReLU,
-        nonlin_kwargs={"negative_slope": 0.01, "inplace": True}, deep_supervision=True,
+    make, blocks, convs = unet.PlainConvUNet, 2, 2
+    if request.param == "nnunet_resenc":
+        make, blocks, convs = unet.ResidualEncoderUNet, BLOCKS, 1
+    widths = [WIDTH * 2**level for level in range(LEVELS)]
+    strides = [1, *[2] * (LEVELS - 1)]
+    network = make(
+        2, LEVELS, widths, torch.nn.Conv3d, 3, strides, blocks, CLASSES, convs, conv_bias=True,
+        norm_op=torch.nn.InstanceNorm3d, norm_op_kwargs={"eps": 1e-5, "affine": True},
+        nonlin=torch.nn.LeakyReLU, nonlin_kwargs={"negative_slope": 0.01, "inplace": True},
+        deep_supervision=True,
     )  # fmt: skip
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    return network
+    return request.param, network
 
 
 def carried(network):
@@ -36,14 +44,27 @@ def carried(network):
 
     def conv(module):
         out = {"kernel": module.weight.detach().numpy().transpose(2, 3, 4, 1, 0)}
-        return out | {"bias": module.bias.detach().numpy()}
+        has_bias = module.bias is not None
+        return out | ({"bias": module.bias.detach().numpy()} if has_bias else {})
+
+    def norm(module):
+        return {"scale": module.weight.detach().numpy(), "bias": module.bias.detach().numpy()}
+
+    def several(convs):
+        return {
+            "convs": {i: conv(c.conv) for i, c in enumerate(convs)},
+            "norms": {i: norm(c.norm) for i, c in enumerate(convs)},
+        }
 
     def stage(blocks):
-        norms = {
-            i: {"scale": b.norm.weight.detach().numpy(), "bias": b.norm.bias.detach().numpy()}
-            for i, b in enumerate(blocks.convs)
-        }
-        return {"convs": {i: conv(b.conv) for i, b in enumerate(blocks.convs)}, "norms": norms}
+        return several(blocks.convs)
+
+    def residual(block):
+        out = several([block.conv1, block.conv2])
+        changing = [m for m in getattr(block.skip, "children", list)() if hasattr(m, "conv")]
+        for one in changing:
+            out |= {"skip": conv(one.conv), "skip_norm": norm(one.norm)}
+        return out
 
     def up(module):
         kernel = module.weight.detach().numpy().transpose(2, 3, 4, 0, 1)
@@ -51,8 +72,17 @@ def carried(network):
 
     encoder, decoder = network.encoder, network.decoder
     coarse_first = list(range(LEVELS - 1))
-    return {
-        "encoder": {i: stage(s[0]) for i, s in enumerate(encoder.stages)},
+    if hasattr(encoder, "stem"):
+        of_encoder = {
+            "stem": stage(encoder.stem),
+            "encoder": {
+                i: {n: residual(block) for n, block in enumerate(s.blocks)}
+                for i, s in enumerate(encoder.stages)
+            },
+        }
+    else:
+        of_encoder = {"encoder": {i: stage(s[0]) for i, s in enumerate(encoder.stages)}}
+    return of_encoder | {
         "decoder": {LEVELS - 2 - i: stage(decoder.stages[i]) for i in coarse_first},
         "up": {LEVELS - 2 - i: up(decoder.transpconvs[i]) for i in coarse_first},
         "heads": {LEVELS - 2 - i: conv(decoder.seg_layers[i]) for i in coarse_first[1:]},
@@ -62,8 +92,9 @@ def carried(network):
 def test_outputs_are_those_of_nnunets_network(theirs):
     import torch
 
+    name, theirs = theirs
     config = ModelConfig(
-        name="nnunet", size=16, width=WIDTH, levels=LEVELS, classes=CLASSES, deep_supervision=True,
+        name=name, size=16, width=WIDTH, levels=LEVELS, classes=CLASSES, deep_supervision=True,
         convolution="native",
     )  # fmt: skip
     graphdef, params = systems.create(config, jax.random.key(0))

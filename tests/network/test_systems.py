@@ -79,6 +79,17 @@ def nnunet(norm, attention, heads=1, biases=0, up_biases=0):
     return down + up + sum(c + 1 for c in widths[:heads])
 
 
+def nnunet_resenc():
+    widths = (32, 64, 128, 256, 320, 320)
+    total = 27 * 2 * 32 + 32 + 2 * 32  # before the first stage
+    for a, b, blocks in zip((32, *widths[:-1]), widths, (1, 3, 4, 6, 6, 6), strict=True):
+        total += 27 * a * b + (2 * blocks - 1) * 27 * b**2 + 2 * blocks * (b + 2 * b)
+        total += a * b + 2 * b if a != b else 0
+    for a, b in itertools.pairwise(widths):
+        total += (8 * b * a + a) + (27 * 2 * a * a + a + 2 * a)
+    return total + 32 + 1
+
+
 def scse(c):
     return perceptron(c, c // 2, c) + (c + 1)
 
@@ -108,6 +119,7 @@ COUNTS = {
     ("vnet", 144): vnet(),
     ("iantsen2020", 144): iantsen2020(),
     ("nnunet", 128): nnunet(lambda c: 2 * c, lambda c: 0, biases=2, up_biases=1),
+    ("nnunet_resenc", 128): nnunet_resenc(),
     ("xie2020", 128): nnunet(lambda c: 2 * c, scse),
     ("xie2021", 128): nnunet(se_norm, lambda c: 0, biases=2),
     ("an2021", 144): an2021(),
@@ -167,7 +179,14 @@ def phantom(cohort):
 
 # As few levels as show all of a system: a cascade has one less than its volume, iantsen2020's paths
 # start at inner levels, and deep supervision spares the coarsest two.
-LEVELS = {"iantsen2020": 3, "nnunet": 4, "xie2020": 4, "xie2021": 4, "an2021": 3}
+LEVELS = {
+    "iantsen2020": 3,
+    "nnunet": 4,
+    "nnunet_resenc": 4,
+    "xie2020": 4,
+    "xie2021": 4,
+    "an2021": 3,
+}
 
 
 @pytest.fixture(scope="module")
