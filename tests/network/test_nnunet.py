@@ -1,4 +1,4 @@
-"""nnU-Net's network against nnU-Net's own: pip install torch dynamic-network-architectures timm."""
+"""nnU-Net's network against nnU-Net's own: pip install torch dynamic-network-architectures."""
 
 import jax
 import numpy as np
