@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import isanet_jax as isa
-from isanet_jax.cases.case import StoredCase, read_case
+from isanet_jax.cases.case import StoredCase, read_case, read_label_on_reference
 from isanet_jax.cases.cohort import read_cohort
+from isanet_jax.classes import class_masks
 from isanet_jax.cli import evaluate, predict, prepare
 from isanet_jax.comparison.cell import run_cell
 from isanet_jax.comparison.grid import Cell
@@ -19,7 +20,7 @@ from isanet_jax.comparison.report import write_comparison
 from isanet_jax.datasets.phantom import make_phantom
 from isanet_jax.distributed.mesh import make_mesh
 from isanet_jax.errors import ConfigError, DataError
-from isanet_jax.evaluation.evaluate import MEAN
+from isanet_jax.evaluation.evaluate import MEAN, score_given
 from isanet_jax.training.config import check_config, plain_config
 from isanet_jax.training.log import read_log
 from isanet_jax.training.run import build_run
@@ -215,6 +216,20 @@ def test_a_comparison_has_a_table_of_each_class_and_of_their_mean(workdir, confi
     mean, *each = (float(row["mean"]) for row in rows)
     assert mean == pytest.approx(np.mean(each), abs=1e-6)
     assert (tmp_path / "boxes_hot.png").exists()
+
+
+def test_given_masks_are_read_as_predictions_are_written(cases, tmp_path):
+    """Of classes that overlap, a voxel has one value and may belong to both."""
+    cohort = read_cohort(cases)
+    for case in cohort.cases:
+        label = read_label_on_reference(cohort.path(case))
+        masks = class_masks(label.data, cohort.settings, ("whole", "hot"))
+        values = np.where(masks["hot"], 2, masks["whole"]).astype(np.uint8)
+        write_volume(tmp_path / f"{case}.nii.gz", Volume(values, label.affine))
+    scores = score_given(cohort, sorted(cohort.cases), tmp_path, ("whole", "hot"), lambda *_: None)
+    assert scores.keys() == {"whole", "hot", MEAN}
+    for of_class in scores.values():
+        assert [m["dsc"] for m in of_class["ct"]["network"].values()] == [1.0] * len(cohort.cases)
 
 
 def test_a_prediction_has_a_value_for_each_class(workdir, source, tmp_path, capsys):

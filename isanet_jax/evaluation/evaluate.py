@@ -10,7 +10,7 @@ from isanet_jax.cases.case import read_label_on_reference
 from isanet_jax.cases.cohort import Cohort
 from isanet_jax.cases.grid import grid_distance_mm, resample_label, same_grid
 from isanet_jax.cases.prepare import read_label, settings_of
-from isanet_jax.classes import Classes, class_mask, class_masks, ignored_mask
+from isanet_jax.classes import Classes, class_masks, ignored_mask
 from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.files import visible
 from isanet_jax.kinds import pet_name
@@ -52,41 +52,34 @@ def score_run(
     scores = {name: {grid: {} for grid in grids} for name in names}
     pet = pet_name(cohort.settings["images"])
     for case, stored, probability in predicted(predictor, cohort, cases):
-        for grid in grids:
+        of_network = {}  # grid -> class -> mask
+        for grid in dict.fromkeys((*grids, *(["case"] if predictor else []))):
             on_grid, references, ignored, spacing_mm = _grid(
                 grid, stored, cohort.path(case), classes
             )
-            by_threshold = {}
+            of_methods = {}
+            if predictor:
+                suv = partial(on_grid, stored.images[pet]) if pet else None
+                ml = float(np.prod(spacing_mm)) / 1000
+                of_methods[NETWORK] = of_network[grid] = {
+                    name: predictor.rules[name].mask(
+                        on_grid(np.ascontiguousarray(probability[..., index])), ml, suv
+                    )
+                    for index, name in enumerate(classes)
+                }
+            if grid not in grids:
+                continue
             if thresholds and pet:
                 suv = stored.images[pet]
-                by_threshold = threshold_masks(on_grid(suv), float(suv.max()))
-            of_classes = {}
-            for index, name in enumerate(classes):
-                masks = dict(by_threshold)
-                if predictor:
-                    values = on_grid(np.ascontiguousarray(probability[..., index]))
-                    suv = partial(on_grid, stored.images[pet]) if pet else None
-                    ml = float(np.prod(spacing_mm)) / 1000
-                    masks = {NETWORK: predictor.rules[name].mask(values, ml, suv)} | masks
-                for method, mask in masks.items():
-                    both = _known(mask, ignored), _known(references[name], ignored)
-                    metrics = case_metrics(*both, spacing_mm)
+                for method, mask in threshold_masks(on_grid(suv), float(suv.max())).items():
+                    of_methods[method] = dict.fromkeys(classes, mask)
+            for method, masks in of_methods.items():
+                found = _metrics(masks, references, ignored, spacing_mm)
+                for name, metrics in found.items():
                     scores[name][grid].setdefault(method, {})[case] = metrics
-                    of_classes.setdefault(method, []).append(metrics)
-            if len(classes) > 1:
-                for method, several in of_classes.items():
-                    mean = mean_over_classes(several)
-                    scores[MEAN][grid].setdefault(method, {})[case] = mean
-        masks = None
-        if predictor:
-            suv = partial(stored.images.get, pet) if pet else None
-            ml = float(np.prod(stored.meta["spacing_mm"])) / 1000
-            masks = {
-                n: predictor.rules[n].mask(probability[..., i], ml, suv)
-                for i, n in enumerate(classes)
-            }
         first = scores[names[-1]][grids[0]]
-        on_case(case, stored, masks, {name: by_case[case] for name, by_case in first.items()})
+        by_method = {name: by_case[case] for name, by_case in first.items()}
+        on_case(case, stored, of_network.get("case"), by_method)
     return scores
 
 
@@ -97,18 +90,16 @@ def score_given(cohort, cases, folder, classes, on_case) -> dict[str, dict[str, 
         cohort: the prepared cases.
         cases: IDs to score.
         folder: of the masks, `ID.nii.gz`, on the first image's own grid.
-        classes: names to score. A mask has the values that this program writes, see
-            `isanet_jax.classes.Classes.written`.
+        classes: names to score. A mask has the values that this program writes: of a single class
+            1, of several those of the labels, where one class may have another's, too.
         on_case, and what is returned: see `score_run`; there is no other method than `NETWORK`.
 
     Raises:
         DataError: masks that are missing, unreadable, or on another grid.
     """
     every = settings_of(cohort.settings).classes
-    chosen = Classes({name: every.values[name] for name in classes})
-    written = Classes({name: (value,) for name, value in chosen.written.items()})
-    names = (*classes, MEAN) if len(classes) > 1 else tuple(classes)
-    scores = {name: {"ct": {NETWORK: {}}} for name in names}
+    written = Classes({n: every.values[n] if len(classes) > 1 else (1,) for n in classes})
+    scores = {}
     paths = {case: Path(folder) / f"{case}.nii.gz" for case in cases}
     if lacking := [case for case, path in paths.items() if not path.is_file()]:
         raise DataError(
@@ -118,22 +109,32 @@ def score_given(cohort, cases, folder, classes, on_case) -> dict[str, dict[str, 
         )
     for case, stored in evaluation_data(cohort, cases):
         mask = read_label(paths[case], written, case=case, placed=False)
-        _, references, ignored, spacing_mm = _grid("ct", stored, cohort.path(case), classes)
-        label = read_label_on_reference(cohort.path(case))
+        label, settings = read_label_on_reference(cohort.path(case)), stored.meta["settings"]
         _check_grids(mask, label, case, paths[case], "the case's")
-        of_classes = []
-        for index, name in enumerate(classes):
-            both = class_mask(mask.data, index), references[name]
-            metrics = case_metrics(*(_known(m, ignored) for m in both), spacing_mm)
-            scores[name]["ct"][NETWORK][case] = metrics
-            of_classes.append(metrics)
-        if len(classes) > 1:
-            scores[MEAN]["ct"][NETWORK][case] = mean_over_classes(of_classes)
-        affine, shape = np.array(stored.meta["affine"]), stored.label.shape
-        bits = resample_label(mask, shape, affine)
-        masks = {name: class_mask(bits, index) for index, name in enumerate(classes)}
-        on_case(case, stored, masks, {NETWORK: scores[names[-1]]["ct"][NETWORK][case]})
+        found = _metrics(
+            class_masks(mask.data, written.to_json(), classes),
+            class_masks(label.data, settings, classes),
+            ignored_mask(label.data, settings),
+            label.spacing_mm,
+        )
+        for name, metrics in found.items():
+            of_case = scores.setdefault(name, {"ct": {NETWORK: {}}})
+            of_case["ct"][NETWORK][case] = metrics
+        bits = resample_label(mask, stored.label.shape, np.array(stored.meta["affine"]))
+        *_, primary = found.values()
+        on_case(case, stored, class_masks(bits, written.to_json(), classes), {NETWORK: primary})
     return scores
+
+
+def _metrics(masks, references, ignored, spacing_mm) -> dict[str, dict[str, float]]:
+    """Class -> metrics of a case's masks, by class; of several classes, `MEAN` too."""
+    found = {
+        name: case_metrics(_known(mask, ignored), _known(references[name], ignored), spacing_mm)
+        for name, mask in masks.items()
+    }
+    if len(found) > 1:
+        found[MEAN] = mean_over_classes(list(found.values()))
+    return found
 
 
 def _known(mask, ignored):
@@ -282,13 +283,6 @@ def score_masks(name, prediction, reference, classes: Classes) -> dict[str, dict
         read_label(path, classes, case=name, placed=False) for path in (prediction, reference)
     ]
     _check_grids(*masks, name, prediction, f"the reference's ({reference})")
-    ignored = class_mask(masks[1].data, len(classes.names)) if classes.ignore else None
-    scores = {
-        of_class: case_metrics(
-            *(_known(class_mask(m.data, index), ignored) for m in masks), masks[0].spacing_mm
-        )
-        for index, of_class in enumerate(classes.names)
-    }
-    if len(scores) > 1:
-        scores[MEAN] = mean_over_classes(list(scores.values()))
-    return scores
+    settings = classes.to_json()
+    both = (class_masks(m.data, settings, classes.names) for m in masks)
+    return _metrics(*both, ignored_mask(masks[1].data, settings), masks[0].spacing_mm)

@@ -167,23 +167,25 @@ class NNUNet(nnx.Module):
         return Output(logits[0], coarser)
 
 
+def _instance_norm(channels, rngs):
+    return InstanceNorm(channels)
+
+
 def nnunet(config: ModelConfig, *, rngs: nnx.Rngs) -> NNUNet:
     """nnU-Net's own network (its `PlainConvUNet`)."""
-    make_norm = lambda channels, rngs: InstanceNorm(channels)  # noqa: E731
-    return NNUNet(config, make_norm, None, bias=True, up_bias=True, rngs=rngs)
+    return NNUNet(config, _instance_norm, None, bias=True, up_bias=True, rngs=rngs)
 
 
 def nnunet_resenc(config: ModelConfig, *, rngs: nnx.Rngs) -> NNUNet:
     """nnU-Net's network with a residual encoder (its `ResidualEncoderUNet`)."""
-    make_norm = lambda channels, rngs: InstanceNorm(channels)  # noqa: E731
     blocks = [*_BLOCKS, *[_BLOCKS[-1]] * config.levels][: config.levels]
     make = {"bias": True, "up_bias": True, "blocks": blocks, "rngs": rngs}
-    return NNUNet(config, make_norm, None, **make)
+    return NNUNet(config, _instance_norm, None, **make)
 
 
 def xie2020(config: ModelConfig, *, rngs: nnx.Rngs) -> NNUNet:
     """nnU-Net with scSE after each stage (HECKTOR 2020, third)."""
-    return NNUNet(config, lambda channels, rngs: InstanceNorm(channels), SCSE, rngs=rngs)
+    return NNUNet(config, _instance_norm, SCSE, rngs=rngs)
 
 
 def xie2021(config: ModelConfig, *, rngs: nnx.Rngs) -> NNUNet:

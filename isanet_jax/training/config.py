@@ -495,10 +495,6 @@ def claim_workdir(workdir: Path, config: dict) -> None:
         write_json(workdir / "config.json", config)
 
 
-_FIRST_AUGMENTATION = (
-    *("rotation_probability", "rotation_degrees", "mirror_probability", "mixup_probability"),
-    "tumour_patch_probability",
-)
 # Settings that came later, with what runs from before them had.
 _LATER = {
     "model": {"remat": "none", "reading": "code"},
@@ -506,12 +502,6 @@ _LATER = {
     "data": {"images": ["ct", "pet"], "classes": [TUMOUR], "ct_window": "wide"},
     "train": {"validate_on": "cases"},
     "optimizer": {"warmup_epochs": 0, "average": 0.0},
-    # Of augmentation, all that configs/hecktor.py has besides what there was at first.
-    "augment": {
-        name: value
-        for name, value in plain_config(hecktor.get_config())["augment"].items()
-        if name not in _FIRST_AUGMENTATION
-    },
 }
 # The cross-entropy, as it was said before loss.name.
 _CROSS_ENTROPY = {"alpha": 0.5, "gamma": 0.0, "focal_weight": 2.0}
@@ -526,7 +516,9 @@ def _with_later_settings(existing, config):
         focal = {name: defaults[name] for name in _CROSS_ENTROPY}
         existing = existing | {"loss": loss | focal | {"name": "dice_ce"}}
         filled = dict(existing)
-    for section, settings in _LATER.items():
+    # Augmentation that an older config does not name was not there; its default is not to be drawn.
+    augmentation = {"augment": plain_config(hecktor.get_config())["augment"]}
+    for section, settings in (_LATER | augmentation).items():
         if section in config and isinstance(existing.get(section), dict):
             known = {k: v for k, v in settings.items() if k in config[section]}
             filled[section] = known | existing[section]

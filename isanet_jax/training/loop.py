@@ -240,12 +240,12 @@ class _Reader:
 
 def _select(run, state, progress, step, epoch, *, log, checkpoints):
     """Validates, and keeps the state where it is the best so far."""
+    if not run.parts.selection and step < run.total_steps:
+        return  # nothing to choose by: the last is the best
     params = averaged(state.params, state.opt_state, run.config["optimizer"]["average"])
     if not run.parts.selection:
-        # Nothing to choose by: the last is the best.
-        if step == run.total_steps:
-            progress |= {"best_dsc": None, "best_epoch": epoch}
-            checkpoints.save_best(step, state._replace(params=params), progress)
+        progress |= {"best_dsc": None, "best_epoch": epoch}
+        checkpoints.save_best(step, state._replace(params=params), progress)
         return
     dsc = validate(run, params, epoch)
     value = dsc["mean"]
