@@ -82,6 +82,10 @@ def get_config() -> ConfigDict:
     config.model.name = "isa"  # "help" lists the systems
     config.model.width = 0  # channels of level 1; 0: the system's own (isa: 16)
     config.model.levels = 0  # resolutions; 0: the system's own (isa: 5)
+    # Of nnunet... only, for each level along D, H, W: by how much it is smaller than that before,
+    # and the size of its convolutions; (): 2s and 3s. configs/nnunet.py plans them.
+    config.model.strides = ()
+    config.model.kernels = ()
     config.model.deep_supervision = False  # of nnunet... and xie... only
     config.model.encoder_attention = (
         True  # two-branch networks; False: bottleneck and decoders only

@@ -21,7 +21,7 @@ from isanet_jax.datasets.phantom import make_phantom
 from isanet_jax.distributed.mesh import make_mesh
 from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.evaluation.evaluate import MEAN, score_given
-from isanet_jax.training.config import check_config, plain_config
+from isanet_jax.training.config import check_config, parse_command_line, plain_config
 from isanet_jax.training.log import read_log
 from isanet_jax.training.run import build_run
 from isanet_jax.training.validate import validate
@@ -87,6 +87,32 @@ def workdir(config, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "several"
     assert isa.train(config, workdir)
     return workdir
+
+
+def test_nnunet_as_planned_for_the_cases_trains_and_predicts(cases, tmp_path, monkeypatch, request):
+    monkeypatch.chdir(request.config.rootpath)
+    wanted = f"configs/nnunet.py:{cases}"
+    config, _ = parse_command_line(["t", "--config", wanted, "--config.model.width=2"])
+    assert (config["data"]["images"], config["data"]["classes"]) == ([*IMAGES], ["whole", "hot"])
+    assert config["model"]["name"] == "nnunet"
+    levels = len(config["model"]["strides"])
+    assert levels == len(config["model"]["kernels"]) > 1
+    divisors = np.prod(config["model"]["strides"], 0)
+    assert not (np.array(config["data"]["patch"]) % divisors).any()
+    shapes = [entry["shape"] for entry in read_cohort(cases).cases.values()]
+    assert (np.array(config["data"]["patch"]) - np.median(shapes, 0) < divisors).all()
+    config["train"] |= {"epochs": 1, "steps_per_epoch": 2, "batch": 1}
+    config["selection"] = "paper"
+    assert isa.train(config, tmp_path / "run")
+    residual, _ = parse_command_line(["t", "--config", f"{wanted},resenc_m"])
+    assert residual["model"]["name"] == "nnunet_resenc"
+    for options, message in (
+        ("configs/nnunet.py", "no cases to plan for"),
+        (f"{wanted},huge", "no preset 'huge'"),
+        ("configs/nnunet.py:absent", "no such folder"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            parse_command_line(["t", "--config", options])
 
 
 def test_a_case_of_any_shape_holds_images_and_bits(cases, source):

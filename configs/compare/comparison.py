@@ -11,6 +11,8 @@ The config of a comparison:
     external: NAME=FOLDER of masks that another program made, FOLDER/fold0/CASE.nii.gz and so on, on
         the CT's grid: methods that are scored, and not trained.
     folds, seeds: every method is trained on each pair of them.
+    cpu_minutes: of each training, user and system: each method gets as many epochs as fit into it;
+        0: as many as its settings say.
     curve: label of the x axis of a curve through the methods (Fig. 6); empty: none.
 
 Options follow a colon, as in --config configs/compare/table2.py:sts,smoke
@@ -82,6 +84,7 @@ def comparison(title: str, options: str = "") -> ConfigDict:
     config.folds = (0, 1, 2, 3, 4)
     config.seeds = (0,)
     config.curve = ""
+    config.cpu_minutes = 0.0
     if config.size == "smoke":
         _make_smoke(config.base, dataset)
         config.seeds = SMOKE_SEEDS[:1]

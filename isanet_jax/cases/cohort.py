@@ -7,6 +7,8 @@ from functools import partial
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
+
 import isanet_jax
 from isanet_jax.cases.case import FORMAT, PREPARE_AGAIN, SUFFIX, case_of
 from isanet_jax.cases.folds import make_folds
@@ -102,9 +104,13 @@ def _how_to_make_anew(manifest) -> str:
     if layout == "phantom":
         words = ["phantom", "--output NEW", f"--cases {len(manifest['cases'])}", size]
     else:
-        words = [str(layout), "--source DIR", "--output NEW", size, f"--fit {settings['fit']}"]
-        if settings["fit"] == "crop":
-            words.append(f"--spacing-mm {settings['spacing_mm']:g}")
+        words = [str(layout), "--source DIR", "--output NEW"]
+        words += [size] if settings["fit"] != "whole" else []
+        words.append(f"--fit {settings['fit']}")
+        if settings["fit"] != "resize":
+            words.append(
+                "--spacing-mm " + " ".join(f"{s:g}" for s in np.atleast_1d(settings["spacing_mm"]))
+            )
         if (values := settings.get("label_values", [1])) != [1]:
             words.append(f"--label-values {','.join(map(str, values))}")
     return f"Make them anew: {command('prepare')} {' '.join(words)}"

@@ -23,7 +23,9 @@ usage: {command} --config {config} [--workdir runs/t2] [--jobs N]
 there. --config.external="('nnunet=DIR',)" scores another program's masks among them, which
 are DIR/fold0/CASE.nii.gz and so on, on the CT's grid. --config.folds="(0,)" compares on one
 fold. --config.base.NAME=VALUE changes a setting of every run, as in
---config.base.data.cases=cases/mine. --print-config shows the settings of every run and ends.
+--config.base.data.cases=cases/mine. --config.cpu_minutes=20 trains
+every method for as many epochs as fit into so much of the processor's time (user and system).
+--print-config shows the settings of every run and ends.
 The same command again resumes where it was
 stopped, and tries failed cells again; finished cells are not run twice."""
 
@@ -38,6 +40,7 @@ def main():
         )
         return
     # Here: these import JAX and matplotlib, which --help does not need.
+    from isanet_jax.comparison.budget import within_budget
     from isanet_jax.comparison.grid import make_cells, with_external, with_systems
     from isanet_jax.comparison.report import write_comparison
     from isanet_jax.comparison.resources import visible_gpus
@@ -53,6 +56,8 @@ def main():
             "configs/compare/table2.py:sts"
         )
     comparison = with_external(with_systems(comparison))
+    if not is_shown:
+        comparison = within_budget(comparison, workdir, jobs=jobs)
     cells = make_cells(comparison, workdir)
     if is_shown:
         shown = {str(cell.folder): resolved_config(cell.config) for cell in cells}

@@ -8,6 +8,7 @@ standard input.
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from isanet_jax.errors import ConfigError
 STOPPED = 3  # exit status: a signal stopped the training, which can be resumed
 # What a finished cell leaves in its folder.
 SCORES, SCORES_BY_CLASS, MASKS = "scores.json", "scores_by_class.json", "masks.npz"
+TRAINING = "training.json"  # what it took
 
 
 def run_cell(config: dict, folder: Path, *, thresholds: bool, masks_of: str | None = None) -> bool:
@@ -26,8 +28,10 @@ def run_cell(config: dict, folder: Path, *, thresholds: bool, masks_of: str | No
     Args:
         config: of the run, see configs/hecktor.py.
         folder: of the run; gets scores.json (method -> ID -> metrics; of several classes, their
-            mean), of several classes scores_by_class.json (class -> the same), and masks.npz (ID ->
-            the network's mask of all classes on the case grid, as packed bits).
+            mean), of several classes scores_by_class.json (class -> the same), masks.npz (ID ->
+            the network's mask of all classes on the case grid, as packed bits), and training.json
+            (epochs; cpu_minutes, user and system, since the process that ended it was started;
+            validation_dsc of the checkpoint that was chosen, None where none was).
         thresholds: score the fixed thresholds on the PET in place of a network.
         masks_of: score the masks in this folder, ID.nii.gz, in place of a network.
 
@@ -45,6 +49,7 @@ def run_cell(config: dict, folder: Path, *, thresholds: bool, masks_of: str | No
     is_trained = not thresholds and masks_of is None
     if is_trained and not train(config, folder):
         return False
+    spent = time.process_time() / 60
     cohort = load_cohort(config)
     masks = {}
 
@@ -59,6 +64,10 @@ def run_cell(config: dict, folder: Path, *, thresholds: bool, masks_of: str | No
         scores = score_given(cohort, cases, masks_of, names, on_case)
     else:
         predictor = Predictor([folder]) if is_trained else None
+        if is_trained:
+            chosen = predictor.descriptions[0]["progress"]["best_dsc"]
+            training = {"epochs": config["train"]["epochs"], "cpu_minutes": spent}
+            write_json(folder / TRAINING, training | {"validation_dsc": chosen})
         options = {"classes": names, "thresholds": thresholds, "grids": ("ct",)}
         scores = score_run(predictor, cohort, cases, on_case, **options)
     with replace_when_done(folder / MASKS) as partial, open(partial, "wb") as file:

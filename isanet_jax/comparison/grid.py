@@ -7,7 +7,7 @@ import json
 import re
 from pathlib import Path
 
-from isanet_jax.comparison.cell import SCORES, SCORES_BY_CLASS
+from isanet_jax.comparison.cell import SCORES, SCORES_BY_CLASS, TRAINING
 from isanet_jax.errors import ConfigError, IsaNetError
 from isanet_jax.network.systems import SYSTEMS
 from isanet_jax.training.config import check_config, unread_settings
@@ -37,6 +37,12 @@ class Cell:
     @property
     def is_done(self) -> bool:
         return (self.folder / SCORES).exists()
+
+    @property
+    def training(self) -> dict | None:
+        """What its training took, see `isanet_jax.comparison.cell.run_cell`; None: not known."""
+        path = self.folder / TRAINING
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
     def scores(self, of_class: str | None = None) -> dict[str, dict[str, dict[str, float]]]:
         """Method (`network`, or a threshold's name) -> case ID -> metrics.

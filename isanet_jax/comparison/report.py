@@ -76,7 +76,7 @@ Trained methods only, method minus reference, over the cases of both (seeds aver
 Wilcoxon signed-rank test, two-sided; Holm's correction over the methods of a metric. Interval: 95 %
 bootstrap of the mean difference, over the cases where it is finite. The cases of a cross-validation
 share training data: the p-values are a guide.
-{_of_classes(of_class, compared_of_class)}
+{_of_classes(of_class, compared_of_class)}{_trainings(comparison, cells)}
 ## Figures
 
 """ + "\n".join(f"![{name}]({name})" for name in pictures)
@@ -120,6 +120,32 @@ def _of_classes(of_class, compared):
     return "".join(sections)
 
 
+def _trainings(comparison, cells):
+    """The section on what the trainings took; none where no cell is known to have trained."""
+    lines = []
+    for name in comparison["order"]:
+        known = [cell.training for cell in cells if cell.method == name and cell.training]
+        if not known:
+            continue
+        chosen = [one["validation_dsc"] for one in known if one["validation_dsc"] is not None]
+        lines.append(
+            f"| {_label(comparison, name)} | {len(known)} "
+            f"| {np.mean([one['epochs'] for one in known]):.0f} "
+            f"| {np.mean([one['cpu_minutes'] for one in known]):.1f} "
+            + (f"| {np.mean(chosen):.4f} |" if chosen else f"| {_NO_VALUE} |")
+        )
+    if not lines:
+        return ""
+    head = (
+        "| method | trainings | epochs | CPU minutes each | validation DSC |\n" + "|---" * 5 + "|"
+    )
+    return "\n".join(["\n## Trainings\n", head, *lines, "", _TRAININGS, ""])
+
+
+_TRAININGS = """Means over the trainings. CPU minutes: user and system time, without the prediction;
+of a training that was resumed, its last part. Validation DSC: of the checkpoint that was chosen, on
+the cases that it was chosen on and their own grid."""
+
 _EXPLANATION = """Mean ± sd over the folds of the folds' means (over the cases with a finite value).
 "paper": the paper's figure. "difference": ours minus the paper's. An infinite distance is of a case
 where the method found nothing, or found something where there is nothing; such cases are in no mean
@@ -135,7 +161,11 @@ def _conditions(comparison, cells, failures):
         f'- Recipe "{comparison["recipe"]}": {_RECIPES[comparison["recipe"]]}.',
         f'- Selection "{base["selection"]}": {SELECTION_NOTES[base["selection"]]}.',
         f'- Size "{comparison["size"]}": {in_voxels(_seen(base["data"]))}, '
-        f"{base['train']['epochs']} epochs."
+        + (
+            f"{minutes:g} CPU minutes a training."
+            if (minutes := comparison.get("cpu_minutes"))
+            else f"{base['train']['epochs']} epochs."
+        )
         + (
             " Not the paper's: only compare the methods with each other."
             if comparison["size"] != "full"

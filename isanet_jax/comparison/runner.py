@@ -77,7 +77,7 @@ def run_cells(cells: list[Cell], *, jobs: int = 0) -> Outcome:
                 continue
             outcome = f"done in {minutes:.1f} min"
             if status != 0:
-                failures[cell.name] = _reason(cell, status)
+                failures[cell.name] = reason_of(cell.folder / "log.txt", status)
                 outcome = f"FAILED after {minutes:.1f} min: {failures[cell.name]}"
             per_cell = (time.perf_counter() - begin) / 60 / number
             left = math.ceil(per_cell * (len(waiting) - number))
@@ -172,17 +172,14 @@ def _start(cell, resources, lock):
         "cores": resources.cores,
     }
     environ = {} if resources.gpu is None else {"CUDA_VISIBLE_DEVICES": resources.gpu}
-    inherited = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
-    paths = [str(_PACKAGES), *map(os.path.abspath, inherited)]
     with open(cell.folder / "log.txt", "wb") as log:
-        process = subprocess.Popen(
-            # -P: nothing is imported from the folder that the user stands in.
-            [sys.executable, "-P", "-m", "isanet_jax.comparison.cell"],
+        process = subprocess.Popen(  # noqa: S603 - our own module
+            module_command("isanet_jax.comparison.cell"),
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env=os.environ | environ | {"PYTHONPATH": os.pathsep.join(paths)},
+            env=module_environment() | environ,
             pass_fds=[lock.fileno()],
         )
     process.stdin.write(json.dumps(job).encode())
@@ -190,9 +187,22 @@ def _start(cell, resources, lock):
     return process
 
 
-def _reason(cell, status):
-    """The error that the cell ended with, from its log."""
-    text = (cell.folder / "log.txt").read_text(encoding="utf-8", errors="replace")
+def module_command(name: str) -> list[str]:
+    """What runs a module of this package in a process of its own."""
+    # -P: nothing is imported from the folder that the user stands in.
+    return [sys.executable, "-P", "-m", name]
+
+
+def module_environment() -> dict[str, str]:
+    """Its environment: this one's, in which it finds this package."""
+    inherited = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    paths = [str(_PACKAGES), *map(os.path.abspath, inherited)]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+
+
+def reason_of(log: Path, status: int) -> str:
+    """The error that such a process ended with, from its log."""
+    text = log.read_text(encoding="utf-8", errors="replace")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("error: ")]
     if status == 2 and errors:
@@ -200,4 +210,4 @@ def _reason(cell, status):
     last = lines[-1] if lines else "no output"
     ended = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
     hint = "; the machine may be short of memory" if status == -signal.SIGKILL else ""
-    return f"{ended}{hint} ({last[-300:]}); see {cell.folder / 'log.txt'}"
+    return f"{ended}{hint} ({last[-300:]}); see {log}"

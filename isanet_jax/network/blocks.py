@@ -206,8 +206,15 @@ def _he_normal(rngs, shape):
     return _normal(rngs, shape, (2.0 / np.prod(shape[:-1])) ** 0.5)
 
 
+def _three(value):
+    return (value,) * 3 if isinstance(value, int) else tuple(value)
+
+
 class Conv(nnx.Module):
-    """Convolution k^3, zero-padded; He-normal kernel (fan-in), bias only where asked for."""
+    """Convolution k^3, zero-padded; He-normal kernel (fan-in), bias only where asked for.
+
+    Size and stride are one number, or three along D, H, W.
+    """
 
     def __init__(
         self,
@@ -222,9 +229,8 @@ class Conv(nnx.Module):
         groups=1,
         rngs,
     ):
-        self.kernel = nnx.Param(
-            _he_normal(rngs, (size, size, size, in_features // groups, out_features))
-        )
+        size = _three(size)
+        self.kernel = nnx.Param(_he_normal(rngs, (*size, in_features // groups, out_features)))
         self.bias = nnx.Param(np.zeros(out_features, np.float32)) if bias else None
         self.form = form
         self.stride, self.dilation, self.groups = stride, dilation, groups
@@ -262,21 +268,25 @@ class StridedConv(nnx.Module):
         return strided_conv3d(x, self.kernel[...].astype(x.dtype))
 
 
+def averaged(x: jax.Array, stride: tuple[int, int, int]) -> jax.Array:
+    """The means of the blocks of `stride` voxels: (B, D, H, W, C), smaller by it."""
+    batch, *shape, channels = x.shape
+    blocks = [n for size, step in zip(shape, stride, strict=True) for n in (size // step, step)]
+    return x.reshape(batch, *blocks, channels).mean((2, 4, 6))
+
+
 def halved(x: jax.Array) -> jax.Array:
     """(B, D, H, W, C) at half the size: the means of 2^3 voxels."""
-    batch, *shape, channels = x.shape
-    pairs = [n for size in shape for n in (size // 2, 2)]
-    return x.reshape(batch, *pairs, channels).mean((2, 4, 6))
+    return averaged(x, (2, 2, 2))
 
 
 class TransposedConv(nnx.Module):
-    """Transposed convolution 2^3 with stride 2; the output has twice the size."""
+    """Transposed convolution with a kernel of its stride, 2^3: the output has twice the size."""
 
-    def __init__(self, in_features, out_features, *, bias=False, rngs):
+    def __init__(self, in_features, out_features, *, stride=2, bias=False, rngs):
         # Every output voxel is a sum over one tap: its fan-in is the input channels alone.
-        self.kernel = nnx.Param(
-            _normal(rngs, (2, 2, 2, in_features, out_features), (2.0 / in_features) ** 0.5)
-        )
+        shape = (*_three(stride), in_features, out_features)
+        self.kernel = nnx.Param(_normal(rngs, shape, (2.0 / in_features) ** 0.5))
         self.bias = nnx.Param(np.zeros(out_features, np.float32)) if bias else None
 
     def __call__(self, x):

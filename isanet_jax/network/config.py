@@ -3,6 +3,8 @@
 import dataclasses
 import math
 
+import numpy as np
+
 from isanet_jax.errors import ConfigError
 from isanet_jax.network.convolution import FORMS
 
@@ -26,11 +28,14 @@ class ModelConfig:
     Attributes:
         name: of the system, see `isanet_jax.network.systems`.
         size: voxels per axis (D, H, W) of the input, one number where they are the same; multiples
-            of 2^(levels - 1).
+            of 2^(levels - 1), or of the products of `strides`.
         images: names of the input's channels, in their order.
         classes: how many the network tells from the background; they may overlap.
         width: channels of level 1; doubled at every further level (paper: 16). 0: the system's own.
         levels: number of resolutions (paper: 5). 0: the system's own.
+        strides: of each level along D, H, W, in the systems that take them (nnunet,
+            nnunet_resenc): by how much it is smaller than the one before; (): 1, then 2s.
+        kernels: of each level's convolutions along D, H, W, each 1 or 3; (): 3s.
         deep_supervision: losses on coarser levels too, in the systems that have it (nnunet,
             nnunet_resenc, xie2020, xie2021).
         encoder_attention: False keeps the attention at the bottleneck and in the decoders only.
@@ -62,6 +67,8 @@ class ModelConfig:
     classes: int = 1
     width: int = 0
     levels: int = 0
+    strides: tuple[tuple[int, int, int], ...] = ()
+    kernels: tuple[tuple[int, int, int], ...] = ()
     deep_supervision: bool = False
     encoder_attention: bool = True
     reading: str = "code"
@@ -88,16 +95,31 @@ class ModelConfig:
             )
         if self.classes < 1:
             raise ConfigError(f"model.classes is {self.classes}; at least one is needed")
-        step = 2 ** (self.levels - 1)
-        for size in self.shape:
+        self._check_levels()
+        for size, step in zip(self.shape, np.prod(self.level_strides, 0).tolist(), strict=True):
             if size < step or size % step:
                 below = max(step, size // step * step)
                 raise ConfigError(
-                    f"the network halves its input {self.levels - 1} times: a size of {size} is "
-                    f"not a multiple of {step}. Use {below} or {below + step}, or fewer "
+                    f"the network makes its input {step} times smaller on its way down: a size of "
+                    f"{size} is not a multiple of {step}. Use {below} or {below + step}, or fewer "
                     "model.levels"
                 )
         self._check_images()
+
+    def _check_levels(self):
+        for name, allowed in (("strides", (1, 2)), ("kernels", (1, 3))):
+            given = tuple(tuple(of_level) for of_level in getattr(self, name))
+            object.__setattr__(self, name, given)
+            if given and (
+                len(given) != self.levels
+                or any(len(three) != 3 or not set(three) <= set(allowed) for three in given)
+            ):
+                raise ConfigError(
+                    f"model.{name} is {given!r}; give each of {self.levels} levels three of "
+                    f"{allowed[0]} and {allowed[1]}, or none at all"
+                )
+        if self.level_strides[0] != (1, 1, 1):
+            raise ConfigError(f"model.strides begins with {self.strides[0]}; give the first ones")
 
     def _check_images(self):
         if len(set(self.images)) < len(self.images) or not self.images:
@@ -127,7 +149,8 @@ class ModelConfig:
         from isanet_jax.network.systems import find_system  # which imports this module
 
         system = find_system(self.name)
-        own = {"width": system.width, "levels": min(map(system.levels, self.shape))}
+        own_levels = len(self.strides) or min(map(system.levels, self.shape))
+        own = {"width": system.width, "levels": own_levels}
         for key, value in own.items():
             if getattr(self, key) == 0:
                 object.__setattr__(self, key, value)
@@ -136,6 +159,16 @@ class ModelConfig:
     def shape(self) -> tuple[int, int, int]:
         """Voxels of the input (D, H, W)."""
         return (self.size,) * 3 if isinstance(self.size, int) else tuple(self.size)
+
+    @property
+    def level_strides(self) -> tuple[tuple[int, int, int], ...]:
+        """By how much each level is smaller than the one before, along D, H, W."""
+        return self.strides or ((1, 1, 1), *[(2, 2, 2)] * (self.levels - 1))
+
+    @property
+    def level_kernels(self) -> tuple[tuple[int, int, int], ...]:
+        """Size of each level's convolutions, along D, H, W."""
+        return self.kernels or ((3, 3, 3),) * self.levels
 
     @property
     def bias(self) -> bool:

@@ -13,7 +13,7 @@ from isanet_jax.network.blocks import (
     Output,
     System,
     TransposedConv,
-    halved,
+    averaged,
     network_input,
     recompute,
 )
@@ -33,12 +33,18 @@ def nnunet_levels(size: int) -> int:
 
 
 class _Stage(nnx.Module):
-    """(Convolution 3^3 -> norm -> LeakyReLU 0.01), twice or `count` times, then the attention."""
+    """(Convolution -> norm -> LeakyReLU 0.01), twice or `count` times, then the attention.
 
-    def __init__(self, inputs, outputs, *, stride, config, norm, bias, attention, rngs, count=2):
+    At `level`, whose kernels it has; from the level above, by a stride, where it `goes_down`.
+    """
+
+    def __init__(
+        self, inputs, outputs, level, *, goes_down, config, norm, bias, attention, rngs, count=2
+    ):
         make = {"form": config.convolution, "bias": bias, "rngs": rngs}
-        first = Conv(inputs, outputs, 3, stride=stride, **make)
-        others = [Conv(outputs, outputs, 3, **make) for _ in range(count - 1)]
+        size, stride = config.level_kernels[level], config.level_strides[level] if goes_down else 1
+        first = Conv(inputs, outputs, size, stride=stride, **make)
+        others = [Conv(outputs, outputs, size, **make) for _ in range(count - 1)]
         self.convs = nnx.List([first, *others])
         self.norms = nnx.List([norm(outputs, rngs) for _ in range(count)])
         self.attention = attention and attention(outputs, config, rngs=rngs)
@@ -50,18 +56,22 @@ class _Stage(nnx.Module):
 
 
 class _ResidualBlock(nnx.Module):
-    """Two convolutions 3^3 with norm and LeakyReLU, and a path past them (nnU-Net's `BasicBlockD`).
+    """Two convolutions with norm and LeakyReLU, and a path past them (nnU-Net's `BasicBlockD`).
 
-    The path is averaged where the block halves its input, and a convolution 1^3 with norm where it
+    The path is averaged where the block has a stride, and a convolution 1^3 with norm where it
     changes the channels (He et al. 2019, ResNet-D).
     """
 
-    def __init__(self, inputs, outputs, *, stride, config, norm, bias, rngs):
+    def __init__(self, inputs, outputs, level, *, goes_down, config, norm, bias, rngs):
         make = {"form": config.convolution, "rngs": rngs}
+        size, stride = (
+            config.level_kernels[level],
+            config.level_strides[level] if goes_down else (1, 1, 1),
+        )
         self.convs = nnx.List(
             [
-                Conv(inputs, outputs, 3, stride=stride, bias=bias, **make),
-                Conv(outputs, outputs, 3, bias=bias, **make),
+                Conv(inputs, outputs, size, stride=stride, bias=bias, **make),
+                Conv(outputs, outputs, size, bias=bias, **make),
             ]
         )
         self.norms = nnx.List([norm(outputs, rngs), norm(outputs, rngs)])
@@ -71,7 +81,7 @@ class _ResidualBlock(nnx.Module):
         self.stride = stride
 
     def __call__(self, x):
-        past = x if self.stride == 1 else halved(x)
+        past = x if self.stride == (1, 1, 1) else averaged(x, self.stride)
         if self.skip is not None:
             past = self.skip_norm(self.skip(past))
         x = jax.nn.leaky_relu(self.norms[0](self.convs[0](x)), 0.01)
@@ -80,6 +90,8 @@ class _ResidualBlock(nnx.Module):
 
 class NNUNet(nnx.Module):
     """Strided convolutions down, transposed convolutions up, two convolutions per stage.
+
+    Each level has its own strides and kernels, where the config says so.
 
     With `blocks`, nnU-Net's residual encoder: a convolution before the first stage, residual blocks
     in each, and one convolution a stage in the decoder.
@@ -110,36 +122,36 @@ class NNUNet(nnx.Module):
         widths = [config.width * min(2**level, _MAX_GROWTH) for level in range(config.levels)]
         make = {"config": config, "norm": norm, "bias": bias, "attention": attention, "rngs": rngs}
         inputs = (len(config.modalities), *widths[:-1])
-        strides = [2 if level else 1 for level in range(config.levels)]
         if blocks is None:
             self.stem = None
             self.encoder = nnx.List(
-                _Stage(a, b, stride=stride, **make)
-                for a, b, stride in zip(inputs, widths, strides, strict=True)
+                _Stage(a, b, level, goes_down=True, **make)
+                for level, (a, b) in enumerate(zip(inputs, widths, strict=True))
             )
         else:
-            self.stem = _Stage(inputs[0], widths[0], stride=1, count=1, **make)
+            self.stem = _Stage(inputs[0], widths[0], 0, goes_down=False, count=1, **make)
             make_block = {name: make[name] for name in ("config", "norm", "bias", "rngs")}
             self.encoder = nnx.List(
                 nnx.List(
                     _ResidualBlock(
-                        a if number == 0 else b,
-                        b,
-                        stride=stride if number == 0 else 1,
-                        **make_block,
+                        a if number == 0 else b, b, level, goes_down=number == 0, **make_block
                     )
                     for number in range(count)
                 )
-                for a, b, stride, count in zip(
-                    (widths[0], *widths[:-1]), widths, strides, blocks, strict=True
+                for level, (a, b, count) in enumerate(
+                    zip((widths[0], *widths[:-1]), widths, blocks, strict=True)
                 )
             )
         self.up = nnx.List(
-            TransposedConv(b, a, bias=up_bias, rngs=rngs) for a, b in itertools.pairwise(widths)
+            TransposedConv(b, a, stride=stride, bias=up_bias, rngs=rngs)
+            for (a, b), stride in zip(
+                itertools.pairwise(widths), config.level_strides[1:], strict=True
+            )
         )
         count = 2 if blocks is None else 1
         self.decoder = nnx.List(
-            _Stage(2 * w, w, stride=1, count=count, **make) for w in widths[:-1]
+            _Stage(2 * w, w, level, goes_down=False, count=count, **make)
+            for level, w in enumerate(widths[:-1])
         )
         supervised = max(config.levels - 2, 1) if config.deep_supervision else 1
         form = config.convolution
@@ -197,7 +209,11 @@ def xie2021(config: ModelConfig, *, rngs: nnx.Rngs) -> NNUNet:
     return NNUNet(config, make_norm, None, bias=True, rngs=rngs)
 
 
-_OWN = {"reads": ("deep_supervision",), "width": 32, "levels": nnunet_levels}
+_OWN = {
+    "reads": ("deep_supervision", "strides", "kernels"),
+    "width": 32,
+    "levels": nnunet_levels,
+}
 SYSTEMS = {
     "nnunet": System("nnU-Net's plain network", nnunet, **_OWN),
     "nnunet_resenc": System("nnU-Net's network with residual encoder", nnunet_resenc, **_OWN),

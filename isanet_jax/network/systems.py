@@ -35,7 +35,7 @@ SYSTEMS = find_systems()
 # Settings that only the systems that say so read; others take their defaults only.
 _READ_BY_SOME = (
     *("deep_supervision", "encoder_attention", "reading", "fusion", "weight_scale"),
-    *("fusion_weights", "decoder"),
+    *("fusion_weights", "decoder", "strides", "kernels"),
 )
 
 

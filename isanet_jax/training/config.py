@@ -105,7 +105,7 @@ def _reason(message):
     """An error of the flags on one line; of a config file that does not load, the cause alone."""
     if "Traceback" in message or "Failed loading config" in message:
         last = message.strip().splitlines()[-1].strip().rstrip("'")
-        return f"--config: {re.sub(r'^[A-Za-z]*Error: ', '', last)}"
+        return f"--config: {re.sub(r'^[A-Za-z_.]*Error: ', '', last)}"
     return " ".join(message.split()).strip("'\"")
 
 
@@ -497,7 +497,7 @@ def claim_workdir(workdir: Path, config: dict) -> None:
 
 # Settings that came later, with what runs from before them had.
 _LATER = {
-    "model": {"remat": "none", "reading": "code"},
+    "model": {"remat": "none", "reading": "code", "strides": [], "kernels": []},
     "loss": {"name": "dice_focal", "batch_dice": False},
     "data": {"images": ["ct", "pet"], "classes": [TUMOUR], "ct_window": "wide"},
     "train": {"validate_on": "cases"},

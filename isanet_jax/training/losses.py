@@ -121,8 +121,8 @@ def segmentation_loss(
         raise ValueError(f"a label {label.shape} for logits {output.logits.shape}")
     total, weights, parts = 0.0, 0.0, None
     for weight, logits in ((1.0, output.logits), *output.auxiliary):
-        factor = label.shape[1] // logits.shape[1]
-        coarse = (slice(None), *[slice(factor // 2, None, factor)] * 3)
+        factors = [a // b for a, b in zip(label.shape[1:4], logits.shape[1:4], strict=True)]
+        coarse = (slice(None), *[slice(factor // 2, None, factor) for factor in factors])
         target = label[coarse]
         known = None if ignored is None else (ignored[coarse] == 0).astype(logits.dtype)[..., None]
         form = {"squared": dice_squared, "smooth": dice_smooth, "of_batch": batch_dice}

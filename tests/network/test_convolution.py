@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -157,3 +159,28 @@ def test_pools_agree_gradients_and_ties_included(generator):
 def test_unknown_form():
     with pytest.raises(ConfigError, match="auto, native, folded"):
         convolution.is_folded("fast")
+
+
+@pytest.mark.parametrize("stride", [1, (1, 2, 2), (2, 1, 2)])
+@pytest.mark.parametrize("size", [(1, 3, 3), (3, 1, 3)])
+def test_kernels_and_strides_of_each_axis(generator, size, stride):
+    x = generator.normal(size=(2, 4, 6, 8, 3)).astype(np.float32)
+    kernel = generator.normal(size=(*size, 3, 2)).astype(np.float32)
+    found = [convolution.conv3d(x, kernel, form, stride=stride) for form in ("native", "folded")]
+    every = (stride,) * 3 if stride == 1 else stride
+    expected = np.zeros((2, 4, 6, 8, 2))
+    for sample, one, other in itertools.product(range(2), range(3), range(2)):
+        expected[sample, ..., other] += ndimage.correlate(
+            x[sample, ..., one].astype(float), kernel[..., one, other], mode="constant"
+        )
+    expected = expected[:, :: every[0], :: every[1], :: every[2]]
+    for out in found:
+        np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_transposed_convolution_of_each_axis(generator):
+    x = generator.normal(size=(1, 2, 3, 4, 3)).astype(np.float32)
+    kernel = generator.normal(size=(1, 2, 2, 3, 5)).astype(np.float32)
+    found = np.asarray(convolution.transposed_conv3d(x, kernel))
+    assert found.shape == (1, 2, 6, 8, 5)
+    np.testing.assert_allclose(found[0, 1, 3, 6], x[0, 1, 1, 3] @ kernel[0, 1, 0], rtol=1e-5)

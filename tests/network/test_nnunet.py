@@ -11,11 +11,28 @@ LEVELS, WIDTH, CLASSES = 4, 4, 2
 
 
 BLOCKS = [1, 3, 4, 6]
+CUBES = (((1, 1, 1), *[(2, 2, 2)] * 3), ((3, 3, 3),) * 4)
+# As nnU-Net plans where slices are thick: the depth is halved later, and convolved over later.
+SLICES = (
+    ((1, 1, 1), (1, 2, 2), (2, 2, 2), (2, 1, 2)),
+    ((1, 3, 3), (1, 3, 3), (3, 3, 3), (3, 3, 3)),
+)
 
 
 @pytest.fixture(params=["nnunet", "nnunet_resenc"])
-def theirs(request):
-    """(name, the network in PyTorch), with parameters none of which is 0 or 1."""
+def system(request):
+    return request.param
+
+
+@pytest.fixture(params=[CUBES, SLICES], ids=["cubes", "slices"])
+def topology(request):
+    """Strides and kernels of each level."""
+    return request.param
+
+
+@pytest.fixture
+def theirs(system, topology):
+    """The network in PyTorch, with parameters none of which is 0 or 1."""
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     unet = pytest.importorskip(
         "dynamic_network_architectures.architectures.unet",
@@ -23,12 +40,13 @@ def theirs(request):
     )
     torch.manual_seed(0)
     make, blocks, convs = unet.PlainConvUNet, 2, 2
-    if request.param == "nnunet_resenc":
+    if system == "nnunet_resenc":
         make, blocks, convs = unet.ResidualEncoderUNet, BLOCKS, 1
     widths = [WIDTH * 2**level for level in range(LEVELS)]
-    strides = [1, *[2] * (LEVELS - 1)]
+    strides, kernels = topology
     network = make(
-        2, LEVELS, widths, torch.nn.Conv3d, 3, strides, blocks, CLASSES, convs, conv_bias=True,
+        2, LEVELS, widths, torch.nn.Conv3d, kernels, strides, blocks, CLASSES, convs,
+        conv_bias=True,
         norm_op=torch.nn.InstanceNorm3d, norm_op_kwargs={"eps": 1e-5, "affine": True},
         nonlin=torch.nn.LeakyReLU, nonlin_kwargs={"negative_slope": 0.01, "inplace": True},
         deep_supervision=True,
@@ -36,7 +54,7 @@ def theirs(request):
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    return request.param, network
+    return network
 
 
 def carried(network):
@@ -89,13 +107,13 @@ def carried(network):
     }
 
 
-def test_outputs_are_those_of_nnunets_network(theirs):
+def test_outputs_are_those_of_nnunets_network(theirs, system, topology):
     import torch
 
-    name, theirs = theirs
+    strides, kernels = () if topology is CUBES else topology[0], topology[1]
     config = ModelConfig(
-        name=name, size=16, width=WIDTH, levels=LEVELS, classes=CLASSES, deep_supervision=True,
-        convolution="native",
+        name=system, size=16, strides=strides, kernels=kernels, width=WIDTH, levels=LEVELS,
+        classes=CLASSES, deep_supervision=True, convolution="native",
     )  # fmt: skip
     graphdef, params = systems.create(config, jax.random.key(0))
     weights = carried(theirs)

@@ -280,9 +280,9 @@ def test_a_config_has_its_own_systems_size_however_it_is_made():
 def test_what_a_system_does_not_read_is_named_in_order():
     assert systems.unread_settings("vnet") == [
         *("decoder", "deep_supervision", "encoder_attention", "fusion", "fusion_weights"),
-        *("reading", "weight_scale"),
+        *("kernels", "reading", "strides", "weight_scale"),
     ]
-    assert systems.unread_settings("isa") == ["deep_supervision"]
+    assert systems.unread_settings("isa") == ["deep_supervision", "kernels", "strides"]
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def conv3d(
     kernel: jax.Array,
     form: str = "auto",
     *,
-    stride: int = 1,
+    stride: int | tuple[int, int, int] = 1,
     dilation: int = 1,
     groups: int = 1,
     pads_depth: bool = True,
@@ -44,15 +44,17 @@ def conv3d(
 
     Args:
         x: (B, D, H, W, C); or several maps, whose channels follow each other in the kernel.
-        kernel: (k, k, k, C / groups, O), k odd.
+        kernel: (k, k, k, C / groups, O), k odd; or of a size of its own on each axis.
         form: which of the two equal forms, see `FORMS`.
-        stride, dilation, groups: as in PyTorch's Conv3d, the same on every axis.
+        stride, dilation, groups: as in PyTorch's Conv3d; the dilation is the same on every axis.
         pads_depth: False where the padding of D is there already, as planes of another device.
 
     Returns:
         (B, D, H, W, O), each axis divided by the stride (rounded up).
     """
     maps = x if isinstance(x, (list, tuple)) else (x,)
+    if not isinstance(stride, int) and len(set(stride)) == 1:
+        stride = stride[0]
     options = {"stride": stride, "dilation": dilation, "groups": groups}
     if pads_depth:
         return _of(form).conv3d(maps, kernel, **options)
@@ -75,19 +77,21 @@ def strided_conv3d(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def transposed_conv3d(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Transposed convolution 2x2x2 with stride 2, as one matrix product.
+    """Transposed convolution whose stride is its kernel's size, as one matrix product.
 
     Args:
         x: (B, D, H, W, C).
-        kernel: (2, 2, 2, C, O); voxel (2d + i, 2h + j, 2w + k) is x[d, h, w] @ kernel[i, j, k].
+        kernel: (s, t, u, C, O), as 2x2x2; voxel (sd + i, th + j, uw + k) is
+            x[d, h, w] @ kernel[i, j, k].
 
     Returns:
-        (B, 2D, 2H, 2W, O).
+        (B, sD, tH, uW, O).
     """
     out = x @ kernel.transpose(3, 0, 1, 2, 4).reshape(x.shape[-1], -1)
     b, d, h, w, _ = x.shape
-    voxels = out.reshape(b, d, h, w, 2, 2, 2, -1).transpose(0, 1, 4, 2, 5, 3, 6, 7)
-    return voxels.reshape(b, 2 * d, 2 * h, 2 * w, -1)
+    s, t, u = kernel.shape[:3]
+    voxels = out.reshape(b, d, h, w, s, t, u, -1).transpose(0, 1, 4, 2, 5, 3, 6, 7)
+    return voxels.reshape(b, s * d, t * h, u * w, -1)
 
 
 def max_pool(x: jax.Array) -> jax.Array:

@@ -26,8 +26,8 @@ _MUCH_WORK_OF_FEW = 1_700_000  # columns: 3^3 with 256 channels
 def conv3d(maps, kernel, *, stride, dilation, groups) -> jax.Array:
     """See `isanet_jax.network.convolution.conv3d`."""
     x = maps[0] if len(maps) == 1 else jnp.concatenate(maps, -1)
-    size = kernel.shape[0]
-    if size == 1 and groups == 1:
+    size, is_cube = kernel.shape[0], len(set(kernel.shape[:3])) == 1 and isinstance(stride, int)
+    if is_cube and size == 1 and groups == 1:
         return product(x[:, ::stride, ::stride, ::stride], kernel[0, 0, 0])
     if groups > 1:
         parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
@@ -35,7 +35,7 @@ def conv3d(maps, kernel, *, stride, dilation, groups) -> jax.Array:
         return jnp.concatenate(outputs, -1)
     work = math.prod(x.shape[1:]) * kernel.shape[-1]
     few = x.shape[2] * x.shape[3] <= _FEW_VOXELS
-    if stride == dilation == 1 and work >= (_MUCH_WORK_OF_FEW if few else _MUCH_WORK):
+    if is_cube and stride == dilation == 1 and work >= (_MUCH_WORK_OF_FEW if few else _MUCH_WORK):
         if few:
             return _conv_by_columns(x, kernel)
         outputs = next((m for m in (4, 2) if x.shape[1] % m == 0), None)
@@ -47,20 +47,20 @@ def conv3d(maps, kernel, *, stride, dilation, groups) -> jax.Array:
 
 def _conv_by_slices(x, kernel, stride, dilation):
     """The depth taps become input channels of one 2D convolution over all (sample, slice) pairs."""
-    size = kernel.shape[0]
-    before = size // 2 * dilation
-    padding = (before, before)
+    sizes = kernel.shape[:3]
+    padding = [(size // 2 * dilation, size // 2 * dilation) for size in sizes]
+    of_depth, *in_slice = (stride,) * 3 if isinstance(stride, int) else stride
     batch, depth, height, width, channels = x.shape
-    padded = jnp.pad(x, ((0, 0), padding, (0, 0), (0, 0), (0, 0)))
-    starts = range(0, size * dilation, dilation)
-    taps = jnp.concatenate([padded[:, t : t + depth : stride] for t in starts], axis=-1)
-    flat_kernel = kernel.transpose(1, 2, 0, 3, 4).reshape(size, size, size * channels, -1)
+    padded = jnp.pad(x, ((0, 0), padding[0], (0, 0), (0, 0), (0, 0)))
+    starts = range(0, sizes[0] * dilation, dilation)
+    taps = jnp.concatenate([padded[:, t : t + depth : of_depth] for t in starts], axis=-1)
+    flat_kernel = kernel.transpose(1, 2, 0, 3, 4).reshape(*sizes[1:], sizes[0] * channels, -1)
     slices = taps.shape[1]
     out = lax.conv_general_dilated(
-        taps.reshape(batch * slices, height, width, size * channels),
+        taps.reshape(batch * slices, height, width, sizes[0] * channels),
         flat_kernel,
-        (stride, stride),
-        (padding, padding),
+        in_slice,
+        padding[1:],
         rhs_dilation=(dilation, dilation),
         dimension_numbers=_DIMENSIONS_2D,
     )

@@ -72,7 +72,7 @@ product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _product_backward)
 
 
 def _conv3d(x, kernel, stride, dilation, groups, *, pads_depth):
-    if kernel.shape[0] == stride == groups == 1:
+    if kernel.shape[:3] == (1, 1, 1) and stride == groups == 1:
         return product(x, kernel[0, 0, 0])
     if dilation > 1 and stride == 1 and pads_depth:
         return _dilated(x, kernel, dilation, groups)
@@ -112,13 +112,14 @@ def _every(x, step):
 
 
 def _plain(x, kernel, stride, dilation, groups, *, pads_depth=True):
-    before = kernel.shape[0] // 2 * dilation
-    of_depth = before if pads_depth else 0
+    before = [size // 2 * dilation for size in kernel.shape[:3]]
+    if not pads_depth:
+        before[0] = 0
     return lax.conv_general_dilated(
         x,
         kernel,
-        (stride,) * 3,
-        ((of_depth, of_depth), (before, before), (before, before)),
+        (stride,) * 3 if isinstance(stride, int) else stride,
+        [(n, n) for n in before],
         rhs_dilation=(dilation,) * 3,
         dimension_numbers=_DIMENSIONS_3D,
         feature_group_count=groups,

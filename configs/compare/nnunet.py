@@ -1,0 +1,33 @@
+"""ISA-Net with the paper's recipe and `strong`, as benchmarks/nnunet.py sets them beside nnU-Net.
+
+    python -m benchmarks.nnunet --source DIR --cases cases/sts48 --workdir runs/nnunet --smoke
+
+48^3 over the whole field, nested folds, and the same processor time for each training.
+"""
+
+import copy
+
+from isanet_jax.configs.compare.comparison import LABELS, add_method, comparison
+from ml_collections import ConfigDict
+
+from isanet_jax.configs import strong
+
+SIZE = 48
+CPU_MINUTES = 20.0
+WIDTH = 8  # of ISA-Net: of its 16, 290 steps would be all that 20 minutes of two cores hold
+
+
+def get_config(options: str = "sts") -> ConfigDict:
+    """The two recipes."""
+    config = comparison("Ours beside nnU-Net, the same processor time", options)
+    if config.dataset != "sts" or config.size != "full":
+        raise ValueError(f"options {options!r}; it is for sts, in its one size")
+    config.size = f"{SIZE}³"
+    config.cpu_minutes = CPU_MINUTES
+    config.base.data.cases = f"cases/sts{SIZE}"
+    config.base.data.size = SIZE
+    config.base.selection = "nested"
+    add_method(config, "isa", LABELS["isa"], {"model": {"width": WIDTH}})
+    add_method(config, "strong", "strong", copy.deepcopy(strong.RECIPE))
+    config.reference = "strong"
+    return config

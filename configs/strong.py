@@ -1,0 +1,33 @@
+"""The recipe that this project recommends, as docs/benchmarks/search.md found it.
+
+    python prepare.py sts --source DIR --output cases/sts144
+    python train.py --config configs/strong.py:sts --workdir runs/s0 --config.fold=0
+    python eval.py --workdir runs/s0
+
+For any network (--config.model.name=isa) and dataset, see configs/recipe.py.
+"""
+
+from isanet_jax.configs.own.nnunet import SHARED
+from isanet_jax.configs.recipe import with_recipe
+
+RECIPE = {
+    "model": {"name": "nnunet", "width": 16, "deep_supervision": True},
+    "loss": {"name": "dice_ce", "batch_dice": True},
+    "augment": SHARED["augment"] | {"misalignment_probability": 0.3, "rotation_of_all_axes": False},
+    "optimizer": {
+        "name": "adamw",
+        "schedule": "cosine",
+        "peak_learning_rate": 2e-3,
+        "weight_decay": 1e-2,
+        "clip_norm": 12.0,
+        "warmup_epochs": 1,
+        "average": 0.99,
+    },
+    "train": {"batch": 2},
+    "predict": {"mirror": True},
+}
+
+
+def get_config(dataset: str = ""):
+    """The settings of a dataset with this recipe."""
+    return with_recipe(RECIPE, dataset)

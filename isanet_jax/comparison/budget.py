@@ -1,0 +1,185 @@
+"""The same processor time for every method: how many epochs of each fit into it.
+
+What a method's start, step and validation cost is measured once for each method of a comparison, in
+a process of its own (`python -m isanet_jax.comparison.budget`), and kept in the method's folder:
+so a comparison that is resumed trains what it began with.
+"""
+
+import copy
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from isanet_jax import runtime
+from isanet_jax.comparison.grid import Cell, make_cells
+from isanet_jax.comparison.resources import divide_resources
+from isanet_jax.comparison.runner import module_command, module_environment, reason_of
+from isanet_jax.errors import ConfigError
+from isanet_jax.files import write_json
+from isanet_jax.locks import only_here
+
+COST = "cost.json"  # in a method's folder
+VALIDATIONS = 5  # of a training, over its epochs
+_WARM_STEPS, _STEPS = 2, 6
+
+
+def within_budget(comparison: dict, workdir: Path, *, jobs: int = 0) -> dict:
+    """The comparison, with as many epochs for each method as its `cpu_minutes` allow.
+
+    Args:
+        comparison: see configs/compare/comparison.py; without `cpu_minutes` it is returned as it
+            is.
+        workdir: of the comparison; gets METHOD/cost.json where there is none.
+        jobs: as of `isanet_jax.comparison.runner.run_cells`: a method's cost is measured on what
+            one of its cells gets.
+
+    Raises:
+        ConfigError: a method of which not one epoch fits, or whose measuring failed.
+    """
+    minutes = comparison.get("cpu_minutes", 0)
+    if not minutes:
+        return comparison
+    resources = divide_resources(jobs)[0]
+    if resources.gpu is not None:
+        raise ConfigError(
+            "cpu_minutes compares trainings on the processor, and there is a GPU; leave it away, "
+            "or hide the GPU with JAX_PLATFORMS=cpu"
+        )
+    comparison = copy.deepcopy(comparison)
+    of_method = {}
+    for cell in make_cells(comparison, workdir):
+        of_method.setdefault(cell.method, cell)
+    for name in comparison["order"]:
+        if "masks" in comparison["methods"][name]:
+            continue
+        cost = _cost(of_method[name], Path(workdir) / name, resources)
+        settings = comparison["methods"][name]["settings"]
+        epochs = epochs_within(cost, minutes)
+        if epochs < 1:
+            raise ConfigError(
+                f"cpu_minutes is {minutes:g}, and the method {name} needs {cost['start_s']:.0f} s "
+                f"to start and {cost['epoch_s']:.0f} s for an epoch of the processor's time; allow "
+                "more, or make the method smaller"
+            )
+        every = math.ceil(epochs / VALIDATIONS)
+        settings["train"] = settings.get("train", {}) | {
+            "epochs": epochs,
+            "validate_every": every,
+        }
+        config = of_method[name].config["optimizer"]
+        if config["schedule"] == "restart" and config["restart_epochs"] > epochs:
+            optimizer = settings.get("optimizer", {})
+            settings["optimizer"] = optimizer | {"restart_epochs": epochs}
+    return comparison
+
+
+def epochs_within(cost: dict[str, float], cpu_minutes: float) -> int:
+    """Whole epochs that fit, with the start and the validations.
+
+    Args:
+        cost: seconds of the processor's time, see `measure`.
+        cpu_minutes: user and system time of a training.
+    """
+    left = cpu_minutes * 60 - cost["start_s"] - VALIDATIONS * cost["validation_s"]
+    return max(int(left / cost["epoch_s"]), 0)
+
+
+def _cost(cell: Cell, folder: Path, resources) -> dict[str, float]:
+    """What is known of a method, or else is measured now."""
+    path = folder / COST
+    with only_here(folder, "cost", "measures there", wait=True):
+        if not path.exists():
+            print(f"{cell.method}: measuring what a training costs ...", flush=True)
+            job = {"config": cell.config, "cores": resources.cores, "output": str(path)}
+            log = folder / "cost.log"
+            with open(log, "wb") as file:
+                status = subprocess.run(  # noqa: S603 - our own module
+                    module_command(__name__),
+                    input=json.dumps(job).encode(),
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                    check=False,
+                    # What is compiled counts, whoever has compiled it before.
+                    env=module_environment() | {"JAX_ENABLE_COMPILATION_CACHE": "false"},
+                ).returncode
+            if status != 0:
+                raise ConfigError(
+                    f"what the method {cell.method} costs could not be measured: "
+                    f"{reason_of(log, status)}"
+                )
+    cost = json.loads(path.read_text(encoding="utf-8"))
+    print(
+        f"{cell.method}: {cost['start_s']:.0f} s to start, {cost['epoch_s']:.1f} s an epoch, "
+        f"{cost['validation_s']:.1f} s a validation, of the processor's time",
+        flush=True,
+    )
+    return cost
+
+
+def measure(config: dict) -> dict[str, float]:
+    """The processor's time that a training of this config takes, seconds of user and system.
+
+    Args:
+        config: of a run, see configs/hecktor.py.
+
+    Returns:
+        start_s, from the process's start to the first step, with compiling (what has been compiled
+        before and is kept costs less); epoch_s, with the reading of cases; validation_s.
+    """
+    import jax
+
+    from isanet_jax.distributed.mesh import batch_part, make_mesh, place_batch
+    from isanet_jax.pipeline.dataset import training_data
+    from isanet_jax.training.run import build_run, compile_step, load_cohort
+    from isanet_jax.training.validate import validate
+
+    mesh = make_mesh(config["mesh"]["data"], config["mesh"]["space"])
+    cohort = load_cohort(config)
+    run, state = build_run(config, cohort, mesh)
+    step = compile_step(run, state)
+    validation_s = 0.0
+    if run.parts.selection:
+        validate(run, state.params, 0)  # compiles
+        before = time.process_time()
+        validate(run, state.params, 0)
+        validation_s = time.process_time() - before
+    start_s = time.process_time() - 2 * validation_s
+    data = training_data(
+        cohort,
+        run.parts.train,
+        run.inputs,
+        batch=config["train"]["batch"],
+        seed=config["seed"],
+        augment=config["augment"],
+        part=batch_part(mesh),
+    )
+    batches = iter(data)
+    for number in range(_WARM_STEPS + _STEPS):
+        if number == _WARM_STEPS:
+            jax.block_until_ready(state)
+            begin = time.process_time()
+        state, _ = step(state, place_batch(next(batches), mesh))
+    jax.block_until_ready(state)
+    step_s = (time.process_time() - begin) / _STEPS
+    batches.close()
+    return {
+        "start_s": start_s,
+        "epoch_s": step_s * run.steps_per_epoch,
+        "validation_s": validation_s,
+    }
+
+
+def main():
+    """Measures the job on standard input."""
+    job = json.load(sys.stdin)
+    if job["cores"]:
+        os.sched_setaffinity(0, job["cores"])  # before JAX makes its threads
+    write_json(Path(job["output"]), measure(job["config"]))
+
+
+if __name__ == "__main__":
+    runtime.run(main)

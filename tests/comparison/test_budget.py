@@ -1,0 +1,71 @@
+"""The same processor time for all methods of a comparison."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+
+from isanet_jax.comparison import budget
+from isanet_jax.comparison.grid import make_cells
+from isanet_jax.errors import ConfigError
+from isanet_jax.files import write_json
+from isanet_jax.training.config import plain_config
+from tests.conftest import small_config
+
+COST = {"start_s": 10.0, "epoch_s": 10.0, "validation_s": 1.0}
+
+
+@pytest.fixture
+def comparison(cohort_folder):
+    base = plain_config(small_config(cohort_folder))
+    methods = {
+        name: {"label": name, "settings": {"model": {"width": width}}, "published": {}}
+        for name, width in (("narrow", 2), ("wide", 4))
+    }
+    return {
+        "base": base, "methods": methods, "order": ["narrow", "wide"], "reference": "wide",
+        "thresholds": True, "folds": (0, 1), "seeds": (0,), "cpu_minutes": 1.0,
+    }  # fmt: skip
+
+
+def test_what_fits_is_trained(comparison, tmp_path, capsys):
+    write_json(tmp_path / "narrow" / "cost.json", COST)
+    write_json(tmp_path / "wide" / "cost.json", COST | {"epoch_s": 3.0})
+    before = copy.deepcopy(comparison)
+    found = budget.within_budget(comparison, tmp_path)
+    assert comparison == before  # it is another's
+    trained = {cell.method: cell.config for cell in make_cells(found, tmp_path)}
+    # (60 - 10 - 5 x 1) s over 10 and over 3
+    assert trained["narrow"]["train"]["epochs"] == 4
+    assert trained["wide"]["train"]["epochs"] == 15
+    assert trained["wide"]["train"]["validate_every"] == 3
+    assert trained["narrow"]["optimizer"]["restart_epochs"] <= 4
+    assert "narrow: 10 s to start, 10.0 s an epoch" in capsys.readouterr().out
+    assert (
+        budget.within_budget(comparison | {"cpu_minutes": 0}, tmp_path)["methods"]
+        == before["methods"]
+    )
+
+
+def test_too_little_time_is_said_with_what_an_epoch_takes(comparison, tmp_path):
+    write_json(tmp_path / "narrow" / "cost.json", COST)
+    with pytest.raises(
+        ConfigError, match="method narrow needs 10 s to start and 10 s for an epoch"
+    ):
+        budget.within_budget(comparison | {"cpu_minutes": 0.3}, tmp_path)
+
+
+def test_what_cannot_be_measured_is_told_with_its_reason(comparison, tmp_path, monkeypatch):
+    comparison["base"]["data"]["cases"] = str(tmp_path / "absent")
+    with pytest.raises(ConfigError, match="narrow costs could not be measured: .*no such folder"):
+        budget.within_budget(comparison, tmp_path / "w")
+    assert "no such folder" in (tmp_path / "w" / "narrow" / "cost.log").read_text()
+
+
+def test_a_cost_is_of_the_processor(comparison):
+    config = make_cells(comparison, Path("w"))[0].config
+    cost = budget.measure(config)
+    assert cost.keys() == COST.keys()
+    assert all(value > 0 for value in cost.values())
+    json.dumps(cost)
