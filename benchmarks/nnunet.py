@@ -7,7 +7,7 @@
 into WORKDIR/environment (--python: one that has it). Everything that is done stays: the same
 command goes on where it was stopped, fold by fold.
 
-Every training has the same processor time (user and system, two threads), without the preparation
+Every training has the same processor time (user and system), without the preparation
 of the cases and the prediction: of ours, compiling counts. nnU-Net trains on the training cases of
 each nested fold; its learning rate falls over the time that it has (benchmarks/nnunet_worker.py).
 It gets the scans with the PET on the CT's grid, and a target spacing (--spacing-mm, 0: its own
@@ -29,8 +29,8 @@ import numpy as np
 
 VERSION = "2.8.1"
 DATASET, NUMBER = "Dataset900_Benchmark", 900
+THEIRS = "nnU-Net"  # its name among the methods
 ROOT = Path(__file__).resolve().parent.parent
-_THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "2")
 _METRICS = ("dsc", "hd95", "lesion_f1")
 
 
@@ -120,7 +120,7 @@ def worker(python: Path, workdir: Path, *arguments) -> None:
     kinds = ("raw", "preprocessed", "results")
     folders = {f"nnUNet_{kind}": str(workdir / "nnunet" / kind) for kind in kinds}
     own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment = own | folders | _THREADS | {"nnUNet_n_proc_DA": "2", "nnUNet_compile": "f"}
+    environment = own | folders | {"nnUNet_n_proc_DA": "2", "nnUNet_compile": "f"}
     log = workdir / "nnunet" / "log.txt"
     command = [str(python), str(ROOT / "benchmarks" / "nnunet_worker.py"), *map(str, arguments)]
     with open(log, "ab") as file:
@@ -133,15 +133,17 @@ def compare(args, minutes: float, masks: Path, workdir: Path) -> None:
     """Trains ours within the same time, and scores all."""
     command = [
         *(sys.executable, str(ROOT / "compare.py")),
-        *("--config", str(ROOT / "configs" / "compare" / "nnunet.py"), "--workdir", str(workdir)),
+        *("--config", args.config, "--workdir", str(workdir), "--jobs", str(args.jobs)),
         f"--config.base.data.cases={args.cases}",
-        f"--config.external=('nnunet={masks}',)",
+        f"--config.external=('{THEIRS}={masks}',)",
         f"--config.folds={tuple(args.folds)}",
-        f"--config.order={tuple(args.order)}",
-        f"--config.reference={args.order[-1]}",
         f"--config.cpu_minutes={minutes}",
     ]
-    subprocess.run(command, check=True, env=os.environ | {"JAX_PLATFORMS": "cpu"} | _THREADS)
+    if args.order:
+        command += [f"--config.order={tuple(args.order)}", f"--config.reference={args.order[-1]}"]
+    ended = subprocess.run(command, check=False, env=os.environ | {"JAX_PLATFORMS": "cpu"})
+    if ended.returncode:
+        sys.exit("the comparison failed, see above; the same command goes on from there")
 
 
 def summarise(args) -> str:
@@ -179,7 +181,7 @@ def summarise(args) -> str:
 
 def _spent(args, folder, method, minutes):
     """CPU minutes of a training, the mean over the folds."""
-    where = masks_of(args, minutes) if method == "nnunet" else folder / method
+    where = masks_of(args, minutes) if method == THEIRS else folder / method
     found = [json.loads(p.read_text())["cpu_minutes"] for p in where.glob("*/training.json")]
     return f"{statistics.mean(found):.1f}" if found else "–"
 
@@ -213,7 +215,11 @@ def main():
     parser.add_argument("--python", type=Path, help="that has nnunetv2 already")
     parser.add_argument("--folds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--minutes", type=float, nargs="+", default=[5.0, 20.0, 60.0])
-    parser.add_argument("--order", nargs="+", default=["isa", "strong"], help="our methods")
+    parser.add_argument(
+        "--config", default=str(ROOT / "configs" / "compare" / "nnunet.py"), help="our methods"
+    )
+    parser.add_argument("--order", nargs="+", help="those of them that are run")
+    parser.add_argument("--jobs", type=int, default=1, help="of ours at a time, sharing the cores")
     parser.add_argument(
         "--spacing-mm", type=float, default=4.0, help="nnU-Net's target; 0: its own"
     )

@@ -2,9 +2,14 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import numpy as np
+
+from isanet_jax.volume import read_volume
 
 ROOT = Path(__file__).parents[1]
 PARTS = (
@@ -55,3 +60,64 @@ def test_what_the_time_does_not_suffice_for_is_said(tmp_path):
     gpu.main(["--toy", "--minutes", "0", "--output", str(tmp_path), "--parts", "device,augment"])
     found = json.loads((tmp_path / "gpu.json").read_text())
     assert {each["error"] for each in found.values()} == {"no time left"}
+
+
+def test_nnunet_beside_ours_scores_both_and_goes_on_where_it_was(
+    cohort, tmp_path, monkeypatch, capsys
+):
+    """All but nnU-Net itself, in whose place the reference masks are predicted."""
+    from benchmarks import nnunet
+    from isanet_jax.files import write_json
+    from tests.cli.test_compare import CONFIG
+    from tests.conftest import small_config
+
+    base = small_config(cohort.folder)
+    base["model"] |= {"name": "unet", "levels": 2}
+    base["selection"] = "nested"
+    (tmp_path / "small.py").write_text(CONFIG.format(base=json.dumps(base), absent="absent"))
+    cost = {"start_s": 5.0, "epoch_s": 40.0, "validation_s": 1.0}  # one epoch in a minute
+    write_json(tmp_path / "w" / "1min" / "some" / "cost.json", cost)
+    calls = []
+
+    def stand_in(python, workdir, what, number, *options):
+        raw = workdir / "nnunet" / "raw" / nnunet.DATASET
+        planned = workdir / "nnunet" / "preprocessed" / nnunet.DATASET
+        calls.append(what)
+        if what == "prepare":
+            (planned / "nnUNetPlans.json").touch()
+            return
+        output = options[options.index("--output") + 1]
+        output.mkdir(parents=True)
+        splits = json.loads((planned / "splits_final.json").read_text())
+        for case in splits[0]["test"]:
+            shutil.copy(raw / "labelsTr" / f"{case}.nii.gz", output)
+        (output / "training.json").write_text(json.dumps({"cpu_minutes": 1.1}))
+
+    monkeypatch.setattr(nnunet, "worker", stand_in)
+    arguments = [
+        *("nnunet", "--source", cohort.folder / "scans" / "cases.csv", "--cases", cohort.folder, "--python", "python"),
+        *("--workdir", tmp_path / "w", "--minutes", "1", "--folds", "0", "--order", "some"),
+        *("--config", tmp_path / "small.py"),
+    ]
+    monkeypatch.setattr(sys, "argv", list(map(str, arguments)))
+    nnunet.main()
+    assert calls == ["prepare", "train"]
+    out = capsys.readouterr().out
+    count = sum(fold == 0 for fold in cohort.fold_of.values())
+    # The reference on its own grid is itself.
+    assert f"| 1 | nnU-Net | {count} | 1.0000 | 1.0000 | 0.0 | 1.000 | 0 | 1.1 |" in out
+    assert f"| 1 | some | {count} | " in out
+    raw = tmp_path / "w" / "nnunet" / "raw" / nnunet.DATASET
+    description = json.loads((raw / "dataset.json").read_text())
+    assert description["channel_names"] == {"0": "CT", "1": "pet"}
+    assert description["labels"] == {"background": 0, "tumour": 1}
+    first = sorted(cohort.cases)[0]
+    ct, pet, label = (
+        read_volume(raw / folder / f"{first}{end}.nii.gz")
+        for folder, end in (("imagesTr", "_0000"), ("imagesTr", "_0001"), ("labelsTr", ""))
+    )
+    assert ct.data.shape == pet.data.shape == label.data.shape
+    assert pet.data.max() > 1
+    assert set(np.unique(label.data)) == {0, 1}
+    nnunet.main()
+    assert calls == ["prepare", "train"]

@@ -47,6 +47,8 @@ def test_every_comparison_has_settings_that_work(path, options):
     methods = len(config["order"]) * len(config["seeds"]) + config["thresholds"]
     assert len(cells) == methods * len(config["folds"])
     assert len({cell.folder for cell in cells}) == len(cells)
+    if path.stem == "everything":
+        assert {cell.config["selection"] for cell in cells} == {"nested"}
     if path.stem not in ("fits", *OF_ONE_SIZE):
         size = 32 if "smoke" in options else 144
         assert all(cell.config["data"]["size"] == size for cell in cells)
