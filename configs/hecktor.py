@@ -92,7 +92,8 @@ def get_config() -> ConfigDict:
     )
     config.model.reading = "code"  # of the paper's authors, or its text: docs/decisions.md
     config.model.fusion = "matmul"  # isa, Eq. 5: matmul, matmul_scaled or product
-    config.model.weight_scale = "sum"  # isa: its weights sum to 1, or mean: their mean is 1
+    # isa: its weights sum to 1, or mean: their mean is 1, or sigmoid: each is a gate of its own.
+    config.model.weight_scale = "sum"
     config.model.modalities = ()  # the images that the network sees; (): all of data.images
     config.model.fusion_weights = (1.0, 1.0)  # two-branch networks: of each image in the decoder
     config.model.decoder = "dual"  # two-branch networks: as in the paper, or shared by all

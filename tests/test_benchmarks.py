@@ -95,7 +95,15 @@ def test_nnunet_beside_ours_scores_both_and_goes_on_where_it_was(
 
     monkeypatch.setattr(nnunet, "worker", stand_in)
     arguments = [
-        *("nnunet", "--source", cohort.folder / "scans" / "cases.csv", "--cases", cohort.folder, "--python", "python"),
+        *(
+            "nnunet",
+            "--source",
+            cohort.folder / "scans" / "cases.csv",
+            "--cases",
+            cohort.folder,
+            "--python",
+            "python",
+        ),
         *("--workdir", tmp_path / "w", "--minutes", "1", "--folds", "0", "--order", "some"),
         *("--config", tmp_path / "small.py"),
     ]

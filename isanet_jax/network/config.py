@@ -12,7 +12,7 @@ from isanet_jax.network.convolution import FORMS
 CHOICES = {
     "reading": ("code", "text"),
     "fusion": ("matmul", "matmul_scaled", "product"),
-    "weight_scale": ("sum", "mean"),
+    "weight_scale": ("sum", "mean", "sigmoid"),
     "decoder": ("dual", "shared"),
     "dtype": ("float32", "bfloat16", "float64"),
     "convolution": FORMS,
@@ -45,7 +45,7 @@ class ModelConfig:
         fusion: how ISA joins query and key (Eq. 5): per-slice matrix product as printed, the
             same over sqrt(W), or element-wise.
         weight_scale: `sum`: ISA's weights sum to 1 over the volume as printed; `mean`: their mean
-            is 1.
+            is 1; `sigmoid`, not of the paper: each is a gate of its own.
         modalities: those of the images that the network sees, in their order; (): all.
         fusion_weights: of each image, the factor of the parts that the decoder concatenates
             (Fig. 6); ones for two images are ones for any number.

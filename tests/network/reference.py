@@ -74,6 +74,8 @@ def isa(x, p, fusion, scale, reading):
             u /= np.sqrt(x.shape[2])
     weight = np.exp(u - u.max((0, 1, 2)))
     weight /= weight.sum((0, 1, 2))
+    if scale == "sigmoid":
+        weight = sigmoid(u)
     if scale == "mean":
         weight *= x.shape[0] * x.shape[1] * x.shape[2]
     joined = np.concatenate([weight * v, x], -1)

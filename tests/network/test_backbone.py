@@ -70,6 +70,7 @@ def test_parameter_counts_of_isa(channels, count):
     [
         {"levels": 4},
         {"fusion": "matmul_scaled", "weight_scale": "mean"},
+        {"fusion": "product", "weight_scale": "sigmoid"},
         {"fusion": "product", "weight_scale": "mean", "fusion_weights": (0.5, 2.0)},
         {"name": "unet", "modalities": ("pet",)},
         {"encoder_attention": False, "modalities": ("ct",)},

@@ -54,7 +54,8 @@ class ISA(nnx.Module):
     """Improved spatial attention (Eqs. 4-8); the output has the input's shape.
 
     `weight_scale` "sum" lets the weights of a channel sum to 1 over the volume (as printed),
-    "mean" multiplies them by the number of voxels.
+    "mean" multiplies them by the number of voxels. "sigmoid" is not of the paper: each weight is
+    the logistic function of its own U, between one half and 1.
     """
 
     def __init__(self, channels, config: ModelConfig, *, rngs):
@@ -81,7 +82,8 @@ class ISA(nnx.Module):
 
     def _weight(self, fused, value, x):
         # float32 whatever the compute dtype: a sum over millions of voxels.
-        weight = softmax_over_volume(fused)
+        is_gate = self.config.weight_scale == "sigmoid"
+        weight = jax.nn.sigmoid(fused) if is_gate else softmax_over_volume(fused)
         if self.config.weight_scale == "mean":
             weight = weight * (parts_of(value) * math.prod(value.shape[1:4]))
         return self.output([weight.astype(x.dtype) * self.value.norm(value), x])
