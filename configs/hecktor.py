@@ -43,6 +43,9 @@ def get_config() -> ConfigDict:
     # HU that the network sees: wide, [-1024, 1024] as in the paper; soft, [-160, 240]; cohort,
     # those of the training cases' tumours, standardised (nnU-Net).
     config.data.ct_window = "wide"
+    # PET that the network sees: case, standardised by its case's mean and deviation (Eq. 17); suv,
+    # SUV over 5, the same for all.
+    config.data.pet_scale = "case"
     # Voxels per axis of the patches that are trained on; or D, H, W; 0: whole volumes.
     config.data.patch = _any(0)
 

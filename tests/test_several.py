@@ -75,7 +75,7 @@ def config(cases):
     config.data.images, config.data.classes = IMAGES, ("whole", "hot")
     config.data.fit, config.data.spacing_mm = "whole", (12.0, 12.0, 14.0)
     config.data.patch = (4, 8, 8)
-    config.data.ct_window = "cohort"
+    config.data.ct_window, config.data.pet_scale = "cohort", "suv"
     config.model.width, config.model.levels = 2, 2
     config.selection = "paper"
     config.train.epochs, config.train.steps_per_epoch, config.train.validate_every = 2, 3, 1

@@ -16,6 +16,9 @@ from isanet_jax.errors import ConfigError
 from isanet_jax.kinds import KINDS, WIDE, CtWindow
 from isanet_jax.pipeline import intensity
 
+PET_SCALES = ("case", "suv")
+_SUV = 5.0  # of a PET of a fixed scale, becomes 1: about where tumours begin to stand out
+
 # Bounds the memory: at 144^3 an element of the pipeline holds 36 MB.
 _READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
 
@@ -31,6 +34,7 @@ class Inputs(NamedTuple):
         is_patch: whether it is part of a case.
         has_ignored: whether there are voxels that losses leave out.
         ct_window: how HU become the network's input.
+        pet_scale: how SUV do, of `PET_SCALES`.
         is_misaligned: whether images may be moved against the first.
         has_intensity: whether intensities are augmented, see `isanet_jax.pipeline.intensity`.
     """
@@ -42,8 +46,14 @@ class Inputs(NamedTuple):
     is_patch: bool = False
     has_ignored: bool = False
     ct_window: CtWindow = WIDE
+    pet_scale: str = "case"
     is_misaligned: bool = False
     has_intensity: bool = False
+
+    @property
+    def of_volume(self) -> bool:
+        """Whether the device standardises the PET, by the volume that it is given."""
+        return not self.is_patch and self.pet_scale == "case"
 
 
 def read_shape(patch, augment: Mapping, spacings, largest) -> tuple[int, int, int]:
@@ -216,6 +226,18 @@ class _Element(NamedTuple):
     centre: np.ndarray
 
 
+def statistics_of(case, kinds: Mapping[str, str], pet_scale: str) -> dict:
+    """What the images of a case are standardised by: name -> mean and standard deviation.
+
+    Args:
+        case: `isanet_jax.cases.case.Case`.
+        kinds: name -> kind.
+        pet_scale: `case`, by its own; `suv`, every PET alike.
+    """
+    fixed = {name for name, kind in kinds.items() if kind == "pet" and pet_scale == "suv"}
+    return {name: (0.0, _SUV) if name in fixed else case.statistics[name] for name in kinds}
+
+
 def _scale(kind, statistics, of_volume):
     """(subtracted, factor) that the host standardises an image by; None: the device does it."""
     if kind == "ct" or (kind == "pet" and of_volume):
@@ -269,8 +291,9 @@ def _read_element(stored: StoredCase, inputs: Inputs, start, drawn, centre=None)
     """
     if not inputs.is_patch:
         case, centre = stored.read(), (np.array(inputs.shape, np.float32) - 1) / 2
-        of_volume = {"of_volume": True}
-        images, outside = standardised(case.images, case.statistics, inputs.images, **of_volume)
+        known = statistics_of(case, inputs.images, inputs.pet_scale)
+        of_volume = {"of_volume": inputs.of_volume}
+        images, outside = standardised(case.images, known, inputs.images, **of_volume)
         labels = {name: _halves(mask) for name, mask in case.masks(inputs.classes).items()}
         ignored = case.ignored.view(np.uint8) if inputs.has_ignored else None
         return _Element(images, labels, ignored, outside, centre)
@@ -322,8 +345,9 @@ def _part(case, inputs, centre, box, needed) -> _Element:
         return out
 
     images, outside = {}, {}
+    known = statistics_of(case, inputs.images, inputs.pet_scale)
     for name, kind in inputs.images.items():
-        beyond, scale = np.float32(KINDS[kind].outside), _scale(kind, case.statistics[name], False)
+        beyond, scale = np.float32(KINDS[kind].outside), _scale(kind, known[name], False)
         if scale:
             beyond = (beyond - scale[0]) * scale[1]
         images[name], outside[name] = placed(case.images[name], beyond, np.float32), beyond

@@ -122,7 +122,7 @@ class Plan:
                 mesh,
                 tuple(self.inputs.images.items()),
                 window=None if whole else patch,
-                of_volume=not patch,
+                of_volume=self.inputs.of_volume,
                 mirror=self.config["predict"]["mirror"],
                 options=compiler_options(self.config, mesh),
             )

@@ -27,7 +27,7 @@ from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.kinds import KINDS, WIDE, CtWindow
 from isanet_jax.network import systems
 from isanet_jax.network.whole_volume import over_windows
-from isanet_jax.pipeline.dataset import standardised
+from isanet_jax.pipeline.dataset import standardised, statistics_of
 from isanet_jax.prediction.rules import default_rules, read_rules
 from isanet_jax.prediction.windows import predict_windows
 from isanet_jax.runtime import command
@@ -84,20 +84,22 @@ class Predictor:
             self.devices = math.lcm(self.devices, mesh.shape["data"])
             replicated = NamedSharding(mesh, PartitionSpec())
             kinds, patch = image_kinds(config), patch_of(config)
+            pet_scale = config["data"].get("pet_scale", "case")  # runs from before there were two
+            of_volume = not patch and pet_scale == "case"
             is_whole = config["data"]["fit"] == "whole"
             predict = predict_of(
                 graphdef,
                 mesh,
                 tuple(kinds.items()),
                 window=None if is_whole else patch,
-                of_volume=not patch,
+                of_volume=of_volume,
                 ct_window=CtWindow(*description.get("ct_window", WIDE)),
                 mirror=config["predict"]["mirror"],
                 options=compiler_options(config, mesh),
             )
-            member = _Member(
-                predict, jax.device_put(params, replicated), kinds, not patch, input_shape(config)
-            )
+            params = jax.device_put(params, replicated)
+            shape = input_shape(config)
+            member = _Member(predict, params, kinds, of_volume, pet_scale, shape)
             self._members.append(member)
             self.descriptions.append(description)
             first, this = (
@@ -249,7 +251,8 @@ class _Member(NamedTuple):
         predict: compiled, of `isanet_jax.training.step.make_predict`.
         params: its parameters.
         kinds: of its images, by name, in the order of its channels.
-        of_volume: whether it normalises whole volumes.
+        of_volume: whether it standardises the PET, by the volume that it is given.
+        pet_scale: of `isanet_jax.pipeline.dataset.PET_SCALES`.
         shape: (D, H, W) of its input.
     """
 
@@ -257,12 +260,14 @@ class _Member(NamedTuple):
     params: dict
     kinds: Mapping[str, str]
     of_volume: bool
+    pet_scale: str
     shape: tuple[int, int, int]
 
     def standardised(self, case):
         """A case's images, or windows of them, as this network is given them."""
         images = {name: case.images[name] for name in self.kinds}
-        return standardised(images, case.statistics, self.kinds, of_volume=self.of_volume)[0]
+        known = statistics_of(case, self.kinds, self.pet_scale)
+        return standardised(images, known, self.kinds, of_volume=self.of_volume)[0]
 
     def given(self, cases):
         """Cases of one shape together: name -> (n, D, H, W)."""

@@ -22,7 +22,7 @@ from isanet_jax.kinds import SOFT_TISSUE, WIDE, parse_images
 from isanet_jax.network import systems
 from isanet_jax.network.config import ModelConfig
 from isanet_jax.pipeline import intensity
-from isanet_jax.pipeline.dataset import Inputs, read_shape
+from isanet_jax.pipeline.dataset import PET_SCALES, Inputs, read_shape
 from isanet_jax.runtime import command, config_name
 from isanet_jax.training.losses import LOSSES
 from isanet_jax.training.optimizer import OPTIMIZERS
@@ -207,6 +207,7 @@ def check_config(config: dict) -> None:
         "fold_by": (config["fold_by"], FOLDS_BY),
         "data.fit": (config["data"]["fit"], FITS),
         "data.ct_window": (config["data"]["ct_window"], CT_WINDOWS),
+        "data.pet_scale": (config["data"]["pet_scale"], PET_SCALES),
         "loss.name": (config["loss"]["name"], LOSSES),
         "train.validate_on": (config["train"]["validate_on"], VALIDATIONS),
         "optimizer.name": (config["optimizer"]["name"], OPTIMIZERS),
@@ -417,6 +418,7 @@ def make_inputs(config: dict, cohort: Cohort | None = None, cases=()) -> Inputs:
         bool(patch),
         has_ignored,
         ct_window,
+        config["data"]["pet_scale"],
         is_misaligned=augment["misalignment_probability"] > 0,
         has_intensity=intensity.is_asked(augment),
     )
@@ -499,7 +501,12 @@ def claim_workdir(workdir: Path, config: dict) -> None:
 _LATER = {
     "model": {"remat": "none", "reading": "code", "strides": [], "kernels": []},
     "loss": {"name": "dice_focal", "batch_dice": False},
-    "data": {"images": ["ct", "pet"], "classes": [TUMOUR], "ct_window": "wide"},
+    "data": {
+        "images": ["ct", "pet"],
+        "classes": [TUMOUR],
+        "ct_window": "wide",
+        "pet_scale": "case",
+    },
     "train": {"validate_on": "cases"},
     "optimizer": {"warmup_epochs": 0, "average": 0.0},
 }

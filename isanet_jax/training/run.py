@@ -124,7 +124,7 @@ def build_run(config, cohort, mesh):
         mesh,
         tuple(inputs.images.items()),
         window=None if config["data"]["fit"] == "whole" else patch_of(config),
-        of_volume=not inputs.is_patch,
+        of_volume=inputs.of_volume,
         ct_window=inputs.ct_window,
         options=options,
     )

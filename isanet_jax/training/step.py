@@ -95,7 +95,7 @@ def make_train_step(
         # Rotation reads a whole volume, which every device has, for the part that it keeps.
         augmented = augment(batch, inputs.shape)
         images, labels, ignored = augmented
-        given = {"of_volume": not inputs.is_patch, "ct_window": inputs.ct_window}
+        given = {"of_volume": inputs.of_volume, "ct_window": inputs.ct_window}
         if inputs.has_intensity:  # looks at whole volumes, too
             channels = normalised(images, inputs.images, **given)
             channels = on_each_device(change_intensity, mesh)(channels, batch["intensity"])

@@ -10,7 +10,12 @@ from isanet_jax.distributed.mesh import batch_part, fill_up, local_rows, place_b
 from isanet_jax.errors import IsaNetError
 from isanet_jax.kinds import KINDS
 from isanet_jax.network.whole_volume import over_windows
-from isanet_jax.pipeline.dataset import evaluation_data, standardised, training_data
+from isanet_jax.pipeline.dataset import (
+    evaluation_data,
+    standardised,
+    statistics_of,
+    training_data,
+)
 from isanet_jax.training.run import Run
 
 _PATCHES = 50  # of a validation on patches, as in nnU-Net
@@ -129,7 +134,10 @@ def _count_windows(run, params, cases):
 def _given(run, case):
     """Images as the device is given them, and what they are beyond their fields."""
     return standardised(
-        case.images, case.statistics, run.inputs.images, of_volume=not run.inputs.is_patch
+        case.images,
+        statistics_of(case, run.inputs.images, run.inputs.pet_scale),
+        run.inputs.images,
+        of_volume=run.inputs.of_volume,
     )
 
 

@@ -149,6 +149,25 @@ def test_patches_are_what_the_case_has_there(cohort):
             assert np.isclose(expected, pet, atol=1e-4).all((3, 4, 5)).any()
 
 
+@pytest.mark.parametrize("inputs", [INPUTS, PATCHES._replace(read=PATCHES.shape)])
+def test_a_pet_of_fixed_scale_is_suv_over_five_in_every_case(cohort, inputs):
+    fixed = inputs._replace(pet_scale="suv")
+    assert not fixed.of_volume  # the device leaves it as it comes
+    plain = {name: 0.0 if name.endswith("probability") else v for name, v in AUGMENT.items()}
+    own, alike = (
+        take(data(cohort, batch=1, inputs=one, augment=plain), 4) for one in (inputs, fixed)
+    )
+    names = sorted(cohort.cases)
+    for with_own, with_fixed in zip(own, alike, strict=True):
+        stored = read_case(cohort.path(names[with_own["case"][0]]))
+        suv = with_own["images"]["pet"]
+        if inputs.is_patch:
+            mean, sd = stored.statistics["pet"]
+            suv = suv * np.sqrt(sd**2 + 1e-5) + mean
+        np.testing.assert_allclose(with_fixed["images"]["pet"], suv / 5, rtol=1e-4, atol=1e-4)
+        np.testing.assert_array_equal(with_fixed["images"]["ct"], with_own["images"]["ct"])
+
+
 def test_patches_are_mixed_where_they_lie(cohort):
     """The mean of two patches, each of its own place, and not of what was read around them."""
     one, other = (StoredCase(cohort.path(case)) for case in sorted(cohort.cases)[:2])
