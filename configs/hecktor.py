@@ -26,6 +26,8 @@ def get_config() -> ConfigDict:
     # paper: the checkpoint is chosen on the fold that is reported (optimistic).
     # nested: it is chosen on the next fold, which is then not trained on.
     config.selection = "paper"
+    # Model (isanet bundle) or run whose parameters a new training starts from; "": drawn.
+    config.init = ""
 
     # On GPUs. Channels last is what cuDNN's tensor-core kernels compute in; False: as XLA chooses.
     config.channels_last = True

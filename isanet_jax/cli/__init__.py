@@ -13,6 +13,7 @@ COMMANDS = {
     "eval": ("evaluate", "scores a trained run, or anyone's masks"),
     "predict": ("predict", "predicts tumour masks, as NIfTI or DICOM"),
     "tune": ("tune", "chooses threshold, smallest lesion and so on, on a cross-validation"),
+    "bundle": ("bundle", "makes one file of a trained run, or of an ensemble, to share"),
     "compare": ("compare", "trains and compares methods over folds"),
     "plan": ("plan", "says what a config needs of devices that need not be attached"),
 }

@@ -59,7 +59,8 @@ def main(arguments=None) -> None:
         raise ConfigError("give either --workdir, or --predictions and --references")
     if not args.workdir and not (args.predictions and args.references and args.output):
         raise ConfigError("give --predictions, --references and --output together")
-    if args.workdir and len(args.workdir) > 1 and not args.output:
+    is_model = args.workdir and Path(args.workdir[0]).suffix == ".isanet"
+    if args.workdir and (len(args.workdir) > 1 or is_model) and not args.output:
         raise ConfigError("give --output: the results of an ensemble belong to none of its runs")
     output = Path(args.output) if args.output else Path(args.workdir[0]) / "eval"
     check_folder(output)

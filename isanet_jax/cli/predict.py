@@ -194,6 +194,11 @@ def _check_outputs(args, jobs):
 
 def _images_of(workdir):
     """The images that a run takes, by name, from its config; CT and PET where there is none yet."""
+    if Path(workdir).suffix == ".isanet":
+        from isanet_jax.training.bundle import read_bundle  # imports JAX
+
+        config = read_bundle(workdir).networks[0][0]["config"]
+        return parse_images(",".join(config["data"].get("images", list(PET_CT))))
     try:
         config = json.loads((Path(workdir) / "config.json").read_text(encoding="utf-8"))
         names = config["data"].get("images", list(PET_CT))

@@ -130,7 +130,7 @@ def describe_runs(descriptions: list[dict], reported) -> list[dict]:
             "fold": d["config"]["fold"],
             "seed": d["config"]["seed"],
             "selection": _selection(d["split"], reported),
-            "training_cases": len(d["split"]["train"]),
+            "training_cases": d.get("counts", {}).get("train", len(d["split"]["train"])),
             "best_epoch": d["progress"]["best_epoch"],
             "validation_dsc": d["progress"]["best_dsc"],
             "validated_on": d["config"]["train"].get("validate_on", "cases"),

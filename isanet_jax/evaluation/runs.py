@@ -6,7 +6,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from isanet_jax.classes import Classes
-from isanet_jax.errors import DataError, failure_of
+from isanet_jax.errors import ConfigError, DataError, failure_of
 
 
 def evaluate_runs(
@@ -15,7 +15,7 @@ def evaluate_runs(
     """Scores a run, or several as an ensemble, and writes metrics, pictures and a report.
 
     Args:
-        workdirs: folders of the runs.
+        workdirs: folders of the runs, or models in one file.
         output: folder of the results.
         cases: folder of another cohort of prepared cases; None: the runs' own.
         checkpoint: the `best` one of each run, or the `latest`.
@@ -34,12 +34,17 @@ def evaluate_runs(
     from isanet_jax.files import write_csv
     from isanet_jax.prediction.predictor import Predictor
     from isanet_jax.prediction.rules import write_form
+    from isanet_jax.training.bundle import in_cohort, is_bundle
     from isanet_jax.training.config import check_cohort
     from isanet_jax.training.log import read_log
 
     predictor = Predictor(workdirs, checkpoint=checkpoint, rules=rules)
     descriptions = predictor.descriptions
-    cohort = read_cohort(cases or descriptions[0]["config"]["data"]["cases"])
+    cases = cases or descriptions[0]["config"]["data"]["cases"]
+    if not cases:
+        raise ConfigError(f"{workdirs[0]} has no cases of its own; name prepared ones with --cases")
+    cohort = read_cohort(cases)
+    descriptions = [in_cohort(description, cohort) for description in descriptions]
     check_cohort(descriptions[0]["config"], cohort)
     ids = unseen_cases(cohort, [description["split"] for description in descriptions])
     (output / "overlays").mkdir(parents=True, exist_ok=True)
@@ -61,7 +66,8 @@ def evaluate_runs(
 
         scores = score_run(predictor, cohort, ids, on_case)
     curves = []
-    for number, workdir in enumerate(workdirs, start=1):
+    runs_here = [workdir for workdir in workdirs if not is_bundle(workdir)]
+    for number, workdir in enumerate(runs_here, start=1):
         curves.append("learning_curves.png" if number == 1 else f"learning_curves_{number}.png")
         pictures.learning_curves(output / curves[-1], read_log(workdir / "metrics.jsonl"))
     runs = report.describe_runs(descriptions, ids)

@@ -16,6 +16,7 @@ from isanet_jax.kinds import pet_name
 from isanet_jax.metrics.segmentation import LESION_IOU
 from isanet_jax.prediction.predictor import Predictor
 from isanet_jax.prediction.rules import Rules, write_form
+from isanet_jax.training.bundle import is_bundle
 
 # Of a run's cases: its test fold, or those that its checkpoint was chosen on (with selection
 # `nested`, others), which leaves the test fold unseen.
@@ -244,6 +245,11 @@ def tune_runs(
 
     if metric not in METRICS:
         raise ConfigError(f"the metric is {metric!r}; choose from {', '.join(METRICS)}")
+    if models := [workdir for workdir in workdirs if is_bundle(workdir)]:
+        raise ConfigError(
+            f"{models[0]} is a model, and knows none of its test cases; choose rules on its runs, "
+            "and put them into it with isanet bundle --rules"
+        )
     predictors = [Predictor([workdir], checkpoint=checkpoint) for workdir in workdirs]
     first = predictors[0]
     for predictor, workdir in zip(predictors, workdirs, strict=True):

@@ -28,10 +28,11 @@ from isanet_jax.kinds import KINDS, WIDE, CtWindow
 from isanet_jax.network import systems
 from isanet_jax.network.whole_volume import over_windows
 from isanet_jax.pipeline.dataset import standardised, statistics_of
-from isanet_jax.prediction.rules import default_rules, read_rules
+from isanet_jax.prediction.rules import default_rules, parse_rules, read_rules
 from isanet_jax.prediction.windows import predict_windows
 from isanet_jax.runtime import command
-from isanet_jax.training.checkpoint import load_params
+from isanet_jax.training.bundle import as_tree, is_bundle, read_bundle
+from isanet_jax.training.checkpoint import check_version, load_params
 from isanet_jax.training.config import (
     class_names,
     image_kinds,
@@ -58,10 +59,11 @@ class Predictor:
             group of devices that splits a volume, for a run that was trained so.
 
     Args:
-        workdirs: folder of a run, or of several.
+        workdirs: folder of a run, or of several; a model that `isanet bundle` wrote is all of its
+            networks.
         half: compute in bfloat16, whatever the network was trained in.
         checkpoint: the `best` one of each run, or the `latest`.
-        rules: file that `isanet tune` wrote; None: one half for every class.
+        rules: file that `isanet tune` wrote; None: those of a model, or one half for every class.
 
     Raises:
         CheckpointError: a run holds no checkpoint that fits, or a damaged one.
@@ -77,8 +79,7 @@ class Predictor:
         if isinstance(workdirs, (str, Path)):
             workdirs = [workdirs]
         predict_of = functools.cache(make_predict)  # runs of one config share what is compiled
-        for workdir in workdirs:
-            graphdef, params, description = _load(workdir, half, checkpoint)
+        for workdir, graphdef, params, description in _loaded(workdirs, half, checkpoint):
             config = description["config"]
             mesh = make_mesh(*_devices_for(config))
             self.devices = math.lcm(self.devices, mesh.shape["data"])
@@ -97,9 +98,9 @@ class Predictor:
                 mirror=config["predict"]["mirror"],
                 options=compiler_options(config, mesh),
             )
-            params = jax.device_put(params, replicated)
+            placed = jax.device_put(params, replicated)
             shape = input_shape(config)
-            member = _Member(predict, params, kinds, of_volume, pet_scale, shape)
+            member = _Member(predict, placed, kinds, of_volume, pet_scale, shape)
             self._members.append(member)
             self.descriptions.append(description)
             first, this = (
@@ -121,8 +122,23 @@ class Predictor:
         images = {name: kind for name, kind in prepared.images.items() if name in needed}
         self.settings = dataclasses.replace(prepared, images=images)
         self.classes = class_names(self.descriptions[0]["config"])
-        self.rules = read_rules(rules, self.classes) if rules else default_rules(self.classes)
+        self.rules = self._rules(workdirs, rules)
         self.seen = self.descriptions[0].get("seen", {})
+
+    def _rules(self, workdirs, path):
+        """Those of a file, or of a single model that has some."""
+        if path:
+            return read_rules(path, self.classes)
+        is_model = len(workdirs) == 1 and is_bundle(workdirs[0])
+        if is_model and (stored := read_bundle(workdirs[0]).rules):
+            return parse_rules(stored, self.classes, workdirs[0])
+        return default_rules(self.classes)
+
+    @property
+    def networks(self) -> list[tuple[dict, dict]]:
+        """(description, parameters) of each, as `isanet_jax.training.bundle` takes them."""
+        members = zip(self.descriptions, self._members, strict=True)
+        return [(description, member.params) for description, member in members]
 
     @property
     def written(self) -> dict[str, int]:
@@ -303,16 +319,33 @@ def _devices_for(config) -> tuple[int, int]:
     return devices, 1
 
 
+def _loaded(workdirs, half, checkpoint):
+    """(where it is from, structure, parameters, description) of each network."""
+    for workdir in workdirs:
+        if not is_bundle(workdir):
+            yield workdir, *_load(workdir, half, checkpoint)
+            continue
+        for description, arrays in read_bundle(workdir).networks:
+            check_version(description, workdir)
+            graphdef, abstract = _abstract(description, half)
+            yield workdir, graphdef, as_tree(arrays, abstract, workdir), description
+
+
+def _abstract(description, half):
+    """A network's structure on the devices that there are, and the shapes of its parameters."""
+    data, space = _devices_for(description["config"])  # not those that it was trained on
+    model = model_config(description["config"] | {"mesh": {"data": data, "space": space}})
+    if half:
+        model = dataclasses.replace(model, dtype="bfloat16")
+    return systems.create_abstract(model)
+
+
 def _load(workdir, half, checkpoint):
     """A run's structure, best parameters and description."""
     structure = {}
 
     def make_params(description):
-        data, space = _devices_for(description["config"])  # not those that it was trained on
-        model = model_config(description["config"] | {"mesh": {"data": data, "space": space}})
-        if half:
-            model = dataclasses.replace(model, dtype="bfloat16")
-        structure["graphdef"], params = systems.create_abstract(model)
+        structure["graphdef"], params = _abstract(description, half)
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), params)
 

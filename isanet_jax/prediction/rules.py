@@ -71,18 +71,39 @@ def read_rules(path, classes) -> dict[str, Rules]:
     path = Path(path)
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))["classes"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _no_rules(path, error) from error
+    return parse_rules(stored, classes, path)
+
+
+def parse_rules(stored: Mapping, classes, where) -> dict[str, Rules]:
+    """Rules as JSON has them, see `write_form`, for some classes.
+
+    Args:
+        stored: class -> its rule's attributes.
+        classes: names of those that are needed.
+        where: the file, for messages.
+
+    Raises:
+        ConfigError: something else, or not of these classes.
+    """
+    try:
         rules = {name: Rules(**values) for name, values in stored.items()}
         for rule in rules.values():
             float(rule.threshold), float(rule.smallest_ml), float(rule.least_suv_max)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(
-            f"{path} holds no rules ({type(error).__name__}: {error}); make it with isanet tune"
-        ) from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise _no_rules(where, error) from error
     if lacking := [name for name in classes if name not in rules]:
         raise ConfigError(
-            f"{path} has no rules for {', '.join(lacking)}; it has {', '.join(rules)}"
+            f"{where} has no rules for {', '.join(lacking)}; it has {', '.join(rules)}"
         )
     return {name: rules[name] for name in classes}
+
+
+def _no_rules(where, error):
+    return ConfigError(
+        f"{where} holds no rules ({type(error).__name__}: {error}); make it with isanet tune"
+    )
 
 
 def default_rules(classes) -> dict[str, Rules]:

@@ -293,7 +293,7 @@ def _load(series, make_items, workdir, *, config=None):
         digests = description.pop("digests", None)  # runs from before there were digests: None
         if digests and digests["description"] != _digest_of_text(description):
             raise ValueError("_CHECKPOINT_METADATA is not what was saved")
-    _check_version(description, folder)
+    check_version(description, folder)
     items = _stored(make_items(description))
     with _damage(folder, workdir):
         metadata = series.checkpointables_metadata(step).metadata
@@ -323,8 +323,16 @@ def _load(series, make_items, workdir, *, config=None):
     return description, _plain(loaded)
 
 
-def _check_version(description, folder):
-    """Refuses a checkpoint of a system that has since been changed in what it computes."""
+def check_version(description, folder):
+    """Refuses a checkpoint of a system that has since been changed in what it computes.
+
+    Args:
+        description: of the run.
+        folder: of the checkpoint, or the file.
+
+    Raises:
+        CheckpointError: it is of another version.
+    """
     name = description.get("config", {}).get("model", {}).get("name")
     there = description.get("system_version", 1)
     if name in SYSTEMS and there != SYSTEMS[name].version:

@@ -169,8 +169,8 @@ _RANGES = {
     "mesh.space": (1, 10**6),
 }
 _SECTIONS = (
-    *("seed", "fold", "fold_by", "selection", "data", "augment", "model", "loss", "optimizer"),
-    *("train", "predict", "mesh", "channels_last", "deterministic"),
+    *("seed", "fold", "fold_by", "selection", "init", "data", "augment", "model", "loss"),
+    *("optimizer", "train", "predict", "mesh", "channels_last", "deterministic"),
 )
 
 
@@ -516,13 +516,13 @@ _CROSS_ENTROPY = {"alpha": 0.5, "gamma": 0.0, "focal_weight": 2.0}
 
 def _with_later_settings(existing, config):
     """A config from before some settings existed, with what it then meant."""
-    filled = dict(existing)
+    filled = ({"init": ""} if "init" in config else {}) | existing
     loss = existing.get("loss")
     if isinstance(loss, dict) and "name" not in loss and loss.items() >= _CROSS_ENTROPY.items():
         defaults = hecktor.get_config().loss.to_dict()
         focal = {name: defaults[name] for name in _CROSS_ENTROPY}
         existing = existing | {"loss": loss | focal | {"name": "dice_ce"}}
-        filled = dict(existing)
+        filled = filled | existing
     # Augmentation that an older config does not name was not there; its default is not to be drawn.
     augmentation = {"augment": plain_config(hecktor.get_config())["augment"]}
     for section, settings in (_LATER | augmentation).items():

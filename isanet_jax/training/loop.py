@@ -30,6 +30,7 @@ from isanet_jax.training.log import NoLog, RunLog
 from isanet_jax.training.optimizer import averaged
 from isanet_jax.training.profile import StepTrace
 from isanet_jax.training.run import build_run, check_labels, compile_step, load_cohort, split_cohort
+from isanet_jax.training.start import started_from
 from isanet_jax.training.step import not_finite
 from isanet_jax.training.stop import StopRequest, interruptibly
 from isanet_jax.training.validate import validate
@@ -108,6 +109,10 @@ def _train_alone(config, workdir, mesh, cohort, profiled_steps):
             batches.set_state(progress["data"])
             if progress["best_epoch"]:
                 checkpoints.check_best()
+        elif config["init"]:
+            params, said = started_from(config["init"], state.params)
+            state = state._replace(params=params)
+            print(said)
         step = int(state.step)
         if step >= run.total_steps:
             print(f"{workdir} is trained already; next: {command('eval')} --workdir {workdir}")

@@ -1,0 +1,76 @@
+"""The card of a model: what it is, what it has learnt from, how well it did, and its limits."""
+
+from collections.abc import Mapping
+
+_SAID_BY_DEFAULT = {
+    "intended_use": "Research. It is no medical device, and its masks need a physician's eyes.",
+    "limits": "Scans unlike those below were not tried; isanet predict warns of them.",
+    "licence": "Not stated by those who trained it.",
+    "citation": "Huang et al. 2022, doi 10.1016/j.cmpb.2022.107129, for ISA-Net.",
+}
+
+
+def _grid(preparation):
+    size, spacing_mm = preparation["size"], preparation["spacing_mm"]
+    return {
+        "resize": f"the field of view in {size} voxels",
+        "crop": f"{size} voxels of {spacing_mm} mm",
+        "whole": f"the body in voxels of {spacing_mm} mm",
+    }[preparation["fit"]]
+
+
+def model_card(networks: list[dict], rules: Mapping, metrics, about: Mapping[str, str]) -> str:
+    """Markdown.
+
+    Args:
+        networks: descriptions, see `isanet_jax.training.bundle.Bundle`.
+        rules: class -> how its probability becomes a mask.
+        metrics: contents of metrics.json, of the runs that were evaluated.
+        about: `intended_use`, `limits`, `licence`, `citation`, where something else is to be said.
+    """
+    said = _SAID_BY_DEFAULT | {name: text for name, text in about.items() if text}
+    first = networks[0]
+    config, preparation = first["config"], first["preparation"]
+    lines = [
+        "# Model card",
+        "",
+        f"{len(networks)} network(s): {', '.join(d['config']['model']['name'] for d in networks)}."
+        f" Classes: {', '.join(config['data'].get('classes', ['tumour']))}. Images: "
+        f"{', '.join(f'{name} ({kind})' for name, kind in preparation['images'].items())}.",
+        "",
+        "## Intended use",
+        "",
+        said["intended_use"],
+        "",
+        "## Data",
+        "",
+        f"Prepared as `{preparation['fit']}`: {_grid(preparation)}.",
+        "",
+        "| network | trained on | chosen on | fold | seed | best epoch | validation DSC |",
+        "|---" * 7 + "|",
+    ]
+    for number, network in enumerate(networks):
+        counts, progress, of = network["counts"], network["progress"], network["config"]
+        dsc = progress["best_dsc"]
+        lines.append(
+            f"| {number} | {counts['train']} cases | {counts['selection']} cases | {of['fold']} "
+            f"| {of['seed']} | {progress['best_epoch']} | {'–' if dsc is None else f'{dsc:.4f}'} |"
+        )
+    lines += ["", "## Metrics", ""]
+    for content in metrics:
+        summary, runs = content["summary"], content.get("runs", [])
+        chosen = ", ".join(sorted({run["selection"] for run in runs})) or "not known"
+        lines.append(
+            f"- {summary['n_cases']} cases, {content.get('grid', 'their own grid')}: mean DSC "
+            f"{summary['dsc']['mean']:.4f}, median {summary['dsc']['median']:.4f}, mean lesion F1 "
+            f"{summary['lesion_f1']['mean']:.3f}; checkpoint chosen on: {chosen}."
+        )
+    if not metrics:
+        lines.append("None: the runs were not evaluated when this was made.")
+    lines += ["", "## Rules", ""]
+    lines += [f"- {name}: {rule}" for name, rule in rules.items()] or ["One half for every class."]
+    for heading, name in (("Limits", "limits"), ("Licence", "licence"), ("Citation", "citation")):
+        lines += ["", f"## {heading}", "", said[name]]
+    lines += ["", "## Weights", ""]
+    lines += [f"- {network['weights']}: SHA-256 {network['sha256']}" for network in networks]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,76 @@
+"""Where a training starts that does not start from nothing: at a trained network's parameters."""
+
+import jax
+import numpy as np
+
+from isanet_jax.errors import CheckpointError, ConfigError
+from isanet_jax.network import systems
+from isanet_jax.training.bundle import is_bundle, named_arrays, read_bundle
+from isanet_jax.training.checkpoint import check_version, load_params
+from isanet_jax.training.config import model_config
+
+_LEAST_SHARE = 0.25  # of a network's arrays: fewer are alike by chance
+
+
+def trained_arrays(path) -> dict[str, np.ndarray]:
+    """The parameters of a model (`isanet bundle`) or of a run's best checkpoint: name -> array.
+
+    Raises:
+        CheckpointError: neither, or a damaged one.
+        ConfigError: a model of several networks.
+    """
+    if is_bundle(path):
+        networks = read_bundle(path).networks
+        if len(networks) > 1:
+            raise ConfigError(
+                f"init is {path}, which has {len(networks)} networks; a training starts from one"
+            )
+        check_version(networks[0][0], path)
+        return networks[0][1]
+
+    def abstract(description):
+        _, params = systems.create_abstract(model_config(description["config"]))
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), params)
+
+    params, _ = load_params(path, abstract)
+    return {name: np.asarray(array) for name, array in named_arrays(params)}
+
+
+def started_from(path, params) -> tuple[dict, str]:
+    """Parameters of which those are replaced that a trained network has in the same shape.
+
+    Other images, classes, widths or levels may be asked for: what depends on them is drawn anew.
+
+    Args:
+        path: of a model or a run.
+        params: as they were drawn.
+
+    Returns:
+        the parameters, and a sentence on what was taken and what was not.
+
+    Raises:
+        CheckpointError: see `trained_arrays`; hardly anything in it fits.
+    """
+    trained = trained_arrays(path)
+    drawn = named_arrays(params)
+    taken = {
+        name for name, array in drawn if name in trained and trained[name].shape == array.shape
+    }
+    if len(taken) < _LEAST_SHARE * len(drawn):
+        raise CheckpointError(
+            f"init is {path}, of which {len(taken)} arrays are among the {len(drawn)} of this "
+            "network; name a model of the same system and width"
+        )
+    leaves = [
+        jax.device_put(trained[name].astype(array.dtype), array.sharding)
+        if name in taken
+        else array
+        for name, array in drawn
+    ]
+    anew = [name for name, _ in drawn if name not in taken]
+    shown = ", ".join(anew[:5]) + (", ..." if len(anew) > 5 else "")
+    text = f"starting from {path}: {len(taken)} of {len(drawn)} arrays are taken" + (
+        f", {len(anew)} are drawn anew ({shown})" if anew else ""
+    )
+    return jax.tree.unflatten(jax.tree.structure(params), leaves), text
