@@ -7,13 +7,16 @@
 For any network (--config.model.name=isa) and dataset, see configs/recipe.py.
 """
 
-from isanet_jax.configs.own.nnunet import SHARED
 from isanet_jax.configs.recipe import with_recipe
 
 RECIPE = {
     "model": {"name": "nnunet", "width": 16, "deep_supervision": True},
-    "loss": {"name": "dice_ce", "batch_dice": True},
-    "augment": SHARED["augment"] | {"misalignment_probability": 0.3, "rotation_of_all_axes": False},
+    "loss": {"name": "dice_ce"},
+    "augment": {
+        "mixup_probability": 0.0,
+        "rotation_degrees": 30.0,
+        "scaling_probability": 0.2,
+    },
     "optimizer": {
         "name": "adamw",
         "schedule": "cosine",
@@ -21,7 +24,7 @@ RECIPE = {
         "weight_decay": 1e-2,
         "clip_norm": 12.0,
         "warmup_epochs": 1,
-        "average": 0.99,
+        "average": 0.98,
     },
     "train": {"batch": 2},
     "predict": {"mirror": True},

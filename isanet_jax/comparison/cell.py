@@ -53,7 +53,7 @@ def run_cell(config: dict, folder: Path, *, thresholds: bool, masks_of: str | No
     cohort = load_cohort(config)
     masks = {}
 
-    def on_case(case, stored, predicted, metrics):
+    def on_case(case, stored, probability, predicted, metrics):
         if predicted is not None:
             masks[case] = np.packbits(np.logical_or.reduce(list(predicted.values())))
         print(f"{case}: " + ", ".join(f"{name} {m['dsc']:.4f}" for name, m in metrics.items()))

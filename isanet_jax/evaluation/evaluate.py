@@ -37,7 +37,8 @@ def score_run(
         predictor: `isanet_jax.prediction.predictor.Predictor`; None: the thresholds alone.
         cohort: the prepared cases.
         cases: IDs to score.
-        on_case: called after each case with its ID, the stored case, the network's masks on the
+        on_case: called after each case with its ID, the stored case, the network's probability
+            (D, H, W, classes; None without a predictor), the network's masks on the
             case grid (class -> bool; None without a predictor), and method -> metrics on the first
             grid, of the mean over the classes.
         classes: names to score; None: the predictor's.
@@ -79,7 +80,7 @@ def score_run(
                     scores[name][grid].setdefault(method, {})[case] = metrics
         first = scores[names[-1]][grids[0]]
         by_method = {name: by_case[case] for name, by_case in first.items()}
-        on_case(case, stored, of_network.get("case"), by_method)
+        on_case(case, stored, probability, of_network.get("case"), by_method)
     return scores
 
 
@@ -122,7 +123,8 @@ def score_given(cohort, cases, folder, classes, on_case) -> dict[str, dict[str, 
             of_case["ct"][NETWORK][case] = metrics
         bits = resample_label(mask, stored.label.shape, np.array(stored.meta["affine"]))
         *_, primary = found.values()
-        on_case(case, stored, class_masks(bits, written.to_json(), classes), {NETWORK: primary})
+        found_masks = class_masks(bits, written.to_json(), classes)
+        on_case(case, stored, None, found_masks, {NETWORK: primary})
     return scores
 
 

@@ -9,7 +9,7 @@ from isanet_jax.classes import Classes
 from isanet_jax.errors import ConfigError, DataError, failure_of
 
 
-def evaluate_runs(
+def evaluate_runs(  # noqa: PLR0915 - one file after the other is written
     workdirs: list[Path], output: Path, *, cases=None, checkpoint="best", rules=None
 ) -> dict:
     """Scores a run, or several as an ensemble, and writes metrics, pictures and a report.
@@ -31,6 +31,7 @@ def evaluate_runs(
     from isanet_jax.cases.cohort import read_cohort
     from isanet_jax.evaluation import pictures, report
     from isanet_jax.evaluation.evaluate import NETWORK, score_run, unseen_cases
+    from isanet_jax.evaluation.page import Page, pack_case
     from isanet_jax.files import write_csv
     from isanet_jax.prediction.predictor import Predictor
     from isanet_jax.prediction.rules import write_form
@@ -48,12 +49,16 @@ def evaluate_runs(
     check_cohort(descriptions[0]["config"], cohort)
     ids = unseen_cases(cohort, [description["split"] for description in descriptions])
     (output / "overlays").mkdir(parents=True, exist_ok=True)
-    shown = {}
+    shown, page = {}, Page()
 
     with tqdm(total=len(ids), unit="case", disable=None) as bar:
 
-        def on_case(case, stored, masks, of_method):
+        def on_case(case, stored, probability, masks, of_method):
             metrics = of_method[NETWORK]
+            # Of one class: several would hide each other.
+            shown_of = probability[..., 0] if len(predictor.classes) == 1 else None
+            content = pack_case(stored, stored.masks(predictor.classes), masks, shown_of)
+            page.add(case, metrics["dsc"], content)
             shown[case] = f"overlays/{case}.png"
             pictures.overlay(
                 output / shown[case],
@@ -100,6 +105,19 @@ def evaluate_runs(
         pictures=shown,
         curves=curves,
     )
+    chosen_by = ", ".join(sorted({report.SELECTION_NOTES[run["selection"]] for run in runs}))
+    page.write(
+        output / "report.html",
+        title=f"{runs[0]['system']}, {len(ids)} cases",
+        lines=[
+            f"{len(runs)} network(s). Checkpoint: {chosen_by}.",
+            f"Masks: {report.describe_rules(applied)}. Figures are on the original CT grid, the "
+            "volumes below on the case grid.",
+            *([f"Volumes: of the {page.most} cases with the lowest DSC."] * page.is_full),
+        ],
+        scores=of_network,
+        pictures=[("Learning curves", output / name) for name in curves],
+    )
     # One network that was chosen on these cases makes the ensemble's figure optimistic.
     kinds = {run["selection"] for run in runs}
     selection = "paper" if "paper" in kinds else ", ".join(sorted(kinds))
@@ -107,7 +125,7 @@ def evaluate_runs(
     mean = content["summary"]["dsc"]["mean"]
     print(
         f"\nmean DSC {mean:.4f} on {len(ids)} cases, on the CT's own grid "
-        f"(selection: {selection}). Report: {output / 'report.md'}"
+        f"(selection: {selection}). Report: {output / 'report.html'}, report.md"
     )
     return content
 

@@ -1,0 +1,204 @@
+"""report.html: one file that opens from a disk, with tables that sort and the volumes themselves.
+
+The page's parts are in viewer/: page.html, viewer.css and viewer.js, plain and without a build.
+"""
+
+import base64
+import gzip
+import heapq
+import html
+import json
+from pathlib import Path
+from string import Template
+
+import numpy as np
+from scipy import ndimage
+
+from isanet_jax.files import replace_when_done
+from isanet_jax.kinds import KINDS
+from isanet_jax.metrics import METRICS
+
+MOST_CASES = 40  # whose volumes a page holds: those with the lowest scores
+_MOST_VOXELS = 2_500_000  # of a case; of larger ones every second or third along each axis
+_MOST_LESIONS = 60
+_CORNERS = ndimage.generate_binary_structure(3, 3)
+_PARTS = Path(__file__).parent / "viewer"
+COLUMNS = ("dsc", "hd95", "assd", "recall", "precision", "lesion_f1", "volume_ml")
+
+
+def steps_of(kind: str, data: np.ndarray) -> np.ndarray:
+    """The 256 values that an image is shown in, rising.
+
+    Of a CT they lie 2 HU apart from -160 to 240, where soft tissues are told apart, and further
+    apart elsewhere; of a PET ever further apart; of others evenly between their percentiles.
+    """
+    if kind == "ct":
+        below, above = np.linspace(-1024, -162, 28), np.linspace(260, 3071, 28)
+        return np.concatenate([below, np.linspace(-160, 240, 200), above]).astype(np.float32)
+    if kind == "pet":
+        return (max(float(data.max()), 1.0) * np.linspace(0, 1, 256) ** 2).astype(np.float32)
+    low, high = np.percentile(data, (0.1, 99.9))
+    return np.linspace(low, max(high, low + 1e-6), 256, dtype=np.float32)
+
+
+def coded(data: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """uint8: the index of the nearest of the steps."""
+    middles = (steps[1:] + steps[:-1]) / 2
+    return np.searchsorted(middles, data).astype(np.uint8)
+
+
+def _packed(array):
+    """Base64 of the gzipped bytes."""
+    return base64.b64encode(gzip.compress(array.tobytes(), 6, mtime=0)).decode("ascii")
+
+
+def pack_case(case, references, predictions, probability=None) -> dict:
+    """What a page needs of a case.
+
+    Args:
+        case: `isanet_jax.cases.case.Case`.
+        references, predictions: class -> (D, H, W) bool.
+        probability: (D, H, W), of one class; None: not shown.
+    """
+    shape = next(iter(case.images.values())).shape
+    step = max(1, int(np.ceil((np.prod(shape, dtype=float) / _MOST_VOXELS) ** (1 / 3))))
+    part = (slice(None, None, step),) * 3
+    images = []
+    for name, data in case.images.items():
+        kind = case.meta["images"][name]["kind"]
+        steps = steps_of(kind, data)
+        images.append(
+            {
+                "name": name,
+                "kind": kind,
+                "unit": KINDS[kind].unit,
+                "values": [round(float(v), 4) for v in steps],
+                "data": _packed(coded(data[part], steps)),
+            }
+        )
+    masks = [
+        {"class": name, "number": number, "role": role, "data": _packed(np.packbits(mask[part]))}
+        for role, of in (("reference", references), ("prediction", predictions))
+        for number, (name, mask) in enumerate(of.items())
+    ]
+    affine = np.array(case.meta["affine"], float)
+    affine[:3, :3] *= step
+    content = {
+        "shape": list(data[part].shape),
+        "spacing": [float(s) * step for s in case.meta["spacing_mm"]],
+        "affine": affine.tolist(),
+        "images": images,
+        "masks": masks,
+        "lesions": _lesions(references, predictions, step),
+    }
+    if probability is not None:
+        content["probability"] = _packed(np.rint(probability[part] * 255).astype(np.uint8))
+    return content
+
+
+def _lesions(references, predictions, step):
+    """Places to jump to: every lesion, and what was found where none is."""
+    found = []
+    for name, mask in references.items():
+        parts, count = ndimage.label(mask, _CORNERS)
+        for number in range(1, count + 1):
+            found.append(
+                {"class": name, "what": "lesion", "centre": _centre(parts == number, step)}
+            )
+        parts, count = ndimage.label(predictions[name], _CORNERS)
+        for number in range(1, count + 1):
+            here = parts == number
+            if not (here & mask).any():
+                found.append({"class": name, "what": "false", "centre": _centre(here, step)})
+    return found[:_MOST_LESIONS]
+
+
+def _centre(mask, step):
+    """The voxel of a mask that is nearest to its centre of mass."""
+    voxels = np.argwhere(mask)
+    nearest = voxels[((voxels - voxels.mean(0)) ** 2).sum(1).argmin()]
+    return [int(v) // step for v in nearest]
+
+
+class Page:
+    """Collects cases, and writes the page; of many, the volumes of those that did worst.
+
+    Attributes:
+        most: how many cases' volumes are kept.
+        is_full: whether there were more.
+    """
+
+    def __init__(self, most: int = MOST_CASES):
+        self.most, self.is_full = most, False
+        self._kept = []  # a heap of (-score, number, name, JSON): the best is the first to go
+
+    def add(self, name: str, score: float, content: dict) -> None:
+        """Keeps a case, see `pack_case`, and lets the best one go where there are too many."""
+        entry = (-float(score), len(self._kept), name, _as_json(content))
+        heapq.heappush(self._kept, entry)
+        if len(self._kept) > self.most:
+            self.is_full = True
+            # The lowest of the heap is the highest score.
+            heapq.heappop(self._kept)
+
+    def write(self, path, *, title: str, lines, scores, pictures=()) -> None:
+        """Writes the page.
+
+        Args:
+            path: of the file, `.html`.
+            title: at its top.
+            lines: of text, below the title.
+            scores: class -> ID -> metrics, on the original grid.
+            pictures: (heading, PNG file) pairs, put into the page.
+        """
+        shown = sorted(self._kept, key=lambda entry: -entry[0])
+        names = [{"name": name, "score": -negative} for negative, _, name, _ in shown]
+        data = [
+            f'<script type="application/json" id="case-{number}">{content}</script>'
+            for number, (*_, content) in enumerate(shown)
+        ]
+        figures = [
+            f"<h2>{html.escape(heading)}</h2>\n"
+            f'<img alt="{html.escape(heading)}" src="data:image/png;base64,'
+            f'{base64.b64encode(Path(file).read_bytes()).decode("ascii")}">'
+            for heading, file in pictures
+        ]
+        text = Template((_PARTS / "page.html").read_text(encoding="utf-8")).substitute(
+            title=html.escape(title),
+            style=(_PARTS / "viewer.css").read_text(encoding="utf-8"),
+            introduction="\n".join(f"<p>{html.escape(line)}</p>" for line in lines),
+            table=_table(scores, {entry["name"] for entry in names}),
+            pictures="\n".join(figures),
+            cases=_as_json(names),
+            data="\n".join(data),
+            script=(_PARTS / "viewer.js").read_text(encoding="utf-8"),
+        )
+        with replace_when_done(path) as partial:
+            partial.write_text(text, encoding="utf-8")
+
+
+def _as_json(content):
+    """JSON that can stand in a page: no text in it can end the element that it is in."""
+    return json.dumps(content).replace("<", "\\u003c")
+
+
+def _table(scores, with_volumes):
+    """A line for each case and class."""
+    several = len(scores) > 1
+    heads = ["case", *(["class"] if several else []), *(METRICS[c].heading for c in COLUMNS)]
+    rows = []
+    for name, cases in scores.items():
+        for case, metrics in sorted(cases.items(), key=lambda pair: pair[1]["dsc"]):
+            cells = [case, *([name] if several else [])]
+            cells += [f"{metrics[c]:.{METRICS[c].digits}f}" for c in COLUMNS]
+            opens = f' data-case="{html.escape(case)}"' if case in with_volumes else ""
+            rows.append(f"<tr{opens}>{_cells('td', cells)}</tr>")
+    return (
+        f'<table class="sortable"><thead><tr>{_cells("th", heads)}</tr></thead>\n<tbody>\n'
+        + "\n".join(rows)
+        + "\n</tbody></table>"
+    )
+
+
+def _cells(kind, texts):
+    return "".join(f"<{kind}>{html.escape(str(text))}</{kind}>" for text in texts)

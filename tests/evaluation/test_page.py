@@ -1,0 +1,234 @@
+"""report.html in a real browser without a network, every control used (needs Chromium)."""
+
+import base64
+import gzip
+import html
+import json
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from isanet_jax.cases.case import read_case
+from isanet_jax.evaluation.page import COLUMNS, Page, coded, pack_case, steps_of
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
+PLACES = [[8, 8, 8], [3, 12, 5], [0, 0, 0], [15, 15, 15]]
+# Drives the page as a reader would, and leaves what it saw in an attribute.
+SCRIPT = """
+(async () => {
+  const seen = {}, wait = (ms) => new Promise((done) => setTimeout(done, ms));
+  const opened = async (name) => { while (document.body.dataset.opened !== name) await wait(5); };
+  while (!document.body.dataset.opened) await wait(5);
+  seen.first = document.body.dataset.opened;
+  const picture = (id) => byId(id).toDataURL();
+  const all = () => ["axial", "coronal", "sagittal", "mip"].map(picture);
+  const values = () => JSON.parse(byId("values").dataset.values);
+  seen.cases = {};
+  for (const one of cases) {
+    byId("case").value = one.name;
+    byId("case").dispatchEvent(new Event("change"));
+    await opened(one.name);
+    seen.cases[one.name] = PLACES.map((place) => {
+      viewer.state.place = place; viewer.draw(); return values().values;
+    });
+  }
+  // A pointer on the axial plane, at the middle of a voxel.
+  viewer.state.place = [8, 8, 8]; viewer.draw();
+  const box = byId("axial").getBoundingClientRect();
+  const at = (row, column) => ({ clientX: box.left + box.width * (column + 0.5) / viewer.shape[2],
+    clientY: box.top + box.height * (row + 0.5) / viewer.shape[1], pointerId: 1, buttons: 1,
+    bubbles: true });
+  byId("axial").setPointerCapture = () => {};
+  byId("axial").dispatchEvent(new PointerEvent("pointermove", { ...at(4, 11), buttons: 0 }));
+  seen.under = values().place;
+  byId("axial").dispatchEvent(new PointerEvent("pointerdown", at(4, 11)));
+  seen.clicked = [...viewer.state.place];
+  const key = (id, name) => byId(id).dispatchEvent(new KeyboardEvent("keydown", { key: name }));
+  key("axial", "ArrowUp"); key("axial", "PageUp"); seen.scrolled = viewer.state.place[0];
+  byId("coronal").dispatchEvent(new WheelEvent("wheel", { deltaY: 1 }));
+  seen.wheeled = viewer.state.place[1];
+  byId("next-lesion").click(); seen.lesion = [...viewer.state.place];
+  const changed = {};
+  const change = (id, act) => {
+    const before = all().join();
+    act();
+    changed[id] = before !== all().join();
+  };
+  const set = (id, value) => () => {
+    byId(id).value = value;
+    byId(id).dispatchEvent(new Event("input"));
+  };
+  const click = (id) => () => byId(id).click();
+  change("fusion", set("fusion", 90));
+  change("below-window", set("below-window", "bone"));
+  change("above-window", set("above-window", "SUV 0-40"));
+  const ticks = ["fill", "show-reference", "show-prediction", "crosshair", "heat"];
+  for (const id of ticks) change(id, click(id));
+  change("below", set("below", 1));
+  change("angle", set("angle", 60));
+  change("arrow", () => key("mip", "ArrowRight"));
+  const before = picture("mip"); byId("play").click(); await wait(400); byId("play").click();
+  changed.play = before !== picture("mip");
+  seen.changed = changed;
+  const theme = document.documentElement.dataset.theme; byId("theme").click();
+  seen.theme = theme !== document.documentElement.dataset.theme;
+  byId("worst").click(); await opened(seen.first);
+  const heads = document.querySelectorAll("th button");
+  const order = () => [...document.querySelectorAll("tbody tr")].map((row) => row.dataset.case);
+  heads[0].click(); seen.byName = order(); heads[0].click(); seen.byNameFalling = order();
+  heads[1].click(); seen.byDsc = order();
+  document.querySelector("tbody tr:last-child").click();
+  await opened(seen.byDsc.at(-1)); seen.row = document.body.dataset.opened;
+  seen.text = document.querySelector("p").textContent;
+  seen.title = document.title;
+  seen.bold = document.querySelectorAll("p b, td b").length;
+  document.body.dataset.seen = JSON.stringify(seen);
+})().catch((error) => { document.body.dataset.seen = JSON.stringify({ error: String(error) }); });
+"""
+
+
+@pytest.fixture(scope="module")
+def cases(cohort):
+    return {name: read_case(cohort.path(name)) for name in sorted(cohort.cases)[:3]}
+
+
+def predictions(case):
+    masks = case.masks(("tumour",))
+    return {"tumour": np.roll(masks["tumour"], 2, 2)}
+
+
+def make_page(cases, path):
+    page, scores = Page(), {}
+    for number, (name, case) in enumerate(cases.items()):
+        probability = case.masks(("tumour",))["tumour"] * 0.9
+        content = pack_case(case, case.masks(("tumour",)), predictions(case), probability)
+        scores[name] = dict.fromkeys(COLUMNS, 0.9 - 0.1 * number)
+        page.add(name, scores[name]["dsc"], content)
+    lines = ["<b>series</b> & </script>"]
+    page.write(path, title="<i>run</i>", lines=lines, scores={"tumour": scores})
+    return scores
+
+
+@pytest.fixture(scope="module")
+def seen(cases, tmp_path_factory):
+    if BROWSER is None:
+        pytest.skip("Chromium is not installed")
+    folder = tmp_path_factory.mktemp("page")
+    path = folder / "report.html"
+    make_page(cases, path)
+    text = path.read_text()
+    script = f"<script>{SCRIPT.replace('PLACES', json.dumps(PLACES))}</script></body>"
+    path.write_text(text.replace("</body>", script))
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1200,1400"]
+    options += [f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=60000"]
+    command = [BROWSER, *options, "--dump-dom", path.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    subprocess.run(
+        [BROWSER, *options, f"--screenshot={folder / 'report.png'}", path.as_uri()],
+        capture_output=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert (folder / "report.png").stat().st_size > 20_000
+    found = re.search(r'data-seen="([^"]*)"', done.stdout)
+    assert found, done.stderr[-1000:]
+    content = json.loads(html.unescape(found.group(1)))
+    assert "error" not in content, content
+    return content
+
+
+def test_the_values_under_the_cursor_are_the_arrays(seen, cases):
+    assert seen["cases"].keys() == cases.keys()
+    for name, case in cases.items():
+        for place, values in zip(PLACES, seen["cases"][name], strict=True):
+            for (image, data), value in zip(case.images.items(), values, strict=True):
+                steps, true = steps_of(image, data), float(data[tuple(place)])
+                assert value == pytest.approx(steps[np.abs(steps - true).argmin()], abs=1e-3)
+
+
+def test_places_keys_wheel_and_lesions(seen, cases):
+    assert seen["under"] == seen["clicked"] == [8, 4, 11]
+    assert seen["scrolled"] == 15  # 8 + 1 + 10, and no further than the last slice
+    assert seen["wheeled"] == 5
+    case = list(cases.values())[-1]
+    masks = case.masks(("tumour",))["tumour"] | predictions(case)["tumour"]
+    assert masks[tuple(seen["lesion"])]
+
+
+def test_every_control_does_something(seen):
+    assert len(seen["changed"]) == 12
+    assert all(seen["changed"].values()), seen["changed"]
+    assert seen["theme"]
+
+
+def test_tables_sort_and_open_cases_and_the_worst_comes_first(seen, cases):
+    names = list(cases)
+    assert seen["first"] == names[-1]
+    assert seen["byName"] == names
+    assert seen["byNameFalling"] == names[::-1]
+    assert seen["byDsc"] == names[::-1]
+    assert seen["row"] == names[0]
+
+
+def test_text_with_html_in_it_is_shown_as_text(seen):
+    assert seen["text"] == "<b>series</b> & </script>"
+    assert seen["title"] == "<i>run</i>"
+    assert seen["bold"] == 0
+
+
+def test_what_a_page_holds_of_a_case(cases):
+    case = next(iter(cases.values()))
+    masks = case.masks(("tumour",))
+    content = pack_case(case, masks, predictions(case))
+    stored = np.frombuffer(gzip.decompress(base64.b64decode(content["masks"][0]["data"])), np.uint8)
+    found = np.unpackbits(stored, count=masks["tumour"].size).reshape(masks["tumour"].shape)
+    np.testing.assert_array_equal(found, masks["tumour"])
+    assert {lesion["what"] for lesion in content["lesions"]} <= {"lesion", "false"}
+    for lesion in content["lesions"]:
+        if lesion["what"] == "lesion":
+            assert masks["tumour"][tuple(lesion["centre"])]
+
+
+def test_soft_tissue_is_kept_to_one_hounsfield_unit():
+    data = np.arange(-160, 241, dtype=np.float32)
+    steps = steps_of("ct", data)
+    assert np.abs(steps[coded(data, steps)] - data).max() <= 1.01
+    pet = np.linspace(0, 40, 999, dtype=np.float32)
+    steps = steps_of("pet", pet)
+    found = steps[coded(pet, steps)]
+    assert np.abs(found - pet).max() <= 0.16
+    assert np.abs(found - pet)[pet < 2.5].max() <= 0.04
+
+
+def test_of_many_cases_those_that_did_worst_are_kept(cases, tmp_path):
+    case = next(iter(cases.values()))
+    content = pack_case(case, case.masks(("tumour",)), predictions(case))
+    page = Page(most=2)
+    for name, score in (("a", 0.9), ("b", 0.2), ("c", 0.5), ("d", 0.7)):
+        page.add(name, score, content)
+    scores = {name: dict.fromkeys(COLUMNS, 0.5) for name in "abcd"}
+    page.write(tmp_path / "r.html", title="t", lines=[], scores={"tumour": scores})
+    text = (tmp_path / "r.html").read_text()
+    assert page.is_full
+    assert '[{"name": "b", "score": 0.2}, {"name": "c", "score": 0.5}]' in text
+    assert re.findall(r'data-case="(.)"', text) == ["b", "c"]
+    assert all(f"<td>{name}</td>" in text for name in "abcd")
+
+
+def test_large_cases_are_shown_at_fewer_voxels(cases):
+    import dataclasses
+
+    case = next(iter(cases.values()))
+    big = (160, 160, 160)
+    images = {name: np.zeros(big, data.dtype) for name, data in case.images.items()}
+    mask = np.zeros(big, bool)
+    mask[100:120, 40:60, 80:90] = True
+    content = pack_case(
+        dataclasses.replace(case, images=images), {"tumour": mask}, {"tumour": mask}
+    )
+    assert content["shape"] == [80, 80, 80]
+    assert content["spacing"] == pytest.approx([2 * s for s in case.meta["spacing_mm"]])
+    (lesion,) = content["lesions"]
+    assert mask[::2, ::2, ::2][tuple(lesion["centre"])]
+    assert len(json.dumps(content)) < 4_000_000
