@@ -134,7 +134,7 @@ def compare(args, minutes: float, masks: Path, workdir: Path) -> None:
     command = [
         *(sys.executable, str(ROOT / "compare.py")),
         *("--config", args.config, "--workdir", str(workdir), "--jobs", str(args.jobs)),
-        f"--config.base.data.cases={args.cases}",
+        *_settings_of(args.cases, args.patch),
         f"--config.external=('{THEIRS}={masks}',)",
         f"--config.folds={tuple(args.folds)}",
         f"--config.cpu_minutes={minutes}",
@@ -144,6 +144,21 @@ def compare(args, minutes: float, masks: Path, workdir: Path) -> None:
     ended = subprocess.run(command, check=False, env=os.environ | {"JAX_PLATFORMS": "cpu"})
     if ended.returncode:
         sys.exit("the comparison failed, see above; the same command goes on from there")
+
+
+def _settings_of(cases, patch):
+    """The flags that make a comparison's runs take the cases as they were prepared."""
+    from isanet_jax.cases.cohort import read_cohort
+
+    settings = read_cohort(cases).settings
+    data = {"cases": str(cases), "fit": settings["fit"], "patch": patch}
+    data |= {"images": tuple(settings["images"]), "classes": tuple(settings["classes"])}
+    if settings["fit"] != "whole":
+        data["size"] = settings["size"]
+    if settings["fit"] != "resize":
+        data["spacing_mm"] = settings["spacing_mm"]
+    shown = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+    return [f"--config.base.data.{name}={value}" for name, value in shown.items()]
 
 
 def summarise(args) -> str:
@@ -219,6 +234,7 @@ def main():
         "--config", default=str(ROOT / "configs" / "compare" / "nnunet.py"), help="our methods"
     )
     parser.add_argument("--order", nargs="+", help="those of them that are run")
+    parser.add_argument("--patch", type=int, default=0, help="of ours, on cases prepared whole")
     parser.add_argument("--jobs", type=int, default=1, help="of ours at a time, sharing the cores")
     parser.add_argument(
         "--spacing-mm", type=float, default=4.0, help="nnU-Net's target; 0: its own"

@@ -74,7 +74,15 @@ def test_nnunet_beside_ours_scores_both_and_goes_on_where_it_was(
     base = small_config(cohort.folder)
     base["model"] |= {"name": "unet", "levels": 2}
     base["selection"] = "nested"
-    (tmp_path / "small.py").write_text(CONFIG.format(base=json.dumps(base), absent="absent"))
+    # Of JSON, tuples are lists, which the command line does not set.
+    tuples = "{k: tuple(v) if isinstance(v, list) else v for k, v in base['data'].items()}"
+    content = CONFIG.format(base=json.dumps(base), absent="absent").replace(
+        "config.base = ConfigDict(json.loads(", "config.base = with_tuples(json.loads("
+    )
+    content += (
+        f"\ndef with_tuples(base):\n    base['data'] = {tuples}\n    return ConfigDict(base)\n"
+    )
+    (tmp_path / "small.py").write_text(content)
     cost = {"start_s": 5.0, "epoch_s": 40.0, "validation_s": 1.0}  # one epoch in a minute
     write_json(tmp_path / "w" / "1min" / "some" / "cost.json", cost)
     calls = []
