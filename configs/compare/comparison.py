@@ -4,7 +4,8 @@ The config of a comparison:
     title, dataset: for the report.
     recipe: `shared`, the same loop for all as in the paper, or `own`, each system's own recipe.
     base: the settings of every run, see configs/hecktor.py.
-    methods: name -> label, settings (what differs from base) and published (the paper's figures).
+    methods: name -> label, settings (what differs from base), published (the paper's figures), and
+        members (networks of an ensemble, within the method's time; 1).
     order: the methods that are run, as the tables list them; shorten it to compare fewer.
     reference: the method that the others are tested against.
     thresholds: whether to score fixed SUV thresholds beside the methods.
@@ -103,7 +104,9 @@ def _make_smoke(base, dataset):
     base.optimizer.peak_learning_rate *= _SMOKE_RATE
 
 
-def add_method(config: ConfigDict, name: str, label: str, settings: dict, *, published=None):
+def add_method(
+    config: ConfigDict, name: str, label: str, settings: dict, *, published=None, members=1
+):
     """Adds a method; at the smoke size its settings shrink with the rest.
 
     Args:
@@ -112,12 +115,13 @@ def add_method(config: ConfigDict, name: str, label: str, settings: dict, *, pub
         label: in tables and figures.
         settings: what differs from `config.base`, section by section.
         published: metric -> the paper's figure.
+        members: networks that are trained and predict together.
     """
     if config.size == "smoke":
         settings = _smoke_settings(settings, config.recipe)
     config.order = (*config.order, name)
     config.methods[name] = ConfigDict(
-        {"label": label, "settings": settings, "published": published or {}}
+        {"label": label, "settings": settings, "published": published or {}, "members": members}
     )
 
 

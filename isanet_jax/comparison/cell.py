@@ -22,7 +22,9 @@ SCORES, SCORES_BY_CLASS, MASKS = "scores.json", "scores_by_class.json", "masks.n
 TRAINING = "training.json"  # what it took
 
 
-def run_cell(config: dict, folder: Path, *, thresholds: bool, masks_of: str | None = None) -> bool:
+def run_cell(
+    config: dict, folder: Path, *, thresholds: bool, masks_of: str | None = None, members: int = 1
+) -> bool:
     """Trains, scores the test fold on the original CT grid, and writes both.
 
     Args:
@@ -31,9 +33,11 @@ def run_cell(config: dict, folder: Path, *, thresholds: bool, masks_of: str | No
             mean), of several classes scores_by_class.json (class -> the same), masks.npz (ID ->
             the network's mask of all classes on the case grid, as packed bits), and training.json
             (epochs; cpu_minutes, user and system, since the process that ended it was started;
-            validation_dsc of the checkpoint that was chosen, None where none was).
+            validation_dsc of the checkpoint that was chosen, the mean over the members, None where
+            none was).
         thresholds: score the fixed thresholds on the PET in place of a network.
         masks_of: score the masks in this folder, ID.nii.gz, in place of a network.
+        members: networks that are trained, with a seed and a folder each, and predict together.
 
     Returns:
         Whether the cell is finished; False where a signal stopped it.
@@ -47,8 +51,11 @@ def run_cell(config: dict, folder: Path, *, thresholds: bool, masks_of: str | No
     from isanet_jax.training.run import load_cohort, split_cohort
 
     is_trained = not thresholds and masks_of is None
-    if is_trained and not train(config, folder):
-        return False
+    runs = [folder] if members == 1 else [folder / f"member{n}" for n in range(members)]
+    for number, run in enumerate(runs if is_trained else []):
+        seed = config["seed"] if members == 1 else config["seed"] * members + number
+        if not train(config | {"seed": seed}, run):
+            return False
     spent = time.process_time() / 60
     cohort = load_cohort(config)
     masks = {}
@@ -63,11 +70,12 @@ def run_cell(config: dict, folder: Path, *, thresholds: bool, masks_of: str | No
     if masks_of is not None:
         scores = score_given(cohort, cases, masks_of, names, on_case)
     else:
-        predictor = Predictor([folder]) if is_trained else None
+        predictor = Predictor(runs) if is_trained else None
         if is_trained:
-            chosen = predictor.descriptions[0]["progress"]["best_dsc"]
+            chosen = [d["progress"]["best_dsc"] for d in predictor.descriptions]
             training = {"epochs": config["train"]["epochs"], "cpu_minutes": spent}
-            write_json(folder / TRAINING, training | {"validation_dsc": chosen})
+            mean = None if None in chosen else float(np.mean(chosen))
+            write_json(folder / TRAINING, training | {"validation_dsc": mean})
         options = {"classes": names, "thresholds": thresholds, "grids": ("ct",)}
         scores = score_run(predictor, cohort, cases, on_case, **options)
     with replace_when_done(folder / MASKS) as partial, open(partial, "wb") as file:
@@ -92,7 +100,7 @@ def main():
                 "--jobs above 1 shares the processor's cores; a GPU takes one cell at a time. "
                 "Leave --jobs away"
             )
-    of = {"thresholds": job["thresholds"], "masks_of": job["masks_of"]}
+    of = {name: job[name] for name in ("thresholds", "masks_of", "members")}
     if not run_cell(job["config"], Path(job["folder"]), **of):
         sys.exit(STOPPED)
 

@@ -20,7 +20,8 @@ THRESHOLDS = "thresholds"  # the pseudo-method of all fixed thresholds
 class Cell:
     """A method on one fold with one seed; `folder` is its ordinary run folder.
 
-    `masks_of` is the folder of the masks of a method that is not trained here.
+    `masks_of` is the folder of the masks of a method that is not trained here. Of several
+    `members`, each has a seed and a folder of its own, and they predict together.
     """
 
     method: str
@@ -29,6 +30,7 @@ class Cell:
     config: dict
     folder: Path
     masks_of: str | None = None
+    members: int = 1
 
     @property
     def name(self) -> str:
@@ -135,7 +137,8 @@ def make_cells(comparison: dict, workdir: Path) -> list[Cell]:
                     raise ConfigError(f"method {method}: {of_comparison(error)}") from error
                 folder = Path(workdir) / method / f"fold{fold}-seed{seed}"
                 masks_of = str(Path(masks).absolute() / f"fold{fold}") if masks else None
-                cells.append(Cell(method, fold, seed, config, folder, masks_of))
+                members = comparison["methods"].get(method, {}).get("members", 1)
+                cells.append(Cell(method, fold, seed, config, folder, masks_of, members))
     return cells
 
 

@@ -169,6 +169,7 @@ def _start(cell, resources, lock):
         "folder": str(cell.folder),
         "thresholds": cell.method == THRESHOLDS,
         "masks_of": cell.masks_of,
+        "members": cell.members,
         "cores": resources.cores,
     }
     environ = {} if resources.gpu is None else {"CUDA_VISIBLE_DEVICES": resources.gpu}

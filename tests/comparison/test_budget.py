@@ -4,12 +4,17 @@ import copy
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from isanet_jax.cases.case import read_case
+from isanet_jax.cases.cohort import read_cohort
 from isanet_jax.comparison import budget
+from isanet_jax.comparison.cell import run_cell
 from isanet_jax.comparison.grid import make_cells
 from isanet_jax.errors import ConfigError
 from isanet_jax.files import write_json
+from isanet_jax.prediction.predictor import Predictor
 from isanet_jax.training.config import plain_config
 from tests.conftest import small_config
 
@@ -46,6 +51,32 @@ def test_what_fits_is_trained(comparison, tmp_path, capsys):
         budget.within_budget(comparison | {"cpu_minutes": 0}, tmp_path)["methods"]
         == before["methods"]
     )
+
+
+def test_the_networks_of_an_ensemble_share_the_time_and_predict_together(comparison, tmp_path):
+    write_json(tmp_path / "narrow" / "cost.json", COST | {"epoch_s": 3.0})
+    comparison["methods"]["narrow"]["members"] = 2
+    comparison |= {"order": ["narrow"], "reference": "narrow", "folds": (0,), "seeds": (3,)}
+    found = budget.within_budget(comparison, tmp_path)
+    cell = make_cells(found, tmp_path)[0]
+    assert cell.config["train"]["epochs"] == 5  # (30 - 10 - 5) s over 3
+    config = copy.deepcopy(cell.config)
+    config["train"] |= {"epochs": 1, "validate_every": 1}
+    assert run_cell(config, cell.folder, thresholds=False, members=cell.members)
+    both = [cell.folder / "member0", cell.folder / "member1"]
+    seeds = [json.loads((run / "config.json").read_text())["seed"] for run in both]
+    assert seeds == [6, 7]
+    predictor, cohort = Predictor(both), read_cohort(config["data"]["cases"])
+    for case, metrics in cell.scores()["network"].items():
+        stored = read_case(cohort.path(case))
+        (mask,) = stored.masks(("tumour",)).values()
+        assert metrics["reference_voxels"] > 0
+        with np.load(cell.folder / "masks.npz") as masks:
+            packed = np.unpackbits(masks[case], count=mask.size).reshape(mask.shape)
+        probability = predictor.probabilities([stored])[0][..., 0]
+        np.testing.assert_array_equal(packed, probability >= 0.5)
+    chosen = [d["progress"]["best_dsc"] for d in predictor.descriptions]
+    assert cell.training["validation_dsc"] == pytest.approx(np.mean(chosen))
 
 
 def test_too_little_time_is_said_with_what_an_epoch_takes(comparison, tmp_path):
