@@ -62,6 +62,15 @@ CANDIDATES = {
 }
 
 
+# Networks that need more time than the search gives: --config.order="('start','isa','isa_gates')"
+# --config.cpu_minutes=6. benchmarks/attention.py then says what their attention is worth.
+_ISA = {"name": "isa", "width": 8, "deep_supervision": False}
+WITH_ATTENTION = {
+    "isa": ("ISA-Net", {"model": _ISA}),
+    "isa_gates": ("ISA-Net, weights by sigmoid", {"model": _ISA | {"weight_scale": "sigmoid"}}),
+}
+
+
 def get_config(options: str = "sts") -> ConfigDict:
     """All candidates, on 32^3 over the whole field."""
     config = comparison("The search for a recipe", options)
@@ -77,4 +86,8 @@ def get_config(options: str = "sts") -> ConfigDict:
         config.base[section].update(copy.deepcopy(settings))
     for name, (label, settings) in CANDIDATES.items():
         add_method(config, name, label, copy.deepcopy(settings))
+    candidates = config.order
+    for name, (label, settings) in WITH_ATTENTION.items():
+        add_method(config, name, label, copy.deepcopy(settings))
+    config.order = candidates
     return config
