@@ -13,6 +13,7 @@ from isanet_jax.comparison.cell import MASKS
 from isanet_jax.comparison.grid import Cell
 from isanet_jax.comparison.table import COLUMNS, Row, collect, tests
 from isanet_jax.evaluation.evaluate import MEAN, NETWORK
+from isanet_jax.evaluation.page import Page, pack_case
 from isanet_jax.evaluation.report import SELECTION_NOTES, in_voxels
 from isanet_jax.files import replace_when_done, write_csv
 from isanet_jax.metrics import METRICS
@@ -33,7 +34,7 @@ def write_comparison(
 
     Args:
         workdir: of the comparison; gets report.md, table.tex, table.csv, cases.csv, tests.csv,
-            boxes.png, and contours/ (and curve.png).
+            boxes.png, contours/ (and curve.png), and report.html.
         comparison: see configs/compare/comparison.py.
         cells: all, done or not.
         failures: cell's name -> why it failed.
@@ -56,7 +57,10 @@ def write_comparison(
     if comparison["curve"] and methods:
         figures.curve(workdir / "curve.png", methods, comparison["curve"])
         pictures.append("curve.png")
-    pictures += _contours(workdir, comparison, cells, methods)
+    drawn = _drawn(comparison, cells)
+    pictures += _contours(workdir, comparison, cells, methods, drawn)
+    conditions = _conditions(comparison, cells, failures)
+    _write_page(workdir, comparison, _case_folder(comparison, cells), methods, drawn, conditions)
     table = markdown_table(rows)
     text = f"""# {comparison["title"]}, {comparison["dataset"]}
 
@@ -95,7 +99,7 @@ share training data: the p-values are a guide.
     all_tests = labelled(lambda name, _: compared_of_class[name] if name else compared)
     if all_tests:
         write_csv(workdir / "tests.csv", all_tests)
-    print(f"\n{table}\n\nReport: {workdir / 'report.md'}")
+    print(f"\n{table}\n\nReport: {workdir / 'report.html'}, report.md")
 
 
 def _tests(comparison, rows):
@@ -298,29 +302,70 @@ def _long(rows) -> Iterator[dict]:
             }
 
 
-def _contours(workdir, comparison, cells, methods) -> list[str]:
-    """Writes the contours of the reference's best, middle and worst case that all methods have.
-
-    All of the first seed: a mask has no mean over seeds.
-    """
+def _done(comparison, cells):
+    """The finished cells whose masks are shown: of the first seed, for masks have no mean."""
     first = comparison["seeds"][0]
-    done = [c for c in cells if c.is_done and c.seed == first and c.method in comparison["methods"]]
-    drawn = {}  # case -> method -> (packed mask, DSC)
-    for cell in done:
+    return [c for c in cells if c.is_done and c.seed == first and c.method in comparison["methods"]]
+
+
+def _drawn(comparison, cells) -> dict[str, dict[str, tuple]]:
+    """Case -> method -> (packed mask of all classes, DSC), of the first seed."""
+    drawn = {}
+    for cell in _done(comparison, cells):
         scores = cell.scores()[NETWORK]
         with np.load(cell.folder / MASKS) as stored:
             for case in stored:
                 drawn.setdefault(case, {})[cell.method] = stored[case], scores[case]["dsc"]
+    return drawn
+
+
+def _case_folder(comparison, cells) -> str | None:
+    """Where the cases of all finished cells are; None: on several grids, or nowhere."""
+    folders = {cell.config["data"]["cases"] for cell in _done(comparison, cells)}
+    return folders.pop() if len(folders) == 1 else None
+
+
+def _unpacked(packed, shape):
+    return np.unpackbits(packed, count=math.prod(shape)).reshape(shape).astype(bool)
+
+
+def _write_page(workdir, comparison, folder, methods, drawn, conditions) -> None:  # noqa: PLR0917
+    """Writes report.html: the figures of each case and method, and the cases with all masks."""
+    page = Page()
+    cohort = read_cohort(folder) if folder else None
+    for case, masks in sorted(drawn.items()) if folder else ():
+        stored = read_case(cohort.path(case))
+        names = class_names(comparison["base"])
+        reference = np.logical_or.reduce(list(stored.masks(names).values()))
+        shown = {
+            row.label: _unpacked(masks[row.name][0], stored.label.shape)
+            for row in methods
+            if row.name in masks
+        }
+        dsc = masks.get(comparison["reference"], next(iter(masks.values())))[1]
+        page.add(case, dsc, pack_case(stored, {"tumour": reference}, shown))
+    page.write(
+        workdir / "report.html",
+        title=f"{comparison['title']}, {comparison['dataset']}",
+        lines=[line.removeprefix("- ") for line in conditions.split("\n")],
+        scores={row.label: row.cases for row in methods},
+        pictures=[("Box plots", workdir / "boxes.png")],
+        of="method",
+    )
+
+
+def _contours(workdir, comparison, cells, methods, drawn) -> list[str]:
+    """Writes the contours of the reference's best, middle and worst case that all methods have."""
     reference = comparison["reference"]
     everywhere = [case for case, masks in drawn.items() if len(masks) == len(methods)]
     if reference not in {row.name for row in methods} or not everywhere:
         return []
     ranked = sorted(everywhere, key=lambda case: drawn[case][reference][1])
     chosen = {"worst": ranked[0], "middle": ranked[len(ranked) // 2], "best": ranked[-1]}
-    base, folders = comparison["base"], {cell.config["data"]["cases"] for cell in done}
-    if len(folders) > 1:  # masks of several case grids have no slice in common
+    base, folder = comparison["base"], _case_folder(comparison, cells)
+    if folder is None:  # masks of several case grids have no slice in common
         return []
-    cohort = read_cohort(folders.pop())
+    cohort = read_cohort(folder)
     (workdir / "contours").mkdir(exist_ok=True)
     names = []
     for place, case in chosen.items():
@@ -328,8 +373,7 @@ def _contours(workdir, comparison, cells, methods) -> list[str]:
         shown = {}
         for row in methods:
             packed, dsc = drawn[case][row.name]
-            mask = np.unpackbits(packed, count=stored.label.size).reshape(stored.label.shape)
-            shown[row.label] = mask.astype(bool), dsc
+            shown[row.label] = _unpacked(packed, stored.label.shape), dsc
         name = f"contours/{place}.png"
         title = f"{case}, {_label(comparison, reference)}'s {place} case"
         figures.contours(

@@ -57,7 +57,8 @@ def pack_case(case, references, predictions, probability=None) -> dict:
 
     Args:
         case: `isanet_jax.cases.case.Case`.
-        references, predictions: class -> (D, H, W) bool.
+        references: class -> (D, H, W) bool.
+        predictions: class, or method -> the same.
         probability: (D, H, W), of one class; None: not shown.
     """
     shape = next(iter(case.images.values())).shape
@@ -105,6 +106,8 @@ def _lesions(references, predictions, step):
             found.append(
                 {"class": name, "what": "lesion", "centre": _centre(parts == number, step)}
             )
+        if name not in predictions:
+            continue
         parts, count = ndimage.label(predictions[name], _CORNERS)
         for number in range(1, count + 1):
             here = parts == number
@@ -141,14 +144,15 @@ class Page:
             # The lowest of the heap is the highest score.
             heapq.heappop(self._kept)
 
-    def write(self, path, *, title: str, lines, scores, pictures=()) -> None:
+    def write(self, path, *, title: str, lines, scores, pictures=(), of="class") -> None:
         """Writes the page.
 
         Args:
             path: of the file, `.html`.
             title: at its top.
             lines: of text, below the title.
-            scores: class -> ID -> metrics, on the original grid.
+            scores: class, or method -> ID -> metrics, on the original grid.
+            of: what the scores are of, the heading of its column.
             pictures: (heading, PNG file) pairs, put into the page.
         """
         shown = sorted(self._kept, key=lambda entry: -entry[0])
@@ -167,7 +171,7 @@ class Page:
             title=html.escape(title),
             style=(_PARTS / "viewer.css").read_text(encoding="utf-8"),
             introduction="\n".join(f"<p>{html.escape(line)}</p>" for line in lines),
-            table=_table(scores, {entry["name"] for entry in names}),
+            table=_table(scores, {entry["name"] for entry in names}, of),
             pictures="\n".join(figures),
             cases=_as_json(names),
             data="\n".join(data),
@@ -182,10 +186,10 @@ def _as_json(content):
     return json.dumps(content).replace("<", "\\u003c")
 
 
-def _table(scores, with_volumes):
-    """A line for each case and class."""
+def _table(scores, with_volumes, of):
+    """A line for each case and class, or method."""
     several = len(scores) > 1
-    heads = ["case", *(["class"] if several else []), *(METRICS[c].heading for c in COLUMNS)]
+    heads = ["case", *([of] if several else []), *(METRICS[c].heading for c in COLUMNS)]
     rows = []
     for name, cases in scores.items():
         for case, metrics in sorted(cases.items(), key=lambda pair: pair[1]["dsc"]):

@@ -70,6 +70,9 @@ def test_a_comparison_trains_scores_and_reports_all_that_can_be_done(run, cohort
     for picture in pictures:
         assert (out / f"{picture}.png").stat().st_size > 5000
         assert f"({picture}.png)" in report
+    page = (out / "report.html").read_text()
+    assert all(f'data-case="{case}"' in page for case in test_cases)
+    assert '"class": "some", "number": 1, "role": "prediction"' in page
     with open(out / "tests.csv") as file:
         assert {r["method"] for r in csv.DictReader(file)} == {"some"}
     assert r"\begin{tabular}" in (out / "table.tex").read_text()

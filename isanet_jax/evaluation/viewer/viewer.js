@@ -11,8 +11,11 @@ const WINDOWS = {
   ct: { "soft tissue": [-160, 240], wide: [-1024, 1024], lung: [-1350, 150], bone: [-200, 1800] },
   pet: { "SUV 0-5": [0, 5], "SUV 0-10": [0, 10], "SUV 0-20": [0, 20], "SUV 0-40": [0, 40] },
 };
-// Okabe and Ito's colours: reference and prediction of each class.
-const COLOURS = [["#56b4e9", "#e69f00"], ["#009e73", "#d55e00"], ["#f0e442", "#cc79a7"]];
+// Okabe and Ito's colours: of references, and of predictions.
+const COLOURS = {
+  reference: ["#56b4e9", "#009e73", "#f0e442"],
+  prediction: ["#e69f00", "#d55e00", "#cc79a7", "#f5c710", "#ffffff", "#9f0162"],
+};
 const byId = (id) => document.getElementById(id);
 
 async function unpacked(text) {
@@ -47,6 +50,7 @@ class Volume {
 
 class Viewer {
   constructor() {
+    this.hidden = new Set(); // masks whose own tick is off
     this.state = { place: [0, 0, 0], angle: 0, fusion: 0.5 };
     this.canvases = PLANES.map((plane) => byId(plane.name));
     this.canvases.forEach((canvas, i) => this.listen(canvas, PLANES[i]));
@@ -120,15 +124,23 @@ class Viewer {
     const list = byId("keys");
     list.replaceChildren();
     this.masks.forEach((mask) => {
-      const mark = document.createElement("span");
+      const label = document.createElement("label"), tick = document.createElement("input");
+      const mark = document.createElement("span"), name = `${mask.role} ${mask.class}`;
+      tick.type = "checkbox";
+      tick.checked = !this.hidden.has(name);
+      tick.addEventListener("input", () => {
+        if (tick.checked) this.hidden.delete(name); else this.hidden.add(name);
+        this.draw();
+      });
       mark.className = "key";
       mark.style.background = this.colour(mask);
-      list.append(mark, ` ${mask.role} ${mask.class}  `);
+      label.append(tick, mark, name);
+      list.append(label);
     });
   }
 
   colour(mask) {
-    return COLOURS[mask.number % COLOURS.length][mask.role === "reference" ? 0 : 1];
+    return COLOURS[mask.role][mask.number % COLOURS[mask.role].length];
   }
 
   window(id) {
@@ -198,7 +210,7 @@ class Viewer {
     canvas.style.width = `min(100%, calc(46vh * ${ratio}))`;
     for (const mask of this.masks) {
       const shown = byId(mask.role === "reference" ? "show-reference" : "show-prediction").checked;
-      if (shown) this.outline(context, plane, mask, rows, columns);
+      if (shown && !this.hidden.has(`${mask.role} ${mask.class}`)) this.outline(context, plane, mask, rows, columns);
     }
     if (byId("crosshair").checked) this.cross(context, plane, rows, columns);
   }
