@@ -86,6 +86,9 @@ def parser() -> argparse.ArgumentParser:
         help="also write the entropy of the probability (bits, 0 to 1); a folder with --table",
     )
     root.add_argument(
+        "--report", help="also write a page, .html, to look through the scans and what was found"
+    )
+    root.add_argument(
         "--box",
         type=float,
         nargs=6,
@@ -134,10 +137,11 @@ def main(arguments=None) -> None:
         raise ConfigError(
             f"--class is {args.of_class!r}; this run has {', '.join(predictor.classes)}"
         )
+    page = _Report(args.report) if args.report else None
     failures, started, number = [], time.perf_counter(), 0
     for start in range(0, len(jobs), predictor.devices):
         group = jobs[start : start + predictor.devices]
-        for scan, outcome in _predict_group(predictor, group, args, table):
+        for scan, outcome in _predict_group(predictor, group, args, table, page):
             number += 1
             if isinstance(outcome, Exception):
                 error = failure_of(outcome, scan.case, log)
@@ -145,6 +149,8 @@ def main(arguments=None) -> None:
                 print(f"error: {error}", file=sys.stderr, flush=True)
                 continue
             print(f"[{number}/{len(jobs)}] {outcome}", flush=True)
+    if page is not None:
+        page.write()
     if len(jobs) > 1:
         seconds = time.perf_counter() - started
         print(
@@ -173,7 +179,7 @@ def _peak_memory():
 def _check_outputs(args, jobs):
     """Refuses outputs that exist, that are written twice, or that are inputs."""
     written = Counter(path.resolve() for _, paths in jobs for path in paths.values())
-    lesions = [Path(args.lesions)] if args.lesions else []
+    lesions = [Path(path) for path in (args.lesions, args.report) if path]
     written.update(path.resolve() for path in lesions)
     inputs = {scan_path.resolve() for scan, _ in jobs for scan_path in scan.images.values()}
     inputs |= {Path(args.table).resolve()} if args.table else set()
@@ -185,6 +191,10 @@ def _check_outputs(args, jobs):
                 f"{path} would be written over an input, or into its folder; give the outputs a "
                 "place of their own"
             )
+    if args.report:
+        if Path(args.report).suffix != ".html":
+            raise ConfigError(f"--report is {args.report}; name a file that ends in .html")
+        check_new(args.report, overwrite=args.overwrite)
     for path in (path for _, paths in jobs for path in paths.values()):
         if path.suffix == ".dcm":
             check_new(path, overwrite=args.overwrite)
@@ -290,7 +300,7 @@ def _rounded(row):
     return {name: round(v, 4) if isinstance(v, float) else v for name, v in row.items()}
 
 
-def _predict_group(predictor, jobs, args, table):
+def _predict_group(predictor, jobs, args, table, page):
     """Predicts cases together and writes each; yields (scan, its outcome).
 
     An outcome is the line to show, or the error that the case has met, whatever it is.
@@ -309,10 +319,52 @@ def _predict_group(predictor, jobs, args, table):
     for (one, paths), outcome in zip(read, found, strict=True):
         if not isinstance(outcome, Exception):
             try:
-                outcome = _write_case(_of_class(outcome, args), paths, args, table)  # noqa: PLW2901
+                of_class = _of_class(outcome, args)
+                outcome = _write_case(of_class, paths, args, table)  # noqa: PLW2901
+                if page is not None:
+                    page.add(of_class)
             except Exception as error:
                 outcome = error  # noqa: PLW2901
         yield one.scan, outcome
+
+
+class _Report:
+    """The page of `--report`: lesions, and the scans with what was found."""
+
+    def __init__(self, path):
+        from isanet_jax.evaluation.page import Page, pack_scan
+
+        self._path, self._page, self._pack, self._rows = path, Page(), pack_scan, []
+
+    def add(self, prediction):
+        images, rows = prediction.images, prediction.lesions()
+        of_one = prediction.probability if len(prediction.volumes) == 1 else None
+        case = images.scan.case
+        content = self._pack(images.volumes, images.kinds, prediction.masks, of_one)
+        # There is no score: of too many, those with the most lesions are kept.
+        self._page.add(case, -len(rows), content)
+        for row in rows or [{}]:
+            self._rows.append([case, *(_shown(row.get(name)) for name in _REPORTED)])
+
+    def write(self):
+        count = len({row[0] for row in self._rows})
+        lines = ["What a network found. It is no diagnosis."]
+        title, table = (
+            f"Predictions of {count} case(s)",
+            (["case", *_REPORTED.values()], self._rows),
+        )
+        self._page.write(self._path, title=title, lines=lines, table=table)
+        print(f"report: {self._path}")
+
+
+_REPORTED = {
+    **{"class": "class", "volume_ml": "volume ml", "suv_max": "SUVmax", "suv_mean": "SUVmean"},
+    **{"suv_peak": "SUVpeak", "tlg": "TLG", "mtv_ml": "MTV ml"},
+}
+
+
+def _shown(value):
+    return "–" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 def _of_class(prediction, args):

@@ -13,7 +13,7 @@ from isanet_jax.comparison.cell import MASKS
 from isanet_jax.comparison.grid import Cell
 from isanet_jax.comparison.table import COLUMNS, Row, collect, tests
 from isanet_jax.evaluation.evaluate import MEAN, NETWORK
-from isanet_jax.evaluation.page import Page, pack_case
+from isanet_jax.evaluation.page import Page, metrics_table, pack_case
 from isanet_jax.evaluation.report import SELECTION_NOTES, in_voxels
 from isanet_jax.files import replace_when_done, write_csv
 from isanet_jax.metrics import METRICS
@@ -348,9 +348,8 @@ def _write_page(workdir, comparison, folder, methods, drawn, conditions) -> None
         workdir / "report.html",
         title=f"{comparison['title']}, {comparison['dataset']}",
         lines=[line.removeprefix("- ") for line in conditions.split("\n")],
-        scores={row.label: row.cases for row in methods},
+        table=metrics_table({row.label: row.cases for row in methods}, "method"),
         pictures=[("Box plots", workdir / "boxes.png")],
-        of="method",
     )
 
 

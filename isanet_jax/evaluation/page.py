@@ -8,15 +8,20 @@ import gzip
 import heapq
 import html
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from string import Template
 
+import nibabel
 import numpy as np
 from scipy import ndimage
 
+from isanet_jax.cases.grid import resample
 from isanet_jax.files import replace_when_done
 from isanet_jax.kinds import KINDS
 from isanet_jax.metrics import METRICS
+from isanet_jax.volume import Volume
 
 MOST_CASES = 40  # whose volumes a page holds: those with the lowest scores
 _MOST_VOXELS = 2_500_000  # of a case; of larger ones every second or third along each axis
@@ -53,7 +58,7 @@ def _packed(array):
 
 
 def pack_case(case, references, predictions, probability=None) -> dict:
-    """What a page needs of a case.
+    """What a page needs of a prepared case.
 
     Args:
         case: `isanet_jax.cases.case.Case`.
@@ -61,66 +66,119 @@ def pack_case(case, references, predictions, probability=None) -> dict:
         predictions: class, or method -> the same.
         probability: (D, H, W), of one class; None: not shown.
     """
-    shape = next(iter(case.images.values())).shape
-    step = max(1, int(np.ceil((np.prod(shape, dtype=float) / _MOST_VOXELS) ** (1 / 3))))
+    step = _step_of(next(iter(case.images.values())).shape)
     part = (slice(None, None, step),) * 3
-    images = []
-    for name, data in case.images.items():
-        kind = case.meta["images"][name]["kind"]
+    affine = np.array(case.meta["affine"], float)
+    affine[:3, :3] *= step
+    return _content(
+        {name: data[part] for name, data in case.images.items()},
+        {name: case.meta["images"][name]["kind"] for name in case.images},
+        affine,
+        references={name: mask[part] for name, mask in references.items()},
+        predictions={name: mask[part] for name, mask in predictions.items()},
+        probability=None if probability is None else probability[part],
+    )
+
+
+def pack_scan(volumes: Mapping[str, Volume], kinds, predictions, probability=None) -> dict:
+    """What a page needs of a scan that has no reference, on its first image's grid.
+
+    Args:
+        volumes: its images, on any grids.
+        kinds: name -> kind.
+        predictions: class -> (I, J, K) bool on the first image's grid.
+        probability: (I, J, K) there, of one class; None: not shown.
+    """
+    first = next(iter(volumes.values()))
+    step = _step_of(first.data.shape)
+    # To D, H, W: towards the head, the back and the left.
+    to_patient = nibabel.orientations.ornt_transform(
+        nibabel.io_orientation(first.affine), nibabel.orientations.axcodes2ornt("SPL")
+    )
+
+    def turned(data):
+        return nibabel.apply_orientation(data, to_patient)[::step, ::step, ::step]
+
+    back = nibabel.orientations.inv_ornt_aff(to_patient, first.data.shape)
+    affine = first.affine @ back @ np.diag([step, step, step, 1])
+    shape = turned(first.data).shape
+    images = {}
+    for name, volume in volumes.items():
+        outside = KINDS[kinds[name]].outside
+        on_grid = resample(volume, shape, affine, order=1, fill=outside)
+        images[name] = turned(volume.data) if volume is first else on_grid
+    shown = {name: turned(mask) for name, mask in predictions.items()}
+    of_class = None if probability is None else turned(probability)
+    return _content(images, kinds, affine, references={}, predictions=shown, probability=of_class)
+
+
+def _step_of(shape):
+    """Every how many voxels of a case are shown, so that it is not too large."""
+    return max(1, int(np.ceil((math.prod(shape) / _MOST_VOXELS) ** (1 / 3))))
+
+
+def _content(images, kinds, affine, *, references, predictions, probability):
+    """As JSON: arrays (D, H, W) of one grid, and its affine."""
+    packed = []
+    for name, data in images.items():
+        kind = kinds[name]
         steps = steps_of(kind, data)
-        images.append(
+        packed.append(
             {
                 "name": name,
                 "kind": kind,
                 "unit": KINDS[kind].unit,
                 "values": [round(float(v), 4) for v in steps],
-                "data": _packed(coded(data[part], steps)),
+                "data": _packed(coded(data, steps)),
             }
         )
     masks = [
-        {"class": name, "number": number, "role": role, "data": _packed(np.packbits(mask[part]))}
+        {"class": name, "number": number, "role": role, "data": _packed(np.packbits(mask))}
         for role, of in (("reference", references), ("prediction", predictions))
         for number, (name, mask) in enumerate(of.items())
     ]
-    affine = np.array(case.meta["affine"], float)
-    affine[:3, :3] *= step
     content = {
-        "shape": list(data[part].shape),
-        "spacing": [float(s) * step for s in case.meta["spacing_mm"]],
+        "shape": list(next(iter(images.values())).shape),
+        "spacing": np.linalg.norm(affine[:3, :3], axis=0).tolist(),
         "affine": affine.tolist(),
-        "images": images,
+        "images": packed,
         "masks": masks,
-        "lesions": _lesions(references, predictions, step),
+        "lesions": _lesions(references, predictions),
     }
     if probability is not None:
-        content["probability"] = _packed(np.rint(probability[part] * 255).astype(np.uint8))
+        content["probability"] = _packed(np.rint(probability * 255).astype(np.uint8))
     return content
 
 
-def _lesions(references, predictions, step):
-    """Places to jump to: every lesion, and what was found where none is."""
+def _lesions(references, predictions):
+    """Places to jump to: every lesion of the reference, and what was found where none is."""
     found = []
-    for name, mask in references.items():
-        parts, count = ndimage.label(mask, _CORNERS)
-        for number in range(1, count + 1):
-            found.append(
-                {"class": name, "what": "lesion", "centre": _centre(parts == number, step)}
-            )
-        if name not in predictions:
-            continue
-        parts, count = ndimage.label(predictions[name], _CORNERS)
-        for number in range(1, count + 1):
-            here = parts == number
-            if not (here & mask).any():
-                found.append({"class": name, "what": "false", "centre": _centre(here, step)})
+    for name in {**references, **predictions}:
+        mask = references.get(name)
+        if mask is not None:
+            found += [{"class": name, "what": "lesion", "centre": c} for c in _centres(mask)]
+        elif references:
+            continue  # of methods: their lesions are the reference's
+        here = predictions.get(name)
+        if here is not None:
+            known = np.zeros(here.shape, bool) if mask is None else mask
+            what = "found" if mask is None else "false"
+            found += [{"class": name, "what": what, "centre": c} for c in _centres(here, known)]
     return found[:_MOST_LESIONS]
 
 
-def _centre(mask, step):
-    """The voxel of a mask that is nearest to its centre of mass."""
-    voxels = np.argwhere(mask)
-    nearest = voxels[((voxels - voxels.mean(0)) ** 2).sum(1).argmin()]
-    return [int(v) // step for v in nearest]
+def _centres(mask, known=None):
+    """Of each component, but for those that touch what is known, the voxel nearest its centre."""
+    parts, count = ndimage.label(mask, _CORNERS)
+    centres = []
+    for number in range(1, count + 1):
+        here = parts == number
+        if known is not None and (here & known).any():
+            continue
+        voxels = np.argwhere(here)
+        nearest = voxels[((voxels - voxels.mean(0)) ** 2).sum(1).argmin()]
+        centres.append([int(v) for v in nearest])
+    return centres
 
 
 class Page:
@@ -144,15 +202,14 @@ class Page:
             # The lowest of the heap is the highest score.
             heapq.heappop(self._kept)
 
-    def write(self, path, *, title: str, lines, scores, pictures=(), of="class") -> None:
+    def write(self, path, *, title: str, lines, table, pictures=()) -> None:
         """Writes the page.
 
         Args:
             path: of the file, `.html`.
             title: at its top.
             lines: of text, below the title.
-            scores: class, or method -> ID -> metrics, on the original grid.
-            of: what the scores are of, the heading of its column.
+            table: headings, and rows that begin with a case's ID.
             pictures: (heading, PNG file) pairs, put into the page.
         """
         shown = sorted(self._kept, key=lambda entry: -entry[0])
@@ -171,7 +228,7 @@ class Page:
             title=html.escape(title),
             style=(_PARTS / "viewer.css").read_text(encoding="utf-8"),
             introduction="\n".join(f"<p>{html.escape(line)}</p>" for line in lines),
-            table=_table(scores, {entry["name"] for entry in names}, of),
+            table=_table(*table, {entry["name"] for entry in names}),
             pictures="\n".join(figures),
             cases=_as_json(names),
             data="\n".join(data),
@@ -186,20 +243,32 @@ def _as_json(content):
     return json.dumps(content).replace("<", "\\u003c")
 
 
-def _table(scores, with_volumes, of):
-    """A line for each case and class, or method."""
+def metrics_table(scores, of: str = "class") -> tuple[list[str], list[list[str]]]:
+    """A line for each case and class, or method, the hardest first.
+
+    Args:
+        scores: class, or method -> ID -> metrics, on the original grid.
+        of: what the scores are of, the heading of its column.
+    """
     several = len(scores) > 1
     heads = ["case", *([of] if several else []), *(METRICS[c].heading for c in COLUMNS)]
-    rows = []
-    for name, cases in scores.items():
-        for case, metrics in sorted(cases.items(), key=lambda pair: pair[1]["dsc"]):
-            cells = [case, *([name] if several else [])]
-            cells += [f"{metrics[c]:.{METRICS[c].digits}f}" for c in COLUMNS]
-            opens = f' data-case="{html.escape(case)}"' if case in with_volumes else ""
-            rows.append(f"<tr{opens}>{_cells('td', cells)}</tr>")
+    rows = [
+        [case, *([name] if several else [])]
+        + [f"{metrics[c]:.{METRICS[c].digits}f}" for c in COLUMNS]
+        for name, cases in scores.items()
+        for case, metrics in sorted(cases.items(), key=lambda pair: pair[1]["dsc"])
+    ]
+    return heads, rows
+
+
+def _table(heads, rows, with_volumes):
+    lines = []
+    for cells in rows:
+        opens = f' data-case="{html.escape(cells[0])}"' if cells[0] in with_volumes else ""
+        lines.append(f"<tr{opens}>{_cells('td', cells)}</tr>")
     return (
         f'<table class="sortable"><thead><tr>{_cells("th", heads)}</tr></thead>\n<tbody>\n'
-        + "\n".join(rows)
+        + "\n".join(lines)
         + "\n</tbody></table>"
     )
 

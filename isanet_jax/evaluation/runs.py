@@ -31,7 +31,7 @@ def evaluate_runs(  # noqa: PLR0915 - one file after the other is written
     from isanet_jax.cases.cohort import read_cohort
     from isanet_jax.evaluation import pictures, report
     from isanet_jax.evaluation.evaluate import NETWORK, score_run, unseen_cases
-    from isanet_jax.evaluation.page import Page, pack_case
+    from isanet_jax.evaluation.page import Page, metrics_table, pack_case
     from isanet_jax.files import write_csv
     from isanet_jax.prediction.predictor import Predictor
     from isanet_jax.prediction.rules import write_form
@@ -115,7 +115,7 @@ def evaluate_runs(  # noqa: PLR0915 - one file after the other is written
             "volumes below on the case grid.",
             *([f"Volumes: of the {page.most} cases with the lowest DSC."] * page.is_full),
         ],
-        scores=of_network,
+        table=metrics_table(of_network),
         pictures=[("Learning curves", output / name) for name in curves],
     )
     # One network that was chosen on these cases makes the ensemble's figure optimistic.

@@ -217,6 +217,7 @@ def test_dicom_in_and_out_with_a_table_of_lesions(trained, patient, tmp_path, ca
     arguments = ["--workdir", str(trained), "--ct", str(tmp_path / "ct"), "--output", str(output)]
     arguments += ["--pet", str(tmp_path / "pet"), "--lesions", str(output.parent / "l.csv")]
     arguments += ["--probability", str(output.parent / "p.nii.gz")]
+    arguments += ["--report", str(output.parent / "r.html")]
     main([*arguments, "--format", "nifti,dicom-seg,rtstruct"])
     shown = capsys.readouterr()
     for text in (*MARKERS, "DOE", "JANE", "MRN", "19610203"):
@@ -224,7 +225,8 @@ def test_dicom_in_and_out_with_a_table_of_lesions(trained, patient, tmp_path, ca
     assert markers_in(tmp_path / "ct")
     assert not markers_in(output.parent)
     names = sorted(p.name for p in output.parent.iterdir())
-    assert names == ["l.csv", "mask.nii.gz", "mask.rtstruct.dcm", "mask.seg.dcm", "p.nii.gz"]
+    masks = ["mask.nii.gz", "mask.rtstruct.dcm", "mask.seg.dcm"]
+    assert names == ["l.csv", *masks, "p.nii.gz", "r.html"]
     mask = np.asarray(nibabel.load(output).dataobj) > 0
     assert mask.any()
     images, _ = find_series(tmp_path / "ct")
@@ -232,6 +234,9 @@ def test_dicom_in_and_out_with_a_table_of_lesions(trained, patient, tmp_path, ca
     np.testing.assert_array_equal(read_region(one, "Neoplasm", images)[0].data, mask)
     with open(output.with_name("l.csv"), newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
+    page = output.with_name("r.html").read_text()
+    for row in rows:
+        assert f"<td>{float(row['volume_ml']):.2f}</td>" in page
     total = sum(float(row["volume_ml"]) for row in rows)
     assert total == pytest.approx(mask.sum() * voxel_ml, abs=1e-3)
     assert {row["case"] for row in rows} == {"scan"}

@@ -8,11 +8,21 @@ import re
 import shutil
 import subprocess
 
+import nibabel
 import numpy as np
 import pytest
 
 from isanet_jax.cases.case import read_case
-from isanet_jax.evaluation.page import COLUMNS, Page, coded, pack_case, steps_of
+from isanet_jax.evaluation.page import (
+    COLUMNS,
+    Page,
+    coded,
+    metrics_table,
+    pack_case,
+    pack_scan,
+    steps_of,
+)
+from isanet_jax.volume import Volume, read_volume
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 PLACES = [[8, 8, 8], [3, 12, 5], [0, 0, 0], [15, 15, 15]]
@@ -111,7 +121,7 @@ def make_page(cases, path):
         scores[name] = dict.fromkeys(COLUMNS, 0.9 - 0.1 * number)
         page.add(name, scores[name]["dsc"], content)
     lines = ["<b>series</b> & </script>"]
-    page.write(path, title="<i>run</i>", lines=lines, scores={"tumour": scores})
+    page.write(path, title="<i>run</i>", lines=lines, table=metrics_table({"tumour": scores}))
     return scores
 
 
@@ -211,7 +221,7 @@ def test_of_many_cases_those_that_did_worst_are_kept(cases, tmp_path):
     for name, score in (("a", 0.9), ("b", 0.2), ("c", 0.5), ("d", 0.7)):
         page.add(name, score, content)
     scores = {name: dict.fromkeys(COLUMNS, 0.5) for name in "abcd"}
-    page.write(tmp_path / "r.html", title="t", lines=[], scores={"tumour": scores})
+    page.write(tmp_path / "r.html", title="t", lines=[], table=metrics_table({"tumour": scores}))
     text = (tmp_path / "r.html").read_text()
     assert page.is_full
     assert '[{"name": "b", "score": 0.2}, {"name": "c", "score": 0.5}]' in text
@@ -235,3 +245,25 @@ def test_large_cases_are_shown_at_fewer_voxels(cases):
     (lesion,) = content["lesions"]
     assert mask[::2, ::2, ::2][tuple(lesion["centre"])]
     assert len(json.dumps(content)) < 4_000_000
+
+
+def test_a_scan_in_any_orientation_is_turned_to_the_patients(cohort):
+    """The same scan with its axes in other orders and directions gives the same page."""
+    folder = cohort.folder / "scans" / "phantom_000"
+    volumes = {name: read_volume(folder / f"{name}.nii.gz") for name in ("ct", "pet")}
+    label = read_volume(folder / "label.nii.gz")
+    kinds = {"ct": "ct", "pet": "pet"}
+    plain = pack_scan(volumes, kinds, {"tumour": label.data > 0}, (label.data > 0) * 0.5)
+    assert plain["lesions"]
+    assert all(lesion["what"] == "found" for lesion in plain["lesions"])
+    image = nibabel.Nifti1Image(volumes["ct"].data, volumes["ct"].affine)
+    to_other = nibabel.orientations.ornt_transform(
+        nibabel.io_orientation(image.affine), nibabel.orientations.axcodes2ornt("PRI")
+    )
+    ct = image.as_reoriented(to_other)
+    mask = nibabel.apply_orientation(label.data > 0, to_other)
+    other = volumes | {"ct": Volume(np.asarray(ct.dataobj), ct.affine)}
+    turned = pack_scan(other, kinds, {"tumour": mask}, mask * 0.5)
+    np.testing.assert_allclose(turned.pop("affine"), plain.pop("affine"), atol=1e-4)
+    np.testing.assert_allclose(turned.pop("spacing"), plain.pop("spacing"), rtol=1e-6)
+    assert turned == plain

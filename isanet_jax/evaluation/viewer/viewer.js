@@ -202,17 +202,20 @@ class Viewer {
     image.getContext("2d").putImageData(picture, 0, 0);
     context.setTransform(scale, 0, 0, scale, 0, 0);
     context.drawImage(image, 0, 0);
-    canvas.style.aspectRatio = ratio;
-    canvas.style.objectFit = "fill";
-    canvas.style.height = "auto";
-    canvas.style.maxHeight = "46vh";
-    canvas.style.margin = "0 auto";
-    canvas.style.width = `min(100%, calc(46vh * ${ratio}))`;
+    this.fit(canvas, ratio);
     for (const mask of this.masks) {
       const shown = byId(mask.role === "reference" ? "show-reference" : "show-prediction").checked;
       if (shown && !this.hidden.has(`${mask.role} ${mask.class}`)) this.outline(context, plane, mask, rows, columns);
     }
     if (byId("crosshair").checked) this.cross(context, plane, rows, columns);
+  }
+
+  // A canvas is shown in the patient's proportions, whatever its voxels are.
+  fit(canvas, ratio) {
+    Object.assign(canvas.style, {
+      aspectRatio: ratio, objectFit: "fill", height: "auto", maxHeight: "46vh", margin: "0 auto",
+      width: `min(100%, calc(46vh * ${ratio}))`,
+    });
   }
 
   // Edges between voxels in and out of a mask, as lines of the canvas's own pixels.
@@ -291,10 +294,7 @@ class Viewer {
     });
     context.putImageData(picture, 0, 0);
     const ratio = (size * s[2]) / (d * s[0]);
-    canvas.style.aspectRatio = ratio;
-    canvas.style.height = "auto";
-    canvas.style.margin = "0 auto";
-    canvas.style.width = `min(100%, calc(46vh * ${ratio}))`;
+    this.fit(canvas, ratio);
     byId("angle").value = this.state.angle;
   }
 
