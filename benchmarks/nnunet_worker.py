@@ -46,6 +46,11 @@ def train(dataset: int, fold: int, cpu_minutes: float, output: Path, plans: str)
     trainer = nnUNetTrainer(plan, CONFIGURATION, fold, description, device=device)
     trainer.on_train_start()
     budget, steps, losses = cpu_minutes * 60, 0, []
+    # Kept as soon as it is trained: where the prediction fails, no training is lost.
+    kept, known = output / "network.pt", output / "trained.json"
+    if known.exists():
+        trainer.network.load_state_dict(torch.load(kept, weights_only=True))
+        budget = 0
     while (spent := time.process_time()) < budget:
         if steps % _STEPS_BETWEEN == 0:
             rate = trainer.initial_lr * (1 - spent / budget) ** 0.9
@@ -56,7 +61,11 @@ def train(dataset: int, fold: int, cpu_minutes: float, output: Path, plans: str)
         trainer.network.train()
         losses.append(float(trainer.train_step(next(trainer.dataloader_train))["loss"]))
         steps += 1
-    spent = time.process_time()
+    if not known.exists():
+        output.mkdir(parents=True, exist_ok=True)
+        torch.save(trainer.network.state_dict(), kept)
+        record = {"cpu_minutes": time.process_time() / 60, "steps": steps, "losses": losses}
+        known.write_text(json.dumps(record))
 
     trainer.set_deep_supervision_enabled(False)
     trainer.network.eval()
@@ -75,12 +84,11 @@ def train(dataset: int, fold: int, cpu_minutes: float, output: Path, plans: str)
     splits = json.loads((folder / "splits_final.json").read_text())
     images = Path(str(nnUNet_raw)) / name / "imagesTr"
     channels = range(len(description["channel_names"]))
-    output.mkdir(parents=True, exist_ok=True)
     for case in splits[fold]["test"]:
         files = [str(images / f"{case}_{c:04d}.nii.gz") for c in channels]
         predictor.predict_from_files_sequential([files], [str(output / case)])
-    record = {"cpu_minutes": spent / 60, "steps": steps, "losses": losses}
-    (output / "training.json").write_text(json.dumps(record))
+    known.rename(output / "training.json")
+    kept.unlink()
 
 
 def main():
