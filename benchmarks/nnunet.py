@@ -11,7 +11,7 @@ Every training has the same processor time (user and system), without the prepar
 of the cases and the prediction: of ours, compiling counts. nnU-Net trains on the training cases of
 each nested fold; its learning rate falls over the time that it has (benchmarks/nnunet_worker.py).
 It gets the scans with the PET on the CT's grid, and a target spacing (--spacing-mm, 0: its own
-choice, which two cores cannot train); its masks come back on the CT's grid, where all are scored.
+choice, which asks for a GPU); its masks come back on the CT's grid, where all are scored.
 """
 
 import argparse
