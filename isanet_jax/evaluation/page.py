@@ -102,11 +102,12 @@ def pack_scan(volumes: Mapping[str, Volume], kinds, predictions, probability=Non
     back = nibabel.orientations.inv_ornt_aff(to_patient, first.data.shape)
     affine = first.affine @ back @ np.diag([step, step, step, 1])
     shape = turned(first.data).shape
-    images = {}
-    for name, volume in volumes.items():
-        outside = KINDS[kinds[name]].outside
-        on_grid = resample(volume, shape, affine, order=1, fill=outside)
-        images[name] = turned(volume.data) if volume is first else on_grid
+    images = {
+        name: turned(volume.data)
+        if volume is first
+        else resample(volume, shape, affine, order=1, fill=KINDS[kinds[name]].outside)
+        for name, volume in volumes.items()
+    }
     shown = {name: turned(mask) for name, mask in predictions.items()}
     of_class = None if probability is None else turned(probability)
     return _content(images, kinds, affine, references={}, predictions=shown, probability=of_class)

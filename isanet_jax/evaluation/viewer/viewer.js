@@ -76,12 +76,10 @@ class Viewer {
   }
 
   worst() {
-    const cases = JSON.parse(byId("cases").textContent);
     return cases.reduce((a, b) => (b.score < a.score ? b : a)).name;
   }
 
   async open(name) {
-    const cases = JSON.parse(byId("cases").textContent);
     const number = cases.findIndex((one) => one.name === name);
     const data = JSON.parse(byId(`case-${number}`).textContent);
     const [d, h, w] = data.shape, count = d * h * w;
@@ -130,7 +128,7 @@ class Viewer {
       tick.checked = !this.hidden.has(name);
       tick.addEventListener("input", () => {
         if (tick.checked) this.hidden.delete(name); else this.hidden.add(name);
-        this.draw();
+        this.drawPlanes();
       });
       mark.className = "key";
       mark.style.background = this.colour(mask);
@@ -152,8 +150,13 @@ class Viewer {
 
   draw() {
     if (!this.volumes) return;
-    PLANES.forEach((plane, i) => this.drawPlane(this.canvases[i], plane));
+    this.drawPlanes();
     this.drawProjection();
+  }
+
+  // All that a new place changes: the projection, which costs more, is of all places.
+  drawPlanes() {
+    PLANES.forEach((plane, i) => this.drawPlane(this.canvases[i], plane));
     this.say();
   }
 
@@ -253,15 +256,13 @@ class Viewer {
     context.stroke();
   }
 
-  // The hottest (PET) or densest voxels of each column, for the projection: so that turning is quick.
+  // The voxels that the projection is made of: all but the lowest.
   project() {
     const volume = this.volumes.find((v) => v.kind === "pet") || this.volumes[0];
     this.projected = volume;
-    const sorted = Float32Array.from(volume.codes);
     this.points = [];
-    const step = Math.max(1, Math.floor(Math.cbrt(sorted.length / 1.5e6)));
     const [d, h, w] = this.shape;
-    for (let z = 0; z < d; z += step) for (let y = 0; y < h; y += step) for (let x = 0; x < w; x += step) {
+    for (let z = 0; z < d; z++) for (let y = 0; y < h; y++) for (let x = 0; x < w; x++) {
       const code = volume.codes[(z * h + y) * w + x];
       if (code > 8) this.points.push(z, y, x, code);
     }
@@ -316,7 +317,7 @@ class Viewer {
       const row = voxelAt((event.clientY - box.top) / box.height, this.shape[plane.rows]);
       const column = voxelAt((event.clientX - box.left) / box.width, this.shape[plane.columns]);
       const place = this.voxel(plane, row, column);
-      if (event.buttons || event.type === "pointerdown") { this.state.place = place; this.draw(); }
+      if (event.buttons || event.type === "pointerdown") { this.state.place = place; this.drawPlanes(); }
       this.say(place);
     };
     canvas.addEventListener("pointerdown", (e) => { canvas.setPointerCapture(e.pointerId); move(e); });
@@ -335,7 +336,7 @@ class Viewer {
   scroll(plane, step) {
     const most = this.shape[plane.across] - 1;
     this.state.place[plane.across] = Math.max(0, Math.min(most, this.state.place[plane.across] + step));
-    this.draw();
+    this.drawPlanes();
   }
 
   jump(step) {
@@ -343,7 +344,7 @@ class Viewer {
     if (!lesions.length) return;
     this.lesion = (this.lesion + step + lesions.length) % lesions.length;
     this.state.place = [...lesions[this.lesion].centre];
-    this.draw();
+    this.drawPlanes();
   }
 
   // What is at a place: values with their units, and the place in mm.
