@@ -125,6 +125,16 @@ def add_method(
     )
 
 
+def papers_loop(name: str) -> dict:
+    """A system's settings where the paper trained all by one loop: its optimiser and rate."""
+    settings = {"model": {"name": name}}
+    if name == "xie2021":
+        settings["optimizer"] = {"name": "sgd", "peak_learning_rate": 1e-3}
+    elif name in ("iantsen2020", "xie2020", "an2021"):
+        settings["optimizer"] = {"peak_learning_rate": 1e-4}
+    return settings
+
+
 def _smoke_settings(settings, recipe):
     settings = copy.deepcopy(settings)
     system = settings.get("model", {}).get("name")

@@ -9,7 +9,13 @@ systems of the challenges and `nnunet` train by the paper's loop; the options ar
 
 import copy
 
-from isanet_jax.configs.compare.comparison import ALL_METRICS, LABELS, add_method, comparison
+from isanet_jax.configs.compare.comparison import (
+    ALL_METRICS,
+    LABELS,
+    add_method,
+    comparison,
+    papers_loop,
+)
 from isanet_jax.configs.compare.published import TABLE_2, TABLE_3
 from ml_collections import ConfigDict
 
@@ -27,14 +33,8 @@ def get_config(options: str = "sts") -> ConfigDict:
     config.thresholds = True
     figures = TABLE_3[config.dataset] | TABLE_2[config.dataset]
     for name, values in figures.items():
-        settings = {"model": {"name": name}}
-        if name in TABLE_3[config.dataset] and name != "isa":
-            rate = 1e-3 if name == "xie2021" else 1e-4
-            settings["optimizer"] = {"peak_learning_rate": rate}
-            if name == "xie2021":
-                settings["optimizer"]["name"] = "sgd"
         printed = dict(zip(ALL_METRICS, values, strict=False))
-        add_method(config, name, LABELS[name], settings, published=printed)
+        add_method(config, name, LABELS[name], papers_loop(name), published=printed)
     add_method(config, "nnunet", "nnU-Net's network", {"model": {"name": "nnunet"}})
     add_method(config, "strong", "strong", {})
     config.methods.strong.settings = ConfigDict(copy.deepcopy(strong.RECIPE))  # as it is

@@ -8,7 +8,13 @@ The options after the colon are in comparison.py, beside this.
 import copy
 import importlib
 
-from isanet_jax.configs.compare.comparison import LABELS, NETWORK_METRICS, add_method, comparison
+from isanet_jax.configs.compare.comparison import (
+    LABELS,
+    NETWORK_METRICS,
+    add_method,
+    comparison,
+    papers_loop,
+)
 from isanet_jax.configs.compare.published import TABLE_3
 from ml_collections import ConfigDict
 
@@ -20,13 +26,8 @@ def get_config(options: str = "") -> ConfigDict:
     config = comparison("Table 3: systems of the HECKTOR challenges", options)
     for name, figures in TABLE_3[config.dataset].items():
         printed = dict(zip(NETWORK_METRICS, figures, strict=True))
-        settings = {"model": {"name": name}}
-        if config.recipe == "own" and name in OWN:
-            settings = _own_recipe(name)
-        elif name == "xie2021":
-            settings["optimizer"] = {"name": "sgd", "peak_learning_rate": 1e-3}
-        elif name != "isa":
-            settings["optimizer"] = {"peak_learning_rate": 1e-4}
+        is_own = config.recipe == "own" and name in OWN
+        settings = _own_recipe(name) if is_own else papers_loop(name)
         add_method(config, name, LABELS[name], settings, published=printed)
     return config
 
