@@ -8,6 +8,8 @@ from pathlib import Path
 
 from isanet_jax.errors import ConfigError, DataError
 
+BUNDLE_SUFFIX = ".isanet"
+
 
 def check_new(path, *, overwrite=False) -> None:
     """Raises DataError where a file exists and `overwrite` is False."""
@@ -59,6 +61,11 @@ class replace_when_done:  # noqa: N801 - used as a function
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _NUMBERS = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?( to [-+]?[\d.]+(e[-+]?\d+)?)?")
+
+
+def is_bundle(path) -> bool:
+    """Whether a path is of a model in one file (`isanet bundle`), and not of a run's folder."""
+    return Path(path).suffix == BUNDLE_SUFFIX and not Path(path).is_dir()
 
 
 def check_folder(path) -> Path:

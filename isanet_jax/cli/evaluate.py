@@ -7,7 +7,7 @@ from isanet_jax.classes import TUMOUR, Classes, parse_classes
 from isanet_jax.cli.prepare import parse_label_values
 from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.evaluation.runs import evaluate_masks, evaluate_runs
-from isanet_jax.files import check_folder
+from isanet_jax.files import check_folder, is_bundle
 from isanet_jax.runtime import say_devices
 
 
@@ -59,7 +59,7 @@ def main(arguments=None) -> None:
         raise ConfigError("give either --workdir, or --predictions and --references")
     if not args.workdir and not (args.predictions and args.references and args.output):
         raise ConfigError("give --predictions, --references and --output together")
-    is_model = args.workdir and Path(args.workdir[0]).suffix == ".isanet"
+    is_model = args.workdir and is_bundle(args.workdir[0])
     if args.workdir and (len(args.workdir) > 1 or is_model) and not args.output:
         raise ConfigError("give --output: the results of an ensemble belong to none of its runs")
     output = Path(args.output) if args.output else Path(args.workdir[0]) / "eval"

@@ -12,7 +12,7 @@ from pathlib import Path
 from isanet_jax.datasets.layout import PET_CT, Scan, box_from_lps
 from isanet_jax.datasets.table import read_table
 from isanet_jax.errors import ConfigError, DataError, failure_of
-from isanet_jax.files import check_new
+from isanet_jax.files import check_new, is_bundle
 from isanet_jax.kinds import parse_images
 from isanet_jax.prediction.write import SUFFIXES
 from isanet_jax.runtime import say_devices
@@ -204,7 +204,7 @@ def _check_outputs(args, jobs):
 
 def _images_of(workdir):
     """The images that a run takes, by name, from its config; CT and PET where there is none yet."""
-    if Path(workdir).suffix == ".isanet":
+    if is_bundle(workdir):
         from isanet_jax.training.bundle import read_bundle  # imports JAX
 
         config = read_bundle(workdir).networks[0][0]["config"]

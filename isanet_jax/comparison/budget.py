@@ -132,14 +132,12 @@ def measure(config: dict) -> dict[str, float]:
     """
     import jax
 
-    from isanet_jax.distributed.mesh import batch_part, make_mesh, place_batch
-    from isanet_jax.pipeline.dataset import training_data
+    from isanet_jax.distributed.mesh import make_mesh, place_batch
     from isanet_jax.training.run import build_run, compile_step, load_cohort
     from isanet_jax.training.validate import validate
 
     mesh = make_mesh(config["mesh"]["data"], config["mesh"]["space"])
-    cohort = load_cohort(config)
-    run, state = build_run(config, cohort, mesh)
+    run, state = build_run(config, load_cohort(config), mesh)
     step = compile_step(run, state)
     validation_s = 0.0
     if run.parts.selection:
@@ -148,16 +146,7 @@ def measure(config: dict) -> dict[str, float]:
         validate(run, state.params, 0)
         validation_s = time.process_time() - before
     start_s = time.process_time() - 2 * validation_s
-    data = training_data(
-        cohort,
-        run.parts.train,
-        run.inputs,
-        batch=config["train"]["batch"],
-        seed=config["seed"],
-        augment=config["augment"],
-        part=batch_part(mesh),
-    )
-    batches = iter(data)
+    batches = run.batches()
     for number in range(_WARM_STEPS + _STEPS):
         if number == _WARM_STEPS:
             jax.block_until_ready(state)

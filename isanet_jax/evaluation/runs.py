@@ -32,10 +32,10 @@ def evaluate_runs(  # noqa: PLR0915 - one file after the other is written
     from isanet_jax.evaluation import pictures, report
     from isanet_jax.evaluation.evaluate import NETWORK, score_run, unseen_cases
     from isanet_jax.evaluation.page import Page, metrics_table, pack_case
-    from isanet_jax.files import write_csv
+    from isanet_jax.files import is_bundle, write_csv
     from isanet_jax.prediction.predictor import Predictor
     from isanet_jax.prediction.rules import write_form
-    from isanet_jax.training.bundle import in_cohort, is_bundle
+    from isanet_jax.training.bundle import in_cohort
     from isanet_jax.training.config import check_cohort
     from isanet_jax.training.log import read_log
 

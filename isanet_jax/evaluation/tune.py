@@ -11,12 +11,11 @@ from scipy.stats import rankdata
 from isanet_jax.cases.cohort import read_cohort
 from isanet_jax.errors import ConfigError
 from isanet_jax.evaluation.evaluate import predicted
-from isanet_jax.files import write_json
+from isanet_jax.files import is_bundle, write_json
 from isanet_jax.kinds import pet_name
 from isanet_jax.metrics.segmentation import LESION_IOU
 from isanet_jax.prediction.predictor import Predictor
 from isanet_jax.prediction.rules import Rules, write_form
-from isanet_jax.training.bundle import is_bundle
 
 # Of a run's cases: its test fold, or those that its checkpoint was chosen on (with selection
 # `nested`, others), which leaves the test fold unseen.

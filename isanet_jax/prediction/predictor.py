@@ -24,6 +24,7 @@ from isanet_jax.classes import Classes
 from isanet_jax.datasets.layout import Scan
 from isanet_jax.distributed.mesh import compiler_options, fill_up, make_mesh
 from isanet_jax.errors import ConfigError, DataError
+from isanet_jax.files import is_bundle
 from isanet_jax.kinds import KINDS, WIDE, CtWindow
 from isanet_jax.network import systems
 from isanet_jax.network.whole_volume import over_windows
@@ -31,7 +32,7 @@ from isanet_jax.pipeline.dataset import standardised, statistics_of
 from isanet_jax.prediction.rules import default_rules, parse_rules, read_rules
 from isanet_jax.prediction.windows import predict_windows
 from isanet_jax.runtime import command
-from isanet_jax.training.bundle import as_tree, is_bundle, read_bundle
+from isanet_jax.training.bundle import as_tree, read_bundle
 from isanet_jax.training.checkpoint import check_version, load_params
 from isanet_jax.training.config import (
     class_names,
@@ -129,8 +130,7 @@ class Predictor:
         """Those of a file, or of a single model that has some."""
         if path:
             return read_rules(path, self.classes)
-        is_model = len(workdirs) == 1 and is_bundle(workdirs[0])
-        if is_model and (stored := read_bundle(workdirs[0]).rules):
+        if len(workdirs) == 1 and (stored := self.descriptions[0].get("rules")):
             return parse_rules(stored, self.classes, workdirs[0])
         return default_rules(self.classes)
 
@@ -325,7 +325,9 @@ def _loaded(workdirs, half, checkpoint):
         if not is_bundle(workdir):
             yield workdir, *_load(workdir, half, checkpoint)
             continue
-        for description, arrays in read_bundle(workdir).networks:
+        bundle = read_bundle(workdir)
+        for stored, arrays in bundle.networks:
+            description = stored | {"rules": bundle.rules}
             check_version(description, workdir)
             graphdef, abstract = _abstract(description, half)
             yield workdir, graphdef, as_tree(arrays, abstract, workdir), description
@@ -346,8 +348,7 @@ def _load(workdir, half, checkpoint):
 
     def make_params(description):
         structure["graphdef"], params = _abstract(description, half)
-        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), params)
+        return params
 
     params, description = load_params(workdir, make_params, which=checkpoint)
     return structure["graphdef"], params, description

@@ -21,10 +21,9 @@ from safetensors import numpy as safetensors
 import isanet_jax
 from isanet_jax.cases.cohort import Cohort, read_cohort
 from isanet_jax.errors import CheckpointError, ConfigError, DataError
-from isanet_jax.files import check_new, replace_when_done
+from isanet_jax.files import BUNDLE_SUFFIX, check_new, replace_when_done
 from isanet_jax.training.card import model_card
 
-SUFFIX = ".isanet"
 FORMAT = 1
 _MODEL, _CARD = "model.json", "CARD.md"
 _DIGEST = 64  # characters of the comment
@@ -47,11 +46,6 @@ class Bundle(NamedTuple):
     networks: list[tuple[dict, dict[str, np.ndarray]]]
     rules: dict
     card: str
-
-
-def is_bundle(path) -> bool:
-    """Whether a path is of a bundle, and not of a run's folder."""
-    return Path(path).suffix == SUFFIX and not Path(path).is_dir()
 
 
 def write_bundle(
@@ -78,8 +72,8 @@ def write_bundle(
         DataError: a file that is there.
     """
     output = Path(output)
-    if output.suffix != SUFFIX:
-        raise ConfigError(f"{output} is to be a model; call it NAME{SUFFIX}")
+    if output.suffix != BUNDLE_SUFFIX:
+        raise ConfigError(f"{output} is to be a model; call it NAME{BUNDLE_SUFFIX}")
     check_new(output, overwrite=overwrite)
     members, described = {}, []
     for number, (description, params) in enumerate(networks):
@@ -109,7 +103,7 @@ def write_bundle(
 def _described(description):
     """A run's description without what names cases or folders."""
     if "counts" in description:  # of a network that comes from a model
-        return {k: v for k, v in description.items() if k not in ("weights", "sha256")}
+        return {k: v for k, v in description.items() if k not in ("weights", "sha256", "rules")}
     config = json.loads(json.dumps(description["config"]))
     digests = _digests(config["data"]["cases"], description["split"])
     config["data"]["cases"] = ""

@@ -184,7 +184,8 @@ def load_params(workdir, make_params, *, which="best") -> tuple[object, dict]:
 
     Args:
         workdir: the run's folder.
-        make_params: description -> parameters of the right structure and shapes.
+        make_params: description -> parameters of the right structure and shapes; they are loaded
+            onto this process's first device.
         which: of `SERIES`.
 
     Returns:
@@ -209,7 +210,15 @@ def load_params(workdir, make_params, *, which="best") -> tuple[object, dict]:
                     f"damaged{_way_out(workdir, which)}"
                 )
             raise CheckpointError(f"{workdir} holds no finished checkpoint yet; train on")
-        description, items = _load(series, lambda d: {_PARAMS: make_params(d)}, Path(workdir))
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+        def make_items(description):
+            def placed(x):
+                return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here)
+
+            return {_PARAMS: jax.tree.map(placed, make_params(description))}
+
+        description, items = _load(series, make_items, Path(workdir))
         return items[_PARAMS], description
 
 

@@ -12,12 +12,11 @@ import jax
 import numpy as np
 
 from isanet_jax.cases.ranges import scan_ranges
-from isanet_jax.distributed.mesh import batch_part, make_mesh, place_batch
+from isanet_jax.distributed.mesh import make_mesh, place_batch
 from isanet_jax.distributed.processes import first_process_first
 from isanet_jax.errors import IsaNetError
 from isanet_jax.files import replace_when_done
 from isanet_jax.locks import only_here
-from isanet_jax.pipeline.dataset import training_data
 from isanet_jax.runtime import command, return_memory
 from isanet_jax.training.checkpoint import Checkpoints, check_record
 from isanet_jax.training.config import (
@@ -88,17 +87,8 @@ def _train_alone(config, workdir, mesh, cohort, profiled_steps):
         "ct_window": list(run.inputs.ct_window),
         "split": {"train": parts.train, "selection": parts.selection, "test": parts.test},
     }
-    data = training_data(
-        cohort,
-        parts.train,
-        run.inputs,
-        batch=config["train"]["batch"],
-        seed=config["seed"],
-        augment=config["augment"],
-        part=batch_part(mesh),
-    )
     with (
-        contextlib.closing(iter(data)) as batches,
+        contextlib.closing(run.batches()) as batches,
         Checkpoints(workdir, info=info) as checkpoints,
         StopRequest() as stop,
     ):

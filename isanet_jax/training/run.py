@@ -11,12 +11,12 @@ from jax.sharding import Mesh
 
 from isanet_jax.cases.cohort import Cohort, prepare_phantoms, read_cohort
 from isanet_jax.cases.folds import Split, folds_by_centre, split
-from isanet_jax.distributed.mesh import compiler_options, state_shardings
+from isanet_jax.distributed.mesh import batch_part, compiler_options, state_shardings
 from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.locks import only_here
 from isanet_jax.network import systems
 from isanet_jax.network.systems import count_parameters
-from isanet_jax.pipeline.dataset import Inputs
+from isanet_jax.pipeline.dataset import Inputs, training_data
 from isanet_jax.runtime import command, map_memory, return_memory
 from isanet_jax.training.config import (
     check_cohort,
@@ -93,6 +93,19 @@ class Run:
     @property
     def total_steps(self):
         return self.config["train"]["epochs"] * self.steps_per_epoch
+
+    def batches(self):
+        """What is trained on, see `isanet_jax.pipeline.dataset.training_data`; an iterator."""
+        data = training_data(
+            self.cohort,
+            self.parts.train,
+            self.inputs,
+            batch=self.config["train"]["batch"],
+            seed=self.config["seed"],
+            augment=self.config["augment"],
+            part=batch_part(self.mesh),
+        )
+        return iter(data)
 
 
 def build_run(config, cohort, mesh):

@@ -4,8 +4,9 @@ import jax
 import numpy as np
 
 from isanet_jax.errors import CheckpointError, ConfigError
+from isanet_jax.files import is_bundle
 from isanet_jax.network import systems
-from isanet_jax.training.bundle import is_bundle, named_arrays, read_bundle
+from isanet_jax.training.bundle import named_arrays, read_bundle
 from isanet_jax.training.checkpoint import check_version, load_params
 from isanet_jax.training.config import model_config
 
@@ -29,9 +30,7 @@ def trained_arrays(path) -> dict[str, np.ndarray]:
         return networks[0][1]
 
     def abstract(description):
-        _, params = systems.create_abstract(model_config(description["config"]))
-        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), params)
+        return systems.create_abstract(model_config(description["config"]))[1]
 
     params, _ = load_params(path, abstract)
     return {name: np.asarray(array) for name, array in named_arrays(params)}
