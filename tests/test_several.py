@@ -292,6 +292,28 @@ def test_a_prediction_has_a_value_for_each_class(workdir, source, tmp_path, caps
     capsys.readouterr()
 
 
+def test_without_jax_the_same_values_are_found(workdir, source, tmp_path):
+    """Windows over a case of any shape, three images, two classes, by onnxruntime."""
+    pytest.importorskip("onnxruntime")
+    from isanet_jax.cli import export
+    from isanet_jax.export import isanet_onnx
+
+    export.main(["--workdir", str(workdir), "--output", str(tmp_path / "model")])
+    files = [str(source / "P2" / f"{name}.nii.gz") for name in IMAGES]
+    images = ["--ct", files[0], "--pet", files[1], "--image", f"t1={files[2]}"]
+    found = []
+    for name, program, model in (
+        ("a", predict.main, ["--workdir", str(workdir)]),
+        ("b", isanet_onnx.main, ["--model", str(tmp_path / "model")]),
+    ):
+        paths = [tmp_path / f"{name}{kind}.nii.gz" for kind in "mp"]
+        program([*model, *images, "--output", str(paths[0]), "--probability", str(paths[1])])
+        found.append([np.asarray(nibabel.load(path).dataobj) for path in paths])
+    assert found[0][1].std() > 1e-3
+    np.testing.assert_allclose(found[1][1], found[0][1], atol=1e-5)
+    assert (found[0][0] != found[1][0]).mean() < 1e-5
+
+
 def test_ignored_voxels_change_nothing(source, tmp_path, capsys):
     """Masks scored with and without what is unknown; a prediction there counts as neither."""
     reference = nibabel.load(source / "P0" / "label.nii.gz")

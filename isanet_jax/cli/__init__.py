@@ -14,6 +14,7 @@ COMMANDS = {
     "predict": ("predict", "predicts tumour masks, as NIfTI or DICOM"),
     "tune": ("tune", "chooses threshold, smallest lesion and so on, on a cross-validation"),
     "bundle": ("bundle", "makes one file of a trained run, or of an ensemble, to share"),
+    "export": ("export", "writes trained networks for programs without JAX: ONNX, StableHLO"),
     "compare": ("compare", "trains and compares methods over folds"),
     "doctor": ("doctor", "says what this machine has, and tries it"),
     "plan": ("plan", "says what a config needs of devices that need not be attached"),

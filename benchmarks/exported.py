@@ -1,0 +1,117 @@
+"""Every system as ONNX beside JAX, on a real case: difference, size, and time of a prediction.
+
+    python prepare.py sts --source DIR --output cases/sts48 --size 48
+    python -m benchmarks.exported --cases cases/sts48
+
+Weights are drawn, not trained, and moved by noise so that no part of a network is a constant. JAX
+is compiled for this machine, as `isanet predict` does it; onnxruntime is what one would run
+instead.
+"""
+
+import argparse
+import os
+import statistics
+import time
+
+import numpy as np
+
+_RUNS = 3
+
+
+def seconds(function) -> float:
+    """Median duration of a call, after one that is not counted."""
+    function()
+    found = []
+    for _ in range(_RUNS):
+        start = time.perf_counter()
+        function()
+        found.append(time.perf_counter() - start)
+    return statistics.median(found)
+
+
+def main():
+    """Prints a line for each system."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cases", required=True, help="prepared with --size")
+    parser.add_argument("--systems", nargs="+", help="default: all")
+    parser.add_argument("--width", type=int, default=0, help="0: each system's own")
+    args = parser.parse_args()
+
+    from isanet_jax import runtime
+
+    runtime.setup()
+    import jax
+    import onnxruntime
+
+    from isanet_jax.cases.case import read_case
+    from isanet_jax.cases.cohort import read_cohort
+    from isanet_jax.export.model import probability_of
+    from isanet_jax.export.onnx_graph import to_onnx
+    from isanet_jax.network import systems
+    from isanet_jax.pipeline.augment import normalise
+    from isanet_jax.training.config import image_kinds, input_shape, model_config
+
+    cohort = read_cohort(args.cases)
+    name = next(iter(cohort.cases))
+    images = read_case(cohort.path(name)).images
+    images = {k: x.astype(np.float32)[None] for k, x in images.items()}
+    threads = len(os.sched_getaffinity(0))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    print(
+        f"{name}, {cohort.settings['size']}, {threads} thread(s), JAX {jax.__version__}, "
+        f"onnxruntime {onnxruntime.__version__}\n"
+    )
+    print(
+        "| system | parameters | MiB | operations | largest difference | onnxruntime s | JAX s "
+        "| JAX / onnxruntime |\n" + "|---" * 8 + "|"
+    )
+    for system in args.systems or systems.SYSTEMS:
+        config = _config(args, cohort, system)
+        model = model_config(config)
+        graphdef, params = systems.create(model, jax.random.key(0))
+        params = jax.tree.map(_moved, params)
+        probability, shapes = probability_of({"config": config}, params)
+        exported = to_onnx(probability, shapes, "probability")
+        content = exported.SerializeToString()
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        kinds = image_kinds(config)
+
+        @jax.jit
+        def predict(params, images, graphdef=graphdef, kinds=kinds):
+            image = normalise(images, kinds, of_volume=True)
+            return jax.nn.sigmoid(systems.apply(graphdef, params, image).logits)
+
+        found, wanted = session.run(None, images)[0], np.asarray(predict(params, images))
+        assert found.shape == (1, *input_shape(config), 1)
+        times = (
+            seconds(lambda s=session: s.run(None, images)),
+            seconds(lambda p=params, f=predict: np.asarray(f(p, images))),
+        )
+        print(
+            f"| {system} | {systems.count_parameters(params):,} | {len(content) / 2**20:.1f} | "
+            f"{len(exported.graph.node)} | {np.abs(found - wanted).max():.1e} | {times[0]:.2f} | "
+            f"{times[1]:.2f} | {times[1] / times[0]:.2f} |",
+            flush=True,
+        )
+
+
+def _moved(x):
+    noise = np.random.default_rng(x.size).standard_normal(x.shape)
+    return np.asarray(x) + 0.1 * noise.astype(np.float32)
+
+
+def _config(args, cohort, system):
+    """A run's settings."""
+    from isanet_jax.api import get_config
+    from isanet_jax.training.config import plain_config
+
+    config = get_config("sts")
+    config.data.cases, config.data.size = str(cohort.folder), cohort.settings["size"]
+    config.model.name, config.model.width = system, args.width
+    config.model.levels = 0 if system.startswith(("nnunet", "xie")) else 4
+    return plain_config(config)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""The command line of `isanet export`."""
+
+import argparse
+
+from isanet_jax.runtime import command, say_devices
+
+_FORMATS = ("onnx", "stablehlo")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of export.py."""
+    root = argparse.ArgumentParser(
+        description="Writes trained networks for programs without JAX: ONNX files with the images' "
+        "normalisation inside, and isanet_onnx.py, which predicts with them by numpy, scipy, "
+        "nibabel and onnxruntime alone. Beside them the same as StableHLO.",
+    )
+    root.add_argument(
+        "--workdir", required=True, nargs="+", help="a run, several as an ensemble, or a model"
+    )
+    root.add_argument("--output", required=True, help="folder to write")
+    root.add_argument(
+        "--format",
+        nargs="+",
+        choices=_FORMATS,
+        default=list(_FORMATS),
+        help="what to write (default: both)",
+    )
+    root.add_argument("--checkpoint", default="best", choices=("best", "latest"))
+    root.add_argument("--rules", help="file of isanet tune, to be applied by isanet_onnx.py")
+    root.add_argument(
+        "--no-check",
+        action="store_true",
+        help="do not run the ONNX networks beside JAX's (both at full size: a minute at 144^3)",
+    )
+    root.add_argument("--overwrite", action="store_true", help="replace a model that is there")
+    return root
+
+
+def main(arguments=None) -> None:
+    """Runs export.py."""
+    args = parser().parse_args(arguments)
+    from isanet_jax.export.model import write_model
+    from isanet_jax.prediction.predictor import Predictor  # imports JAX
+
+    say_devices()
+    predictor = Predictor(args.workdir, checkpoint=args.checkpoint, rules=args.rules)
+    written = write_model(
+        predictor,
+        args.output,
+        formats=args.format,
+        check=not args.no_check,
+        overwrite=args.overwrite,
+    )
+    for made in written:
+        text = f"{args.output}/{made['file']}: {made['bytes'] / 2**20:.1f} MiB"
+        if "opset" in made:
+            text += f", {made['nodes']} operations of opset {made['opset']}"
+        if made["difference"] is not None:
+            text += f"; probabilities differ from JAX's by at most {made['difference']:.1e}"
+        print(text)
+    if "onnx" in args.format:
+        images = " ".join(f"--{n} {n.upper()}" for n in predictor.settings.images)
+        print(f"next: python {args.output}/isanet_onnx.py {images} --output mask.nii.gz")
+    else:
+        print(f"to look at a scan in this program: {command('predict')} --workdir ...")

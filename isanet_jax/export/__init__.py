@@ -1,0 +1,1 @@
+"""Trained networks for programs that are not this one: ONNX, StableHLO."""
