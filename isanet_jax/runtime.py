@@ -22,7 +22,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -3, -4, -8
 GPU_MEMORY_SHARE = 0.92  # of a GPU, that JAX takes and plan.py counts on
 _SCRIPTS = (
     *("prepare.py", "train.py", "eval.py", "predict.py", "tune.py", "bundle.py", "export.py"),
-    *("compare.py", "plan.py", "doctor.py"),
+    *("node.py", "compare.py", "plan.py", "doctor.py"),
 )
 _DRIVERS = ("/dev/nvidiactl", "/dev/dxg")  # Linux, and Windows' subsystem for it
 _PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")

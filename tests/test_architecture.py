@@ -19,7 +19,7 @@ ORDER = (
         "parallel",
     ),
     *("cases", "pipeline", "distributed", "network", "metrics", "training", "planning"),
-    *("prediction", "export", "evaluation", "comparison", "api", "cli"),
+    *("prediction", "export", "node", "evaluation", "comparison", "api", "cli"),
 )
 # Base modules, of which each may use the others.
 BASE = ("errors", "files", "locks", "runtime", "volume")

@@ -15,6 +15,7 @@ COMMANDS = {
     "tune": ("tune", "chooses threshold, smallest lesion and so on, on a cross-validation"),
     "bundle": ("bundle", "makes one file of a trained run, or of an ensemble, to share"),
     "export": ("export", "writes trained networks for programs without JAX: ONNX, StableHLO"),
+    "node": ("node", "takes studies as a DICOM node, and sends their segmentations back"),
     "compare": ("compare", "trains and compares methods over folds"),
     "doctor": ("doctor", "says what this machine has, and tries it"),
     "plan": ("plan", "says what a config needs of devices that need not be attached"),

@@ -199,11 +199,43 @@ def _choose(case, patient, group, asked):
             series of which nothing says which one is meant.
     """
     structures, regions, notes = choose_structures(case, group, asked)
-    referenced = referenced_series(structures.first)
+    images, told = choose_images(case, group, asked, referenced_series(structures.first))
+    notes += told
+    name_of = {kind: name for name, kind in asked.images.items()}
+    corrected = _corrected(group)
+    left = []
+    for one in group:
+        if not any(one is taken for taken in (structures, *images.values())):
+            reason = f"another {one.kind}" if one.kind.lower() in name_of else "not needed"
+            if one.kind == "PET" and corrected and one not in corrected:
+                reason = "no attenuation correction"
+            left.append(f"{one.describe()}: {reason}")
+    return Study(case, patient, images, structures, regions, tuple(left), tuple(notes))
+
+
+def _corrected(group):
+    """The PET series that are corrected for attenuation."""
+    pets = (s for s in group if s.kind == "PET")
+    return [s for s in pets if "ATTN" in (s.first.get("CorrectedImage") or ())]
+
+
+def choose_images(case, group, asked, referenced=frozenset()):
+    """The images of one study: (name -> series, notes).
+
+    Args:
+        case: for messages.
+        group: its series, among them one of each kind that is asked for.
+        asked: see `Asked`.
+        referenced: UIDs of the series that its structures were drawn on.
+
+    Raises:
+        DataError: several series of which nothing says which one is meant.
+    """
+    notes = []
     name_of = {kind: name for name, kind in asked.images.items()}
     pets = [s for s in group if s.kind == "PET"]
     cts = [s for s in group if s.kind == "CT"]
-    corrected = [s for s in pets if "ATTN" in (s.first.get("CorrectedImage") or ())]
+    corrected = _corrected(group)
     images = {}
     if "pet" in name_of:
         images[name_of["pet"]] = _decide(
@@ -237,13 +269,6 @@ def _choose(case, patient, group, asked):
         images[name], told = _choose_mr(case, name, group, images, asked.chosen)
         notes += told
     images = {name: images[name] for name in asked.images}
-    left = []
-    for one in group:
-        if not any(one is taken for taken in (structures, *images.values())):
-            reason = f"another {one.kind}" if one.kind.lower() in name_of else "not needed"
-            if one.kind == "PET" and corrected and one not in corrected:
-                reason = "no attenuation correction"
-            left.append(f"{one.describe()}: {reason}")
     (first, reference), *others = images.items()
     for name, one in others:
         if one.frame != reference.frame:
@@ -251,7 +276,7 @@ def _choose(case, patient, group, asked):
             notes.append(
                 f"{' and '.join(both)} have different frames of reference: are they registered?"
             )
-    return Study(case, patient, images, structures, regions, tuple(left), tuple(notes))
+    return images, notes
 
 
 def _is_derived(one):

@@ -1,0 +1,88 @@
+"""The node's ear: C-STORE and C-ECHO from whom it is told to accept."""
+
+import ssl
+import tempfile
+from pathlib import Path
+
+import pydicom
+from pynetdicom import (
+    AE,
+    ALL_TRANSFER_SYNTAXES,
+    AllStoragePresentationContexts,
+    _config,
+    evt,
+)
+from pynetdicom.sop_class import (
+    CTImageStorage,
+    MRImageStorage,
+    PositronEmissionTomographyImageStorage,
+    Verification,
+)
+
+from isanet_jax.dicom.series import lenient
+from isanet_jax.node.queue import Queue
+
+_IMAGES = (CTImageStorage, PositronEmissionTomographyImageStorage, MRImageStorage)
+_OUT_OF_RESOURCES, _NOT_UNDERSTOOD, _SUCCESS = 0xA700, 0xC000, 0x0000
+_MOST_ASSOCIATIONS = 16
+_TIMEOUT_S = 60
+
+
+def listen(queue: Queue, address, aet: str, accept, *, tls: ssl.SSLContext | None = None):
+    """Begins to take instances into a queue; returns the server, to be shut down.
+
+    What is larger than memory does not matter: a dataset goes to the disk as it comes. Of a study,
+    CT, PET and MR are kept. What else there is of it (structure sets, reports) is taken and not
+    kept: senders give up a whole study where something of it is refused.
+
+    Args:
+        queue: that gets them.
+        address: (host, port).
+        aet: the node's title; associations that call another are refused.
+        accept: titles of whom it is taken from.
+        tls: of the server; None: without.
+    """
+    _config.STORE_RECV_CHUNKED_DATASET = True
+    tempfile.tempdir = str(queue.temporary)  # of this process: on the queue's disk
+    entity = AE(ae_title=aet)
+    entity.require_called_aet = True
+    entity.require_calling_aet = list(accept)
+    entity.maximum_associations = _MOST_ASSOCIATIONS
+    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = _TIMEOUT_S
+    entity.add_supported_context(Verification)
+    for context in AllStoragePresentationContexts:
+        entity.add_supported_context(context.abstract_syntax, ALL_TRANSFER_SYNTAXES)
+    keys = {}  # association -> studies of which it has brought something
+
+    def store(event):
+        path = Path(event.dataset_path)
+        try:
+            if event.request.AffectedSOPClassUID not in _IMAGES:
+                return _SUCCESS
+            if not queue.has_room(more=path.stat().st_size):
+                return _OUT_OF_RESOURCES
+            try:
+                with lenient():
+                    found = pydicom.dcmread(path, specific_tags=["StudyInstanceUID"])
+                study = str(found.StudyInstanceUID)
+            except Exception:  # pydicom raises a dozen types on what is damaged
+                return _NOT_UNDERSTOOD
+            key = queue.add(study, str(event.request.AffectedSOPInstanceUID), path)
+            mine = keys.setdefault(event.assoc, set())
+            if key not in mine:
+                mine.add(key)
+                queue.hold(key)
+            return _SUCCESS
+        except OSError:
+            return _OUT_OF_RESOURCES
+        finally:
+            path.unlink(missing_ok=True)
+
+    def end(event):
+        queue.release(keys.pop(event.assoc, ()))
+
+    handlers = [
+        (evt.EVT_C_STORE, store),
+        *((kind, end) for kind in (evt.EVT_RELEASED, evt.EVT_ABORTED, evt.EVT_CONN_CLOSE)),
+    ]
+    return entity.start_server(address, block=False, evt_handlers=handlers, ssl_context=tls)

@@ -1,0 +1,146 @@
+"""The node's mouth: results by C-STORE, or by STOW-RS."""
+
+import ssl
+import urllib.error
+import urllib.request
+import uuid
+from pathlib import Path
+from typing import NamedTuple
+
+import pydicom
+from pynetdicom import AE
+from pynetdicom.sop_class import (
+    RTStructureSetStorage,
+    SegmentationStorage,
+    StudyRootQueryRetrieveInformationModelFind,
+)
+
+from isanet_jax.errors import ConfigError
+
+_TIMEOUT_S = 60
+_PENDING = (0xFF00, 0xFF01)
+
+
+class NotSent(Exception):  # noqa: N818 - it is an outcome
+    """Why a result was not taken.
+
+    Attributes:
+        final: it never will be.
+        is_known: the peer has not got it; else it may have.
+    """
+
+    def __init__(self, reason: str, *, final=False, is_known=True):
+        super().__init__(reason)
+        self.final, self.is_known = final, is_known
+
+
+class Peer(NamedTuple):
+    """A DICOM node that results go to.
+
+    Attributes:
+        host, port, aet: where it is, and its title.
+        own: title that the node calls itself.
+        tls: to it; None: without.
+    """
+
+    host: str
+    port: int
+    aet: str
+    own: str
+    tls: ssl.SSLContext | None = None
+
+    def _associate(self, contexts):
+        entity = AE(ae_title=self.own)
+        entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = _TIMEOUT_S
+        entity.connection_timeout = _TIMEOUT_S
+        for uid in contexts:
+            entity.add_requested_context(uid)
+        tls = (self.tls, self.host) if self.tls else None
+        made = entity.associate(self.host, self.port, ae_title=self.aet, tls_args=tls)
+        if not made.is_established:
+            raise NotSent(f"{self.aet} at {self.host}:{self.port} takes no association")
+        return made
+
+    def send(self, path: Path) -> None:
+        """Sends an instance. Raises NotSent."""
+        made = self._associate([SegmentationStorage, RTStructureSetStorage])
+        try:
+            status = made.send_c_store(str(path))
+            code = status.get("Status")
+        except (ValueError, RuntimeError) as error:
+            raise NotSent(f"{self.aet} does not take {path.name}: {error}", final=True) from error
+        finally:
+            made.release()
+        if code is None:
+            raise NotSent(f"{self.aet} ended the association, or did not answer", is_known=False)
+        # Success, or one of the warnings with which it is kept.
+        if code != 0 and code >> 12 != 0xB:
+            busy = code >> 8 == 0xA7
+            raise NotSent(f"{self.aet} answers {path.name} with {code:04X}", final=not busy)
+
+    def has(self, path: Path) -> bool:
+        """Whether it says that it has an instance; False, too, where it does not answer."""
+        header = pydicom.dcmread(path, stop_before_pixels=True)
+        asked = pydicom.Dataset()
+        asked.QueryRetrieveLevel = "IMAGE"
+        for name in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
+            setattr(asked, name, header.get(name))
+        try:
+            made = self._associate([StudyRootQueryRetrieveInformationModelFind])
+        except NotSent:
+            return False
+        try:
+            model = StudyRootQueryRetrieveInformationModelFind
+            found = False
+            for status, identifier in made.send_c_find(asked, model):
+                if status and status.Status in _PENDING and identifier is not None:
+                    found |= identifier.get("SOPInstanceUID") == header.SOPInstanceUID
+            return found
+        except (ValueError, RuntimeError):
+            return False
+        finally:
+            made.release()
+
+
+class Web(NamedTuple):
+    """A DICOMweb server that results go to: STOW-RS, PS3.18 section 10.5.
+
+    Attributes:
+        url: of its studies, as `https://pacs/dicom-web/studies`.
+    """
+
+    url: str
+
+    def check(self) -> None:
+        """Raises ConfigError on what is no address of the web."""
+        if not self.url.startswith(("http://", "https://")):
+            raise ConfigError(f"--stow is {self.url!r}; give http:// or https://")
+
+    def send(self, path: Path) -> None:
+        """Sends an instance. Raises NotSent."""
+        boundary = uuid.uuid4().hex
+        head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
+        body = head + path.read_bytes() + f"\r\n--{boundary}--\r\n".encode()
+        kind = f'multipart/related; type="application/dicom"; boundary={boundary}'
+        headers = {"Content-Type": kind, "Accept": "application/dicom+json"}
+        request = urllib.request.Request(self.url, body, headers, method="POST")  # noqa: S310
+        try:
+            with urllib.request.urlopen(request, timeout=_TIMEOUT_S):  # noqa: S310 - see check
+                pass
+        except urllib.error.HTTPError as error:
+            final = 400 <= error.code < 500 and error.code not in (401, 403, 408, 429)
+            reason = f"{self.url} answers {path.name} with {error.code}"
+            raise NotSent(reason, final=final) from error
+        except OSError as error:
+            raise NotSent(f"{self.url} is not reached ({error})", is_known=False) from error
+
+    def has(self, path: Path) -> bool:
+        """Whether it says that it has an instance (QIDO-RS)."""
+        header = pydicom.dcmread(path, stop_before_pixels=True)
+        url = f"{self.url}/{header.StudyInstanceUID}/instances?SOPInstanceUID="
+        try:
+            request = urllib.request.Request(url + header.SOPInstanceUID)  # noqa: S310
+            with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310
+                return header.SOPInstanceUID.encode() in answer.read(2**20)
+        except OSError:
+            return False

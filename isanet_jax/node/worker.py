@@ -1,0 +1,139 @@
+"""What the node does with a study: choose its images, predict, write, send."""
+
+import time
+from pathlib import Path
+
+from isanet_jax.datasets.layout import Scan
+from isanet_jax.dicom.image import read_image
+from isanet_jax.dicom.series import find_series
+from isanet_jax.dicom.studies import Asked, choose_images
+from isanet_jax.errors import DataError, failure_of
+from isanet_jax.node.queue import Queue
+from isanet_jax.node.sender import NotSent
+from isanet_jax.prediction.predictor import Predictor
+from isanet_jax.prediction.result import Images, predict
+from isanet_jax.prediction.write import SUFFIXES, write_outputs
+
+FORMATS = ("dicom-seg", "rtstruct")
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 10.0, 600.0
+
+
+class Worker:
+    """Predicts and sends a queue's studies, one at a time.
+
+    Args:
+        queue: of the node.
+        predictor: the networks.
+        peers: what results are sent to, see `isanet_jax.node.sender`; of a study that was sent to
+            none, nothing is noted.
+        formats: some of `FORMATS`.
+        keep_identity: results carry the patient's name, IDs and dates: a PACS files them by these.
+        say: called with a line for each thing that is done.
+    """
+
+    def __init__(self, queue: Queue, predictor: Predictor, peers, *, formats=FORMATS,
+                 keep_identity=False, say=print):  # fmt: skip
+        self.queue, self.predictor, self.peers = queue, predictor, list(peers)
+        self.formats, self.keep_identity, self.say = formats, keep_identity, say
+        self._pauses = {}  # key -> (when it is tried again, the pause after that)
+
+    def step(self, quiet_s: float) -> bool:
+        """Does what there is to do; whether there was anything."""
+        told = self.queue.settle(quiet_s)
+        for key, text in told:
+            self.say(f"{key}: {text}")
+        self.queue.prune()
+        key = self.queue.next_waiting()
+        if key is not None:
+            self.predict(key)
+        sent = [self.send(key) for key in self.queue.to_send() if self._is_due(key)]
+        return bool(told or key or sent)
+
+    def predict(self, key: str) -> None:
+        """Predicts a waiting study: its results are ready then, or it failed."""
+        started, results = time.monotonic(), self.queue.new_results(key)
+        try:
+            prediction = self._prediction(key)
+            paths = {kind: results / f"result{SUFFIXES[kind]}" for kind in self.formats}
+            kinds = list(paths)
+            if not prediction.mask.any():
+                # A structure set or segmentation of nothing is none; that nothing was found is
+                # what the record says.
+                kinds = []
+            if kinds:
+                write_outputs(prediction, paths, keep_identity=self.keep_identity)
+            found = prediction.lesions()
+        except Exception as error:  # whatever it is, it is this study's, and the node goes on
+            reason = str(failure_of(error, key, self.queue.folder / "errors.log"))
+            self.queue.fail(key, "waiting", reason)
+            self.say(f"{key}: failed: {reason}")
+            return
+        seconds = round(time.monotonic() - started, 1)
+        about = {"seconds": seconds, "lesions": len(found), "warnings": list(prediction.warnings)}
+        about["volume_ml"] = round(sum(row["volume_ml"] for row in found), 2)
+        self.queue.ready(key, results, about)
+        self.say(f"{key}: {len(found)} lesion(s), {about['volume_ml']} ml, in {seconds} s")
+
+    def _prediction(self, key):
+        kinds = self.predictor.settings.images
+        series, _ = find_series(self.queue.folder / "waiting" / key)
+        lacking = {kind.upper() for kind in kinds.values()} - {one.kind for one in series}
+        if lacking:
+            raise DataError(
+                f"no {' and '.join(sorted(lacking))} series among "
+                f"{', '.join(one.describe() for one in series)}",
+                case=key,
+                wanted="one of each image that the model takes",
+                action="Send what is lacking: it is put together with what has come",
+            )
+        asked = Asked(images=kinds)
+        asked.check()
+        chosen, notes = choose_images(key, series, asked)
+        volumes, slices = {}, None
+        for index, (name, one) in enumerate(chosen.items()):
+            volumes[name], of_image = read_image(one, case=key, notes=notes)
+            slices = of_image if index == 0 else slices
+        scan = Scan(key, dict.fromkeys(kinds, Path(key)), None, key)
+        images = Images(scan, volumes, kinds, slices, tuple(notes))
+        (outcome,) = predict(self.predictor, [images])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def _is_due(self, key):
+        return time.monotonic() >= self._pauses.get(key, (0, 0))[0]
+
+    def send(self, key: str) -> bool:
+        """Sends a ready study's results to every peer; whether all were taken.
+
+        Of what was being sent when the node was killed, the peer is asked whether it has it. Where
+        it cannot say so, it gets the same instance again, with the same UID.
+        """
+        folder = self.queue.folder / "ready" / key
+        for path in sorted(folder.glob("*.dcm")):
+            for number, peer in enumerate(self.peers):
+                name = f"{path.name} {number}"
+                state = self.queue.job(key).get("sent", {}).get(name)
+                if state == "sent":
+                    continue
+                try:
+                    if not (state == "sending" and peer.has(path)):
+                        self.queue.set_sent(key, name, "sending")
+                        peer.send(path)
+                except NotSent as error:
+                    if error.is_known:
+                        self.queue.set_sent(key, name, "refused")
+                    if error.final:
+                        self.queue.fail(key, "ready", str(error))
+                        self.say(f"{key}: failed: {error}")
+                        return False
+                    pause = self._pauses.get(key, (0, _FIRST_PAUSE_S))[1]
+                    following = min(2 * pause, _LONGEST_PAUSE_S)
+                    self._pauses[key] = time.monotonic() + pause, following
+                    self.say(f"{key}: not sent, again in {pause:.0f} s: {error}")
+                    return False
+                self.queue.set_sent(key, name, "sent")
+        self.queue.done(key)
+        self._pauses.pop(key, None)
+        self.say(f"{key}: sent")
+        return True

@@ -1,0 +1,455 @@
+"""A DICOM node between two peers: nothing is lost, nothing is sent twice, nothing else is taken."""
+
+import importlib.util
+import json
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pydicom
+import pytest
+
+from isanet_jax.cli import node
+from isanet_jax.errors import ConfigError
+from isanet_jax.prediction.predictor import Predictor
+from isanet_jax.prediction.rules import Rules
+
+pynetdicom = pytest.importorskip("pynetdicom")
+
+from pynetdicom import AE, evt  # noqa: E402
+from pynetdicom.sop_class import (  # noqa: E402
+    CTImageStorage,
+    MRImageStorage,
+    PositronEmissionTomographyImageStorage,
+    RTStructureSetStorage,
+    SegmentationStorage,
+    StudyRootQueryRetrieveInformationModelFind,
+)
+
+from isanet_jax.node import status  # noqa: E402
+from isanet_jax.node.queue import Queue, key_of  # noqa: E402
+from isanet_jax.node.receiver import listen  # noqa: E402
+from isanet_jax.node.sender import NotSent, Peer, Web  # noqa: E402
+from isanet_jax.node.worker import Worker  # noqa: E402
+
+_path = Path(__file__).parents[1] / "dicom" / "make_dicom.py"
+_spec = importlib.util.spec_from_file_location("make_dicom_for_node", _path)
+make_dicom = importlib.util.module_from_spec(_spec)
+sys.modules[_spec.name] = make_dicom
+_spec.loader.exec_module(make_dicom)
+
+IMAGES = (CTImageStorage, PositronEmissionTomographyImageStorage, MRImageStorage)
+GIB = 2**30
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def close(server):
+    server.shutdown()
+    server.server_close()
+
+
+def images_of(folder, kinds="ab"):
+    return [pydicom.dcmread(path) for kind in kinds for path in sorted((folder / kind).iterdir())]
+
+
+def store(port, datasets, *, called="ISANET", calling="SCANNER"):
+    """Sends instances; their statuses, or None where there is no association."""
+    entity = AE(ae_title=calling)
+    for uid in (*IMAGES, RTStructureSetStorage):
+        entity.add_requested_context(uid)
+    made = entity.associate("127.0.0.1", port, ae_title=called)
+    if not made.is_established:
+        return None
+    found = [made.send_c_store(one).get("Status") for one in datasets]
+    made.release()
+    return found
+
+
+class Archive:
+    """A peer that counts what it gets, and refuses or falls silent when it is told to."""
+
+    def __init__(self, *, can_find=False):
+        self.port, self.got, self.answer, self.asked = free_port(), [], 0x0000, 0
+        entity = AE(ae_title="PACS")
+        for uid in (SegmentationStorage, RTStructureSetStorage):
+            entity.add_supported_context(uid)
+        if can_find:
+            entity.add_supported_context(StudyRootQueryRetrieveInformationModelFind)
+        handlers = [(evt.EVT_C_STORE, self._store), (evt.EVT_C_FIND, self._find)]
+        address = ("127.0.0.1", self.port)
+        self.server = entity.start_server(address, block=False, evt_handlers=handlers)
+
+    def _store(self, event):
+        if self.answer == 0:
+            dataset = event.dataset
+            dataset.file_meta = event.file_meta
+            self.got.append(dataset)
+        return self.answer
+
+    def _find(self, event):
+        self.asked += 1
+        for one in self.got:
+            if one.SOPInstanceUID == event.identifier.SOPInstanceUID:
+                yield 0xFF00, event.identifier
+        yield 0x0000, None
+
+    @property
+    def peer(self):
+        return Peer("127.0.0.1", self.port, "PACS", "ISANET")
+
+
+@pytest.fixture(scope="module")
+def predictor(trained):
+    predictor = Predictor([trained])
+    predictor.rules = {"tumour": Rules(threshold=1e-6)}  # of noise, something is found
+    return predictor
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    make_dicom.write_patient(folder)
+    return folder
+
+
+@pytest.fixture
+def archive():
+    one = Archive(can_find=True)
+    yield one
+    close(one.server)
+
+
+@pytest.fixture
+def made(tmp_path, predictor, archive):
+    """(queue, worker, port of the node, what it said)."""
+    queue = Queue(tmp_path / "node", most_bytes=GIB, least_free=0)
+    port, said = free_port(), []
+    server = listen(queue, ("127.0.0.1", port), "ISANET", ["SCANNER"])
+    worker = Worker(queue, predictor, [archive.peer], say=said.append)
+    yield queue, worker, port, said
+    close(server)
+
+
+def work(worker):
+    while worker.step(0.0):
+        pass
+
+
+def counts(queue):
+    return {name: count for name, count in queue.state()["counts"].items() if count}
+
+
+def wait_closed(queue):
+    """Until the node has noticed that the associations are closed."""
+    deadline = time.monotonic() + 10
+    while any(queue._open.values()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def test_a_study_comes_in_and_its_results_go_out_once(made, archive, study, capsys):
+    queue, worker, port, said = made
+    sent = images_of(study)
+    assert set(store(port, sent)) == {0}
+    wait_closed(queue)
+    assert worker.step(60.0) is False  # more may come
+    work(worker)
+    assert counts(queue) == {"done": 1}
+    kinds = Counter(one.SOPClassUID for one in archive.got)
+    assert kinds == {SegmentationStorage: 1, RTStructureSetStorage: 1}
+    for one in archive.got:
+        assert one.StudyInstanceUID == sent[0].StudyInstanceUID
+        assert "DOE" not in str(one.PatientName)
+    text = "\n".join(said) + json.dumps(queue.state()) + status.page(queue.state(), "a <b> node")
+    for secret in ("DOE", 'P1"', str(sent[0].StudyInstanceUID)):
+        assert secret not in text
+    assert "a &lt;b&gt; node" in text
+    # Sent again, whole: it is known. A node that begins anew knows it, too.
+    assert set(store(port, sent)) == {0}
+    wait_closed(queue)
+    Queue(queue.folder, most_bytes=GIB, least_free=0)
+    work(worker)
+    assert counts(queue) == {"done": 1}
+    assert len(archive.got) == 2
+    assert "came again" in said[-1]
+
+
+def test_what_is_lacking_may_come_later(made, archive, study):
+    queue, worker, port, _ = made
+    store(port, images_of(study, "a"))
+    wait_closed(queue)
+    work(worker)
+    assert counts(queue) == {"failed": 1}
+    (failure,) = queue.state()["failed"]
+    assert "no PET series among CT series" in failure["reason"]
+    store(port, images_of(study, "b"))
+    wait_closed(queue)
+    work(worker)
+    assert counts(queue) == {"done": 1}
+    assert len(archive.got) == 2
+
+
+def test_only_what_it_is_told_to_accept(made, study):
+    queue, _, port, _ = made
+    one = images_of(study)[:1]
+    assert store(port, one, called="OTHER") is None
+    assert store(port, one, calling="STRANGER") is None
+    # The rest of a study is taken, for the sender's sake, and not kept.
+    assert store(port, [pydicom.dcmread(study / "d" / "rs")]) == [0]
+    assert counts(queue) == {}
+    assert not list(queue.temporary.iterdir())
+
+
+def test_a_full_disk_is_told_to_the_sender_and_loses_nothing(made, study, monkeypatch):
+    queue, worker, port, _ = made
+    sent = images_of(study)
+    queue.most_bytes = 5 * len(sent[0].PixelData)
+    answers = store(port, sent)
+    assert answers[0] == 0
+    assert answers[-1] == 0xA700
+    queue.most_bytes = GIB
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, 0))
+    queue.least_free = 1
+    assert set(store(port, sent)) == {0xA700}
+    monkeypatch.undo()
+    assert set(store(port, sent)) == {0}
+    wait_closed(queue)
+    work(worker)
+    assert counts(queue) == {"done": 1}
+    assert queue._bytes == queue._count_bytes() == 0
+
+
+@pytest.mark.parametrize("can_find", [True, False])
+def test_killed_between_sending_and_noting_it(tmp_path, predictor, study, can_find, monkeypatch):
+    """The peer is asked; where it cannot say, it gets the same instance, by the same UID."""
+    archive = Archive(can_find=can_find)
+    queue = Queue(tmp_path / "node", most_bytes=GIB, least_free=0)
+    worker = Worker(queue, predictor, [archive.peer], say=lambda _: None)
+    for one in images_of(study):
+        path = tmp_path / "one.dcm"
+        one.save_as(path, enforce_file_format=True)
+        key = queue.add(str(one.StudyInstanceUID), str(one.SOPInstanceUID), path)
+    set_sent = queue.set_sent
+
+    def die(key, name, state):
+        if state == "sent":
+            raise KeyboardInterrupt
+        set_sent(key, name, state)
+
+    monkeypatch.setattr(queue, "set_sent", die)
+    with pytest.raises(KeyboardInterrupt):
+        work(worker)
+    assert len(archive.got) == 1
+    again = Queue(queue.folder, most_bytes=GIB, least_free=0)
+    assert again.to_send() == [key]
+    work(Worker(again, predictor, [archive.peer], say=lambda _: None))
+    close(archive.server)
+    assert counts(again) == {"done": 1}
+    uids = Counter(one.SOPInstanceUID for one in archive.got)
+    assert len(uids) == 2
+    assert sum(uids.values()) == (2 if can_find else 3)
+
+
+def test_killed_at_any_rename_it_goes_on(tmp_path, predictor, study, archive):
+    """Each state that a kill can leave is made by hand: one result in the end, whichever it is."""
+    for number, step in enumerate(("received", "waiting", "predicted", "sent")):
+        folder = tmp_path / str(number)
+        queue = Queue(folder, most_bytes=GIB, least_free=0)
+        uid = None
+        for one in images_of(study):
+            one.save_as(tmp_path / "one.dcm", enforce_file_format=True)
+            uid = str(one.StudyInstanceUID)
+            queue.add(uid, str(one.SOPInstanceUID), tmp_path / "one.dcm")
+        key, worker = key_of(uid), Worker(queue, predictor, [archive.peer], say=lambda _: None)
+        before = len(archive.got)
+        if step != "received":
+            queue.settle(0)
+        if step in ("predicted", "sent"):
+            shutil.copytree(folder / "waiting" / key, tmp_path / "copy", dirs_exist_ok=True)
+            worker.predict(key)
+        if step == "predicted":  # killed before the images went
+            shutil.copytree(tmp_path / "copy", folder / "waiting" / key)
+        if step == "sent":  # killed before the results went
+            shutil.copytree(folder / "ready" / key, tmp_path / "results")
+            worker.send(key)
+            job = json.loads((folder / "done" / f"{key}.json").read_text())
+            shutil.copytree(tmp_path / "results", folder / "ready" / key)
+            stale = json.loads((folder / "ready" / key / "job.json").read_text())
+            assert stale["id"] == job["id"]
+        again = Queue(folder, most_bytes=GIB, least_free=0)
+        work(Worker(again, predictor, [archive.peer], say=lambda _: None))
+        assert counts(again) == {"done": 1}, step
+        assert len(archive.got) == before + 2, step
+        assert again._bytes == 0
+        assert not list(again.temporary.iterdir())
+
+
+def test_a_peer_that_is_away_or_refuses(made, archive, study, monkeypatch):
+    queue, worker, port, said = made
+    monkeypatch.setattr("isanet_jax.node.worker._FIRST_PAUSE_S", 0.2)
+    archive.answer = 0xA700  # out of resources: for now
+    store(port, images_of(study))
+    wait_closed(queue)
+    worker.step(0.0)
+    assert counts(queue) == {"ready": 1}
+    assert "A700" in said[-1]
+    archive.answer = 0
+    time.sleep(0.3)
+    work(worker)
+    assert counts(queue) == {"done": 1}
+    assert len(archive.got) == 2
+    # Refused for good: kept, with the reason, and done when the study is sent again.
+    archive.answer = 0xC000
+    shared = make_dicom.study(patient_id="P2")
+    make_dicom.write_patient(study / "second", shared)
+    second = images_of(study / "second")
+    store(port, second)
+    wait_closed(queue)
+    work(worker)
+    assert counts(queue) == {"done": 1, "failed": 1}
+    assert "C000" in queue.state()["failed"][0]["reason"]
+    archive.answer = 0
+    store(port, second)
+    wait_closed(queue)
+    work(worker)
+    assert counts(queue) == {"done": 2}
+    assert len(archive.got) == 4
+    assert queue._bytes == 0
+
+
+def test_an_interrupted_association_keeps_what_came(made, study):
+    queue, worker, port, _ = made
+    entity = AE(ae_title="SCANNER")
+    for uid in IMAGES:
+        entity.add_requested_context(uid)
+    association = entity.associate("127.0.0.1", port, ae_title="ISANET")
+    sent = images_of(study)
+    for one in sent[:3]:
+        assert association.send_c_store(one).Status == 0
+    assert not queue.settle(0.0)  # it is open
+    association.abort()
+    wait_closed(queue)
+    work(worker)
+    assert counts(queue) == {"failed": 1}
+    store(port, sent[3:])
+    wait_closed(queue)
+    work(worker)
+    assert counts(queue) == {"done": 1}
+
+
+def test_results_over_the_web(tmp_path, study, predictor):
+    got, codes = [], [503, 200, 409]
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            got.append(
+                (self.headers["Content-Type"], self.rfile.read(int(self.headers["Content-Length"])))
+            )
+            self.send_response(codes[len(got) - 1])
+            self.end_headers()
+
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(
+                b'[{"00080018": {"Value": ["%s"]}}]' % self.path.rpartition("=")[2].encode()
+            )
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    web = Web(f"http://127.0.0.1:{server.server_port}/studies")
+    path = next((study / "a").iterdir())
+    with pytest.raises(NotSent, match="503") as caught:
+        web.send(path)
+    assert not caught.value.final
+    web.send(path)
+    kind, body = got[-1]
+    assert kind.startswith('multipart/related; type="application/dicom"; boundary=')
+    boundary = kind.rpartition("=")[2].encode()
+    assert (
+        body.split(b"\r\n\r\n", 1)[1].removesuffix(b"\r\n--%s--\r\n" % boundary)
+        == path.read_bytes()
+    )
+    with pytest.raises(NotSent, match="409") as caught:
+        web.send(path)
+    assert caught.value.final
+    assert web.has(path)
+    close(server)
+    assert not web.has(path)
+    with pytest.raises(NotSent, match="not reached"):
+        web.send(path)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
+def test_with_certificates_only_those_who_have_one_are_heard(tmp_path, study, predictor):
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    openssl = shutil.which("openssl")
+    subprocess.run(
+        [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj",
+         "/CN=node", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", cert],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    flags = ["--tls-cert", str(cert), "--tls-key", str(key), "--tls-ca", str(cert)]
+    args = node.parser().parse_args(
+        ["--model", "m", "--accept", "ISANET", "--to", "127.0.0.1:1:ISANET", *flags]
+    )
+    queue, port = Queue(tmp_path / "node", most_bytes=GIB, least_free=0), free_port()
+    server = listen(queue, ("127.0.0.1", port), "ISANET", ["ISANET"], tls=node._tls(args))
+    (peer,) = node._peers(args)
+    path = sorted((study / "a").iterdir())[0]
+    with pytest.raises(NotSent, match="takes no association"):
+        Peer("127.0.0.1", port, "ISANET", "ISANET").send(path)
+    bare = ssl.create_default_context(cafile=cert)  # it knows the node, the node does not know it
+    with pytest.raises(NotSent):
+        peer._replace(port=port, tls=bare).send(path)
+    with pytest.raises(NotSent, match="does not take"):  # heard: it is no result
+        peer._replace(port=port).send(path)
+    close(server)
+
+
+def test_the_page_is_for_this_machine_and_says_what_there_is(made):
+    queue, *_ = made
+    server = status.serve(queue, 0, "node")
+    assert server.server_address[0] == "127.0.0.1"
+    url = f"http://127.0.0.1:{server.server_port}/status"
+    with urllib.request.urlopen(url) as answer:
+        assert "0 waiting" in answer.read().decode()
+        assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+    with urllib.request.urlopen(f"{url}.json") as answer:  # noqa: S310
+        assert json.loads(answer.read())["counts"]["done"] == 0
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        urllib.request.urlopen(f"{url}/../../etc/passwd")  # noqa: S310
+    close(server)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--to", "localhost:104"], "give HOST:PORT:AET"),
+        ([], "where results go"),
+        (["--stow", "file:///etc"], "give http:// or https://"),
+        (["--to", "a:1:PACS", "--aet", "x" * 17], "no AE title"),
+        (["--to", "a:1:PACS", "--tls-cert", "/none"], "certificate cannot be used"),
+    ],
+)
+def test_what_cannot_be_is_refused(trained, tmp_path, arguments, message):
+    always = ["--model", str(trained), "--folder", str(tmp_path / "n"), "--accept", "A"]
+    with pytest.raises(ConfigError, match=message):
+        node.main([*always, *arguments])
+    assert not (tmp_path / "n").exists()

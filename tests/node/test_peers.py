@@ -1,0 +1,169 @@
+"""The node between dcmtk's storescu and Orthanc: twenty studies, three at a time, and kills."""
+
+import importlib.util
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from isanet_jax.cli import bundle
+from isanet_jax.files import write_json
+
+pytest.importorskip("pynetdicom")
+ORTHANC = shutil.which("Orthanc") or shutil.which("Orthanc", path="/usr/sbin")
+if ORTHANC is None or shutil.which("storescu") is None:
+    pytest.skip("needs Orthanc and dcmtk (apt install orthanc dcmtk)", allow_module_level=True)
+
+HERE = Path(__file__).parent
+STUDIES, KILLS = 20, 5
+
+
+def load(path, name):
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+make_dicom = load(HERE.parent / "dicom" / "make_dicom.py", "make_dicom_for_peers")
+free_port = load(HERE / "test_node.py", "node_helpers").free_port
+
+
+@pytest.fixture
+def orthanc(tmp_path):
+    """Its REST interface, as a function, and its DICOM port; it counts every C-STORE it gets."""
+    rest, dicom = free_port(), free_port()
+    script = tmp_path / "count.lua"
+    script.write_text(
+        "function ReceivedInstanceFilter(dicom, origin, info)\n"
+        f"  local file = io.open('{tmp_path}/stores.txt', 'a')\n"
+        "  file:write(dicom.SOPInstanceUID .. '\\n')\n  file:close()\n  return true\nend\n"
+    )
+    settings = {
+        "StorageDirectory": str(tmp_path / "db"), "IndexDirectory": str(tmp_path / "db"),
+        "HttpPort": rest, "DicomPort": dicom, "DicomAet": "PACS", "AuthenticationEnabled": False,
+        "DicomModalities": {"isanet": ["ISANET", "127.0.0.1", 1]}, "DicomAlwaysAllowFind": True,
+        "LuaScripts": [str(script)], "Plugins": [],
+    }  # fmt: skip
+    write_json(tmp_path / "orthanc.json", settings)
+    with open(tmp_path / "orthanc.log", "wb") as log:
+        command = [ORTHANC, str(tmp_path / "orthanc.json")]
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+
+    def ask(path):
+        with urllib.request.urlopen(f"http://127.0.0.1:{rest}{path}") as answer:
+            return json.loads(answer.read())
+
+    for _ in range(100):
+        try:
+            ask("/system")
+            break
+        except OSError:
+            time.sleep(0.1)
+    yield ask, dicom
+    process.terminate()
+    process.wait(20)
+
+
+class Node:
+    """`isanet node` as a process, to be killed and started again."""
+
+    def __init__(self, folder, model, pacs):
+        self.port, self.page, self.log = free_port(), free_port(), folder / "node.log"
+        program = "import sys; from isanet_jax.cli import run; run('node')"
+        self.command = [
+            *(sys.executable, "-c", program, "--model", str(model), "--folder", str(folder / "q")),
+            *("--port", str(self.port), "--accept", "SCANNER", "--to", f"127.0.0.1:{pacs}:PACS"),
+            *("--quiet-s", "2", "--status-port", str(self.page), "--keep-identity"),
+        ]
+        self.start()
+
+    def start(self):
+        env = os.environ | {"JAX_PLATFORMS": "cpu"}
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(self.command, stdout=log, stderr=log, env=env)
+        for _ in range(1200):
+            try:
+                return self.state()
+            except OSError:
+                assert self.process.poll() is None, self.log.read_text()
+                time.sleep(0.1)
+        raise AssertionError(self.log.read_text())
+
+    def kill(self):
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def state(self):
+        url = f"http://127.0.0.1:{self.page}/status.json"
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return json.loads(answer.read())
+
+
+def store(node, folder):
+    """Sends a study's CT and PET until all of it was taken, as a scanner's queue does."""
+    files = [str(path) for kind in "ab" for path in sorted((folder / kind).iterdir())]
+    command = ["storescu", "-aet", "SCANNER", "-aec", "ISANET", "127.0.0.1", str(node.port)]
+    for _ in range(200):
+        if subprocess.run([*command, *files], capture_output=True, check=False).returncode == 0:
+            return
+        time.sleep(0.5)
+    raise AssertionError("never taken")
+
+
+def test_twenty_studies_three_at_a_time_and_kills(trained, orthanc, tmp_path):
+    ask, pacs = orthanc
+    rules = tmp_path / "rules.json"
+    write_json(rules, {"classes": {"tumour": {"threshold": 1e-6}}})  # of noise, something is found
+    model = tmp_path / "model.isanet"
+    bundle.main(["--workdir", str(trained), "--output", str(model), "--rules", str(rules)])
+    folders = []
+    for number in range(STUDIES):
+        shared = make_dicom.study(patient=f"DOE^{number}", patient_id=f"P{number}")
+        make_dicom.write_patient(tmp_path / "scans" / str(number), shared)
+        folders.append((tmp_path / "scans" / str(number), shared["StudyInstanceUID"]))
+    node = Node(tmp_path, model, pacs)
+    choose = random.Random(0)  # noqa: S311 - of times
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            sending = [pool.submit(store, node, folder) for folder, _ in folders]
+            sending.append(pool.submit(store, node, folders[0][0]))  # one of them twice
+            for _ in range(KILLS):
+                time.sleep(choose.uniform(0.5, 4))
+                node.kill()
+                node.start()
+            for one in sending:
+                one.result()
+        deadline = time.monotonic() + 240
+        while time.monotonic() < deadline and node.state()["counts"]["done"] < STUDIES:
+            time.sleep(0.5)
+        state = node.state()
+    finally:
+        node.kill()
+    log = node.log.read_text()
+    assert state["counts"] == {"received": 0, "waiting": 0, "ready": 0, "failed": 0,
+                               "done": STUDIES}, log  # fmt: skip
+    assert "DOE" not in log
+    # Each study has one SEG and one RTSTRUCT there, and no instance came twice.
+    stores = (tmp_path / "stores.txt").read_text().split()
+    assert len(stores) == len(set(stores)) == 2 * STUDIES
+    found = {}
+    for series in ask("/series?expand"):
+        study = ask(f"/studies/{series['ParentStudy']}")
+        uid = study["MainDicomTags"]["StudyInstanceUID"]
+        found.setdefault(uid, []).append(series["MainDicomTags"]["Modality"])
+        assert re.fullmatch(r"P\d+", study["PatientMainDicomTags"]["PatientID"])
+    assert {uid: sorted(kinds) for uid, kinds in found.items()} == {
+        uid: ["RTSTRUCT", "SEG"] for _, uid in folders
+    }
