@@ -9,8 +9,10 @@ import logging
 import os
 import platform
 import signal
+import stat
 import sys
 import threading
+import time
 import traceback
 import warnings
 from pathlib import Path
@@ -34,6 +36,10 @@ def run(program) -> None:
     """Runs a program; an error that is the user's to resolve ends it with one line and status 2."""
     setup()
     quieten_libraries()
+    sys.argv, is_quiet = take_flag(sys.argv, "--quiet")
+    if is_quiet:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - until the end
+        os.environ["TQDM_DISABLE"] = "1"
     sys.stdout, sys.stderr = KeptOpen(sys.stdout), KeptOpen(sys.stderr)
     try:
         program()
@@ -107,6 +113,38 @@ class KeptOpen:
             return None
 
 
+def stamp_lines() -> None:
+    """Puts the time before each line of what is printed, where it goes to a file: a log."""
+    try:
+        is_file = stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode)
+    except (OSError, AttributeError, ValueError):  # a notebook's, or a test's
+        return
+    if is_file:
+        sys.stdout = Stamped(sys.stdout)
+
+
+class Stamped:
+    """A text stream whose lines begin with the time.
+
+    Args:
+        stream: to be written to.
+    """
+
+    def __init__(self, stream):
+        self._stream, self._is_new = stream, True
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
+
+    def write(self, text):
+        """Writes the text."""
+        for line in text.splitlines(keepends=True):
+            stamp = time.strftime("%Y-%m-%d %H:%M:%S ") if self._is_new and line.strip() else ""
+            self._stream.write(stamp + line)
+            self._is_new = line.endswith("\n")
+        return len(text)
+
+
 def say_at_once(text: str) -> None:
     """Writes a line to standard error from anywhere, a signal's handler too; never fails."""
     with contextlib.suppress(OSError):
@@ -156,6 +194,16 @@ def take_number(argv, flag: str, default: int, meaning: str) -> tuple[list[str],
     Raises:
         ConfigError: no such number.
     """
+    rest, value = take_word(argv, flag)
+    if value is None:
+        return rest, default
+    if not value.isdigit() or int(value) < 1:
+        raise ConfigError(f"{flag} is {value!r}; give {meaning}")
+    return rest, int(value)
+
+
+def take_word(argv, flag: str) -> tuple[list[str], str | None]:
+    """Takes `FLAG WORD` or `FLAG=WORD` out of a command line; None: it is not there."""
     rest, value = [], None
     words = iter(argv)
     for word in words:
@@ -165,11 +213,7 @@ def take_number(argv, flag: str, default: int, meaning: str) -> tuple[list[str],
             value = word.removeprefix(f"{flag}=")
         else:
             rest.append(word)
-    if value is None:
-        return rest, default
-    if not value.isdigit() or int(value) < 1:
-        raise ConfigError(f"{flag} is {value!r}; give {meaning}")
-    return rest, int(value)
+    return rest, value
 
 
 def take_flag(argv, flag: str) -> tuple[list[str], bool]:

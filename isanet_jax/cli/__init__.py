@@ -18,6 +18,7 @@ COMMANDS = {
     "node": ("node", "takes studies as a DICOM node, and sends their segmentations back"),
     "compare": ("compare", "trains and compares methods over folds"),
     "doctor": ("doctor", "says what this machine has, and tries it"),
+    "completion": ("completion", "prints what lets a shell complete this command"),
     "plan": ("plan", "says what a config needs of devices that need not be attached"),
 }
 
@@ -32,8 +33,9 @@ def main() -> None:
     """The command `isanet`."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
-        print("usage: isanet COMMAND [...]; isanet COMMAND --help\n")
-        print("\n".join(f"  {name:8} {text}" for name, (_, text) in COMMANDS.items()))
+        print("usage: isanet COMMAND [--quiet] [...]; isanet COMMAND --help\n")
+        print("\n".join(f"  {name:10} {text}" for name, (_, text) in COMMANDS.items()))
+        print("\n--quiet leaves out all but warnings on standard error and errors")
     elif name == "--version":
         print(isanet_jax.__version__)
     elif name in COMMANDS:

@@ -57,6 +57,7 @@ def main():
         )
     comparison = with_external(with_systems(comparison))
     if not is_shown:
+        runtime.stamp_lines()
         comparison = within_budget(comparison, workdir, jobs=jobs)
     cells = make_cells(comparison, workdir)
     if is_shown:

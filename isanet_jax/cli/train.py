@@ -8,12 +8,13 @@ from isanet_jax import runtime
 _USAGE = """Trains a network, or resumes a run that was stopped.
 
 usage: {command} --config {config} [--workdir runs/h0] [--profile STEPS]
-                 [--print-config] [--config.NAME=VALUE ...]
+                 [--track mlflow|wandb] [--print-config] [--config.NAME=VALUE ...]
 
 Every setting, with its meaning and default, is in configs/hecktor.py; --config.NAME=VALUE changes
 one, as in --config.fold=1 --config.data.cases=cases/mine --config.model.width=8.
 --config.model.name=help lists the networks. --profile STEPS traces as many steps, from the third
-on, for TensorBoard's profiler, with a table of the operations that take longest. --print-config
+on, for TensorBoard's profiler, with a table of the operations that take longest. --track records
+the run in MLflow or Weights & Biases, too, where you have installed one of them. --print-config
 shows the settings that the run would have, checked and with the system's own width and levels, and
 ends."""
 
@@ -31,6 +32,7 @@ def main():
     from isanet_jax.training.loop import train
 
     argv, profiled = runtime.take_number(sys.argv, "--profile", 0, "a number of steps to trace")
+    argv, track = runtime.take_word(argv, "--track")
     argv, is_shown = runtime.take_flag(argv, "--print-config")
     config, workdir = parse_command_line(argv)
     if config.get("model", {}).get("name") == "help":
@@ -39,6 +41,7 @@ def main():
     if is_shown:
         print(json.dumps(resolved_config(config), indent=2))
         return
+    runtime.stamp_lines()
     with distributed_session():
         runtime.say_devices()
-        train(config, workdir, profiled_steps=profiled)
+        train(config, workdir, profiled_steps=profiled, track=track)

@@ -17,11 +17,15 @@ class RunLog:
 
     metrics.jsonl has a line per step (`step`, `epoch`, `loss`, ..., `learning_rate`, `seconds`,
     `waiting_seconds`) and per validation (`step`, `epoch`, `validation_dsc`, `cases`, `classes`,
-    `waiting_share`: of the epoch's time, what its steps waited for data). On a
-    resumed run, lines later than the checkpoint are dropped: their steps come again.
+    `waiting_share`: of the epoch's time, what its steps waited for data); a `tracker`
+    (`isanet_jax.training.track`) gets the same numbers. On a resumed run, lines later than the
+    checkpoint are dropped: their steps come again.
     """
 
-    def __init__(self, workdir, first_step: int, total_steps: int, steps_per_epoch: int):
+    def __init__(
+        self, workdir, first_step: int, total_steps: int, steps_per_epoch: int, *, tracker=None
+    ):
+        self._tracker = tracker
         self._path = Path(workdir) / "metrics.jsonl"
         self._steps_per_epoch = steps_per_epoch
         self._first_step, self._total_steps = first_step, total_steps
@@ -50,6 +54,8 @@ class RunLog:
         self._bar.close()
         self._board.close()
         self._file.close()
+        if self._tracker:
+            self._tracker.close()
 
     def step(self, step, metrics, learning_rate, *, cases, seconds, waited):
         """Records one step.
@@ -130,9 +136,15 @@ class RunLog:
 
     def _write(self, line):
         self._file.write(json.dumps(line) + "\n")
-        for name, value in line.items():
-            if isinstance(value, float):
-                self._board.add_scalar(name, value, line["step"])
+        scalars = {name: value for name, value in line.items() if isinstance(value, float)}
+        for name, value in scalars.items():
+            self._board.add_scalar(name, value, line["step"])
+        if self._tracker:
+            self._tracker.log(scalars, line["step"])
+
+    def picture(self, step, case, image):
+        """Shows a validation case in TensorBoard; `image`: (rows, columns, 3) uint8."""
+        self._board.add_image(f"validation/{case}", image, step, dataformats="HWC")
 
 
 class NoLog:
@@ -147,7 +159,7 @@ class NoLog:
     def _nothing(self, *_, **__):
         pass
 
-    step = validation = flush = message = _nothing
+    step = validation = flush = message = picture = _nothing
 
 
 def read_log(path) -> list[dict]:

@@ -32,12 +32,13 @@ from isanet_jax.training.run import build_run, check_labels, compile_step, load_
 from isanet_jax.training.start import started_from
 from isanet_jax.training.step import not_finite
 from isanet_jax.training.stop import StopRequest, interruptibly
+from isanet_jax.training.track import Tracker, tracker_package
 from isanet_jax.training.validate import validate
 
 _KEPT_SHARE = 0.9  # of an exponential average, at each validation (nnU-Net)
 
 
-def train(config, workdir: Path, *, profiled_steps: int = 0) -> bool:
+def train(config, workdir: Path, *, profiled_steps: int = 0, track: str | None = None) -> bool:
     """Trains until the last epoch, or resumes where an earlier call was stopped.
 
     With several processes (`isanet_jax.distributed.processes`), each calls it with the same
@@ -48,6 +49,7 @@ def train(config, workdir: Path, *, profiled_steps: int = 0) -> bool:
         workdir: gets config.json, checkpoints/, metrics.jsonl and tensorboard/.
         profiled_steps: how many steps are traced into profile/; see
             `isanet_jax.training.profile`.
+        track: a name of `isanet_jax.training.track.TRACKERS`, that records the run, too.
 
     Returns:
         Whether the training is complete; False where a signal stopped it.
@@ -59,6 +61,8 @@ def train(config, workdir: Path, *, profiled_steps: int = 0) -> bool:
     """
     config = plain_config(config)
     check_config(config)
+    if track:
+        tracker_package(track)
     workdir = Path(workdir)
     mesh = make_mesh(config["mesh"]["data"], config["mesh"]["space"])
 
@@ -72,10 +76,12 @@ def train(config, workdir: Path, *, profiled_steps: int = 0) -> bool:
     cohort = first_process_first(look)
     is_first = jax.process_index() == 0
     with only_here(workdir, "train", "trains there") if is_first else contextlib.nullcontext():
-        return _train_alone(config, workdir, mesh, cohort, profiled_steps)
+        return _train_alone(
+            config, workdir, mesh, cohort, profiled_steps=profiled_steps, track=track
+        )
 
 
-def _train_alone(config, workdir, mesh, cohort, profiled_steps):
+def _train_alone(config, workdir, mesh, cohort, *, profiled_steps, track):
     """`train`, in a folder that no other program trains in."""
     is_first = jax.process_index() == 0
     run, state = build_run(config, cohort, mesh)
@@ -115,7 +121,8 @@ def _train_alone(config, workdir, mesh, cohort, profiled_steps):
         first_process_first(
             partial(claim_workdir, workdir, config)
         )  # nothing refuses the config any more
-        record = RunLog(workdir, step, run.total_steps, run.steps_per_epoch)
+        tracker = Tracker(track, workdir, config) if track and is_first else None
+        record = RunLog(workdir, step, run.total_steps, run.steps_per_epoch, tracker=tracker)
         with record if is_first else NoLog() as log:
             return _train_steps(
                 run,
@@ -242,7 +249,7 @@ def _select(run, state, progress, step, epoch, *, log, checkpoints):
         progress |= {"best_dsc": None, "best_epoch": epoch}
         checkpoints.save_best(step, state._replace(params=params), progress)
         return
-    dsc = validate(run, params, epoch)
+    dsc = validate(run, params, epoch, show=partial(log.picture, step))
     value = dsc["mean"]
     if run.config["train"]["validate_on"] == "patches":
         # Of few patches, a single validation is mostly luck.

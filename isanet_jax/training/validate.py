@@ -16,17 +16,22 @@ from isanet_jax.pipeline.dataset import (
     statistics_of,
     training_data,
 )
+from isanet_jax.training.picture import PICTURED, picture
 from isanet_jax.training.run import Run
 
 _PATCHES = 50  # of a validation on patches, as in nnU-Net
 
 
-def validate(run: Run, params, epoch: int) -> dict:
+def validate(run: Run, params, epoch: int, *, show=None) -> dict:
     """DSC at threshold 0.5, of whole cases or of patches, as `train.validate_on` says.
 
     Of cases: on the case grid, spread over the mesh's `data` axis; two empty masks count 1. Of
     patches: drawn anew for each epoch like those that are trained on, but for the augmentation;
     the DSC of each class is of the voxels of all of them together.
+
+    Args:
+        run, params, epoch: what is validated, and when.
+        show: called with the ID and a picture of each of the first cases; None: none are drawn.
 
     Returns:
         `mean` over the cases, or of patches over the classes; `cases`: ID -> DSC, the mean over its
@@ -39,7 +44,7 @@ def validate(run: Run, params, epoch: int) -> dict:
         return _validate_patches(run, params, epoch)
     cases, classes = run.parts.selection, run.inputs.classes
     count = _count_windows if run.config["data"]["fit"] == "whole" else _count_volumes
-    both = count(run, params, cases)
+    both = count(run, params, cases, show)
     scores = {case: [_dice(*counts) for counts in both[i].tolist()] for i, case in enumerate(cases)}
     by_case = {case: float(np.mean(of_case)) for case, of_case in scores.items()}
     means = np.mean(list(scores.values()), 0)
@@ -86,7 +91,7 @@ def _dice(total, common):
     return 2 * common / total if total else 1.0
 
 
-def _count_volumes(run, params, cases):
+def _count_volumes(run, params, cases, show):
     """Index of a case -> (classes, 2), see `_counts`: whole volumes, spread over the devices."""
     rows, (part, parts) = run.mesh.shape["data"], batch_part(run.mesh)
     each = rows // parts  # cases of this process at a time
@@ -100,13 +105,15 @@ def _count_volumes(run, params, cases):
         images = {name: np.stack([one[name] for one in given]) for name in run.inputs.images}
         found = local_rows(run.predict(params, place_batch(images, run.mesh)))
         counts += [_counts(run, *both) for both in zip(batch, found, strict=True)]
+        for case, probability in zip(batch, found, strict=True):
+            _show(run, case, probability, cases, show)
     table = np.concatenate([np.array(own)[:, None], np.reshape(counts, (len(own), -1))], 1)
     of_all = multihost_utils.process_allgather(table.astype(np.int32))
     rows_of_all = of_all.reshape(-1, table.shape[1])
     return {row[0]: np.reshape(row[1:], (-1, 2)) for row in rows_of_all}
 
 
-def _count_windows(run, params, cases):
+def _count_windows(run, params, cases, show):
     """The same of cases of any shape, one after the other: its windows are spread."""
     rows, (part, parts) = run.mesh.shape["data"], batch_part(run.mesh)
     own = slice(part * (rows // parts), (part + 1) * (rows // parts))
@@ -128,7 +135,13 @@ def _count_windows(run, params, cases):
         body = KINDS[kind].body(case.images[name])
         found = over_windows(predict, images, outside, window, classes, body=body, batch=rows)
         counts[index] = np.array(_counts(run, case, found))
+        _show(run, case, found, cases, show)
     return counts
+
+
+def _show(run, case, probability, cases, show):
+    if show is not None and (name := case.meta["case"]) in cases[:PICTURED]:
+        show(name, picture(case.images, probability, case.masks(run.inputs.classes)))
 
 
 def _given(run, case):
