@@ -5,7 +5,7 @@ BIN = .venv/bin
 # The newest Python that is found: on the path, or among pyenv's.
 NEWEST = $(shell for p in python3.14 python3.13 python3.12 $$(ls -d $$HOME/.pyenv/versions/3.1*/bin/python3 2>/dev/null | sort -Vr) python3; do $$p -c "" 2>/dev/null && echo $$p && break; done)
 
-.PHONY: demo test test-newest lint clean
+.PHONY: demo docs test test-newest lint clean
 
 # Phantoms, a small network trained on them, and its report: minutes on two CPU cores.
 demo: .venv/installed
@@ -21,6 +21,10 @@ test-newest:
 	.venv-newest/bin/pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager -e .[dev]
 	.venv-newest/bin/python -m pip list --disable-pip-version-check
 	.venv-newest/bin/python -m pytest
+
+# The documentation as a site, into site/.
+docs: .venv/installed-dev
+	$(BIN)/mkdocs build --strict
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

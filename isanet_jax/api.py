@@ -23,7 +23,7 @@ def get_config(name: str = "hecktor"):
     Raises:
         ConfigError: no such config.
 
-    Example:
+    Examples:
         >>> isa.get_config("hecktor").train.epochs
         300
     """
@@ -84,7 +84,7 @@ def prepare(
         ConfigError: settings that cannot be, or an output folder that is in use.
         DataError: a source that cannot be read, or cases that failed, with every reason.
 
-    Example:
+    Examples:
         >>> grid = {"size": 16, "fit": "crop", "spacing_mm": 12.0}
         >>> made = isa.prepare("scans/cases.csv", "cases", folds=2, **grid)
         scans/cases.csv: table
@@ -151,7 +151,7 @@ def build(name: str = "isa", *, size, seed: int = 0, **settings):
     Raises:
         ConfigError: no such system, or a setting that it does not have or cannot take.
 
-    Example:
+    Examples:
         >>> model = isa.build("isa", size=16, width=2, levels=3)
         >>> model(np.zeros((1, 16, 16, 16, 2), np.float32)).logits.shape
         (1, 16, 16, 16, 1)
@@ -178,7 +178,7 @@ def train(config, workdir) -> bool:
     Raises:
         ConfigError, DataError, CheckpointError: see `isanet_jax.training.loop.train`.
 
-    Example:
+    Examples:
         >>> config = isa.get_config("phantom")
         >>> config.data.cases, config.data.size, config.data.spacing_mm = "cases", 16, 12.0
         >>> config.model.width, config.model.levels, config.train.epochs = 2, 3, 1
@@ -207,7 +207,7 @@ def evaluate(workdirs, output=None, *, cases=None, checkpoint="best") -> dict:
     Raises:
         CheckpointError, ConfigError, DataError: no such run, or cases that do not fit it.
 
-    Example:
+    Examples:
         >>> scores = isa.evaluate("runs/x")
         | method | cases | DSC ...
         >>> sorted(scores["summary"]["dsc"])
@@ -236,7 +236,7 @@ def load(workdirs, *, checkpoint="best", half=False, rules=None) -> "Run":
         CheckpointError: no run, or a checkpoint that is missing or damaged.
         ConfigError: runs on cases that were prepared differently.
 
-    Example:
+    Examples:
         >>> run = isa.load("runs/x")
         >>> run.config["model"]["name"]
         'isa'
@@ -279,7 +279,7 @@ class Run:
                 numbers.
             DataError: images that cannot be read, are not HU and SUV, or do not overlap.
 
-        Example:
+        Examples:
             >>> found = run.predict("scans/phantom_000/ct.nii.gz", "scans/phantom_000/pet.nii.gz")
             >>> found.mask.shape, found.probability.dtype, found.warnings[:1]
             ((80, 80, 60), dtype('float32'), ())

@@ -32,7 +32,7 @@ def case_metrics(prediction: np.ndarray, reference: np.ndarray, spacing_mm) -> d
     Raises:
         ValueError: shapes that differ.
 
-    Example:
+    Examples:
         >>> mask = np.zeros((8, 8, 8), bool)
         >>> mask[2:6, 2:6, 2:6] = True
         >>> found = isa.case_metrics(np.roll(mask, 1, axis=0), mask, (1.0, 1.0, 2.0))

@@ -170,10 +170,10 @@ def square(low, high, z):
     return [(low, low, z), (high, low, z), (high, high, z), (low, high, z)]
 
 
-def write_patient(folder, shared=None, *, region="GTV_Mass"):
+def write_patient(folder, shared=None, *, region="GTV_Mass", seed=0):
     """CT, PET, MR and RTSTRUCT of one study, in a flat folder each; returns `shared`."""
     shared = shared or study()
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(seed)
     ct = generator.integers(-1000, 1000, (8, 20, 20))
     pet = generator.integers(0, 20000, (8, 10, 10))
     slices = write_series(folder / "a", "CT", shared, ct)
