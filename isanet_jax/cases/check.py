@@ -1,7 +1,6 @@
 """What is wrong with a cohort, before hours are spent on it: `prepare check`."""
 
 import hashlib
-import html
 import sys
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ from isanet_jax.cases.prepare import Settings, bits_of_masks, check_images, read
 from isanet_jax.datasets.layout import Scan
 from isanet_jax.dicom.convert import read_study
 from isanet_jax.errors import DataError, failure_of
-from isanet_jax.files import replace_when_done, write_csv
+from isanet_jax.files import write_csv
 from isanet_jax.kinds import KINDS, shown
 from isanet_jax.parallel import in_processes
 from isanet_jax.volume import Volume, bounds_mm, read_volume
@@ -76,7 +75,7 @@ def _check_scan(scan, settings):
     """One scan's row; `hashes` of its voxels besides."""
     row = {"case": scan.case, "patient": scan.patient, "errors": [], "hashes": {}}
     row["warnings"] = list(scan.warnings)
-    volumes, label = _read(scan, settings, row)
+    volumes, label = read_for_check(scan, settings, row)
     kinds = settings.images
     for name, volume in volumes.items():
         low, high = volume.data.min(), volume.data.max()
@@ -115,8 +114,14 @@ def _check_scan(scan, settings):
     return row
 
 
-def _read(scan, settings, row):
-    """(images by name, label's mask or None): what can be read; faults go to the row."""
+def read_for_check(scan, settings, row):
+    """What of a scan can be read: (name -> volume, the label's mask or None).
+
+    Args:
+        scan: what is read.
+        settings: name its images and its label's values.
+        row: whose `errors` and `warnings` get what is wrong.
+    """
     if scan.study is not None:
         try:
             images = read_study(scan.study)
@@ -185,37 +190,18 @@ def _check_cohort(scans, rows, images):
             row["errors"].append(f"patient {row['patient']} is in folds {listed}")
 
 
-def write_check(rows: list[dict], folder, images) -> Path:
-    """Writes check.csv and check.html. Returns the latter's path.
+def write_table(rows: list[dict], folder, images) -> tuple[list[str], list[list[str]]]:
+    """Writes check.csv; returns its headings and rows, as text.
 
     Args:
         rows: of `check`.
-        folder: of the files.
+        folder: of the file.
         images: name -> kind.
     """
-    folder, columns = Path(folder), _columns(images)
-    rows = [{c: _text(row.get(c, "")) for c in columns} for row in rows]
-    write_csv(folder / "check.csv", rows, columns)
-    head = "".join(f"<th>{c}</th>" for c in columns)
-    body = "".join(
-        f"<tr class='{'error' if r['errors'] else 'warning' if r['warnings'] else ''}'>"
-        + "".join(f"<td>{html.escape(r[c])}</td>" for c in columns)
-        + "</tr>\n"
-        for r in rows
-    )
-    failed = sum(bool(r["errors"]) for r in rows)
-    doubtful = sum(bool(r["warnings"]) for r in rows)
-    with replace_when_done(folder / "check.html") as place:
-        place.write_text(
-            "<!DOCTYPE html><meta charset='utf-8'><title>check</title><style>"
-            "body{font:14px sans-serif}table{border-collapse:collapse}td,th{border:1px solid #ccc;"
-            "padding:2px 6px;text-align:left;vertical-align:top}.error{background:#fdd}"
-            ".warning{background:#ffd}</style>"
-            f"<h1>{len(rows)} cases, {failed} with errors, {doubtful} with warnings</h1>"
-            f"<table><tr>{head}</tr>\n{body}</table>\n",
-            encoding="utf-8",
-        )
-    return folder / "check.html"
+    columns = list(_columns(images))
+    texts = [{c: _text(row.get(c, "")) for c in columns} for row in rows]
+    write_csv(Path(folder) / "check.csv", texts, columns)
+    return columns, [[row[c] for c in columns] for row in texts]
 
 
 def _text(value):

@@ -368,12 +368,49 @@ def _check(args):
         found.scans, settings, workers=args.workers, failures=dict(found.failures), log=log
     )
     print(check.table_of(rows, settings.images))
-    path = check.write_check(rows, args.output, settings.images)
+    table = check.write_table(rows, args.output, settings.images)
     failed = sum(bool(row["errors"]) for row in rows)
     doubtful = sum(bool(row["warnings"]) for row in rows)
-    print(f"{len(rows)} cases ({layout}), {failed} with errors, {doubtful} with warnings: {path}")
+    counts = f"{len(rows)} cases ({layout}), {failed} with errors, {doubtful} with warnings"
+    path = Path(args.output) / "check.html"
+    _write_page(path, found.scans, rows, settings, title=counts, table=table)
+    print(f"{counts}: {path}")
     if failed:
         sys.exit(1)
+
+
+_PICTURED = 12  # cases that the page of a check shows
+
+
+def _write_page(path, scans, rows, settings, *, title, table):
+    """The page of `prepare check`: the table, and the cases to look through, the worst first."""
+    from isanet_jax.cases.check import read_for_check
+    from isanet_jax.cases.grid import resample, same_grid
+    from isanet_jax.evaluation.page import Page, pack_scan
+
+    trouble = {row["case"]: 100 * len(row["errors"]) + len(row["warnings"]) for row in rows}
+    page, kinds = Page(_PICTURED), settings.images
+    for scan in sorted(scans, key=lambda scan: -trouble[scan.case])[:_PICTURED]:
+        try:
+            volumes, label = read_for_check(scan, settings, {"errors": [], "warnings": []})
+            if len(volumes) < len(kinds):
+                continue  # the table says what is wrong with the others
+            first, references = next(iter(volumes.values())), {}
+            if label is not None:
+                place = first.data.shape, first.affine
+                mask = (
+                    label.data
+                    if same_grid(label, first)
+                    else resample(label, *place, order=0, fill=False)
+                )
+                references = {"label": mask > 0}
+            content = pack_scan(volumes, kinds, {}, references=references)
+        except Exception as error:  # a picture less: the check itself has said what there is
+            print(f"note: {scan.case} is not shown ({type(error).__name__})")
+            continue
+        page.add(scan.case, -trouble[scan.case], content)
+    lines = [f"Cases with errors and warnings come first; {_PICTURED} at most are shown."]
+    page.write(path, title=title, lines=lines, table=table)
 
 
 def parse_label_values(text: str | None, flag="--label-values") -> tuple[int, ...] | None:

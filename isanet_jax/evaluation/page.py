@@ -80,14 +80,17 @@ def pack_case(case, references, predictions, probability=None) -> dict:
     )
 
 
-def pack_scan(volumes: Mapping[str, Volume], kinds, predictions, probability=None) -> dict:
-    """What a page needs of a scan that has no reference, on its first image's grid.
+def pack_scan(
+    volumes: Mapping[str, Volume], kinds, predictions, probability=None, *, references=None
+) -> dict:
+    """What a page needs of a scan, on its first image's grid.
 
     Args:
         volumes: its images, on any grids.
         kinds: name -> kind.
         predictions: class -> (I, J, K) bool on the first image's grid.
         probability: (I, J, K) there, of one class; None: not shown.
+        references: as `predictions`; None: there are none.
     """
     first = next(iter(volumes.values()))
     step = _step_of(first.data.shape)
@@ -108,9 +111,12 @@ def pack_scan(volumes: Mapping[str, Volume], kinds, predictions, probability=Non
         else resample(volume, shape, affine, order=1, fill=KINDS[kinds[name]].outside)
         for name, volume in volumes.items()
     }
-    shown = {name: turned(mask) for name, mask in predictions.items()}
+    shown, real = (
+        {name: turned(mask) for name, mask in masks.items()}
+        for masks in (predictions, references or {})
+    )
     of_class = None if probability is None else turned(probability)
-    return _content(images, kinds, affine, references={}, predictions=shown, probability=of_class)
+    return _content(images, kinds, affine, references=real, predictions=shown, probability=of_class)
 
 
 def _step_of(shape):

@@ -1,13 +1,15 @@
 import csv
+import json
+import re
 
 import nibabel
 import numpy as np
 import pytest
 
-from isanet_jax.cases.check import check, write_check
+from isanet_jax.cases.check import check, write_table
 from isanet_jax.cases.prepare import Settings
 from isanet_jax.classes import Classes
-from isanet_jax.cli.prepare import main
+from isanet_jax.cli.prepare import _write_page, main
 from isanet_jax.datasets.layout import PET_CT
 from isanet_jax.datasets.table import read_table
 from tests.conftest import real_data
@@ -132,13 +134,27 @@ def test_the_report_is_a_table_on_screen_csv_and_html(folder, capsys):
         rows = list(csv.DictReader(file))
     assert [bool(row["errors"]) for row in rows] == [False, True, False]
     page = (folder / "out" / "check.html").read_text()
-    assert "3 cases, 1 with errors" in page
+    assert "3 cases (table), 1 with errors" in page
     assert "label values 7" in page
+    # The worst first, all to be looked through; of P1, whose label cannot be read, the images.
+    names = [one["name"] for one in json.loads(re.search(r'id="cases">(.*?)</script>', page)[1])]
+    assert names[0] == "P1"
+    assert sorted(names) == ["P0", "P1", "P2"]
+    contents = re.findall(r'id="case-\d+">(.*?)</script>', page)
+    for name, text in zip(names, contents, strict=True):
+        content = json.loads(text)
+        assert [image["name"] for image in content["images"]] == ["ct", "pet"]
+        masks = [(mask["class"], mask["role"]) for mask in content["masks"]]
+        assert masks == ([] if name == "P1" else [("label", "reference")])
+        assert [lesion["what"] for lesion in content["lesions"]] == ["lesion"] * len(masks)
 
 
 def test_what_a_file_says_is_text_in_the_page(tmp_path):
     row = {"case": "<script>", "errors": ["<b>"], "warnings": []}
-    page = write_check([row], tmp_path, PET_CT).read_text()
+    table = write_table([row], tmp_path, PET_CT)
+    _write_page(tmp_path / "check.html", [], [row], Settings(), title="a", table=table)
+    page = (tmp_path / "check.html").read_text()
+    page = re.sub(r"<script>.*?</script>", "", page, flags=re.S)  # its own
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
 
