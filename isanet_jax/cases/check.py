@@ -25,11 +25,11 @@ _SMALL_ML = 0.1
 
 def _columns(images):
     """Of the table, for images (name -> kind)."""
-    columns = ["case", "patient"]
+    columns = ["case", "patient", "errors", "warnings"]
     for index, (name, kind) in enumerate(images.items()):
         columns += [f"{name}_{what}" for what in ("shape", "spacing_mm", "axes", _values(kind))]
         columns += [f"{name}_covers"] * (index > 0)
-    return (*columns, "label_on", "label_ml", "components", "errors", "warnings")
+    return (*columns, "label_on", "label_ml", "components")
 
 
 def _values(kind):
