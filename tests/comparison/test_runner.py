@@ -16,7 +16,7 @@ from isanet_jax.training.config import parse_command_line
 from tests.conftest import small_config
 
 ROOT = Path(__file__).parents[2]
-SHARED = ("comparison", "published")
+SHARED = ("comparison", "published", "finetune")  # no comparisons, or not without a model
 COMPARISONS = [p for p in sorted((ROOT / "configs/compare").glob("*.py")) if p.stem not in SHARED]
 
 
@@ -52,6 +52,15 @@ def test_every_comparison_has_settings_that_work(path, options):
     if path.stem not in ("fits", *OF_ONE_SIZE):
         size = 32 if "smoke" in options else 144
         assert all(cell.config["data"]["size"] == size for cell in cells)
+
+
+def test_starting_from_a_model_is_compared_with_starting_from_nothing():
+    cells = make_cells(comparison("finetune", "model.isanet"), Path("w"))
+    found = {(cell.method, cell.seed): cell.config["init"] for cell in cells}
+    of_method = {"drawn": "", "started": "model.isanet"}
+    assert found == {(name, seed): init for name, init in of_method.items() for seed in range(3)}
+    with pytest.raises(ConfigError, match="say what to start from"):
+        comparison("finetune")
 
 
 def settings_of_methods(name, options=""):
