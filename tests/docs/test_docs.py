@@ -17,6 +17,8 @@ from isanet_jax.datasets.phantom import make_phantom
 from isanet_jax.metrics import METRICS
 from isanet_jax.network import systems
 from isanet_jax.volume import write_volume
+from tests.dicom import make_dicom
+from tests.test_challenges import patient
 
 ROOT = Path(__file__).parents[2]
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
@@ -92,7 +94,6 @@ def own_nifti(folder):
 
 
 def scanner(folder):
-    make_dicom = load(ROOT / "tests/dicom/make_dicom.py", "make_dicom_for_docs")
     for number in range(4):
         shared = make_dicom.study(patient_id=f"P{number}")
         make_dicom.write_patient(folder / "dicom" / str(number), shared, seed=number)
@@ -103,11 +104,10 @@ def scanner(folder):
 
 
 def hecktor(folder):
-    challenges = load(ROOT / "tests/test_challenges.py", "challenges_for_docs")
     for number in range(4):
         case = f"CHUM-{number:03}"
         names = (f"imagesTr/{case}__CT", f"imagesTr/{case}__PT", f"labelsTr/{case}")
-        for name, volume in zip(names, challenges.patient(number), strict=True):
+        for name, volume in zip(names, patient(number), strict=True):
             path = folder / "hecktor" / f"{name}.nii.gz"
             path.parent.mkdir(parents=True, exist_ok=True)
             write_volume(path, volume)

@@ -1,19 +1,16 @@
 """A DICOM node between two peers: nothing is lost, nothing is sent twice, nothing else is taken."""
 
-import importlib.util
 import json
 import shutil
 import socket
 import ssl
 import subprocess
-import sys
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from pathlib import Path
 
 import pydicom
 import pytest
@@ -22,6 +19,7 @@ from isanet_jax.cli import node
 from isanet_jax.errors import ConfigError
 from isanet_jax.prediction.predictor import Predictor
 from isanet_jax.prediction.rules import Rules
+from tests.dicom import make_dicom
 
 pynetdicom = pytest.importorskip("pynetdicom")
 
@@ -40,12 +38,6 @@ from isanet_jax.node.queue import Queue, key_of  # noqa: E402
 from isanet_jax.node.receiver import listen  # noqa: E402
 from isanet_jax.node.sender import NotSent, Peer, Web  # noqa: E402
 from isanet_jax.node.worker import Worker  # noqa: E402
-
-_path = Path(__file__).parents[1] / "dicom" / "make_dicom.py"
-_spec = importlib.util.spec_from_file_location("make_dicom_for_node", _path)
-make_dicom = importlib.util.module_from_spec(_spec)
-sys.modules[_spec.name] = make_dicom
-_spec.loader.exec_module(make_dicom)
 
 IMAGES = (CTImageStorage, PositronEmissionTomographyImageStorage, MRImageStorage)
 GIB = 2**30

@@ -1,6 +1,5 @@
 """The node between dcmtk's storescu and Orthanc: twenty studies, three at a time, and kills."""
 
-import importlib.util
 import json
 import os
 import random
@@ -12,32 +11,21 @@ import sys
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
 from isanet_jax.cli import bundle
 from isanet_jax.files import write_json
+from tests.dicom import make_dicom
 
 pytest.importorskip("pynetdicom")
 ORTHANC = shutil.which("Orthanc") or shutil.which("Orthanc", path="/usr/sbin")
 if ORTHANC is None or shutil.which("storescu") is None:
     pytest.skip("needs Orthanc and dcmtk (apt install orthanc dcmtk)", allow_module_level=True)
 
-HERE = Path(__file__).parent
+from tests.node.test_node import free_port  # noqa: E402
+
 STUDIES, KILLS = 20, 5
-
-
-def load(path, name):
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-make_dicom = load(HERE.parent / "dicom" / "make_dicom.py", "make_dicom_for_peers")
-free_port = load(HERE / "test_node.py", "node_helpers").free_port
 
 
 @pytest.fixture
