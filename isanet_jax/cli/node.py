@@ -6,10 +6,11 @@ import signal
 import threading
 import time
 
-from isanet_jax.errors import ConfigError
+from isanet_jax.errors import ConfigError, IsaNetError
 from isanet_jax.runtime import say_devices, stop_signals
 
 _TITLE = re.compile(r"[\x21-\x5b\x5d-\x7e]([\x20-\x5b\x5d-\x7e]{0,14}[\x21-\x5b\x5d-\x7e])?")
+_PAUSE_S = 30.0  # after what no study is to blame for
 _PEER = re.compile(r"(?P<host>[A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\]):(?P<port>\d+):(?P<aet>.+)")
 
 
@@ -108,7 +109,13 @@ def _run(args, peers):
             f"http://127.0.0.1:{args.status_port}/status"
         )
         while not stop.is_set():
-            if not worker.step(args.quiet_s):
+            try:
+                is_idle = not worker.step(args.quiet_s)
+            except (IsaNetError, OSError) as error:  # a full disk: all is as it was before the step
+                _say(f"again in {_PAUSE_S:.0f} s: {error}")
+                stop.wait(_PAUSE_S)
+                continue
+            if is_idle:
                 stop.wait(min(1.0, args.quiet_s / 4))
         _say("stopped; the same command goes on")
     except OSError as error:

@@ -90,7 +90,8 @@ def write_model(
         if "onnx" in formats:
             shutil.copyfile(_RUNNER, Path(folder) / _RUNNER.name)
         output.mkdir(exist_ok=True)
-        for old in (*output.glob("network*"), output / "model.json", output / _RUNNER.name):
+        olds = [path for name in FORMATS for path in output.glob(f"network[0-9]*.{name}")]
+        for old in (*olds, output / "model.json", output / _RUNNER.name):
             old.unlink(missing_ok=True)
         for path in sorted(Path(folder).iterdir(), key=lambda path: path.name == "model.json"):
             path.replace(output / path.name)

@@ -61,10 +61,13 @@ class Queue:
 
     # Coming in.
 
+    def has_disk(self, *, more: int = 0) -> bool:
+        """Whether the disk has room."""
+        return shutil.disk_usage(self.folder).free > self.least_free + more
+
     def has_room(self, *, more: int = 0) -> bool:
         """Whether another instance may be taken."""
-        free = shutil.disk_usage(self.folder).free
-        return free > self.least_free + more and self._bytes + more <= self.most_bytes
+        return self.has_disk(more=more) and self._bytes + more <= self.most_bytes
 
     def add(self, study_uid: str, instance_uid: str, path: Path) -> str:
         """Takes a file, which lies on the same disk, as an instance of a study; returns its key.

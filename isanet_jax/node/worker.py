@@ -50,7 +50,11 @@ class Worker:
         return bool(told or key or sent)
 
     def predict(self, key: str) -> None:
-        """Predicts a waiting study: its results are ready then, or it failed."""
+        """Predicts a waiting study: its results are ready then, or it failed.
+
+        Raises:
+            DataError, OSError: the disk is full; the study goes on waiting.
+        """
         started, results = time.monotonic(), self.queue.new_results(key)
         try:
             prediction = self._prediction(key)
@@ -64,6 +68,8 @@ class Worker:
                 write_outputs(prediction, paths, keep_identity=self.keep_identity)
             found = prediction.lesions()
         except Exception as error:  # whatever it is, it is this study's, and the node goes on
+            if not self.queue.has_disk():
+                raise
             reason = str(failure_of(error, key, self.queue.folder / "errors.log"))
             self.queue.fail(key, "waiting", reason)
             self.say(f"{key}: failed: {reason}")

@@ -16,7 +16,7 @@ import pydicom
 import pytest
 
 from isanet_jax.cli import node
-from isanet_jax.errors import ConfigError
+from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.prediction.predictor import Predictor
 from isanet_jax.prediction.rules import Rules
 from tests.dicom import make_dicom
@@ -222,6 +222,25 @@ def test_a_full_disk_is_told_to_the_sender_and_loses_nothing(made, study, monkey
     work(worker)
     assert counts(queue) == {"done": 1}
     assert queue._bytes == queue._count_bytes() == 0
+
+
+def test_a_disk_that_fills_while_a_study_is_predicted_fails_none(made, archive, study, monkeypatch):
+    queue, worker, port, _ = made
+    store(port, images_of(study))
+    wait_closed(queue)
+
+    def full(*_, **__):
+        raise DataError("cannot be written (No space left on device)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("isanet_jax.node.worker.write_outputs", full)
+        patch.setattr(queue, "has_disk", lambda **_: False)
+        with pytest.raises(DataError, match="No space"):
+            work(worker)
+        assert counts(queue) == {"waiting": 1}
+    work(worker)
+    assert counts(queue) == {"done": 1}
+    assert len(archive.got) == 2
 
 
 @pytest.mark.parametrize("can_find", [True, False])
