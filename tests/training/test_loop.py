@@ -146,10 +146,11 @@ def test_a_step_is_started_and_its_batch_copied_before_the_last_ones_metrics_are
             return self.number
 
     monkeypatch.setattr(loop, "place_batch", place_batch)
-    monkeypatch.setattr(loop, "validate", lambda *_: {"mean": 0.5, "cases": {}})
+    monkeypatch.setattr(loop, "validate", lambda *_, **__: {"mean": 0.5, "cases": {}})
     log = SimpleNamespace(
         step=lambda step, *_, **__: notes.append(f"log {step}"),
         validation=lambda *_: None, flush=lambda: None, message=lambda text: None,
+        picture=lambda *_: None,
     )  # fmt: skip
     saved = []
     checkpoints = SimpleNamespace(
@@ -443,7 +444,7 @@ def test_only_a_better_network_replaces_the_best(config, tmp_path, monkeypatch):
     monkeypatch.setattr(
         loop,
         "validate",
-        lambda *_: {"mean": (dsc := next(found)), "cases": {"a": dsc}, "classes": {}},
+        lambda *_, **__: {"mean": (dsc := next(found)), "cases": {"a": dsc}, "classes": {}},
     )
     saved, save = [], Checkpoints.save_best
 
