@@ -2,9 +2,9 @@
 
 import argparse
 
+from isanet_jax.datasets.layout import PET_CT
+from isanet_jax.export import FORMATS
 from isanet_jax.runtime import command, say_devices
-
-_FORMATS = ("onnx", "stablehlo")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -21,8 +21,8 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument(
         "--format",
         nargs="+",
-        choices=_FORMATS,
-        default=list(_FORMATS),
+        choices=FORMATS,
+        default=list(FORMATS),
         help="what to write (default: both)",
     )
     root.add_argument("--checkpoint", default="best", choices=("best", "latest"))
@@ -59,7 +59,10 @@ def main(arguments=None) -> None:
             text += f"; probabilities differ from JAX's by at most {made['difference']:.1e}"
         print(text)
     if "onnx" in args.format:
-        images = " ".join(f"--{n} {n.upper()}" for n in predictor.settings.images)
+        images = " ".join(
+            f"--{n} {n.upper()}" if n in PET_CT else f"--image {n}=FILE"
+            for n in predictor.settings.images
+        )
         print(f"next: python {args.output}/isanet_onnx.py {images} --output mask.nii.gz")
     else:
         print(f"to look at a scan in this program: {command('predict')} --workdir ...")

@@ -7,6 +7,7 @@ import threading
 import time
 
 from isanet_jax.errors import ConfigError, IsaNetError
+from isanet_jax.prediction.write import DICOM
 from isanet_jax.runtime import say_devices, stop_signals
 
 _TITLE = re.compile(r"[\x21-\x5b\x5d-\x7e]([\x20-\x5b\x5d-\x7e]{0,14}[\x21-\x5b\x5d-\x7e])?")
@@ -40,8 +41,8 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument(
         "--format",
         nargs="+",
-        choices=("dicom-seg", "rtstruct"),
-        default=["dicom-seg", "rtstruct"],
+        choices=DICOM,
+        default=list(DICOM),
         help="of the results (default: both)",
     )
     root.add_argument(
@@ -139,7 +140,9 @@ def _peers(args):
         if match is None or not _TITLE.fullmatch(match["aet"]):
             raise ConfigError(f"--to is {text!r}; give HOST:PORT:AET")
         host = match["host"].strip("[]")
-        peers.append(Peer(host, int(match["port"]), match["aet"], args.aet, _tls_to(args)))
+        peers.append(
+            Peer(host, int(match["port"]), match["aet"], args.aet, _tls(args, of_server=False))
+        )
     for url in args.stow:
         web = Web(url.rstrip("/"))
         web.check()
@@ -149,35 +152,22 @@ def _peers(args):
     return peers
 
 
-def _tls(args):
-    """Of the server."""
+def _tls(args, *, of_server=True):
+    """Of the server, or to its peers; None where the node has no certificate."""
     import ssl
 
     if not args.tls_cert:
         if args.tls_key or args.tls_ca:
             raise ConfigError("--tls-key and --tls-ca belong to --tls-cert, which is not given")
         return None
+    purpose = ssl.Purpose.CLIENT_AUTH if of_server else ssl.Purpose.SERVER_AUTH
     try:
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=args.tls_ca)
+        context = ssl.create_default_context(purpose, cafile=args.tls_ca)
         context.load_cert_chain(args.tls_cert, args.tls_key)
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"the certificate cannot be used ({error})") from error
     if args.tls_ca:
         context.verify_mode = ssl.CERT_REQUIRED
-    return context
-
-
-def _tls_to(args):
-    """To the peers: where the node itself has a certificate."""
-    import ssl
-
-    if not args.tls_cert:
-        return None
-    try:
-        context = ssl.create_default_context(cafile=args.tls_ca)
-        context.load_cert_chain(args.tls_cert, args.tls_key)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"the certificate cannot be used ({error})") from error
     return context
 
 

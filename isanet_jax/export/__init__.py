@@ -1,1 +1,3 @@
 """Trained networks for programs that are not this one: ONNX, StableHLO."""
+
+FORMATS = ("onnx", "stablehlo")

@@ -20,15 +20,15 @@ from jax import export as jax_export
 
 import isanet_jax
 from isanet_jax.errors import ConfigError
+from isanet_jax.export import FORMATS
 from isanet_jax.files import check_folder
 from isanet_jax.kinds import WIDE, CtWindow
 from isanet_jax.network import systems
 from isanet_jax.pipeline.augment import normalise
 from isanet_jax.prediction.predictor import Predictor
 from isanet_jax.prediction.rules import write_form
-from isanet_jax.training.config import image_kinds, input_shape, model_config, patch_of
+from isanet_jax.training.config import image_kinds, input_shape, model_config, pet_scaling
 
-FORMATS = ("onnx", "stablehlo")
 PLATFORMS = ("cpu", "cuda")  # that the StableHLO is for
 LARGEST_DIFFERENCE = 1e-4  # of a probability, between ONNX and JAX
 _RUNNER = Path(__file__).with_name("isanet_onnx.py")
@@ -45,7 +45,7 @@ def write_model(
     Args:
         predictor: of a run, of several, or of a model in one file.
         output: folder.
-        formats: some of `FORMATS`.
+        formats: some of `isanet_jax.export.FORMATS`.
         check: compare each ONNX network with JAX.
         overwrite: replace a folder that holds such a model.
 
@@ -115,27 +115,24 @@ def probability_of(description: dict, params: dict) -> tuple[Callable, dict]:
     graphdef, _ = systems.create_abstract(model)
     params = jax.tree.map(np.asarray, jax.device_get(params))
     kinds, window = image_kinds(config), CtWindow(*description.get("ct_window", WIDE))
+    _, of_volume = pet_scaling(config)
 
     def probability(images):
-        image = normalise(images, kinds, of_volume=_scales_pet(config), ct_window=window)
+        image = normalise(images, kinds, of_volume=of_volume, ct_window=window)
         return jax.nn.sigmoid(systems.apply(graphdef, params, image).logits)
 
     return probability, {name: (1, *input_shape(config)) for name in kinds}
 
 
-def _scales_pet(config):
-    """Whether the network standardises the PET, by the volume that it is given."""
-    return not patch_of(config) and config["data"].get("pet_scale", "case") == "case"
-
-
 def _write_network(network, config, path, formats, *, check):
     """Writes one; returns what is said of it to the user, and its entry in model.json."""
     probability, shapes = network
+    pet_scale, scales_pet = pet_scaling(config)
     entry = {
         "shape": list(input_shape(config)),
         "images": image_kinds(config),
-        "scales_pet": _scales_pet(config),
-        "pet_scale": config["data"].get("pet_scale", "case"),
+        "scales_pet": scales_pet,
+        "pet_scale": pet_scale,
         "skips_air": config["data"]["fit"] == "whole",
         "mirror": config["predict"]["mirror"],
     }

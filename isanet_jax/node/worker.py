@@ -12,9 +12,8 @@ from isanet_jax.node.queue import Queue
 from isanet_jax.node.sender import NotSent
 from isanet_jax.prediction.predictor import Predictor
 from isanet_jax.prediction.result import Images, predict
-from isanet_jax.prediction.write import SUFFIXES, write_outputs
+from isanet_jax.prediction.write import DICOM, SUFFIXES, write_outputs
 
-FORMATS = ("dicom-seg", "rtstruct")
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 10.0, 600.0
 
 
@@ -26,12 +25,12 @@ class Worker:
         predictor: the networks.
         peers: what results are sent to, see `isanet_jax.node.sender`; of a study that was sent to
             none, nothing is noted.
-        formats: some of `FORMATS`.
+        formats: some of `isanet_jax.prediction.write.DICOM`.
         keep_identity: results carry the patient's name, IDs and dates: a PACS files them by these.
         say: called with a line for each thing that is done.
     """
 
-    def __init__(self, queue: Queue, predictor: Predictor, peers, *, formats=FORMATS,
+    def __init__(self, queue: Queue, predictor: Predictor, peers, *, formats=DICOM,
                  keep_identity=False, say=print):  # fmt: skip
         self.queue, self.predictor, self.peers = queue, predictor, list(peers)
         self.formats, self.keep_identity, self.say = formats, keep_identity, say
@@ -59,12 +58,8 @@ class Worker:
         try:
             prediction = self._prediction(key)
             paths = {kind: results / f"result{SUFFIXES[kind]}" for kind in self.formats}
-            kinds = list(paths)
-            if not prediction.mask.any():
-                # A structure set or segmentation of nothing is none; that nothing was found is
-                # what the record says.
-                kinds = []
-            if kinds:
+            # A structure set or segmentation of nothing is none: the record says so.
+            if prediction.mask.any():
                 write_outputs(prediction, paths, keep_identity=self.keep_identity)
             found = prediction.lesions()
         except Exception as error:  # whatever it is, it is this study's, and the node goes on

@@ -40,6 +40,7 @@ from isanet_jax.training.config import (
     input_shape,
     model_config,
     patch_of,
+    pet_scaling,
 )
 from isanet_jax.training.step import make_predict
 from isanet_jax.volume import Volume, bounds_mm
@@ -86,8 +87,7 @@ class Predictor:
             self.devices = math.lcm(self.devices, mesh.shape["data"])
             replicated = NamedSharding(mesh, PartitionSpec())
             kinds, patch = image_kinds(config), patch_of(config)
-            pet_scale = config["data"].get("pet_scale", "case")  # runs from before there were two
-            of_volume = not patch and pet_scale == "case"
+            pet_scale, of_volume = pet_scaling(config)
             is_whole = config["data"]["fit"] == "whole"
             predict = predict_of(
                 graphdef,

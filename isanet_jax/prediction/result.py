@@ -18,7 +18,7 @@ from isanet_jax.kinds import pet_name, shown
 from isanet_jax.prediction.lesions import lesions
 from isanet_jax.prediction.predictor import Predictor, entropy
 from isanet_jax.prediction.rules import Rules
-from isanet_jax.prediction.write import write_outputs
+from isanet_jax.prediction.write import DICOM, write_outputs
 from isanet_jax.volume import Volume, read_volume
 
 
@@ -64,7 +64,7 @@ def read_images(
             continue
         volumes[name], of_image = _read(scan.image(name), kind, scan.case, warnings)
         slices = of_image if index == 0 else slices
-    if slices is None and not {"dicom-seg", "rtstruct"}.isdisjoint(formats):
+    if slices is None and not set(DICOM).isdisjoint(formats):
         raise DataError(
             f"--format asks for DICOM and the {shown(*next(iter(kinds.items())))} is NIfTI",
             case=scan.case,

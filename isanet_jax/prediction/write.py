@@ -8,6 +8,7 @@ from isanet_jax.volume import NIFTI_SUFFIXES, Volume, write_volume
 
 # Format of a mask -> its file's ending.
 SUFFIXES = {"nifti": ".nii.gz", "dicom-seg": ".seg.dcm", "rtstruct": ".rtstruct.dcm"}
+DICOM = ("dicom-seg", "rtstruct")  # of them, those that reference an image
 MAPS = ("probability", "uncertainty")
 
 
@@ -53,7 +54,7 @@ def _write_nifti(path, prediction, data):
 
 def _write_dicom(paths, prediction, keep_identity):
     """Writes the DICOM masks among the paths."""
-    if {"dicom-seg", "rtstruct"}.isdisjoint(paths):
+    if set(DICOM).isdisjoint(paths):
         return
     from isanet_jax.dicom.write import write_segmentation, write_structures
 

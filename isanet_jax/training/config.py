@@ -373,6 +373,15 @@ def input_shape(config: dict) -> tuple[int, int, int]:
     return patch_of(config) or as_three(config["data"]["size"])
 
 
+def pet_scaling(config: dict) -> tuple[str, bool]:
+    """How a run's PET is scaled (`data.pet_scale`), and whether the network does it.
+
+    It does so by the volume that it is given; runs from before there was a choice: the case's.
+    """
+    pet_scale = config["data"].get("pet_scale", "case")
+    return pet_scale, not patch_of(config) and pet_scale == "case"
+
+
 def image_kinds(config: dict) -> dict[str, str]:
     """The images of a case: name -> kind; of runs from before there were others, CT and PET.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from isanet_jax.errors import ConfigError
 
-TRACKERS = {"mlflow": "mlflow", "wandb": "wandb"}  # name -> package
+TRACKERS = ("mlflow", "wandb")  # each a package of that name
 
 
 def tracker_package(name: str):
@@ -17,7 +17,7 @@ def tracker_package(name: str):
     if name not in TRACKERS:
         raise ConfigError(f"--track is {name!r}; choose one of {', '.join(TRACKERS)}")
     try:
-        return importlib.import_module(TRACKERS[name])
+        return importlib.import_module(name)
     except ImportError as error:
         raise ConfigError(f"--track {name} needs its package: pip install {name}") from error
 
