@@ -349,11 +349,9 @@ class _Report:
     def write(self):
         count = len({row[0] for row in self._rows})
         lines = ["What a network found. It is no diagnosis."]
-        title, table = (
-            f"Predictions of {count} case(s)",
-            (["case", *_REPORTED.values()], self._rows),
-        )
-        self._page.write(self._path, title=title, lines=lines, table=table)
+        title = f"Predictions of {count} case(s)"
+        tables = {"Lesions": (["case", *_REPORTED.values()], self._rows)}
+        self._page.write(self._path, title=title, lines=lines, tables=tables)
         print(f"report: {self._path}")
 
 

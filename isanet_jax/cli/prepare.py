@@ -410,7 +410,7 @@ def _write_page(path, scans, rows, settings, *, title, table):
             continue
         page.add(scan.case, -trouble[scan.case], content)
     lines = [f"Cases with errors and warnings come first; {_PICTURED} at most are shown."]
-    page.write(path, title=title, lines=lines, table=table)
+    page.write(path, title=title, lines=lines, tables={"Cases": table})
 
 
 def parse_label_values(text: str | None, flag="--label-values") -> tuple[int, ...] | None:

@@ -1,6 +1,5 @@
 """What a comparison leaves behind: report.md, table.tex, CSV files and figures."""
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,11 +8,11 @@ import numpy as np
 from isanet_jax.cases.case import read_case
 from isanet_jax.cases.cohort import read_cohort
 from isanet_jax.comparison import figures
-from isanet_jax.comparison.cell import MASKS
 from isanet_jax.comparison.grid import Cell
-from isanet_jax.comparison.table import COLUMNS, Row, collect, tests
-from isanet_jax.evaluation.evaluate import MEAN, NETWORK
-from isanet_jax.evaluation.page import Page, metrics_table, pack_case
+from isanet_jax.comparison.masks import case_folder, masks_of_cases, unpacked
+from isanet_jax.comparison.page import write_page
+from isanet_jax.comparison.table import COLUMNS, NO_VALUE, Row, collect, tests
+from isanet_jax.evaluation.evaluate import MEAN
 from isanet_jax.evaluation.report import SELECTION_NOTES, in_voxels
 from isanet_jax.files import replace_when_done, write_csv
 from isanet_jax.metrics import METRICS
@@ -24,7 +23,6 @@ _RECIPES = {
     "shared": "one training loop for all methods, with the paper's optimisers and learning rates",
     "own": "each system's own recipe (configs/own), the others as in the paper",
 }
-_NO_VALUE = "–"
 
 
 def write_comparison(
@@ -57,10 +55,12 @@ def write_comparison(
     if comparison["curve"] and methods:
         figures.curve(workdir / "curve.png", methods, comparison["curve"])
         pictures.append("curve.png")
-    drawn = _drawn(comparison, cells)
+    drawn = masks_of_cases(comparison, cells)
     pictures += _contours(workdir, comparison, cells, methods, drawn)
     conditions = _conditions(comparison, cells, failures)
-    _write_page(workdir, comparison, _case_folder(comparison, cells), methods, drawn, conditions)
+    lines = [line.removeprefix("- ") for line in conditions.split("\n")]
+    page = {"comparison": comparison, "rows": rows, "of_class": of_class, "masks": drawn}
+    write_page(workdir / "report.html", lines=lines, folder=case_folder(comparison, cells), **page)
     table = markdown_table(rows)
     text = f"""# {comparison["title"]}, {comparison["dataset"]}
 
@@ -136,7 +136,7 @@ def _trainings(comparison, cells):
             f"| {_label(comparison, name)} | {len(known)} "
             f"| {np.mean([one['epochs'] for one in known]):.0f} "
             f"| {np.mean([one['cpu_minutes'] for one in known]):.1f} "
-            + (f"| {np.mean(chosen):.4f} |" if chosen else f"| {_NO_VALUE} |")
+            + (f"| {np.mean(chosen):.4f} |" if chosen else f"| {NO_VALUE} |")
         )
     if not lines:
         return ""
@@ -197,17 +197,9 @@ def _label(comparison, name):
     return comparison["methods"][name]["label"]
 
 
-def _shown(row, metric, separator="±"):
-    mean, sd, folds = row.figure(metric)
-    if not folds:
-        return "inf" if metric in DISTANCES else _NO_VALUE
-    places = METRICS[metric].digits
-    return f"{mean:.{places}f}" + ("" if math.isnan(sd) else f" {separator} {sd:.{places}f}")
-
-
 def _published(row, metric):
     value = row.published.get(metric)
-    return _NO_VALUE if value is None else f"{value:.{METRICS[metric].digits}f}"
+    return NO_VALUE if value is None else f"{value:.{METRICS[metric].digits}f}"
 
 
 def _beside(row, metric):
@@ -215,7 +207,7 @@ def _beside(row, metric):
     value = row.published.get(metric)
     mean, _, folds = row.figure(metric)
     if value is None or not folds:
-        return _NO_VALUE
+        return NO_VALUE
     return f"{mean - value:+.{METRICS[metric].digits}f}"
 
 
@@ -228,7 +220,7 @@ def markdown_table(rows: list[Row]) -> str:
         "|---" * (len(COLUMNS) + 4) + "|",
     ]
     for row in rows:
-        ours = " | ".join(_shown(row, metric) for metric in COLUMNS)
+        ours = " | ".join(row.shown(metric) for metric in COLUMNS)
         lines.append(
             f"| {row.label} | ours | {ours} | {row.n_infinite} of {row.n_scored} "
             f"| {row.missing} of {row.total} |"
@@ -250,7 +242,7 @@ def latex_table(rows: list[Row], title: str) -> str:
         r"\midrule",
     ]
     for row in rows:
-        ours = " & ".join(_shown(row, metric, r"$\pm$") for metric in COLUMNS)
+        ours = " & ".join(row.shown(metric, r"$\pm$") for metric in COLUMNS)
         lines.append(rf"{_tex(row.label)} & {ours} & {row.n_infinite}/{row.n_scored} \\")
         if row.published:
             paper = " & ".join(f"({_published(row, metric)})" for metric in COLUMNS)
@@ -302,57 +294,6 @@ def _long(rows) -> Iterator[dict]:
             }
 
 
-def _done(comparison, cells):
-    """The finished cells whose masks are shown: of the first seed, for masks have no mean."""
-    first = comparison["seeds"][0]
-    return [c for c in cells if c.is_done and c.seed == first and c.method in comparison["methods"]]
-
-
-def _drawn(comparison, cells) -> dict[str, dict[str, tuple]]:
-    """Case -> method -> (packed mask of all classes, DSC), of the first seed."""
-    drawn = {}
-    for cell in _done(comparison, cells):
-        scores = cell.scores()[NETWORK]
-        with np.load(cell.folder / MASKS) as stored:
-            for case in stored:
-                drawn.setdefault(case, {})[cell.method] = stored[case], scores[case]["dsc"]
-    return drawn
-
-
-def _case_folder(comparison, cells) -> str | None:
-    """Where the cases of all finished cells are; None: on several grids, or nowhere."""
-    folders = {cell.config["data"]["cases"] for cell in _done(comparison, cells)}
-    return folders.pop() if len(folders) == 1 else None
-
-
-def _unpacked(packed, shape):
-    return np.unpackbits(packed, count=math.prod(shape)).reshape(shape).astype(bool)
-
-
-def _write_page(workdir, comparison, folder, methods, drawn, conditions) -> None:  # noqa: PLR0917
-    """Writes report.html: the figures of each case and method, and the cases with all masks."""
-    page = Page()
-    cohort = read_cohort(folder) if folder else None
-    for case, masks in sorted(drawn.items()) if folder else ():
-        stored = read_case(cohort.path(case))
-        names = class_names(comparison["base"])
-        reference = np.logical_or.reduce(list(stored.masks(names).values()))
-        shown = {
-            row.label: _unpacked(masks[row.name][0], stored.label.shape)
-            for row in methods
-            if row.name in masks
-        }
-        dsc = masks.get(comparison["reference"], next(iter(masks.values())))[1]
-        page.add(case, dsc, pack_case(stored, {"tumour": reference}, shown))
-    page.write(
-        workdir / "report.html",
-        title=f"{comparison['title']}, {comparison['dataset']}",
-        lines=[line.removeprefix("- ") for line in conditions.split("\n")],
-        table=metrics_table({row.label: row.cases for row in methods}, "method"),
-        pictures=[("Box plots", workdir / "boxes.png")],
-    )
-
-
 def _contours(workdir, comparison, cells, methods, drawn) -> list[str]:
     """Writes the contours of the reference's best, middle and worst case that all methods have."""
     reference = comparison["reference"]
@@ -361,7 +302,7 @@ def _contours(workdir, comparison, cells, methods, drawn) -> list[str]:
         return []
     ranked = sorted(everywhere, key=lambda case: drawn[case][reference][1])
     chosen = {"worst": ranked[0], "middle": ranked[len(ranked) // 2], "best": ranked[-1]}
-    base, folder = comparison["base"], _case_folder(comparison, cells)
+    base, folder = comparison["base"], case_folder(comparison, cells)
     if folder is None:  # masks of several case grids have no slice in common
         return []
     cohort = read_cohort(folder)
@@ -372,7 +313,7 @@ def _contours(workdir, comparison, cells, methods, drawn) -> list[str]:
         shown = {}
         for row in methods:
             packed, dsc = drawn[case][row.name]
-            shown[row.label] = _unpacked(packed, stored.label.shape), dsc
+            shown[row.label] = unpacked(packed, stored.label.shape), dsc
         name = f"contours/{place}.png"
         title = f"{case}, {_label(comparison, reference)}'s {place} case"
         figures.contours(

@@ -9,7 +9,8 @@ import numpy as np
 from isanet_jax.comparison.grid import THRESHOLDS, Cell
 from isanet_jax.comparison.statistics import holm, paired_test
 from isanet_jax.evaluation.evaluate import NETWORK
-from isanet_jax.metrics.segmentation import summarise
+from isanet_jax.metrics import METRICS
+from isanet_jax.metrics.segmentation import DISTANCES, summarise
 
 # The paper's columns in its order, then further ones; dsc_agg is over cases, not a mean.
 COLUMNS = (
@@ -17,6 +18,7 @@ COLUMNS = (
     *("hd95", "dsc_agg", "lesion_f1"),
 )
 TESTED = ("dsc", "hd95", "assd")
+NO_VALUE = "–"
 
 
 @dataclasses.dataclass
@@ -56,6 +58,14 @@ class Row:
             return math.inf, math.nan, 0
         sd = float(np.std(means, ddof=1)) if len(means) > 1 else math.nan
         return float(np.mean(means)), sd, len(means)
+
+    def shown(self, metric: str, separator: str = "±") -> str:
+        """`figure` as the tables print it."""
+        mean, sd, folds = self.figure(metric)
+        if not folds:
+            return "inf" if metric in DISTANCES else NO_VALUE
+        places = METRICS[metric].digits
+        return f"{mean:.{places}f}" + ("" if math.isnan(sd) else f" {separator} {sd:.{places}f}")
 
     @property
     def n_infinite(self) -> int:

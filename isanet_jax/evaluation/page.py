@@ -1,6 +1,7 @@
 """report.html: one file that opens from a disk, with tables that sort and the volumes themselves.
 
-The page's parts are in viewer/: page.html, viewer.css and viewer.js, plain and without a build.
+The page's parts are in viewer/, plain and without a build: page.html, viewer.css, viewer.js (tables
+and volumes) and charts.js.
 """
 
 import base64
@@ -28,7 +29,7 @@ _MOST_VOXELS = 2_500_000  # of a case; of larger ones every second or third alon
 _MOST_LESIONS = 60
 _CORNERS = ndimage.generate_binary_structure(3, 3)
 _PARTS = Path(__file__).parent / "viewer"
-COLUMNS = ("dsc", "hd95", "assd", "recall", "precision", "lesion_f1", "volume_ml")
+CASE_COLUMNS = ("dsc", "hd95", "assd", "recall", "precision", "lesion_f1", "volume_ml")
 
 
 def steps_of(kind: str, data: np.ndarray) -> np.ndarray:
@@ -209,15 +210,16 @@ class Page:
             # The lowest of the heap is the highest score.
             heapq.heappop(self._kept)
 
-    def write(self, path, *, title: str, lines, table, pictures=()) -> None:
+    def write(self, path, *, title: str, lines, tables, charts=()) -> None:
         """Writes the page.
 
         Args:
             path: of the file, `.html`.
             title: at its top.
             lines: of text, below the title.
-            table: headings, and rows that begin with a case's ID.
-            pictures: (heading, PNG file) pairs, put into the page.
+            tables: heading -> its headings, and rows; a click on a row that begins with the ID of
+                a case opens its volumes.
+            charts: see `isanet_jax.evaluation.charts`.
         """
         shown = sorted(self._kept, key=lambda entry: -entry[0])
         names = [{"name": name, "score": -negative} for negative, _, name, _ in shown]
@@ -225,21 +227,22 @@ class Page:
             f'<script type="application/json" id="case-{number}">{content}</script>'
             for number, (*_, content) in enumerate(shown)
         ]
-        figures = [
-            f"<h2>{html.escape(heading)}</h2>\n"
-            f'<img alt="{html.escape(heading)}" src="data:image/png;base64,'
-            f'{base64.b64encode(Path(file).read_bytes()).decode("ascii")}">'
-            for heading, file in pictures
+        in_page = {entry["name"] for entry in names}
+        shown_tables = [
+            f'<h2>{html.escape(heading)}</h2>\n<div class="scroll">{_table(*table, in_page)}</div>'
+            for heading, table in tables.items()
         ]
         text = Template((_PARTS / "page.html").read_text(encoding="utf-8")).substitute(
             title=html.escape(title),
             style=(_PARTS / "viewer.css").read_text(encoding="utf-8"),
             introduction="\n".join(f"<p>{html.escape(line)}</p>" for line in lines),
-            table=_table(*table, {entry["name"] for entry in names}),
-            pictures="\n".join(figures),
+            tables="\n".join(shown_tables),
+            charts=_as_json(list(charts)),
             cases=_as_json(names),
             data="\n".join(data),
-            script=(_PARTS / "viewer.js").read_text(encoding="utf-8"),
+            script="\n".join(
+                (_PARTS / name).read_text(encoding="utf-8") for name in ("viewer.js", "charts.js")
+            ),
         )
         with replace_when_done(path) as partial:
             partial.write_text(text, encoding="utf-8")
@@ -258,10 +261,10 @@ def metrics_table(scores, of: str = "class") -> tuple[list[str], list[list[str]]
         of: what the scores are of, the heading of its column.
     """
     several = len(scores) > 1
-    heads = ["case", *([of] if several else []), *(METRICS[c].heading for c in COLUMNS)]
+    heads = ["case", *([of] if several else []), *(METRICS[c].heading for c in CASE_COLUMNS)]
     rows = [
         [case, *([name] if several else [])]
-        + [f"{metrics[c]:.{METRICS[c].digits}f}" for c in COLUMNS]
+        + [f"{metrics[c]:.{METRICS[c].digits}f}" for c in CASE_COLUMNS]
         for name, cases in scores.items()
         for case, metrics in sorted(cases.items(), key=lambda pair: pair[1]["dsc"])
     ]

@@ -29,9 +29,9 @@ def evaluate_runs(  # noqa: PLR0915 - one file after the other is written
     """
     # Here: these import JAX and matplotlib, which --help does not need.
     from isanet_jax.cases.cohort import read_cohort
-    from isanet_jax.evaluation import pictures, report
+    from isanet_jax.evaluation import charts, pictures, report
     from isanet_jax.evaluation.evaluate import NETWORK, score_run, unseen_cases
-    from isanet_jax.evaluation.page import Page, metrics_table, pack_case
+    from isanet_jax.evaluation.page import CASE_COLUMNS, Page, metrics_table, pack_case
     from isanet_jax.files import is_bundle, write_csv
     from isanet_jax.prediction.predictor import Predictor
     from isanet_jax.prediction.rules import write_form
@@ -70,11 +70,12 @@ def evaluate_runs(  # noqa: PLR0915 - one file after the other is written
             bar.update()
 
         scores = score_run(predictor, cohort, ids, on_case)
-    curves = []
+    curves, logs = [], {}
     runs_here = [workdir for workdir in workdirs if not is_bundle(workdir)]
     for number, workdir in enumerate(runs_here, start=1):
         curves.append("learning_curves.png" if number == 1 else f"learning_curves_{number}.png")
-        pictures.learning_curves(output / curves[-1], read_log(workdir / "metrics.jsonl"))
+        logs[f"network {number}"] = read_log(workdir / "metrics.jsonl")
+        pictures.learning_curves(output / curves[-1], logs[f"network {number}"])
     runs = report.describe_runs(descriptions, ids)
     *_, primary = scores  # of several classes, their mean
     methods = {
@@ -115,8 +116,11 @@ def evaluate_runs(  # noqa: PLR0915 - one file after the other is written
             "volumes below on the case grid.",
             *([f"Volumes: of the {page.most} cases with the lowest DSC."] * page.is_full),
         ],
-        table=metrics_table(of_network),
-        pictures=[("Learning curves", output / name) for name in curves],
+        tables={"Cases": metrics_table(of_network)},
+        charts=[
+            charts.boxes("All cases", of_network, CASE_COLUMNS),
+            *([charts.learning_curves(logs)] if logs else []),
+        ],
     )
     # One network that was chosen on these cases makes the ensemble's figure optimistic.
     kinds = {run["selection"] for run in runs}

@@ -4,6 +4,7 @@ import base64
 import gzip
 import html
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -13,8 +14,9 @@ import numpy as np
 import pytest
 
 from isanet_jax.cases.case import read_case
+from isanet_jax.evaluation.charts import boxes, learning_curves
 from isanet_jax.evaluation.page import (
-    COLUMNS,
+    CASE_COLUMNS,
     Page,
     coded,
     metrics_table,
@@ -25,6 +27,11 @@ from isanet_jax.evaluation.page import (
 from isanet_jax.volume import Volume, read_volume
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
+LOGS = {
+    "network 1": [{"epoch": e, "loss": 1 - e / 5, "learning_rate": 1e-3} for e in range(3)]
+    + [{"epoch": e, "validation_dsc": 0.5 + e / 10} for e in range(3)],
+    "network 2": [{"epoch": e, "validation_dsc": 0.4 + e / 10} for e in (0, 2)],
+}
 PLACES = [[8, 8, 8], [3, 12, 5], [0, 0, 0], [15, 15, 15]]
 # Drives the page as a reader would, and leaves what it saw in an attribute.
 SCRIPT = """
@@ -98,6 +105,42 @@ SCRIPT = """
   seen.text = document.querySelector("p").textContent;
   seen.title = document.title;
   seen.bold = document.querySelectorAll("p b, td b").length;
+  // The charts: a pointer, keys, ticks and the choice of what is shown.
+  const [boxes, curves] = charts;
+  const chartKey = (chart, name) =>
+    chart.picture.dispatchEvent(new KeyboardEvent("keydown", { key: name }));
+  const chartPoint = (chart, x, y) => {
+    const frame = chart.picture.getBoundingClientRect(), view = chart.picture.viewBox.baseVal;
+    chart.picture.dispatchEvent(new PointerEvent("pointermove", {
+      clientX: frame.left + x * frame.width / view.width,
+      clientY: frame.top + y * frame.height / view.height }));
+    return chart.said.textContent;
+  };
+  const choose = (chart, value) => {
+    chart.choice.value = value;
+    chart.choice.dispatchEvent(new Event("input"));
+  };
+  seen.boxes = boxes.panels.map((panel, i) => {
+    choose(boxes, i);
+    const drawn = [...boxes.picture.querySelectorAll("[data-box]")];
+    return drawn.map((box) => JSON.parse(box.dataset.box));
+  });
+  seen.infinite = [...boxes.picture.querySelectorAll(".none")].map((text) => text.textContent);
+  choose(boxes, 0);
+  seen.dots = boxes.dots.map((d) => [d.group, d.name, d.value, chartPoint(boxes, d.x, d.y)]);
+  seen.joined = boxes.joined.getAttribute("points").split(" ").length;
+  chartPoint(boxes, boxes.dots[0].x, boxes.dots[0].y);
+  seen.keys = ["ArrowDown", "ArrowRight", "ArrowRight", "ArrowRight"].map((key) => {
+    chartKey(boxes, key); return [boxes.chosen.group, boxes.chosen.name];
+  });
+  chartKey(boxes, "Enter"); await opened(boxes.chosen.name);
+  seen.entered = document.body.dataset.opened;
+  seen.curve = [0, 1, 2].map((epoch) => chartPoint(curves, curves.x(epoch), 100));
+  chartKey(curves, "ArrowLeft"); seen.left = curves.said.textContent;
+  curves.keys.querySelector("input").click();
+  seen.unticked = chartPoint(curves, curves.x(1.6), 100);
+  choose(curves, 1); seen.loss = chartPoint(curves, curves.x(1), 100);
+  seen.chartBold = document.querySelectorAll("#charts b").length;
   document.body.dataset.seen = JSON.stringify(seen);
 })().catch((error) => { document.body.dataset.seen = JSON.stringify({ error: String(error) }); });
 """
@@ -118,11 +161,17 @@ def make_page(cases, path):
     for number, (name, case) in enumerate(cases.items()):
         probability = case.masks(("tumour",))["tumour"] * 0.9
         content = pack_case(case, case.masks(("tumour",)), predictions(case), probability)
-        scores[name] = dict.fromkeys(COLUMNS, 0.9 - 0.1 * number)
+        scores[name] = dict.fromkeys(CASE_COLUMNS, 0.9 - 0.1 * number)
         page.add(name, scores[name]["dsc"], content)
+    shifted = {name: of | {"dsc": of["dsc"] - 0.05} for name, of in scores.items()}
+    shifted[min(shifted)]["hd95"] = math.inf
+    groups = {"<b>one</b>": scores, "other": shifted}
     lines = ["<b>series</b> & </script>"]
-    page.write(path, title="<i>run</i>", lines=lines, table=metrics_table({"tumour": scores}))
-    return scores
+    page.write(
+        path, title="<i>run</i>", lines=lines, tables={"Cases": metrics_table({"tumour": scores})},
+        charts=[boxes("All cases", groups, ("dsc", "hd95")), learning_curves(LOGS)],
+    )  # fmt: skip
+    return groups
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +180,7 @@ def seen(cases, tmp_path_factory):
         pytest.skip("Chromium is not installed")
     folder = tmp_path_factory.mktemp("page")
     path = folder / "report.html"
-    make_page(cases, path)
+    groups = make_page(cases, path)
     text = path.read_text()
     script = f"<script>{SCRIPT.replace('PLACES', json.dumps(PLACES))}</script></body>"
     path.write_text(text.replace("</body>", script))
@@ -148,7 +197,7 @@ def seen(cases, tmp_path_factory):
     assert found, done.stderr[-1000:]
     content = json.loads(html.unescape(found.group(1)))
     assert "error" not in content, content
-    return content
+    return content | {"groups": groups}
 
 
 def test_the_values_under_the_cursor_are_the_arrays(seen, cases):
@@ -190,6 +239,44 @@ def test_text_with_html_in_it_is_shown_as_text(seen):
     assert seen["bold"] == 0
 
 
+def test_box_plots_are_the_cases(seen):
+    """As Matplotlib draws them, which does not share the code."""
+    from matplotlib.cbook import boxplot_stats
+
+    for metric, drawn in zip(("dsc", "hd95"), seen["boxes"], strict=True):
+        for of_cases, box in zip(seen["groups"].values(), drawn, strict=True):
+            values = [of[metric] for of in of_cases.values()]
+            (stats,) = boxplot_stats([value for value in values if math.isfinite(value)])
+            names = ("q1", "med", "q3", "whislo", "whishi", "mean")
+            found = [box[name] for name in ("low", "middle", "high", "from", "to", "mean")]
+            assert found == pytest.approx([stats[name] for name in names])
+    assert seen["infinite"] == ["1 infinite"]
+
+
+def test_a_dot_says_its_case_and_opens_it(seen):
+    assert len(seen["dots"]) == 6
+    for group, name, value, said in seen["dots"]:
+        assert value == seen["groups"][group][name]["dsc"]
+        assert said == f"{name}: DSC {value:.4f} ({group})"
+    assert seen["joined"] == 2  # the case in both rows
+    # The best of the first row; it in the second, where nothing is further right.
+    best = max(seen["groups"]["other"], key=lambda name: seen["groups"]["other"][name]["dsc"])
+    assert seen["keys"] == [["other", best]] * 4
+    assert seen["entered"] == best
+    assert seen["chartBold"] == 0
+
+
+def test_curves_say_what_they_are_at_an_epoch(seen):
+    one, two = ([c for c in log if "validation_dsc" in c] for log in LOGS.values())
+    both = {c["epoch"]: f"epoch {c['epoch']}: network 1 {c['validation_dsc']:.4f}" for c in one}
+    for c in two:
+        both[c["epoch"]] += f"   network 2 {c['validation_dsc']:.4f}"
+    assert seen["curve"] == list(both.values())
+    assert seen["left"] == both[1]
+    assert seen["unticked"] == "epoch 2: network 2 0.6000"
+    assert seen["loss"] == "epoch 1: network 1 0.8000"  # alone, so that it has no tick
+
+
 def test_what_a_page_holds_of_a_case(cases):
     case = next(iter(cases.values()))
     masks = case.masks(("tumour",))
@@ -220,8 +307,13 @@ def test_of_many_cases_those_that_did_worst_are_kept(cases, tmp_path):
     page = Page(most=2)
     for name, score in (("a", 0.9), ("b", 0.2), ("c", 0.5), ("d", 0.7)):
         page.add(name, score, content)
-    scores = {name: dict.fromkeys(COLUMNS, 0.5) for name in "abcd"}
-    page.write(tmp_path / "r.html", title="t", lines=[], table=metrics_table({"tumour": scores}))
+    scores = {name: dict.fromkeys(CASE_COLUMNS, 0.5) for name in "abcd"}
+    page.write(
+        tmp_path / "r.html",
+        title="t",
+        lines=[],
+        tables={"Cases": metrics_table({"tumour": scores})},
+    )
     text = (tmp_path / "r.html").read_text()
     assert page.is_full
     assert '[{"name": "b", "score": 0.2}, {"name": "c", "score": 0.5}]' in text

@@ -1,0 +1,88 @@
+"""What report.html draws besides volumes: box plots of cases, and curves. viewer/charts.js."""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from isanet_jax.metrics import METRICS
+
+
+def boxes(heading: str, groups: Mapping[str, Mapping[str, Mapping]], metrics) -> dict:
+    """A box for each group of cases, a metric at a time.
+
+    Args:
+        heading: above the chart.
+        groups: name of a method or class -> ID -> metrics.
+        metrics: names of those that can be chosen, the first shown.
+    """
+    panels = [
+        {
+            "name": METRICS[metric].heading,
+            "digits": METRICS[metric].digits,
+            "groups": [
+                {"name": name, "cases": [[case, _finite(of[metric])] for case, of in cases.items()]}
+                for name, cases in groups.items()
+            ],
+        }
+        for metric in metrics
+    ]
+    return {"kind": "boxes", "heading": heading, "panels": panels}
+
+
+def _finite(value):
+    """None of what has no place on an axis, and in JSON."""
+    return float(value) if math.isfinite(value) else None
+
+
+def learning_curves(logs: Mapping[str, list[dict]]) -> dict:
+    """Validation DSC, training loss and learning rate over the epochs.
+
+    Args:
+        logs: a run's name -> the lines of its metrics.jsonl.
+    """
+    checks, losses, rates = {}, {}, {}
+    for name, lines in logs.items():
+        checks[name] = [
+            [line["epoch"], line["validation_dsc"]] for line in lines if "validation_dsc" in line
+        ]
+        of_epoch = {}
+        for line in lines:
+            if "loss" in line:
+                of_epoch.setdefault(line["epoch"], []).append(line)
+        losses[name] = [
+            [epoch, float(np.mean([line["loss"] for line in steps]))]
+            for epoch, steps in sorted(of_epoch.items())
+        ]
+        rates[name] = [
+            [epoch, steps[-1]["learning_rate"]] for epoch, steps in sorted(of_epoch.items())
+        ]
+    panels = [
+        curves_panel("validation DSC", "epoch", checks),
+        curves_panel("training loss", "epoch", losses),
+        curves_panel("learning rate", "epoch", rates, digits=None),
+    ]
+    return {"kind": "curves", "heading": "Learning curves", "panels": panels}
+
+
+def curves_panel(name: str, axis: str, lines: Mapping[str, list], *, names=None, digits=4) -> dict:
+    """Lines over a common axis.
+
+    Args:
+        name: of what is drawn.
+        axis: of the places' axis.
+        lines: name -> (place, value), or (place, value, sd), each.
+        names: of the places 0, 1, ...; None: they are numbers.
+        digits: after the point; None: three significant ones.
+    """
+    return {
+        "name": name,
+        "x": axis,
+        "names": names,
+        "digits": digits,
+        "lines": [
+            {"name": of, "points": [point for point in points if all(map(math.isfinite, point))]}
+            for of, points in lines.items()
+            if points
+        ],
+    }
