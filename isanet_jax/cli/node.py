@@ -134,17 +134,15 @@ def _run(args, peers):
 def _peers(args):
     from isanet_jax.node.sender import Peer, Web
 
-    peers = []
+    peers, tls = [], _tls(args, of_server=False)
     for text in args.to:
         match = _PEER.fullmatch(text)
         if match is None or not _TITLE.fullmatch(match["aet"]):
             raise ConfigError(f"--to is {text!r}; give HOST:PORT:AET")
         host = match["host"].strip("[]")
-        peers.append(
-            Peer(host, int(match["port"]), match["aet"], args.aet, _tls(args, of_server=False))
-        )
+        peers.append(Peer(host, int(match["port"]), match["aet"], args.aet, tls))
     for url in args.stow:
-        web = Web(url.rstrip("/"))
+        web = Web(url.rstrip("/"), tls)
         web.check()
         peers.append(web)
     if not peers:

@@ -2,7 +2,9 @@
 
 import ssl
 import tempfile
+import threading
 from pathlib import Path
+from socketserver import TCPServer
 
 import pydicom
 from pynetdicom import (
@@ -18,6 +20,7 @@ from pynetdicom.sop_class import (
     PositronEmissionTomographyImageStorage,
     Verification,
 )
+from pynetdicom.transport import ThreadedAssociationServer
 
 from isanet_jax.dicom.series import lenient
 from isanet_jax.node.queue import Queue
@@ -25,7 +28,35 @@ from isanet_jax.node.queue import Queue
 _IMAGES = (CTImageStorage, PositronEmissionTomographyImageStorage, MRImageStorage)
 _OUT_OF_RESOURCES, _NOT_UNDERSTOOD, _SUCCESS = 0xA700, 0xC000, 0x0000
 _MOST_ASSOCIATIONS = 16
-_TIMEOUT_S = 60
+_TIMEOUT_S, _HANDSHAKE_S = 60, 10
+
+
+class _Server(ThreadedAssociationServer):
+    """Whose TLS handshakes are each in a thread: who is slow at it, or silent, holds up nobody."""
+
+    def get_request(self):
+        client, address = self.socket.accept()
+        if self.ssl_context:
+            client.settimeout(_HANDSHAKE_S)
+            client = self.ssl_context.wrap_socket(
+                client, server_side=True, do_handshake_on_connect=False
+            )
+        return client, address
+
+    def finish_request(self, request, client_address):
+        if self.ssl_context:
+            try:
+                request.do_handshake()
+            except OSError:  # among them all that TLS refuses
+                self.shutdown_request(request)
+                return
+            request.settimeout(_TIMEOUT_S)
+        super().finish_request(request, client_address)
+
+    def shutdown(self):
+        # pynetdicom's looks for itself among those of AE.start_server, which can start no other.
+        TCPServer.shutdown(self)
+        self.server_close()
 
 
 def listen(queue: Queue, address, aet: str, accept, *, tls: ssl.SSLContext | None = None):
@@ -85,4 +116,8 @@ def listen(queue: Queue, address, aet: str, accept, *, tls: ssl.SSLContext | Non
         (evt.EVT_C_STORE, store),
         *((kind, end) for kind in (evt.EVT_RELEASED, evt.EVT_ABORTED, evt.EVT_CONN_CLOSE)),
     ]
-    return entity.start_server(address, block=False, evt_handlers=handlers, ssl_context=tls)
+    server = entity.make_server(
+        address, evt_handlers=handlers, ssl_context=tls, server_class=_Server
+    )
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server

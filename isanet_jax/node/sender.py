@@ -1,5 +1,7 @@
 """The node's mouth: results by C-STORE, or by STOW-RS."""
 
+import json
+import os
 import ssl
 import urllib.error
 import urllib.request
@@ -18,7 +20,10 @@ from pynetdicom.sop_class import (
 from isanet_jax.errors import ConfigError
 
 _TIMEOUT_S = 60
+_MOST_ANSWER = 2**20  # bytes of an answer that are read
 _PENDING = (0xFF00, 0xFF01)
+AUTHORIZATION = "ISANET_STOW_AUTHORIZATION"  # a variable: a command line is seen by all
+_FAILED, _REASON = "00081198", "00081197"  # Failed SOP Sequence, Failure Reason
 
 
 class NotSent(Exception):  # noqa: N818 - it is an outcome
@@ -102,19 +107,43 @@ class Peer(NamedTuple):
             made.release()
 
 
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """Follows no redirection: a POST would become a GET, which succeeds and stores nothing."""
+
+    def redirect_request(self, *_):
+        return None
+
+
 class Web(NamedTuple):
     """A DICOMweb server that results go to: STOW-RS, PS3.18 section 10.5.
 
     Attributes:
         url: of its studies, as `https://pacs/dicom-web/studies`.
+        tls: to it; None: as the system trusts.
     """
 
     url: str
+    tls: ssl.SSLContext | None = None
 
     def check(self) -> None:
-        """Raises ConfigError on what is no address of the web."""
+        """Raises ConfigError on what is no address of the web, or has a password in it."""
         if not self.url.startswith(("http://", "https://")):
             raise ConfigError(f"--stow is {self.url!r}; give http:// or https://")
+        if "@" in self.url.split("/")[2]:
+            raise ConfigError(
+                "--stow has a name or password in it, which logs would show; set the environment "
+                f'variable {AUTHORIZATION}, as "Basic ..." or "Bearer ..."'
+            )
+
+    def _ask(self, url, body=None, **headers):
+        """The status and body of the answer. Raises OSError."""
+        if value := os.environ.get(AUTHORIZATION):
+            headers["Authorization"] = value
+        headers["Accept"] = "application/dicom+json"
+        request = urllib.request.Request(url, body, headers)  # noqa: S310 - see check
+        https = urllib.request.HTTPSHandler(context=self.tls)
+        with urllib.request.build_opener(_Stay, https).open(request, timeout=_TIMEOUT_S) as answer:
+            return answer.status, answer.read(_MOST_ANSWER)
 
     def send(self, path: Path) -> None:
         """Sends an instance. Raises NotSent."""
@@ -122,25 +151,40 @@ class Web(NamedTuple):
         head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
         body = head + path.read_bytes() + f"\r\n--{boundary}--\r\n".encode()
         kind = f'multipart/related; type="application/dicom"; boundary={boundary}'
-        headers = {"Content-Type": kind, "Accept": "application/dicom+json"}
-        request = urllib.request.Request(self.url, body, headers, method="POST")  # noqa: S310
         try:
-            with urllib.request.urlopen(request, timeout=_TIMEOUT_S):  # noqa: S310 - see check
-                pass
+            status, answer = self._ask(self.url, body, **{"Content-Type": kind})
         except urllib.error.HTTPError as error:
             final = 400 <= error.code < 500 and error.code not in (401, 403, 408, 429)
             reason = f"{self.url} answers {path.name} with {error.code}"
             raise NotSent(reason, final=final) from error
         except OSError as error:
             raise NotSent(f"{self.url} is not reached ({error})", is_known=False) from error
+        # An answer of success may name instances that were not stored.
+        code = _failure(answer)
+        if code is not None:
+            raise NotSent(
+                f"{self.url} did not store {path.name} ({code:04X})", final=code >> 8 != 0xA7
+            )
+        if status == 202:  # accepted: with warnings, or not all of it
+            raise NotSent(f"{self.url} answers {path.name} with 202", is_known=False)
 
     def has(self, path: Path) -> bool:
         """Whether it says that it has an instance (QIDO-RS)."""
         header = pydicom.dcmread(path, stop_before_pixels=True)
         url = f"{self.url}/{header.StudyInstanceUID}/instances?SOPInstanceUID="
         try:
-            request = urllib.request.Request(url + header.SOPInstanceUID)  # noqa: S310
-            with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310
-                return header.SOPInstanceUID.encode() in answer.read(2**20)
+            _, answer = self._ask(url + header.SOPInstanceUID)
+            return header.SOPInstanceUID.encode() in answer
         except OSError:
             return False
+
+
+def _failure(answer):
+    """The reason that a STOW-RS answer gives for an instance that was not stored, or None."""
+    try:
+        content = json.loads(answer)
+        content = content[0] if isinstance(content, list) else content
+        failed = content.get(_FAILED, {}).get("Value")
+        return int(failed[0].get(_REASON, {}).get("Value", [0])[0]) if failed else None
+    except (ValueError, AttributeError, LookupError, TypeError):
+        return None  # of another kind, or empty: the status counts

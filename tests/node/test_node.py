@@ -36,7 +36,7 @@ from pynetdicom.sop_class import (  # noqa: E402
 from isanet_jax.node import status  # noqa: E402
 from isanet_jax.node.queue import Queue, key_of  # noqa: E402
 from isanet_jax.node.receiver import listen  # noqa: E402
-from isanet_jax.node.sender import NotSent, Peer, Web  # noqa: E402
+from isanet_jax.node.sender import AUTHORIZATION, NotSent, Peer, Web  # noqa: E402
 from isanet_jax.node.worker import Worker  # noqa: E402
 
 IMAGES = (CTImageStorage, PositronEmissionTomographyImageStorage, MRImageStorage)
@@ -361,16 +361,22 @@ def test_an_interrupted_association_keeps_what_came(made, study):
     assert counts(queue) == {"done": 1}
 
 
-def test_results_over_the_web(tmp_path, study, predictor):
-    got, codes = [], [503, 200, 409]
+def test_results_over_the_web(study, monkeypatch):
+    got, codes = [], [503, 200, 409, 302, 200, 202]
+    failed = {"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [272]}}]}}
+    bodies = {4: json.dumps(failed).encode()}
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
+            number = len(got)
             got.append(
                 (self.headers["Content-Type"], self.rfile.read(int(self.headers["Content-Length"])))
             )
-            self.send_response(codes[len(got) - 1])
+            authorized.append(self.headers["Authorization"])
+            self.send_response(codes[number])
+            self.send_header("Location", "/elsewhere")  # which a GET would find
             self.end_headers()
+            self.wfile.write(bodies.get(number, b""))
 
         def do_GET(self):
             self.send_response(200)
@@ -382,6 +388,7 @@ def test_results_over_the_web(tmp_path, study, predictor):
         def log_message(self, *_):
             pass
 
+    authorized = []
     server = HTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     web = Web(f"http://127.0.0.1:{server.server_port}/studies")
@@ -400,6 +407,18 @@ def test_results_over_the_web(tmp_path, study, predictor):
     with pytest.raises(NotSent, match="409") as caught:
         web.send(path)
     assert caught.value.final
+    assert set(authorized) == {None}
+    monkeypatch.setenv(AUTHORIZATION, "Bearer 123")
+    with pytest.raises(NotSent, match="302") as caught:  # followed, it would seem to be sent
+        web.send(path)
+    assert not caught.value.final
+    assert authorized[-1] == "Bearer 123"
+    with pytest.raises(NotSent, match="did not store .* .0110.") as caught:
+        web.send(path)
+    assert caught.value.final
+    with pytest.raises(NotSent, match="202") as caught:
+        web.send(path)
+    assert not caught.value.is_known
     assert web.has(path)
     close(server)
     assert not web.has(path)
@@ -429,7 +448,10 @@ def test_with_certificates_only_those_who_have_one_are_heard(tmp_path, study, pr
     bare = ssl.create_default_context(cafile=cert)  # it knows the node, the node does not know it
     with pytest.raises(NotSent):
         peer._replace(port=port, tls=bare).send(path)
-    with pytest.raises(NotSent, match="does not take"):  # heard: it is no result
+    with (
+        socket.create_connection(("127.0.0.1", port)),  # that says nothing, and holds up nobody
+        pytest.raises(NotSent, match="does not take"),  # heard: it is no result
+    ):
         peer._replace(port=port).send(path)
     close(server)
 
@@ -455,6 +477,7 @@ def test_the_page_is_for_this_machine_and_says_what_there_is(made):
         (["--to", "localhost:104"], "give HOST:PORT:AET"),
         ([], "where results go"),
         (["--stow", "file:///etc"], "give http:// or https://"),
+        (["--stow", "https://me:secret@pacs/studies"], "ISANET_STOW_AUTHORIZATION"),
         (["--to", "a:1:PACS", "--aet", "x" * 17], "no AE title"),
         (["--to", "a:1:PACS", "--tls-cert", "/none"], "certificate cannot be used"),
     ],

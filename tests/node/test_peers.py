@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -23,14 +24,19 @@ ORTHANC = shutil.which("Orthanc") or shutil.which("Orthanc", path="/usr/sbin")
 if ORTHANC is None or shutil.which("storescu") is None:
     pytest.skip("needs Orthanc and dcmtk (apt install orthanc dcmtk)", allow_module_level=True)
 
+from isanet_jax.node.sender import NotSent, Web  # noqa: E402
 from tests.node.test_node import free_port  # noqa: E402
 
 STUDIES, KILLS = 20, 5
+WEB = next(Path("/usr/share/orthanc/plugins").glob("libOrthancDicomWeb.so"), None)
 
 
 @pytest.fixture
 def orthanc(tmp_path):
-    """Its REST interface, as a function, and its DICOM port; it counts every C-STORE it gets."""
+    """Its REST interface, as a function, its DICOM port, and its studies' address on the web.
+
+    It notes every instance that it gets.
+    """
     rest, dicom = free_port(), free_port()
     script = tmp_path / "count.lua"
     script.write_text(
@@ -42,7 +48,8 @@ def orthanc(tmp_path):
         "StorageDirectory": str(tmp_path / "db"), "IndexDirectory": str(tmp_path / "db"),
         "HttpPort": rest, "DicomPort": dicom, "DicomAet": "PACS", "AuthenticationEnabled": False,
         "DicomModalities": {"isanet": ["ISANET", "127.0.0.1", 1]}, "DicomAlwaysAllowFind": True,
-        "LuaScripts": [str(script)], "Plugins": [],
+        "LuaScripts": [str(script)], "Plugins": [str(WEB)] if WEB else [],
+        "DicomWeb": {"Enable": True},
     }  # fmt: skip
     write_json(tmp_path / "orthanc.json", settings)
     with open(tmp_path / "orthanc.log", "wb") as log:
@@ -59,7 +66,7 @@ def orthanc(tmp_path):
             break
         except OSError:
             time.sleep(0.1)
-    yield ask, dicom
+    yield ask, dicom, f"http://127.0.0.1:{rest}/dicom-web/studies"
     process.terminate()
     process.wait(20)
 
@@ -67,12 +74,12 @@ def orthanc(tmp_path):
 class Node:
     """`isanet node` as a process, to be killed and started again."""
 
-    def __init__(self, folder, model, pacs):
+    def __init__(self, folder, model, *to):
         self.port, self.page, self.log = free_port(), free_port(), folder / "node.log"
         program = "import sys; from isanet_jax.cli import run; run('node')"
         self.command = [
             *(sys.executable, "-c", program, "--model", str(model), "--folder", str(folder / "q")),
-            *("--port", str(self.port), "--accept", "SCANNER", "--to", f"127.0.0.1:{pacs}:PACS"),
+            *("--port", str(self.port), "--accept", "SCANNER", *to),
             *("--quiet-s", "2", "--status-port", str(self.page), "--keep-identity"),
         ]
         self.start()
@@ -110,18 +117,23 @@ def store(node, folder):
     raise AssertionError("never taken")
 
 
-def test_twenty_studies_three_at_a_time_and_kills(trained, orthanc, tmp_path):
-    ask, pacs = orthanc
-    rules = tmp_path / "rules.json"
-    write_json(rules, {"classes": {"tumour": {"threshold": 1e-6}}})  # of noise, something is found
-    model = tmp_path / "model.isanet"
+def finding(trained, folder):
+    """A model that finds something in noise."""
+    rules, model = folder / "rules.json", folder / "model.isanet"
+    write_json(rules, {"classes": {"tumour": {"threshold": 1e-6}}})
     bundle.main(["--workdir", str(trained), "--output", str(model), "--rules", str(rules)])
+    return model
+
+
+def test_twenty_studies_three_at_a_time_and_kills(trained, orthanc, tmp_path):
+    ask, pacs, _ = orthanc
+    model = finding(trained, tmp_path)
     folders = []
     for number in range(STUDIES):
         shared = make_dicom.study(patient=f"DOE^{number}", patient_id=f"P{number}")
         make_dicom.write_patient(tmp_path / "scans" / str(number), shared)
         folders.append((tmp_path / "scans" / str(number), shared["StudyInstanceUID"]))
-    node = Node(tmp_path, model, pacs)
+    node = Node(tmp_path, model, "--to", f"127.0.0.1:{pacs}:PACS")
     choose = random.Random(0)  # noqa: S311 - of times
     try:
         with ThreadPoolExecutor(3) as pool:
@@ -155,3 +167,33 @@ def test_twenty_studies_three_at_a_time_and_kills(trained, orthanc, tmp_path):
     assert {uid: sorted(kinds) for uid, kinds in found.items()} == {
         uid: ["RTSTRUCT", "SEG"] for _, uid in folders
     }
+
+
+@pytest.mark.skipif(WEB is None, reason="needs Orthanc's DICOMweb (apt install orthanc-dicomweb)")
+def test_results_to_a_server_on_the_web(trained, orthanc, tmp_path):
+    ask, _, url = orthanc
+    shared = make_dicom.study(patient="DOE^JANE", patient_id="P1")
+    make_dicom.write_patient(tmp_path / "scan", shared)
+    node = Node(tmp_path, finding(trained, tmp_path), "--stow", url)
+    try:
+        store(node, tmp_path / "scan")
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not node.state()["counts"]["done"]:
+            time.sleep(0.5)
+    finally:
+        node.kill()
+    assert sorted(s["MainDicomTags"]["Modality"] for s in ask("/series?expand")) == [
+        "RTSTRUCT", "SEG",
+    ], node.log.read_text()  # fmt: skip
+    (study,) = ask("/studies?expand")
+    assert study["MainDicomTags"]["StudyInstanceUID"] == shared["StudyInstanceUID"]
+    # What it says of what it has not, and has, and of what it cannot read.
+    path, web = sorted((tmp_path / "scan" / "a").iterdir())[0], Web(url)
+    assert not web.has(path)
+    web.send(path)
+    assert web.has(path)
+    damaged = tmp_path / "damaged.dcm"
+    damaged.write_bytes(path.read_bytes()[200:])
+    with pytest.raises(NotSent, match="400") as caught:
+        web.send(damaged)
+    assert caught.value.final
