@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -80,11 +81,11 @@ def scan(folder, names, number, *, write_label=True):
         write_volume(folder / name, volume)
 
 
-def first_run(folder):
+def first_run(folder, _):
     scan(folder, ("ct.nii.gz", "pet.nii.gz"), 0, write_label=False)
 
 
-def own_nifti(folder):
+def own_nifti(folder, _):
     rows = ["case,ct,pet,label"]
     for number in range(1, 5):
         files = [f"a{number:02}/{name}.nii.gz" for name in ("ct", "pet", "tumour")]
@@ -93,7 +94,7 @@ def own_nifti(folder):
     (folder / "cases.csv").write_text("\n".join(rows) + "\n")
 
 
-def scanner(folder):
+def scanner(folder, _):
     for number in range(4):
         shared = make_dicom.study(patient_id=f"P{number}")
         make_dicom.write_patient(folder / "dicom" / str(number), shared, seed=number)
@@ -103,7 +104,7 @@ def scanner(folder):
     (folder / "made" / "b").rename(folder / "new" / "PET")
 
 
-def hecktor(folder):
+def hecktor(folder, _):
     for number in range(4):
         case = f"CHUM-{number:03}"
         names = (f"imagesTr/{case}__CT", f"imagesTr/{case}__PT", f"labelsTr/{case}")
@@ -113,7 +114,7 @@ def hecktor(folder):
             write_volume(path, volume)
 
 
-def autopet(folder):
+def autopet(folder, _):
     source = folder / "Dataset221_AutoPET"
     for number in range(4):
         case = f"case_{number}"
@@ -128,13 +129,20 @@ def autopet(folder):
     (source / "dataset.json").write_text(json.dumps(description))
 
 
-def attention(folder):
-    """What its snippet says, as a file would; removed again after the test."""
+def attention(folder, monkeypatch):
+    """What its snippet says, as a file would: here, and in the processes of a comparison."""
     text = (ROOT / "docs/tutorials/attention.md").read_text()
     (snippet,) = (code for kind, code in _FENCE.findall(text) if kind == "python")
-    path = folder / "gate.py"
+    path = folder / "attention" / "gate.py"
+    path.parent.mkdir()
     path.write_text(snippet)
     systems.SYSTEMS.update(load(path, "gate_of_the_tutorial").SYSTEMS)
+    start = folder / "start" / "sitecustomize.py"  # Python runs it at its start
+    start.parent.mkdir()
+    package = "isanet_jax.network.attention"
+    start.write_text(f"import {package}\n{package}.__path__.append({str(path.parent)!r})\n")
+    paths = [str(start.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
 
 
 MAKE = {
@@ -196,10 +204,8 @@ def test_every_command_of_a_tutorial_runs(name, tmp_path, monkeypatch):
         there = importlib.import_module(module)
         if hasattr(there, "SYSTEMS"):
             monkeypatch.setattr(there, "SYSTEMS", systems.SYSTEMS)
-    MAKE[name](tmp_path)
+    MAKE[name](tmp_path, monkeypatch)
     for line in commands_of(ROOT / "docs" / "tutorials" / f"{name}.md"):
-        if name == "attention" and " compare " in line:
-            continue  # its runs are processes, which do not know the file; see test_challenges
         if " export " in line:
             pytest.importorskip("onnxruntime")
         run_line(line, monkeypatch)
