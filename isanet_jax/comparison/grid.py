@@ -11,6 +11,7 @@ from isanet_jax.comparison.cell import SCORES, SCORES_BY_CLASS, TRAINING
 from isanet_jax.errors import ConfigError, IsaNetError
 from isanet_jax.network.systems import SYSTEMS
 from isanet_jax.training.config import check_config, unread_settings
+from isanet_jax.training.log import read_log
 from isanet_jax.training.run import load_cohort, split_cohort
 
 THRESHOLDS = "thresholds"  # the pseudo-method of all fixed thresholds
@@ -39,6 +40,13 @@ class Cell:
     @property
     def is_done(self) -> bool:
         return (self.folder / SCORES).exists()
+
+    @property
+    def logs(self) -> list[list[dict]]:
+        """The records of its trainings, see `isanet_jax.training.log`; none of what is given."""
+        members = [self.folder / f"member{number}" for number in range(self.members)]
+        folders = members if self.members > 1 else [self.folder]
+        return [lines for run in folders if (lines := read_log(run / "metrics.jsonl"))]
 
     @property
     def training(self) -> dict | None:

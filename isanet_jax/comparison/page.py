@@ -4,7 +4,7 @@ import numpy as np
 
 from isanet_jax.cases.case import read_case
 from isanet_jax.cases.cohort import read_cohort
-from isanet_jax.comparison.masks import unpacked
+from isanet_jax.comparison.masks import case_folder, unpacked
 from isanet_jax.comparison.table import COLUMNS
 from isanet_jax.evaluation import charts
 from isanet_jax.evaluation.evaluate import MEAN
@@ -13,7 +13,7 @@ from isanet_jax.metrics import METRICS
 from isanet_jax.training.config import class_names
 
 
-def write_page(path, *, comparison: dict, lines, rows, of_class, masks, folder) -> None:
+def write_page(path, *, comparison: dict, lines, rows, of_class, masks, cells) -> None:
     """Writes the page.
 
     Args:
@@ -23,7 +23,7 @@ def write_page(path, *, comparison: dict, lines, rows, of_class, masks, folder) 
         rows: of the table: of the only class, or the mean of several.
         of_class: class -> rows, where there are several.
         masks: see `isanet_jax.comparison.masks.masks_of_cases`.
-        folder: where the cases are; None: no volumes.
+        cells: all, done or not.
     """
     methods = [row for row in rows if row.name in comparison["methods"]]
     all_rows = {MEAN: rows, **of_class} if of_class else {"All cases": rows}
@@ -33,6 +33,15 @@ def write_page(path, *, comparison: dict, lines, rows, of_class, masks, folder) 
     ]
     if comparison["curve"] and methods:
         shown.append(_curve(methods, comparison["curve"]))
+    logs = {
+        row.label: [
+            log for cell in cells if cell.method == row.name and cell.is_done for log in cell.logs
+        ]
+        for row in methods
+    }
+    if any(logs.values()):
+        shown.append(charts.mean_validations(logs))
+    folder = case_folder(comparison, cells)  # None: no volumes
     _volumes(comparison, folder, methods, masks).write(
         path,
         title=f"{comparison['title']}, {comparison['dataset']}",

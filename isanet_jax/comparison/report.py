@@ -59,8 +59,8 @@ def write_comparison(
     pictures += _contours(workdir, comparison, cells, methods, drawn)
     conditions = _conditions(comparison, cells, failures)
     lines = [line.removeprefix("- ") for line in conditions.split("\n")]
-    page = {"comparison": comparison, "rows": rows, "of_class": of_class, "masks": drawn}
-    write_page(workdir / "report.html", lines=lines, folder=case_folder(comparison, cells), **page)
+    page = {"comparison": comparison, "rows": rows, "of_class": of_class, "cells": cells}
+    write_page(workdir / "report.html", lines=lines, masks=drawn, **page)
     table = markdown_table(rows)
     text = f"""# {comparison["title"]}, {comparison["dataset"]}
 

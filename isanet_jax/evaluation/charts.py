@@ -65,6 +65,22 @@ def learning_curves(logs: Mapping[str, list[dict]]) -> dict:
     return {"kind": "curves", "heading": "Learning curves", "panels": panels}
 
 
+def mean_validations(logs: Mapping[str, list[list[dict]]]) -> dict:
+    """The mean validation DSC of several trainings of each method, over their epochs.
+
+    Args:
+        logs: a method's name -> the lines of metrics.jsonl of each of its trainings.
+    """
+    lines = {}
+    for name, trainings in logs.items():
+        of_epoch = {}
+        for line in (line for log in trainings for line in log if "validation_dsc" in line):
+            of_epoch.setdefault(line["epoch"], []).append(line["validation_dsc"])
+        lines[name] = [[epoch, float(np.mean(dsc))] for epoch, dsc in sorted(of_epoch.items())]
+    panel = curves_panel("validation DSC, mean over the trainings", "epoch", lines)
+    return {"kind": "curves", "heading": "Learning curves", "panels": [panel]}
+
+
 def curves_panel(name: str, axis: str, lines: Mapping[str, list], *, names=None, digits=4) -> dict:
     """Lines over a common axis.
 

@@ -45,9 +45,17 @@ def moved(params, generator):
     )
 
 
-@pytest.mark.parametrize("name", systems.SYSTEMS)
-def test_every_system_is_as_in_jax(name, generator):
-    config = systems.resolve(16, {"name": name, "width": 4, "levels": 3, "convolution": "native"})
+FLAT = {"strides": ((1, 1, 1), (1, 2, 2), (2, 2, 2)), "kernels": ((1, 3, 3), (1, 3, 3), (3, 3, 3))}
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [*((name, {}) for name in systems.SYSTEMS), ("nnunet", FLAT), ("nnunet_resenc", FLAT)],
+)
+def test_every_system_is_as_in_jax(name, own, generator):
+    """Those that nnU-Net's rules plan for thick slices, too."""
+    settings = {"name": name, "width": 4, "levels": 3, "convolution": "native"} | own
+    config = systems.resolve(16, settings)
     graphdef, params = systems.create(config, jax.random.key(0))
     params = moved(params, generator)
     shape = (1, 16, 16, 16)
