@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -73,6 +74,13 @@ def test_a_comparison_trains_scores_and_reports_all_that_can_be_done(run, cohort
     page = (out / "report.html").read_text()
     assert all(f'data-case="{case}"' in page for case in test_cases)
     assert '"class": "some", "number": 1, "role": "prediction"' in page
+    (text,) = re.findall(r'id="chart-data">(.*)</script>', page)
+    boxes, of_methods, curves = json.loads(text)
+    drawn = {group["name"]: dict(group["cases"]) for group in boxes["panels"][0]["groups"]}
+    for method, case in rows:
+        assert drawn[method][case] == float(rows[method, case]["dsc"])
+    assert of_methods["panels"][0]["names"] == ["none", "some"]
+    assert {line["name"] for line in curves["panels"][0]["lines"]} == {"none", "some"}
     with open(out / "tests.csv") as file:
         assert {r["method"] for r in csv.DictReader(file)} == {"some"}
     assert r"\begin{tabular}" in (out / "table.tex").read_text()
