@@ -6,12 +6,22 @@
 Weights are drawn, not trained, and moved by noise so that no part of a network is a constant. JAX
 is compiled for this machine, as `isanet predict` does it; onnxruntime is what one would run
 instead.
+
+    python -m benchmarks.exported --runs runs/*/fold0-seed2 --ct CT.nii.gz --pet PET.nii.gz
+
+compares trained runs, file to file: the mask of `isanet predict`, and that of the exported folder's
+isanet_onnx.py.
 """
 
 import argparse
+import json
 import os
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -32,10 +42,19 @@ def seconds(function) -> float:
 def main():
     """Prints a line for each system."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cases", required=True, help="prepared with --size")
+    parser.add_argument("--cases", help="prepared with --size")
     parser.add_argument("--systems", nargs="+", help="default: all")
     parser.add_argument("--width", type=int, default=0, help="0: each system's own")
+    parser.add_argument("--runs", nargs="+", type=Path, help="trained ones, on the scan below")
+    parser.add_argument("--ct", help="NIfTI, HU")
+    parser.add_argument("--pet", help="NIfTI, SUV")
     args = parser.parse_args()
+    if args.runs:
+        for line in compare_masks(args.runs, args.ct, args.pet):
+            print(line, flush=True)
+        return
+    if not args.cases:
+        parser.error("give --cases, or --runs with --ct and --pet")
 
     from isanet_jax import runtime
 
@@ -94,6 +113,36 @@ def main():
             f"{times[1]:.2f} | {times[1] / times[0]:.2f} |",
             flush=True,
         )
+
+
+def compare_masks(runs, ct, pet):
+    """Yields the lines of a table: voxels in the masks, and voxels in which they differ."""
+    import nibabel
+
+    root = Path(__file__).parent.parent
+    yield "| run | system | voxels of the mask | of them different |\n" + "|---" * 4 + "|"
+    for run in runs:
+        system = json.loads((run / "config.json").read_text())["model"]["name"]
+        scan = ["--ct", ct, "--pet", pet, "--output"]
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            masks = [folder / "jax.nii.gz", folder / "onnx.nii.gz"]
+            model = folder / "model"
+            for command in (
+                [root / "predict.py", "--workdir", run, *scan, masks[0]],
+                [root / "export.py", "--workdir", run, "--output", model, "--format", "onnx"],
+                [model / "isanet_onnx.py", *scan, masks[1]],
+            ):
+                done = subprocess.run(
+                    [sys.executable, *map(str, command)],
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                )
+                if done.returncode:
+                    sys.exit(f"{command[0]}: {done.stderr[-2000:]}")
+            ours, theirs = (np.asarray(nibabel.load(mask).dataobj) for mask in masks)
+        yield f"| {run} | {system} | {(ours > 0).sum():,} | {(ours != theirs).sum()} |"
 
 
 def _moved(x):

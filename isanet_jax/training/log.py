@@ -159,7 +159,8 @@ class NoLog:
     def _nothing(self, *_, **__):
         pass
 
-    step = validation = flush = message = picture = _nothing
+    step = validation = flush = message = _nothing
+    picture = None  # so that none is drawn
 
 
 def read_log(path) -> list[dict]:

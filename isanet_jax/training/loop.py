@@ -249,7 +249,7 @@ def _select(run, state, progress, step, epoch, *, log, checkpoints):
         progress |= {"best_dsc": None, "best_epoch": epoch}
         checkpoints.save_best(step, state._replace(params=params), progress)
         return
-    dsc = validate(run, params, epoch, show=partial(log.picture, step))
+    dsc = validate(run, params, epoch, show=log.picture and partial(log.picture, step))
     value = dsc["mean"]
     if run.config["train"]["validate_on"] == "patches":
         # Of few patches, a single validation is mostly luck.
