@@ -2,8 +2,9 @@
 
 The sub-packages follow the data's one way, and each imports only from those before it:
 `dicom` -> `datasets` -> `cases` -> `pipeline` -> `distributed` -> `network` -> `metrics` ->
-`training` -> `planning` -> `prediction` -> `evaluation` -> `comparison` -> `cli`. The names below
-are the Python interface; importing the package takes no time and changes nothing.
+`training` -> `planning` -> `prediction` -> `export`, `node`, `evaluation` -> `comparison` ->
+`cli`. The names below are the Python interface; importing the package takes no time and changes
+nothing.
 """
 
 import importlib
