@@ -45,8 +45,11 @@ class Worker:
         key = self.queue.next_waiting()
         if key is not None:
             self.predict(key)
-        sent = [self.send(key) for key in self.queue.to_send() if self._is_due(key)]
-        return bool(told or key or sent)
+        due = [key for key in self.queue.to_send() if self._is_due(key)]
+        # Until one is not taken: a peer that is away would hold up the next prediction by its
+        # silence, once for each study.
+        all(self.send(key) for key in due)
+        return bool(told or key or due)
 
     def predict(self, key: str) -> None:
         """Predicts a waiting study: its results are ready then, or it failed.

@@ -341,6 +341,20 @@ def test_a_peer_that_is_away_or_refuses(made, archive, study, monkeypatch):
     assert queue._bytes == 0
 
 
+def test_a_silent_peer_holds_up_a_prediction_once(made, monkeypatch):
+    queue, worker, *_ = made
+    tried, silent = [], {"a", "b", "c"}
+    monkeypatch.setattr(queue, "to_send", lambda: ["a", "b", "c", "d"])
+    monkeypatch.setattr(worker, "_is_due", lambda key: key not in tried)
+    monkeypatch.setattr(worker, "send", lambda key: tried.append(key) or key not in silent)
+    assert worker.step(60)
+    assert tried == ["a"]
+    worker.step(60)
+    silent.clear()
+    worker.step(60)
+    assert tried == ["a", "b", "c", "d"]  # those that wait for another trial hold up no other
+
+
 def test_an_interrupted_association_keeps_what_came(made, study):
     queue, worker, port, _ = made
     entity = AE(ae_title="SCANNER")
