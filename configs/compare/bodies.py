@@ -18,8 +18,10 @@ CPU_MINUTES = 30.0  # in 5, neither learns anything
 WIDTH = 8  # half of its own
 
 
-def get_config() -> ConfigDict:
+def get_config(options: str = "") -> ConfigDict:
     """`strong` on the cases of configs/body.py."""
+    if options:
+        raise ValueError(f"options {options!r}; it has none")
     config = comparison("Two classes in whole bodies, the same processor time")
     config.dataset = "phantoms"
     config.base = body.get_config()
