@@ -82,7 +82,7 @@ SCRIPT = """
   change("fusion", set("fusion", 90));
   change("below-window", set("below-window", "bone"));
   change("above-window", set("above-window", "SUV 0-40"));
-  const ticks = ["fill", "show-reference", "show-prediction", "crosshair", "heat"];
+  const ticks = ["fill", "show-reference", "show-prediction", "crosshair", "heat", "doubt"];
   for (const id of ticks.slice(0, 1)) change(id, click(id));
   const own = document.querySelectorAll("#keys input");
   change("own tick", () => own[0].click()); own[0].click();
@@ -219,7 +219,7 @@ def test_places_keys_wheel_and_lesions(seen, cases):
 
 
 def test_every_control_does_something(seen):
-    assert len(seen["changed"]) == 13
+    assert len(seen["changed"]) == 14
     assert all(seen["changed"].values()), seen["changed"]
     assert seen["theme"]
 

@@ -35,6 +35,12 @@ function hot(t) {
   return [255 * part(0, 0.36), 255 * part(0.36, 0.4), 255 * part(0.76, 0.24)];
 }
 
+// The entropy of a probability, in bits.
+function uncertainty(p) {
+  const bits = (q) => (q > 0 && q < 1 ? -q * Math.log2(q) : 0);
+  return bits(p) + bits(1 - p);
+}
+
 class Volume {
   constructor(description, codes) {
     Object.assign(this, description); // name, kind, unit, values of the 256 codes
@@ -59,7 +65,7 @@ class Viewer {
       if (e.key === "ArrowLeft") this.turn(-5);
       if (e.key === "ArrowRight") this.turn(5);
     });
-    for (const id of ["fusion", "below", "above", "below-window", "above-window", "fill", "heat",
+    for (const id of ["fusion", "below", "above", "below-window", "above-window", "fill", "heat", "doubt",
       "show-reference", "show-prediction", "crosshair"]) {
       byId(id).addEventListener("input", () => { if (id === "below" || id === "above") this.fillWindows(); this.draw(); });
     }
@@ -100,7 +106,7 @@ class Viewer {
     byId("above").replaceChildren(...options.map((o) => o.cloneNode(true)));
     byId("above").value = Math.max(volumes.findIndex((v) => v.kind === "pet"), 0);
     this.fillWindows();
-    byId("heat").disabled = !probability;
+    byId("heat").disabled = byId("doubt").disabled = !probability;
     this.keys();
     this.state.place = data.lesions.length ? [...data.lesions[0].centre] : this.shape.map((n) => n >> 1);
     this.lesion = data.lesions.length ? 0 : -1;
@@ -182,7 +188,7 @@ class Viewer {
     const below = this.volumes[+byId("below").value], above = this.volumes[+byId("above").value];
     const [low, high] = this.window("below"), [from, to] = this.window("above");
     const fusion = below === above ? 0 : +byId("fusion").value / 100;
-    const heat = byId("heat").checked && this.probability;
+    const doubt = byId("doubt").checked, heat = (doubt || byId("heat").checked) && this.probability;
     for (let row = 0; row < rows; row++) {
       for (let column = 0; column < columns; column++) {
         const index = this.index(this.voxel(plane, row, column));
@@ -190,7 +196,7 @@ class Viewer {
         let pixel = [grey, grey, grey];
         let weight = 0, colours = null;
         if (heat) {
-          const p = this.probability[index] / 255;
+          const p = doubt ? uncertainty(this.probability[index] / 255) : this.probability[index] / 255;
           weight = Math.min(1, p * 1.5) * 0.7;
           colours = [255 * p, 60 + 140 * p, 255 * (1 - p)];
         } else if (fusion) {
@@ -353,8 +359,7 @@ class Viewer {
     const shown = this.volumes.map((v) => `${v.name} ${v.at(index).toFixed(v.kind === "ct" ? 0 : 2)} ${v.unit}`);
     if (this.probability) {
       const p = this.probability[index] / 255;
-      const bits = (q) => (q > 0 && q < 1 ? -q * Math.log2(q) : 0);
-      shown.push(`p ${p.toFixed(2)}, uncertainty ${(bits(p) + bits(1 - p)).toFixed(2)} bit`);
+      shown.push(`p ${p.toFixed(2)}, uncertainty ${uncertainty(p).toFixed(2)} bit`);
     }
     const a = this.data.affine;
     const mm = [0, 1, 2].map((r) => (a[r][0] * place[0] + a[r][1] * place[1] + a[r][2] * place[2] + a[r][3]).toFixed(1));
