@@ -35,28 +35,32 @@ def _finite(value):
     return float(value) if math.isfinite(value) else None
 
 
+def epochs_of(lines: list[dict]) -> tuple[list, list, list]:
+    """(epoch, value) pairs: validation DSC, mean loss, and the learning rate at an epoch's end.
+
+    Args:
+        lines: of a run's metrics.jsonl.
+    """
+    checks = [(line["epoch"], line["validation_dsc"]) for line in lines if "validation_dsc" in line]
+    of_epoch = {}
+    for line in lines:
+        if "loss" in line:
+            of_epoch.setdefault(line["epoch"], []).append(line)
+    steps = sorted(of_epoch.items())
+    losses = [(epoch, float(np.mean([line["loss"] for line in of]))) for epoch, of in steps]
+    return checks, losses, [(epoch, of[-1]["learning_rate"]) for epoch, of in steps]
+
+
 def learning_curves(logs: Mapping[str, list[dict]]) -> dict:
     """Validation DSC, training loss and learning rate over the epochs.
 
     Args:
         logs: a run's name -> the lines of its metrics.jsonl.
     """
-    checks, losses, rates = {}, {}, {}
-    for name, lines in logs.items():
-        checks[name] = [
-            [line["epoch"], line["validation_dsc"]] for line in lines if "validation_dsc" in line
-        ]
-        of_epoch = {}
-        for line in lines:
-            if "loss" in line:
-                of_epoch.setdefault(line["epoch"], []).append(line)
-        losses[name] = [
-            [epoch, float(np.mean([line["loss"] for line in steps]))]
-            for epoch, steps in sorted(of_epoch.items())
-        ]
-        rates[name] = [
-            [epoch, steps[-1]["learning_rate"]] for epoch, steps in sorted(of_epoch.items())
-        ]
+    of_runs = {name: epochs_of(lines) for name, lines in logs.items()}
+    checks, losses, rates = (
+        {name: found[what] for name, found in of_runs.items()} for what in range(3)
+    )
     panels = [
         curves_panel("validation DSC", "epoch", checks),
         curves_panel("training loss", "epoch", losses),

@@ -3,6 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure  # not pyplot: nobody's backend and figures are touched
 
+from isanet_jax.evaluation.charts import epochs_of
 from isanet_jax.kinds import pet_name
 
 _CT_WINDOW_HU = (-200, 250)
@@ -104,19 +105,15 @@ def learning_curves(path, lines: list[dict]) -> None:
         path: PNG.
         lines: of a run's metrics.jsonl.
     """
-    steps = [line for line in lines if "loss" in line]
-    checks = [line for line in lines if "validation_dsc" in line]
-    epochs = sorted({line["epoch"] for line in steps})
-    losses = [np.mean([s["loss"] for s in steps if s["epoch"] == e]) for e in epochs]
-    rates = {s["epoch"]: s["learning_rate"] for s in steps}
+    checks, losses, rates = epochs_of(lines)
     figure = Figure(figsize=(11, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.plot(epochs, losses, label="training loss")
+    left.plot(*np.reshape(losses, (-1, 2)).T, label="training loss")
     left.set(xlabel="epoch", ylabel="loss (Dice + focal)")
     rate_axis = left.twinx()
-    rate_axis.plot(epochs, [rates[e] for e in epochs], color="0.7", linewidth=1)
+    rate_axis.plot(*np.reshape(rates, (-1, 2)).T, color="0.7", linewidth=1)
     rate_axis.set_ylabel("learning rate", color="0.5")
-    right.plot([c["epoch"] for c in checks], [c["validation_dsc"] for c in checks], marker=".")
+    right.plot(*np.reshape(checks, (-1, 2)).T, marker=".")
     right.set(xlabel="epoch", ylabel="validation DSC", ylim=(0, 1))
     right.grid(alpha=0.3)
     figure.savefig(path, dpi=90)

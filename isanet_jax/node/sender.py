@@ -1,5 +1,6 @@
 """The node's mouth: results by C-STORE, or by STOW-RS."""
 
+import http.client
 import json
 import os
 import ssl
@@ -136,14 +137,18 @@ class Web(NamedTuple):
             )
 
     def _ask(self, url, body=None, **headers):
-        """The status and body of the answer. Raises OSError."""
+        """The status and body of the answer. Raises OSError; of what is no HTTP, too."""
         if value := os.environ.get(AUTHORIZATION):
             headers["Authorization"] = value
         headers["Accept"] = "application/dicom+json"
         request = urllib.request.Request(url, body, headers)  # noqa: S310 - see check
         https = urllib.request.HTTPSHandler(context=self.tls)
-        with urllib.request.build_opener(_Stay, https).open(request, timeout=_TIMEOUT_S) as answer:
-            return answer.status, answer.read(_MOST_ANSWER)
+        opener = urllib.request.build_opener(_Stay, https)
+        try:
+            with opener.open(request, timeout=_TIMEOUT_S) as answer:
+                return answer.status, answer.read(_MOST_ANSWER)
+        except http.client.HTTPException as error:  # an answer that is cut short, or none
+            raise OSError(f"{type(error).__name__} in its answer") from error
 
     def send(self, path: Path) -> None:
         """Sends an instance. Raises NotSent."""

@@ -383,6 +383,10 @@ def test_results_over_the_web(study, monkeypatch):
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
             number = len(got)
+            if number >= len(codes):
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n99\r\n[")
+                self.close_connection = True
+                return
             got.append(
                 (self.headers["Content-Type"], self.rfile.read(int(self.headers["Content-Length"])))
             )
@@ -431,6 +435,9 @@ def test_results_over_the_web(study, monkeypatch):
         web.send(path)
     assert caught.value.final
     with pytest.raises(NotSent, match="202") as caught:
+        web.send(path)
+    assert not caught.value.is_known
+    with pytest.raises(NotSent, match="not reached .IncompleteRead") as caught:  # cut short
         web.send(path)
     assert not caught.value.is_known
     assert web.has(path)
