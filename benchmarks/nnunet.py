@@ -8,8 +8,8 @@ into WORKDIR/environment (--python: one that has it). Everything that is done st
 command goes on where it was stopped, fold by fold.
 
 Every training has the same processor time (user and system), without the preparation
-of the cases and the prediction: of ours, compiling counts. nnU-Net trains on the training cases of
-each nested fold; its learning rate falls over the time that it has (benchmarks/nnunet_worker.py).
+of the cases and the prediction: of ours, compiling counts. nnU-Net trains on all cases but those of
+the test fold; its learning rate falls over the time that it has (benchmarks/nnunet_worker.py).
 It gets the scans with the PET on the CT's grid, and a target spacing (--spacing-mm, 0: its own
 choice, which asks for a GPU); its masks come back on the CT's grid, where all are scored.
 """
@@ -110,7 +110,8 @@ def export(source: Path, cases: Path, raw: Path, splits: Path) -> None:
     (raw / "dataset.json").write_text(json.dumps(description, indent=1), encoding="utf-8")
     folds = sorted(set(cohort.fold_of.values()))
     parts = [split(cohort.fold_of, fold=fold, selection="nested") for fold in folds]
-    content = [{"train": p.train, "val": p.selection, "test": p.test} for p in parts]
+    # nnU-Net takes its last checkpoint: the cases that ours choose by are its to train on.
+    content = [{"train": p.train + p.selection, "val": p.selection, "test": p.test} for p in parts]
     splits.parent.mkdir(parents=True, exist_ok=True)
     splits.write_text(json.dumps(content, indent=1), encoding="utf-8")
 

@@ -26,6 +26,7 @@ def get_config() -> ConfigDict:
     # paper: the checkpoint is chosen on the fold that is reported (optimistic).
     # nested: it is chosen on the next fold, which is then not trained on.
     config.selection = "paper"
+    config.inner_fold = 0  # of nested: how many folds after the next one instead
     # Model (isanet bundle) or run whose parameters a new training starts from; "": drawn.
     config.init = ""
 

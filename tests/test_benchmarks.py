@@ -118,6 +118,9 @@ def test_nnunet_beside_ours_scores_both_and_goes_on_where_it_was(
     monkeypatch.setattr(sys, "argv", list(map(str, arguments)))
     nnunet.main()
     assert calls == ["prepare", "train"]
+    planned = tmp_path / "w" / "nnunet" / "preprocessed" / nnunet.DATASET
+    given = json.loads((planned / "splits_final.json").read_text())[0]
+    assert set(given["train"]) == set(cohort.cases) - set(given["test"])
     out = capsys.readouterr().out
     count = sum(fold == 0 for fold in cohort.fold_of.values())
     # The reference on its own grid is itself.

@@ -5,7 +5,8 @@ The config of a comparison:
     recipe: `shared`, the same loop for all as in the paper, or `own`, each system's own recipe.
     base: the settings of every run, see configs/hecktor.py.
     methods: name -> label, settings (what differs from base), published (the paper's figures), and
-        members (networks of an ensemble, within the method's time; 1).
+        members (networks of an ensemble, within the method's time; 1), and snapshots (of one
+        training over restarts; False).
     order: the methods that are run, as the tables list them; shorten it to compare fewer.
     reference: the method that the others are tested against.
     thresholds: whether to score fixed SUV thresholds beside the methods.
@@ -105,7 +106,14 @@ def _make_smoke(base, dataset):
 
 
 def add_method(
-    config: ConfigDict, name: str, label: str, settings: dict, *, published=None, members=1
+    config: ConfigDict,
+    name: str,
+    label: str,
+    settings: dict,
+    *,
+    published=None,
+    members=1,
+    snapshots=False,
 ):
     """Adds a method; at the smoke size its settings shrink with the rest.
 
@@ -115,13 +123,21 @@ def add_method(
         label: in tables and figures.
         settings: what differs from `config.base`, section by section.
         published: metric -> the paper's figure.
-        members: networks that are trained and predict together.
+        members: networks that are trained and predict together; with nested selection, each
+            chooses its checkpoint on another fold.
+        snapshots: these are one training's over restarts, each starting from the one before.
     """
     if config.size == "smoke":
         settings = _smoke_settings(settings, config.recipe)
     config.order = (*config.order, name)
     config.methods[name] = ConfigDict(
-        {"label": label, "settings": settings, "published": published or {}, "members": members}
+        {
+            "label": label,
+            "settings": settings,
+            "published": published or {},
+            "members": members,
+            "snapshots": snapshots,
+        }
     )
 
 

@@ -60,7 +60,12 @@ CANDIDATES = {
     "moved": ("misalignment, 0.3", {"augment": {"misalignment_probability": 0.3}}),
     "mirror": ("mirrored prediction", {"predict": {"mirror": True}}),
 }
-
+# Several networks within the same time; they need more of it: --config.cpu_minutes=6
+# --config.order="('start','seeds_and_folds','snapshots')"
+ENSEMBLES = {
+    "seeds_and_folds": ("four networks, each chosen on another fold", {"members": 4}),
+    "snapshots": ("three snapshots over restarts", {"members": 3, "snapshots": True}),
+}
 
 # Networks that need more time than the search gives: --config.order="('start','isa','isa_gates')"
 # --config.cpu_minutes=6. benchmarks/attention.py then says what their attention is worth.
@@ -87,6 +92,8 @@ def get_config(options: str = "sts") -> ConfigDict:
     for name, (label, settings) in CANDIDATES.items():
         add_method(config, name, label, copy.deepcopy(settings))
     candidates = config.order
+    for name, (label, members) in ENSEMBLES.items():
+        add_method(config, name, label, {}, **members)
     for name, (label, settings) in WITH_ATTENTION.items():
         add_method(config, name, label, copy.deepcopy(settings))
     config.order = candidates

@@ -101,15 +101,23 @@ class Split:
     test: tuple[str, ...]
 
 
-def split(fold_of: dict[str, int], *, fold: int | str, selection: str) -> Split:
+def inner_folds(fold_of: dict[str, int]) -> int:
+    """How many folds are left beside a test fold, to choose a checkpoint on."""
+    return len(set(fold_of.values())) - 1
+
+
+def split(
+    fold_of: dict[str, int], *, fold: int | str, selection: str, inner_fold: int = 0
+) -> Split:
     """Roles of the cases when `fold` is the test fold.
 
     `paper`: the checkpoint is chosen on the test fold itself, as in the paper (optimistic).
-    `nested`: it is chosen on the next fold, which is then not trained on.
+    `nested`: it is chosen on one of the other folds, which is then not trained on: the next one,
+    or that which comes `inner_fold` folds after it.
     Where the fold is `ALL_CASES`, all are trained on, and there is nothing to choose by.
 
     Raises:
-        ConfigError: no such fold, an unknown selection, or nothing left to train on.
+        ConfigError: no such fold or inner fold, an unknown selection, or nothing left to train on.
     """
     if fold == ALL_CASES:
         return Split(tuple(sorted(fold_of)), (), ())
@@ -118,7 +126,12 @@ def split(fold_of: dict[str, int], *, fold: int | str, selection: str) -> Split:
         raise ConfigError(f"fold is {fold}; these cases have the folds {numbers}")
     if selection not in SELECTIONS:
         raise ConfigError(f"selection is {selection!r}; choose one of {', '.join(SELECTIONS)}")
-    following = numbers[(numbers.index(fold) + 1) % len(numbers)]
+    inner = inner_folds(fold_of)
+    if inner_fold not in range(inner):
+        raise ConfigError(
+            f"inner_fold is {inner_fold}; with {len(numbers)} folds it must be 0 to {inner - 1}"
+        )
+    following = numbers[(numbers.index(fold) + 1 + inner_fold) % len(numbers)]
     chosen_on = fold if selection == "paper" else following
 
     def members(*folds):

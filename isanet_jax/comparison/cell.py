@@ -23,7 +23,13 @@ TRAINING = "training.json"  # what it took
 
 
 def run_cell(
-    config: dict, folder: Path, *, thresholds: bool, masks_of: str | None = None, members: int = 1
+    config: dict,
+    folder: Path,
+    *,
+    thresholds: bool,
+    masks_of: str | None = None,
+    members: int = 1,
+    snapshots: bool = False,
 ) -> bool:
     """Trains, scores the test fold on the original CT grid, and writes both.
 
@@ -37,27 +43,38 @@ def run_cell(
             none was).
         thresholds: score the fixed thresholds on the PET in place of a network.
         masks_of: score the masks in this folder, ID.nii.gz, in place of a network.
-        members: networks that are trained, with a seed and a folder each, and predict together.
+        members: networks that are trained, with a seed and a folder each, and predict together;
+            with nested selection each chooses its checkpoint on the next of the folds that are
+            left, so that none of their cases is lost to all.
+        snapshots: the networks are those of one training over restarts: each starts from the
+            parameters of the one before, and all choose by the same cases.
 
     Returns:
         Whether the cell is finished; False where a signal stopped it.
     """
+    from isanet_jax.cases.folds import inner_folds
     from isanet_jax.evaluation.evaluate import score_given, score_run
     from isanet_jax.evaluation.report import jsonable
     from isanet_jax.files import replace_when_done, write_json
     from isanet_jax.prediction.predictor import Predictor
     from isanet_jax.training.config import class_names
     from isanet_jax.training.loop import train
-    from isanet_jax.training.run import load_cohort, split_cohort
+    from isanet_jax.training.run import load_cohort, run_folds, split_cohort
 
     is_trained = not thresholds and masks_of is None
     runs = [folder] if members == 1 else [folder / f"member{n}" for n in range(members)]
+    cohort = load_cohort(config)
     for number, run in enumerate(runs if is_trained else []):
-        seed = config["seed"] if members == 1 else config["seed"] * members + number
-        if not train(config | {"seed": seed}, run):
+        own = {}
+        if members > 1:
+            own = {"seed": config["seed"] * members + number}
+            if snapshots and number:
+                own["init"] = str(runs[number - 1])
+            elif config["selection"] == "nested" and not snapshots:
+                own["inner_fold"] = number % inner_folds(run_folds(config, cohort))
+        if not train(config | own, run):
             return False
     spent = time.process_time() / 60
-    cohort = load_cohort(config)
     masks = {}
 
     def on_case(case, stored, probability, predicted, metrics):
@@ -100,7 +117,7 @@ def main():
                 "--jobs above 1 shares the processor's cores; a GPU takes one cell at a time. "
                 "Leave --jobs away"
             )
-    of = {name: job[name] for name in ("thresholds", "masks_of", "members")}
+    of = {name: job[name] for name in ("thresholds", "masks_of", "members", "snapshots")}
     if not run_cell(job["config"], Path(job["folder"]), **of):
         sys.exit(STOPPED)
 

@@ -22,7 +22,8 @@ class Cell:
     """A method on one fold with one seed; `folder` is its ordinary run folder.
 
     `masks_of` is the folder of the masks of a method that is not trained here. Of several
-    `members`, each has a seed and a folder of its own, and they predict together.
+    `members`, each has a seed and a folder of its own, and they predict together; with `snapshots`
+    each starts where the one before it ended.
     """
 
     method: str
@@ -32,6 +33,7 @@ class Cell:
     folder: Path
     masks_of: str | None = None
     members: int = 1
+    snapshots: bool = False
 
     @property
     def name(self) -> str:
@@ -145,8 +147,11 @@ def make_cells(comparison: dict, workdir: Path) -> list[Cell]:
                     raise ConfigError(f"method {method}: {of_comparison(error)}") from error
                 folder = Path(workdir) / method / f"fold{fold}-seed{seed}"
                 masks_of = str(Path(masks).absolute() / f"fold{fold}") if masks else None
-                members = comparison["methods"].get(method, {}).get("members", 1)
-                cells.append(Cell(method, fold, seed, config, folder, masks_of, members))
+                several = {
+                    key: comparison["methods"].get(method, {}).get(key, default)
+                    for key, default in (("members", 1), ("snapshots", False))
+                }
+                cells.append(Cell(method, fold, seed, config, folder, masks_of, **several))
     return cells
 
 

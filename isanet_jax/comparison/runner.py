@@ -170,6 +170,7 @@ def _start(cell, resources, lock):
         "thresholds": cell.method == THRESHOLDS,
         "masks_of": cell.masks_of,
         "members": cell.members,
+        "snapshots": cell.snapshots,
         "cores": resources.cores,
     }
     environ = {} if resources.gpu is None else {"CUDA_VISIBLE_DEVICES": resources.gpu}

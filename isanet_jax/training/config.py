@@ -161,6 +161,7 @@ _RANGES = {
     "optimizer.momentum": (0.0, 0.999999),
     "optimizer.weight_decay": (0.0, 1e6),
     "optimizer.clip_norm": (0.0, _INFINITY),
+    "inner_fold": (0, 10**6),
     "train.epochs": (1, 10**9),
     "train.batch": (1, 10**6),
     "train.steps_per_epoch": (0, 10**9),
@@ -169,8 +170,8 @@ _RANGES = {
     "mesh.space": (1, 10**6),
 }
 _SECTIONS = (
-    *("seed", "fold", "fold_by", "selection", "init", "data", "augment", "model", "loss"),
-    *("optimizer", "train", "predict", "mesh", "channels_last", "deterministic"),
+    *("seed", "fold", "fold_by", "selection", "inner_fold", "init", "data", "augment", "model"),
+    *("loss", "optimizer", "train", "predict", "mesh", "channels_last", "deterministic"),
 )
 
 
@@ -519,13 +520,14 @@ _LATER = {
     "train": {"validate_on": "cases"},
     "optimizer": {"warmup_epochs": 0, "average": 0.0},
 }
+_LATER_ALONE = {"init": "", "inner_fold": 0}
 # The cross-entropy, as it was said before loss.name.
 _CROSS_ENTROPY = {"alpha": 0.5, "gamma": 0.0, "focal_weight": 2.0}
 
 
 def _with_later_settings(existing, config):
     """A config from before some settings existed, with what it then meant."""
-    filled = ({"init": ""} if "init" in config else {}) | existing
+    filled = {k: v for k, v in _LATER_ALONE.items() if k in config} | existing
     loss = existing.get("loss")
     if isinstance(loss, dict) and "name" not in loss and loss.items() >= _CROSS_ENTROPY.items():
         defaults = hecktor.get_config().loss.to_dict()

@@ -70,10 +70,23 @@ def split_cohort(config: dict, cohort: Cohort) -> Split:
     Raises:
         ConfigError: see `isanet_jax.cases.folds.split` and `folds_by_centre`.
     """
-    fold_of = cohort.fold_of
+    return split(
+        run_folds(config, cohort),
+        fold=config["fold"],
+        selection=config["selection"],
+        inner_fold=config.get("inner_fold", 0),
+    )
+
+
+def run_folds(config: dict, cohort: Cohort) -> dict[str, int]:
+    """Case ID -> fold, as a run's `fold_by` counts them.
+
+    Raises:
+        ConfigError: see `isanet_jax.cases.folds.folds_by_centre`.
+    """
     if config["fold_by"] == "centre":
-        fold_of = folds_by_centre({case: e["centre"] for case, e in cohort.cases.items()})
-    return split(fold_of, fold=config["fold"], selection=config["selection"])
+        return folds_by_centre({case: e["centre"] for case, e in cohort.cases.items()})
+    return cohort.fold_of
 
 
 @dataclasses.dataclass(frozen=True)

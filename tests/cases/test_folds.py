@@ -56,7 +56,12 @@ def test_nested_selection_is_neither_trained_on_nor_reported():
     assert {fold_of[c] for c in nested.test} == {4}
     # The next fold is that of the next number, however the cases are ordered.
     assert split({"a": 8, "b": 1, "c": 9}, fold=1, selection="nested").selection == ("a",)
-    for parts in (paper, nested):
+    inner = [split(fold_of, fold=3, selection="nested", inner_fold=n) for n in range(4)]
+    assert [{fold_of[c] for c in parts.selection} for parts in inner] == [{4}, {0}, {1}, {2}]
+    assert {parts.test for parts in inner} == {inner[0].test}
+    with pytest.raises(ConfigError, match="inner_fold is 4; with 5 folds it must be 0 to 3"):
+        split(fold_of, fold=3, selection="nested", inner_fold=4)
+    for parts in (paper, nested, *inner):
         assert not set(parts.train) & (set(parts.test) | set(parts.selection))
         assert set(parts.train) | set(parts.test) | set(parts.selection) == set(fold_of)
     with pytest.raises(ConfigError, match=r"fold is 9.*\[0, 1, 2, 3, 4\]"):

@@ -62,11 +62,16 @@ def test_the_networks_of_an_ensemble_share_the_time_and_predict_together(compari
     assert cell.config["train"]["epochs"] == 5  # (30 - 10 - 5) s over 3
     config = copy.deepcopy(cell.config)
     config["train"] |= {"epochs": 1, "validate_every": 1}
+    config["selection"] = "nested"
     assert run_cell(config, cell.folder, thresholds=False, members=cell.members)
     both = [cell.folder / "member0", cell.folder / "member1"]
     seeds = [json.loads((run / "config.json").read_text())["seed"] for run in both]
     assert seeds == [6, 7]
     predictor, cohort = Predictor(both), read_cohort(config["data"]["cases"])
+    # Each is chosen on other cases, which the others are trained on.
+    first, second = (description["split"] for description in predictor.descriptions)
+    assert not set(first["selection"]) & set(second["selection"])
+    assert set(first["selection"]) <= set(second["train"])
     for case, metrics in cell.scores()["network"].items():
         stored = read_case(cohort.path(case))
         (mask,) = stored.masks(("tumour",)).values()
@@ -77,6 +82,22 @@ def test_the_networks_of_an_ensemble_share_the_time_and_predict_together(compari
         np.testing.assert_array_equal(packed, probability >= 0.5)
     chosen = [d["progress"]["best_dsc"] for d in predictor.descriptions]
     assert cell.training["validation_dsc"] == pytest.approx(np.mean(chosen))
+
+
+def test_snapshots_are_of_one_training_over_restarts(comparison, tmp_path):
+    method = comparison["methods"]["narrow"]
+    method |= {"members": 2, "snapshots": True}
+    comparison |= {"order": ["narrow"], "reference": "narrow", "folds": (0,), "seeds": (3,)}
+    cell = make_cells(comparison, tmp_path)[0]
+    config = copy.deepcopy(cell.config) | {"selection": "nested"}
+    config["train"] |= {"epochs": 1, "validate_every": 1}
+    options = {"members": cell.members, "snapshots": cell.snapshots}
+    assert run_cell(config, cell.folder, thresholds=False, **options)
+    both = [cell.folder / "member0", cell.folder / "member1"]
+    first, second = (description["split"] for description in Predictor(both).descriptions)
+    assert first == second
+    started = [json.loads((run / "config.json").read_text())["init"] for run in both]
+    assert started == ["", str(both[0])]
 
 
 def test_too_little_time_is_said_with_what_an_epoch_takes(comparison, tmp_path):
