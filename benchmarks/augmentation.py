@@ -70,7 +70,7 @@ def ours(patch):
 
     generator = np.random.default_rng(0)
     while True:
-        drawn = draw_augmentation(generator, settings, np.ones(3), IMAGES)
+        drawn = draw_augmentation(generator, settings, np.ones(3), IMAGES, len(IMAGES))
         drawn = {name: drawn[name] for name in ("rotation", "mirror", "intensity")}
         drawn = jax.tree.map(lambda x: np.asarray(x)[None], drawn)
         yield jax.block_until_ready(make(fixed, drawn))

@@ -43,8 +43,9 @@ def get_config() -> ConfigDict:
     # Voxel size of crop and whole; or of right-left, front-back and feet-head.
     config.data.spacing_mm = _any(1.0)
     config.data.phantoms = 0  # where the folder is missing, make this many phantoms
-    # HU that the network sees: wide, [-1024, 1024] as in the paper; soft, [-160, 240]; cohort,
-    # those of the training cases' tumours, standardised (nnU-Net).
+    # HU that the network sees: wide, [-1024, 1024] as in the paper; soft, [-160, 240]; both, as
+    # two images, ct and ct_soft; cohort, those of the training cases' tumours, standardised
+    # (nnU-Net).
     config.data.ct_window = "wide"
     # PET that the network sees: case, standardised by its case's mean and deviation (Eq. 17); suv,
     # SUV over 5, the same for all.

@@ -21,7 +21,13 @@ from isanet_jax.datasets.phantom import make_phantom
 from isanet_jax.distributed.mesh import make_mesh
 from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.evaluation.evaluate import MEAN, score_given
-from isanet_jax.training.config import check_config, parse_command_line, plain_config
+from isanet_jax.kinds import SOFT_TISSUE, WIDE
+from isanet_jax.training.config import (
+    check_config,
+    model_config,
+    parse_command_line,
+    plain_config,
+)
 from isanet_jax.training.log import read_log
 from isanet_jax.training.run import build_run
 from isanet_jax.training.validate import validate
@@ -87,6 +93,29 @@ def workdir(config, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "several"
     assert isa.train(config, workdir)
     return workdir
+
+
+def test_a_ct_in_two_windows_is_two_images_of_the_network(cases, config, tmp_path):
+    config = config.copy_and_resolve_references()
+    config.data.ct_window = "both"
+    config.augment.contrast_probability = 1.0  # of each channel
+    config.train.epochs = 1
+    assert isa.train(config, tmp_path / "run")
+    predictor = isa.load(tmp_path / "run").predictor
+    (description,) = predictor.descriptions
+    assert description["ct_windows"] == [list(WIDE), list(SOFT_TISSUE)]
+    names = model_config(description["config"]).images
+    assert names == ("ct", "ct_soft", *IMAGES[1:])
+    cohort = read_cohort(cases)
+    case = read_case(cohort.path(description["split"]["test"][0]))
+    found = {}
+    for value in (1500, 1100, 900, 240):
+        ct = np.where(case.images["ct"] > 0, value, case.images["ct"])
+        shown = dataclasses.replace(case, images=case.images | {"ct": ct})
+        (found[value],) = predictor.probabilities([shown])
+    np.testing.assert_array_equal(found[1500], found[1100])
+    # What is one in the soft window is two in the wide one.
+    assert np.abs(found[900] - found[240]).max() > 0
 
 
 def test_nnunet_as_planned_for_the_cases_trains_and_predicts(cases, tmp_path, monkeypatch, request):
@@ -155,7 +184,7 @@ def test_a_ct_is_standardised_by_the_training_cases_tumours(cases, workdir):
     values = np.concatenate(values).astype(float)
     low, high = np.percentile(values, (0.5, 99.5))
     expected = [low, high, values.mean(), values.std()]
-    np.testing.assert_allclose(description["ct_window"], expected, rtol=0.03, atol=1.5)
+    np.testing.assert_allclose(description["ct_windows"], [expected], rtol=0.03, atol=1.5)
     # The network is given what it was trained on.
     case = read_case(cohort.path(description["split"]["test"][0]))
     ct = np.full_like(case.images["ct"], int(high) + 500)

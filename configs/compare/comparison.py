@@ -5,8 +5,8 @@ The config of a comparison:
     recipe: `shared`, the same loop for all as in the paper, or `own`, each system's own recipe.
     base: the settings of every run, see configs/hecktor.py.
     methods: name -> label, settings (what differs from base), published (the paper's figures), and
-        members (networks of an ensemble, within the method's time; 1), and snapshots (of one
-        training over restarts; False).
+        members (for each network of an ensemble, which share the method's time, what differs in
+        it; empty: one network), and snapshots (they are of one training over restarts; False).
     order: the methods that are run, as the tables list them; shorten it to compare fewer.
     reference: the method that the others are tested against.
     thresholds: whether to score fixed SUV thresholds beside the methods.
@@ -112,7 +112,7 @@ def add_method(
     settings: dict,
     *,
     published=None,
-    members=1,
+    members=(),
     snapshots=False,
 ):
     """Adds a method; at the smoke size its settings shrink with the rest.
@@ -123,9 +123,9 @@ def add_method(
         label: in tables and figures.
         settings: what differs from `config.base`, section by section.
         published: metric -> the paper's figure.
-        members: networks that are trained and predict together; with nested selection, each
-            chooses its checkpoint on another fold.
-        snapshots: these are one training's over restarts, each starting from the one before.
+        members: of an ensemble: what differs from `settings`, for each network. With nested
+            selection, each chooses its checkpoint on another fold.
+        snapshots: they are of one training over restarts, each starting from the one before.
     """
     if config.size == "smoke":
         settings = _smoke_settings(settings, config.recipe)

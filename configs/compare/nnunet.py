@@ -3,8 +3,9 @@
     python -m benchmarks.nnunet --source DIR --cases cases/sts32 --workdir runs/nnunet --smoke
 
 32^3 over the whole field, nested folds, and the same processor time for each method: `strong` is
-an ensemble of ten networks, which share it. (On 21 patients a network of this size is at its best
-after 40 to 60 epochs; what is left of the time is worth more in others.)
+an ensemble of eight networks, which share it. (On 21 patients a network of this size is at its best
+after 40 to 60 epochs; what is left of the time is worth more in others that have seen other cases,
+or the same otherwise: docs/benchmarks/search.md.)
 """
 
 import copy
@@ -17,7 +18,9 @@ from isanet_jax.configs import strong
 SIZE = 32
 CPU_MINUTES = 20.0
 WIDTH = 8  # of all: of wider ones, too few steps fit into the time
-MEMBERS = 10
+# Four networks as `strong` is, each chosen on another of the four folds that are not tested on, and
+# four that see the CT in two windows, one case at a time.
+MEMBERS = ({},) * 4 + ({"data": {"ct_window": "both"}, "train": {"batch": 1}},) * 4
 
 
 def get_config(options: str = "sts") -> ConfigDict:

@@ -63,8 +63,8 @@ CANDIDATES = {
 # Several networks within the same time; they need more of it: --config.cpu_minutes=6
 # --config.order="('start','seeds_and_folds','snapshots')"
 ENSEMBLES = {
-    "seeds_and_folds": ("four networks, each chosen on another fold", {"members": 4}),
-    "snapshots": ("three snapshots over restarts", {"members": 3, "snapshots": True}),
+    "seeds_and_folds": ("four networks, each chosen on another fold", {"members": ({},) * 4}),
+    "snapshots": ("three snapshots over restarts", {"members": ({},) * 3, "snapshots": True}),
 }
 
 # Networks that need more time than the search gives: --config.order="('start','isa','isa_gates')"

@@ -58,7 +58,7 @@ def within_budget(comparison: dict, workdir: Path, *, jobs: int = 0) -> dict:
             continue
         cost = _cost(of_method[name], Path(workdir) / name, resources)
         settings = comparison["methods"][name]["settings"]
-        epochs = epochs_within(cost, minutes / of_method[name].members)
+        epochs = epochs_within(cost, minutes / max(len(of_method[name].members), 1))
         if epochs < 1:
             raise ConfigError(
                 f"cpu_minutes is {minutes:g}, and the method {name} needs {cost['start_s']:.0f} s "

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ def run_cell(
     *,
     thresholds: bool,
     masks_of: str | None = None,
-    members: int = 1,
+    members: Sequence[dict] = (),
     snapshots: bool = False,
 ) -> bool:
     """Trains, scores the test fold on the original CT grid, and writes both.
@@ -43,9 +44,9 @@ def run_cell(
             none was).
         thresholds: score the fixed thresholds on the PET in place of a network.
         masks_of: score the masks in this folder, ID.nii.gz, in place of a network.
-        members: networks that are trained, with a seed and a folder each, and predict together;
-            with nested selection each chooses its checkpoint on the next of the folds that are
-            left, so that none of their cases is lost to all.
+        members: configs of an ensemble's networks, whose probabilities' mean predicts. Each gets a
+            seed and a folder of its own; with nested selection each chooses its checkpoint on the
+            next of the folds that are left, so that none of their cases is lost to all.
         snapshots: the networks are those of one training over restarts: each starts from the
             parameters of the one before, and all choose by the same cases.
 
@@ -62,17 +63,17 @@ def run_cell(
     from isanet_jax.training.run import load_cohort, run_folds, split_cohort
 
     is_trained = not thresholds and masks_of is None
-    runs = [folder] if members == 1 else [folder / f"member{n}" for n in range(members)]
+    runs = [folder / f"member{number}" for number in range(len(members))] or [folder]
     cohort = load_cohort(config)
     for number, run in enumerate(runs if is_trained else []):
-        own = {}
-        if members > 1:
-            own = {"seed": config["seed"] * members + number}
+        network = config
+        if members:
+            network = members[number] | {"seed": config["seed"] * len(members) + number}
             if snapshots and number:
-                own["init"] = str(runs[number - 1])
+                network["init"] = str(runs[number - 1])
             elif config["selection"] == "nested" and not snapshots:
-                own["inner_fold"] = number % inner_folds(run_folds(config, cohort))
-        if not train(config | own, run):
+                network["inner_fold"] = number % inner_folds(run_folds(config, cohort))
+        if not train(network, run):
             return False
     spent = time.process_time() / 60
     masks = {}

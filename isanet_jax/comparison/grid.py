@@ -21,9 +21,9 @@ THRESHOLDS = "thresholds"  # the pseudo-method of all fixed thresholds
 class Cell:
     """A method on one fold with one seed; `folder` is its ordinary run folder.
 
-    `masks_of` is the folder of the masks of a method that is not trained here. Of several
-    `members`, each has a seed and a folder of its own, and they predict together; with `snapshots`
-    each starts where the one before it ended.
+    `masks_of` is the folder of the masks of a method that is not trained here. `members` are
+    the configs of an ensemble's networks, of which each has a seed and a folder of its own; with
+    `snapshots` each starts where the one before it ended.
     """
 
     method: str
@@ -32,12 +32,18 @@ class Cell:
     config: dict
     folder: Path
     masks_of: str | None = None
-    members: int = 1
+    members: tuple[dict, ...] = ()
     snapshots: bool = False
 
     @property
     def name(self) -> str:
         return f"{self.method} fold {self.fold} seed {self.seed}"
+
+    @property
+    def record(self) -> dict:
+        """What its folder is claimed with: a cell of other networks is another cell."""
+        several = {"members": list(self.members), "snapshots": self.snapshots}
+        return self.config | (several if self.members else {})
 
     @property
     def is_done(self) -> bool:
@@ -46,8 +52,8 @@ class Cell:
     @property
     def logs(self) -> list[list[dict]]:
         """The records of its trainings, see `isanet_jax.training.log`; none of what is given."""
-        members = [self.folder / f"member{number}" for number in range(self.members)]
-        folders = members if self.members > 1 else [self.folder]
+        members = [self.folder / f"member{number}" for number in range(len(self.members))]
+        folders = members or [self.folder]
         return [lines for run in folders if (lines := read_log(run / "metrics.jsonl"))]
 
     @property
@@ -140,18 +146,19 @@ def make_cells(comparison: dict, workdir: Path) -> list[Cell]:
                     continue  # nothing random in them, or nothing that is known of it
                 config = _merged(comparison["base"], settings, f"methods.{method}.settings")
                 config |= {"fold": fold, "seed": seed}
+                members = comparison["methods"].get(method, {}).get("members", ())
+                place = f"methods.{method}.members"
                 try:
                     _leave_unread(config, settings)
-                    check_config(config)
+                    members = tuple(_merged(config, changes, place) for changes in members)
+                    for one in members or (config,):
+                        check_config(one)
                 except ConfigError as error:
                     raise ConfigError(f"method {method}: {of_comparison(error)}") from error
                 folder = Path(workdir) / method / f"fold{fold}-seed{seed}"
                 masks_of = str(Path(masks).absolute() / f"fold{fold}") if masks else None
-                several = {
-                    key: comparison["methods"].get(method, {}).get(key, default)
-                    for key, default in (("members", 1), ("snapshots", False))
-                }
-                cells.append(Cell(method, fold, seed, config, folder, masks_of, **several))
+                snapshots = comparison["methods"].get(method, {}).get("snapshots", False)
+                cells.append(Cell(method, fold, seed, config, folder, masks_of, members, snapshots))
     return cells
 
 

@@ -61,7 +61,7 @@ def run_cells(cells: list[Cell], *, jobs: int = 0) -> Outcome:
         try:
             if cell.name in bad_data:
                 raise bad_data[cell.name]
-            claim_workdir(cell.folder, cell.config)
+            claim_workdir(cell.folder, cell.record)
         except IsaNetError as error:
             failures[cell.name] = of_comparison(error)
             print(f"{cell.name}: FAILED: {failures[cell.name]}")

@@ -22,12 +22,17 @@ import isanet_jax
 from isanet_jax.errors import ConfigError
 from isanet_jax.export import FORMATS
 from isanet_jax.files import check_folder
-from isanet_jax.kinds import WIDE, CtWindow
 from isanet_jax.network import systems
 from isanet_jax.pipeline.augment import normalise
 from isanet_jax.prediction.predictor import Predictor
 from isanet_jax.prediction.rules import write_form
-from isanet_jax.training.config import image_kinds, input_shape, model_config, pet_scaling
+from isanet_jax.training.config import (
+    ct_windows_of,
+    image_kinds,
+    input_shape,
+    model_config,
+    pet_scaling,
+)
 
 PLATFORMS = ("cpu", "cuda")  # that the StableHLO is for
 LARGEST_DIFFERENCE = 1e-4  # of a probability, between ONNX and JAX
@@ -114,11 +119,11 @@ def probability_of(description: dict, params: dict) -> tuple[Callable, dict]:
     model = dataclasses.replace(model, dtype="float32", convolution="native", remat="none")
     graphdef, _ = systems.create_abstract(model)
     params = jax.tree.map(np.asarray, jax.device_get(params))
-    kinds, window = image_kinds(config), CtWindow(*description.get("ct_window", WIDE))
+    kinds, windows = image_kinds(config), ct_windows_of(description)
     _, of_volume = pet_scaling(config)
 
     def probability(images):
-        image = normalise(images, kinds, of_volume=of_volume, ct_window=window)
+        image = normalise(images, kinds, of_volume=of_volume, ct_windows=windows)
         return jax.nn.sigmoid(systems.apply(graphdef, params, image).logits)
 
     return probability, {name: (1, *input_shape(config)) for name in kinds}

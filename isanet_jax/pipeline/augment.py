@@ -156,10 +156,10 @@ def normalise(
     kinds: dict[str, str],
     *,
     of_volume: bool,
-    ct_window: CtWindow = WIDE,
+    ct_windows: tuple[CtWindow, ...] = (WIDE,),
 ) -> jax.Array:
-    """The network's input (Eqs. 16-17): (B, D, H, W, images) float32, see `normalised`."""
-    return jnp.stack(normalised(images, kinds, of_volume=of_volume, ct_window=ct_window), axis=-1)
+    """The network's input (Eqs. 16-17): (B, D, H, W, channels) float32, see `normalised`."""
+    return jnp.stack(normalised(images, kinds, of_volume=of_volume, ct_windows=ct_windows), axis=-1)
 
 
 def normalised(
@@ -167,11 +167,12 @@ def normalised(
     kinds: dict[str, str],
     *,
     of_volume: bool,
-    ct_window: CtWindow = WIDE,
+    ct_windows: tuple[CtWindow, ...] = (WIDE,),
 ) -> list[jax.Array]:
     """The network's channels (Eqs. 16-17).
 
-    CT is clipped to [-1024, 1024] HU and divided by 1024, or as its window says. PET of whole
+    CT is clipped to [-1024, 1024] HU and divided by 1024, or as its windows say; each is a channel.
+    PET of whole
     volumes has the volume's mean subtracted and is divided by its standard deviation; other images
     come so from the host, by their case's (`isanet_jax.pipeline.dataset.standardised`).
 
@@ -179,18 +180,22 @@ def normalised(
         images: name -> (B, D, H, W); HU of a CT.
         kinds: name -> kind, in the order of the channels.
         of_volume: whether the PET is SUV of whole volumes.
-        ct_window: of the images that are CT.
+        ct_windows: of the images that are CT.
 
     Returns:
-        (B, D, H, W) float32 of each.
+        (B, D, H, W) float32 of each channel.
     """
     channels = []
     for name, kind in kinds.items():
         x = images[name].astype(jnp.promote_types(images[name].dtype, jnp.float32))
         if kind == "ct":
-            x = jnp.clip(x, ct_window.low, ct_window.high)
-            x = (x - ct_window.subtracted) / ct_window.divided
-        elif kind == "pet" and of_volume:
+            shown = [jnp.clip(x, window.low, window.high) for window in ct_windows]
+            channels += [
+                (y - window.subtracted) / window.divided
+                for y, window in zip(shown, ct_windows, strict=True)
+            ]
+            continue
+        if kind == "pet" and of_volume:
             centred = x - x.mean((1, 2, 3), keepdims=True)
             variance = jnp.square(centred).mean((1, 2, 3), keepdims=True)
             x = centred * jax.lax.rsqrt(variance + 1e-5)

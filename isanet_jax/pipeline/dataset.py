@@ -33,7 +33,7 @@ class Inputs(NamedTuple):
         read: (D, H, W) of what is read for it: more than the patch, which may be rotated.
         is_patch: whether it is part of a case.
         has_ignored: whether there are voxels that losses leave out.
-        ct_window: how HU become the network's input.
+        ct_windows: how HU become the network's input; each is a channel.
         pet_scale: how SUV do, of `PET_SCALES`.
         is_misaligned: whether images may be moved against the first.
         has_intensity: whether intensities are augmented, see `isanet_jax.pipeline.intensity`.
@@ -45,7 +45,7 @@ class Inputs(NamedTuple):
     read: tuple[int, int, int]
     is_patch: bool = False
     has_ignored: bool = False
-    ct_window: CtWindow = WIDE
+    ct_windows: tuple[CtWindow, ...] = (WIDE,)
     pet_scale: str = "case"
     is_misaligned: bool = False
     has_intensity: bool = False
@@ -54,6 +54,11 @@ class Inputs(NamedTuple):
     def of_volume(self) -> bool:
         """Whether the device standardises the PET, by the volume that it is given."""
         return not self.is_patch and self.pet_scale == "case"
+
+    @property
+    def channels(self) -> int:
+        """Of the network's input."""
+        return sum(len(self.ct_windows) if kind == "ct" else 1 for kind in self.images.values())
 
 
 def read_shape(patch, augment: Mapping, spacings, largest) -> tuple[int, int, int]:
@@ -111,7 +116,7 @@ def rotation_matrix(angles_deg, spacing_mm) -> np.ndarray:
 
 
 def draw_augmentation(
-    generator: np.random.Generator, augment: Mapping, spacing_mm, images=()
+    generator: np.random.Generator, augment: Mapping, spacing_mm, images=(), channels: int = 0
 ) -> dict:
     """Random parameters of one element's augmentation (paper section 3.2, and nnU-Net's).
 
@@ -120,6 +125,7 @@ def draw_augmentation(
         augment: the settings of that name, see configs/hecktor.py.
         spacing_mm: (3,) voxel size of the case.
         images: names of the images; those after the first may be moved against it.
+        channels: of the network's input, whose intensities may be changed.
 
     Returns:
         rotation (3, 3) float32, scaled; mirror (3,) bool, mixup and on_tumour, bools; patch_place
@@ -154,7 +160,7 @@ def draw_augmentation(
     if augment["misalignment_probability"]:
         drawn |= _draw_misalignment(generator, augment, np.asarray(spacing_mm), images[1:])
     if intensity.is_asked(augment):
-        drawn["intensity"] = intensity.draw_intensity(generator, augment, len(images))
+        drawn["intensity"] = intensity.draw_intensity(generator, augment, channels)
     return drawn
 
 
@@ -437,7 +443,8 @@ def training_data(
     def draw(index, generator):
         index = int(index)
         spacing_mm = cohort.cases[cases[index]]["spacing_mm"]
-        drawn = draw_augmentation(generator, augment, spacing_mm, tuple(inputs.images))
+        asked = tuple(inputs.images), inputs.channels
+        drawn = draw_augmentation(generator, augment, spacing_mm, *asked)
         # Drawn for every element, so that the probabilities do not shift the later draws. One of
         # the other cases: a case mixed with itself would be none.
         other = (index + 1 + int(generator.integers(max(len(cases) - 1, 1)))) % len(cases)
@@ -486,7 +493,7 @@ def batch_shapes(batch: int, inputs: Inputs) -> dict:
         asked["misalignment"] = dict.fromkeys(moved, array(3, 3))
         asked["shift"] = dict.fromkeys(moved, array(3))
     if inputs.has_intensity:
-        asked["intensity"] = intensity.parameter_shapes(batch, len(inputs.images))
+        asked["intensity"] = intensity.parameter_shapes(batch, inputs.channels)
     return asked | {
         "images": dict.fromkeys(inputs.images, array(*inputs.read)),
         "labels": dict.fromkeys(inputs.classes, mask),

@@ -25,7 +25,7 @@ from isanet_jax.datasets.layout import Scan
 from isanet_jax.distributed.mesh import compiler_options, fill_up, make_mesh
 from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.files import is_bundle
-from isanet_jax.kinds import KINDS, WIDE, CtWindow
+from isanet_jax.kinds import KINDS
 from isanet_jax.network import systems
 from isanet_jax.network.whole_volume import over_windows
 from isanet_jax.pipeline.dataset import standardised, statistics_of
@@ -36,6 +36,7 @@ from isanet_jax.training.bundle import as_tree, read_bundle
 from isanet_jax.training.checkpoint import check_version, load_params
 from isanet_jax.training.config import (
     class_names,
+    ct_windows_of,
     image_kinds,
     input_shape,
     model_config,
@@ -51,7 +52,7 @@ class Predictor:
 
     Attributes:
         descriptions: what each checkpoint says of its run: `config`, `preparation`, `split`,
-            `progress`, `ct_window`.
+            `progress`, `ct_windows`.
         settings: how all of them want a scan prepared.
         classes: names of those that are predicted.
         rules: class -> how its probability becomes a mask.
@@ -95,7 +96,7 @@ class Predictor:
                 tuple(kinds.items()),
                 window=None if is_whole else patch,
                 of_volume=of_volume,
-                ct_window=CtWindow(*description.get("ct_window", WIDE)),
+                ct_windows=ct_windows_of(description),
                 mirror=config["predict"]["mirror"],
                 options=compiler_options(config, mesh),
             )

@@ -29,7 +29,7 @@ _MODEL, _CARD = "model.json", "CARD.md"
 _DIGEST = 64  # characters of the comment
 _END = 22  # bytes of a zip's last record, before the comment; the last two are its length
 # What a description keeps of a run. The rest (IDs of cases, folders, the iterator's place) stays.
-_KEPT = ("config", "preparation", "seen", "ct_window", "system_version")
+_KEPT = ("config", "preparation", "seen", "ct_window", "ct_windows", "system_version")
 _LARGEST_JSON = 16 * 2**20
 
 

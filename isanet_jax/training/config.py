@@ -18,7 +18,7 @@ from isanet_jax.configs import hecktor
 from isanet_jax.distributed.placement import splits
 from isanet_jax.errors import ConfigError
 from isanet_jax.files import check_folder, write_json
-from isanet_jax.kinds import SOFT_TISSUE, WIDE, parse_images
+from isanet_jax.kinds import SOFT_TISSUE, WIDE, CtWindow, parse_images
 from isanet_jax.network import systems
 from isanet_jax.network.config import ModelConfig
 from isanet_jax.pipeline import intensity
@@ -110,7 +110,8 @@ def _reason(message):
 
 
 VALIDATIONS = ("cases", "patches")
-CT_WINDOWS = {"wide": WIDE, "soft": SOFT_TISSUE, "cohort": None}  # None: of the training cases
+# None: of the training cases.
+CT_WINDOWS = {"wide": (WIDE,), "soft": (SOFT_TISSUE,), "both": (WIDE, SOFT_TISSUE), "cohort": None}
 _SPLIT_SYSTEMS = ("isa", "unet")
 
 
@@ -359,7 +360,7 @@ def model_config(config: dict) -> ModelConfig:
     }
     if config["mesh"]["space"] > 1:
         values["convolution"] = "native"  # the folded forms mix the depth with other axes
-    values["images"], values["classes"] = tuple(image_kinds(config)), len(class_names(config))
+    values["images"], values["classes"] = channel_names(config), len(class_names(config))
     return systems.resolve(input_shape(config), values, is_new=False)
 
 
@@ -392,6 +393,22 @@ def image_kinds(config: dict) -> dict[str, str]:
     return parse_images(",".join(config["data"].get("images", ("ct", "pet"))))
 
 
+def channel_names(config: dict) -> tuple[str, ...]:
+    """The network's channels: the images; of a CT in two windows, `ct` and `ct_soft`."""
+    in_both = config["data"].get("ct_window") == "both"
+    return tuple(
+        channel
+        for name, kind in image_kinds(config).items()
+        for channel in ((name, f"{name}_soft") if kind == "ct" and in_both else (name,))
+    )
+
+
+def ct_windows_of(description: dict) -> tuple[CtWindow, ...]:
+    """How a trained network is shown its CT; its description is of any version of this program."""
+    several = description.get("ct_windows") or [description.get("ct_window", WIDE)]
+    return tuple(CtWindow(*window) for window in several)
+
+
 def class_names(config: dict) -> tuple[str, ...]:
     """The classes that are learnt; of runs from before there were several, the tumour."""
     return tuple(config["data"].get("classes", (TUMOUR,)))
@@ -417,9 +434,9 @@ def make_inputs(config: dict, cohort: Cohort | None = None, cases=()) -> Inputs:
         if not entries and config["data"]["fit"] != "whole":
             largest = as_three(config["data"]["size"])
         read = read_shape(np.array(patch), augment, spacings, largest)
-    ct_window = CT_WINDOWS[config["data"]["ct_window"]]
-    if ct_window is None:
-        ct_window = tumour_window(cohort, cases) if cohort is not None else WIDE
+    ct_windows = CT_WINDOWS[config["data"]["ct_window"]]
+    if ct_windows is None:
+        ct_windows = (tumour_window(cohort, cases) if cohort is not None else WIDE,)
     return Inputs(
         image_kinds(config),
         class_names(config),
@@ -427,7 +444,7 @@ def make_inputs(config: dict, cohort: Cohort | None = None, cases=()) -> Inputs:
         read,
         bool(patch),
         has_ignored,
-        ct_window,
+        ct_windows,
         config["data"]["pet_scale"],
         is_misaligned=augment["misalignment_probability"] > 0,
         has_intensity=intensity.is_asked(augment),

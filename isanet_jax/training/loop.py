@@ -90,7 +90,7 @@ def _train_alone(config, workdir, mesh, cohort, *, profiled_steps, track):
         "config": config,
         "preparation": cohort.settings,
         "seen": scan_ranges(cohort, parts.train),
-        "ct_window": list(run.inputs.ct_window),
+        "ct_windows": [list(window) for window in run.inputs.ct_windows],
         "split": {"train": parts.train, "selection": parts.selection, "test": parts.test},
     }
     with (

@@ -151,7 +151,7 @@ def build_run(config, cohort, mesh):
         tuple(inputs.images.items()),
         window=None if config["data"]["fit"] == "whole" else patch_of(config),
         of_volume=inputs.of_volume,
-        ct_window=inputs.ct_window,
+        ct_windows=inputs.ct_windows,
         options=options,
     )
     run = Run(config, cohort, parts, inputs, steps_per_epoch, schedule, mesh, train_step, predict)

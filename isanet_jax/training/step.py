@@ -95,7 +95,7 @@ def make_train_step(
         # Rotation reads a whole volume, which every device has, for the part that it keeps.
         augmented = augment(batch, inputs.shape)
         images, labels, ignored = augmented
-        given = {"of_volume": inputs.of_volume, "ct_window": inputs.ct_window}
+        given = {"of_volume": inputs.of_volume, "ct_windows": inputs.ct_windows}
         if inputs.has_intensity:  # looks at whole volumes, too
             channels = normalised(images, inputs.images, **given)
             channels = on_each_device(change_intensity, mesh)(channels, batch["intensity"])
@@ -135,7 +135,7 @@ def make_predict(
     *,
     window: tuple[int, int, int] | None = None,
     of_volume: bool = True,
-    ct_window: CtWindow = WIDE,
+    ct_windows: tuple[CtWindow, ...] = (WIDE,),
     mirror: bool = False,
     options: tuple = (),
 ) -> Callable:
@@ -149,7 +149,7 @@ def make_predict(
             depth is split over `space`.
         kinds: (name, kind) of the images, in the order of the network's channels.
         window: (3,) that the network sees at once; None: the whole.
-        of_volume, ct_window: see `isanet_jax.pipeline.augment.normalise`.
+        of_volume, ct_windows: see `isanet_jax.pipeline.augment.normalise`.
         mirror: take the mean over the eight mirror images (nnU-Net's test-time augmentation).
         options: of the compiler, see `isanet_jax.distributed.mesh.compiler_options`.
     """
@@ -164,7 +164,7 @@ def make_predict(
         whole = windowed(probability, window) if window else probability
         whole = mirrored(whole) if mirror else whole
         images = {name: over_mesh(x, mesh) for name, x in images.items()}
-        return whole(normalise(images, dict(kinds), of_volume=of_volume, ct_window=ct_window))
+        return whole(normalise(images, dict(kinds), of_volume=of_volume, ct_windows=ct_windows))
 
     return jax.jit(
         predict,

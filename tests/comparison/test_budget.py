@@ -55,7 +55,8 @@ def test_what_fits_is_trained(comparison, tmp_path, capsys):
 
 def test_the_networks_of_an_ensemble_share_the_time_and_predict_together(comparison, tmp_path):
     write_json(tmp_path / "narrow" / "cost.json", COST | {"epoch_s": 3.0})
-    comparison["methods"]["narrow"]["members"] = 2
+    changes = [{}, {"loss": {"batch_dice": True}}]
+    comparison["methods"]["narrow"]["members"] = changes
     comparison |= {"order": ["narrow"], "reference": "narrow", "folds": (0,), "seeds": (3,)}
     found = budget.within_budget(comparison, tmp_path)
     cell = make_cells(found, tmp_path)[0]
@@ -63,7 +64,8 @@ def test_the_networks_of_an_ensemble_share_the_time_and_predict_together(compari
     config = copy.deepcopy(cell.config)
     config["train"] |= {"epochs": 1, "validate_every": 1}
     config["selection"] = "nested"
-    assert run_cell(config, cell.folder, thresholds=False, members=cell.members)
+    members = [config | {"loss": member["loss"]} for member in cell.members]
+    assert run_cell(config, cell.folder, thresholds=False, members=members)
     both = [cell.folder / "member0", cell.folder / "member1"]
     seeds = [json.loads((run / "config.json").read_text())["seed"] for run in both]
     assert seeds == [6, 7]
@@ -86,12 +88,12 @@ def test_the_networks_of_an_ensemble_share_the_time_and_predict_together(compari
 
 def test_snapshots_are_of_one_training_over_restarts(comparison, tmp_path):
     method = comparison["methods"]["narrow"]
-    method |= {"members": 2, "snapshots": True}
+    method |= {"members": [{}, {}], "snapshots": True}
     comparison |= {"order": ["narrow"], "reference": "narrow", "folds": (0,), "seeds": (3,)}
     cell = make_cells(comparison, tmp_path)[0]
     config = copy.deepcopy(cell.config) | {"selection": "nested"}
     config["train"] |= {"epochs": 1, "validate_every": 1}
-    options = {"members": cell.members, "snapshots": cell.snapshots}
+    options = {"members": [config, config], "snapshots": cell.snapshots}
     assert run_cell(config, cell.folder, thresholds=False, **options)
     both = [cell.folder / "member0", cell.folder / "member1"]
     first, second = (description["split"] for description in Predictor(both).descriptions)

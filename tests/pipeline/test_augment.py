@@ -4,7 +4,7 @@ import pytest
 from jax.scipy.ndimage import map_coordinates
 from scipy import ndimage
 
-from isanet_jax.kinds import CtWindow
+from isanet_jax.kinds import WIDE, CtWindow
 from isanet_jax.pipeline import augment
 from isanet_jax.pipeline.dataset import rotation_matrix
 
@@ -137,8 +137,10 @@ def test_normalisation(generator):
     np.testing.assert_allclose(out[..., 0].ravel(), [-1, -0.5, 0, 1])
     np.testing.assert_allclose(out[..., 1], (pet - pet.mean()) / pet.std(), rtol=1e-4)
     window = CtWindow(-600.0, 500.0, 44.0, 20.0)
-    shown = np.asarray(augment.normalise(images, kinds, of_volume=True, ct_window=window))[..., 0]
-    np.testing.assert_allclose(shown.ravel(), [-32.2, -27.8, -2.2, 22.8], rtol=1e-6)
+    windows = (window, WIDE)
+    shown = np.asarray(augment.normalise(images, kinds, of_volume=True, ct_windows=windows))
+    np.testing.assert_allclose(shown[..., 0].ravel(), [-32.2, -27.8, -2.2, 22.8], rtol=1e-6)
+    np.testing.assert_array_equal(shown[..., 1:], out)  # the wide one is a channel beside it
     np.testing.assert_allclose(out[..., 2], ct / 7)  # comes normalised from the host
     constant = images | {"pet": np.ones_like(pet)}
     assert np.isfinite(augment.normalise(constant, kinds, of_volume=True)).all()
