@@ -52,6 +52,7 @@ CANDIDATES = {
     "focal": ("Dice + focal loss", {"loss": {"name": "dice_focal"}}),
     "batch_dice": ("batch Dice", {"loss": {"batch_dice": True}}),
     "soft": ("CT in the soft-tissue window", {"data": {"ct_window": "soft"}}),
+    "both": ("CT in the soft-tissue window, too", {"data": {"ct_window": "both"}}),
     "suv": ("PET as SUV over 5", {"data": {"pet_scale": "suv"}}),
     "no_turns": ("mirrored only", {"augment": {"rotation_probability": 0.0}}),
     "mixup": ("mixup, 0.2", {"augment": {"mixup_probability": 0.2}}),

@@ -1,5 +1,6 @@
 """Augmentation and normalisation on the device, inside the compiled step (paper section 3.2)."""
 
+import functools
 import itertools
 
 import jax
@@ -84,12 +85,31 @@ def _nearest(volume, coordinates, fill):
     return jnp.where(inside, volume.ravel().at[index].get(mode="promise_in_bounds"), fill)
 
 
-def mirror(x: jax.Array, axes: jax.Array) -> jax.Array:
-    """Flips each volume along the axes that are True: x (B, D, H, W), axes (B, 3) bool."""
-    for axis in range(3):
-        chosen = axes[:, axis, None, None, None]
-        x = jnp.where(chosen, jnp.flip(x, axis + 1), x)
-    return x
+def mirror(volumes, start: jax.Array, shape, axes: jax.Array):
+    """Cuts a part out of volumes, and flips it along the axes that are True.
+
+    Each of the eight ways is a function of its own, so that a volume is read and written once.
+
+    Args:
+        volumes: tree of (1, D, H, W).
+        start: (3,) int32, of the part.
+        shape: (3,) of the part.
+        axes: (3,) bool.
+
+    Returns:
+        Tree of (1, *shape).
+    """
+
+    def way(flipped):
+        def of_volume(x):
+            if x.shape[1:] != tuple(shape):
+                x = jax.lax.dynamic_slice(x, (0, *start), (1, *shape))
+            return jnp.flip(x, [axis + 1 for axis in range(3) if flipped[axis]])
+
+        return functools.partial(jax.tree.map, of_volume)
+
+    ways = [way(flipped) for flipped in itertools.product((False, True), repeat=3)]
+    return jax.lax.switch(axes @ jnp.array([4, 2, 1]), ways, volumes)
 
 
 def augment(batch: dict, shape) -> tuple[dict, dict, jax.Array | None]:
@@ -132,13 +152,7 @@ def augment(batch: dict, shape) -> tuple[dict, dict, jax.Array | None]:
     def mirrored(volumes):
         # What is read has room for a rotation: the patch lies around its centre.
         start = jnp.round(centre[0] - (jnp.array(shape) - 1) / 2).astype(jnp.int32)
-
-        def of_volume(x):
-            if x.shape[1:] != tuple(shape):
-                x = jax.lax.dynamic_slice(x, (0, *start), (len(x), *shape))
-            return mirror(x, batch["mirror"])
-
-        return jax.tree.map(of_volume, volumes)
+        return mirror(volumes, start, shape, batch["mirror"][0])
 
     if len(matrix) > 1:  # the batch may lie on several devices: all do the same
         found = rotated(volumes)

@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import numpy as np
 import pytest
@@ -97,15 +99,14 @@ def test_mirroring_is_part_of_the_rotation(generator):
 def test_without_rotation_only_mirroring_is_done(generator, count):
     volumes = {k: generator.normal(size=(count, 8, 8, 8)).astype("f4") for k in ("ct", "pet")}
     volumes["label"] = generator.integers(0, 3, (count, 8, 8, 8)).astype("f4") / 2
-    batch = batch_of(
-        **volumes,
-        rotation=np.stack([np.eye(3, dtype=np.float32)] * count),
-        mirror=np.array([[True, False, True], [False] * 3])[:count],
-    )
-    out = augmented(batch)
-    for before, after in zip(volumes.values(), out, strict=True):
-        np.testing.assert_array_equal(after[0], before[0][::-1, :, ::-1])
-        np.testing.assert_array_equal(after[1:], before[1:])
+    rotation = np.stack([np.eye(3, dtype=np.float32)] * count)
+    for axes in itertools.product((False, True), repeat=3):
+        batch = batch_of(**volumes, rotation=rotation, mirror=np.array([axes, [False] * 3])[:count])
+        out = augmented(batch)
+        for before, after in zip(volumes.values(), out, strict=True):
+            flipped = np.flip(before[0], [axis for axis in range(3) if axes[axis]])
+            np.testing.assert_array_equal(after[0], flipped)
+            np.testing.assert_array_equal(after[1:], before[1:])
 
 
 @pytest.mark.parametrize("count", [1, 2])
