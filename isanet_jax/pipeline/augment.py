@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -51,26 +52,22 @@ def _source_coordinates(shape, matrix, centre):
 
 def _linear(volume, coordinates, fill):
     """Trilinear values at coordinates; the voxels around the volume hold the fill."""
-    shape = volume.shape
-    padded = jnp.pad(volume, 1, constant_values=fill).ravel()
-    strides = ((shape[1] + 2) * (shape[2] + 2), shape[2] + 2, 1)
-    index, fractions = 0, []
-    for position, length, stride in zip(coordinates, shape, strides, strict=True):
-        values = jnp.clip(position, -1.0, float(length))
-        below = jnp.clip(jnp.floor(values), -1, length - 1)  # there is a neighbour above
-        index += stride * (below.astype(jnp.int32) + 1)
-        fractions.append(values - below)
-    values = [
-        padded.at[
-            index + sum(side * stride for side, stride in zip(corner, strides, strict=True))
-        ].get(mode="promise_in_bounds")
-        for corner in itertools.product((0, 1), repeat=3)
-    ]
-    for fraction in fractions:  # along D first, whose two sides are the list's halves
-        half = len(values) // 2
-        pairs = zip(values[:half], values[half:], strict=True)
-        values = [low + fraction * (high - low) for low, high in pairs]
-    return values[0]
+    strides = (volume.shape[1] * volume.shape[2], volume.shape[2], 1)
+    sides, inside = [], 1.0
+    for position, length in zip(coordinates, volume.shape, strict=True):
+        below = jnp.floor(position)
+        fraction = position - below
+        # Of a voxel beyond the volume another is read, with no weight: no padded copy is made.
+        neighbours = ((below, 1 - fraction), (below + 1, fraction))
+        kept = [(jnp.clip(voxel, 0, length - 1), voxel, weight) for voxel, weight in neighbours]
+        sides.append([(k.astype(jnp.int32), jnp.where(k == v, w, 0)) for k, v, w in kept])
+        inside *= sum(weight for _, weight in sides[-1])
+    flat, value = volume.ravel(), fill * (1 - inside)
+    for corner in itertools.product(*sides):
+        index = sum(voxel * stride for (voxel, _), stride in zip(corner, strides, strict=True))
+        weight = math.prod(weight for _, weight in corner)
+        value += weight * flat.at[index].get(mode="promise_in_bounds")
+    return value
 
 
 def _nearest(volume, coordinates, fill):
