@@ -62,7 +62,7 @@ def _linear(volume, coordinates, fill):
         kept = [(jnp.clip(voxel, 0, length - 1), voxel, weight) for voxel, weight in neighbours]
         sides.append([(k.astype(jnp.int32), jnp.where(k == v, w, 0)) for k, v, w in kept])
         inside *= sum(weight for _, weight in sides[-1])
-    flat, value = volume.ravel(), fill * (1 - inside)
+    flat, value = jnp.ravel(volume), fill * (1 - inside)
     for corner in itertools.product(*sides):
         index = sum(voxel * stride for (voxel, _), stride in zip(corner, strides, strict=True))
         weight = math.prod(weight for _, weight in corner)
