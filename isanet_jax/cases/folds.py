@@ -127,7 +127,7 @@ def split(
     if selection not in SELECTIONS:
         raise ConfigError(f"selection is {selection!r}; choose one of {', '.join(SELECTIONS)}")
     inner = inner_folds(fold_of)
-    if inner_fold not in range(inner):
+    if inner_fold not in range(max(inner, 1)):  # of one fold, see below
         raise ConfigError(
             f"inner_fold is {inner_fold}; with {len(numbers)} folds it must be 0 to {inner - 1}"
         )

@@ -197,7 +197,7 @@ def check_data(cells: list[Cell]) -> dict[str, IsaNetError]:
         return None
 
     # As text, and without what the cases do not depend on: many cells have the same.
-    needs = ("data", "fold", "fold_by", "selection")
+    needs = ("data", "fold", "fold_by", "selection", "inner_fold")
     problems = {c.name: problem(json.dumps({n: c.config[n] for n in needs})) for c in cells}
     return {name: error for name, error in problems.items() if error}
 

@@ -183,9 +183,9 @@ def normalised(
     """The network's channels (Eqs. 16-17).
 
     CT is clipped to [-1024, 1024] HU and divided by 1024, or as its windows say; each is a channel.
-    PET of whole
-    volumes has the volume's mean subtracted and is divided by its standard deviation; other images
-    come so from the host, by their case's (`isanet_jax.pipeline.dataset.standardised`).
+    PET of whole volumes has the volume's mean subtracted and is divided by its standard deviation;
+    other images come so from the host, by their case's
+    (`isanet_jax.pipeline.dataset.standardised`).
 
     Args:
         images: name -> (B, D, H, W); HU of a CT.
@@ -200,11 +200,7 @@ def normalised(
     for name, kind in kinds.items():
         x = images[name].astype(jnp.promote_types(images[name].dtype, jnp.float32))
         if kind == "ct":
-            shown = [jnp.clip(x, window.low, window.high) for window in ct_windows]
-            channels += [
-                (y - window.subtracted) / window.divided
-                for y, window in zip(shown, ct_windows, strict=True)
-            ]
+            channels += [_in_window(x, window) for window in ct_windows]
             continue
         if kind == "pet" and of_volume:
             centred = x - x.mean((1, 2, 3), keepdims=True)
@@ -212,3 +208,7 @@ def normalised(
             x = centred * jax.lax.rsqrt(variance + 1e-5)
         channels.append(x)
     return channels
+
+
+def _in_window(hu, window):
+    return (jnp.clip(hu, window.low, window.high) - window.subtracted) / window.divided

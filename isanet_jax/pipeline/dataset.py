@@ -443,8 +443,9 @@ def training_data(
     def draw(index, generator):
         index = int(index)
         spacing_mm = cohort.cases[cases[index]]["spacing_mm"]
-        asked = tuple(inputs.images), inputs.channels
-        drawn = draw_augmentation(generator, augment, spacing_mm, *asked)
+        drawn = draw_augmentation(
+            generator, augment, spacing_mm, tuple(inputs.images), inputs.channels
+        )
         # Drawn for every element, so that the probabilities do not shift the later draws. One of
         # the other cases: a case mixed with itself would be none.
         other = (index + 1 + int(generator.integers(max(len(cases) - 1, 1)))) % len(cases)

@@ -68,6 +68,8 @@ def test_nested_selection_is_neither_trained_on_nor_reported():
         split(fold_of, fold=9, selection="paper")
     with pytest.raises(ConfigError, match="no case to train on"):
         split({"a": 0, "b": 1}, fold=0, selection="nested")
+    with pytest.raises(ConfigError, match="no case to train on"):
+        split({"a": 0, "b": 0}, fold=0, selection="paper")
 
 
 def test_leaving_one_centre_out():
