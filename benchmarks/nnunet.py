@@ -134,7 +134,8 @@ def compare(args, minutes: float, masks: Path, workdir: Path) -> None:
     """Trains ours within the same time, and scores all."""
     command = [
         *(sys.executable, str(ROOT / "compare.py")),
-        *("--config", args.config, "--workdir", str(workdir), "--jobs", str(args.jobs)),
+        *("--config", args.config.format(minutes=minutes), "--workdir", str(workdir)),
+        *("--jobs", str(args.jobs)),
         *_settings_of(args.cases, args.patch),
         f"--config.external=('{THEIRS}={masks}',)",
         f"--config.folds={tuple(args.folds)}",
@@ -232,7 +233,9 @@ def main():
     parser.add_argument("--folds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--minutes", type=float, nargs="+", default=[5.0, 20.0, 60.0])
     parser.add_argument(
-        "--config", default=str(ROOT / "configs" / "compare" / "nnunet.py"), help="our methods"
+        "--config",
+        default=str(ROOT / "configs" / "compare" / "nnunet.py:sts,{minutes:g}"),
+        help="our methods; {minutes} in it is replaced",
     )
     parser.add_argument("--order", nargs="+", help="those of them that are run")
     parser.add_argument("--patch", type=int, default=0, help="of ours, on cases prepared whole")
