@@ -26,6 +26,7 @@ WIDE, TWO_WINDOWS = {}, {"data": {"ct_window": "both"}, "train": {"batch": 1}}
 def get_config(options: str = "sts,20") -> ConfigDict:
     """The two recipes, with so many minutes of the processor a training."""
     dataset, _, minutes = options.partition(",")
+    minutes = minutes or "20"
     if dataset != "sts" or not minutes.replace(".", "", 1).isdigit():
         raise ValueError(f"options {options!r}; it is for sts and minutes: 'sts,20'")
     config = comparison("Ours beside nnU-Net, the same processor time", dataset)
