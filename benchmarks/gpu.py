@@ -96,6 +96,7 @@ def run_part(part, toy, seconds) -> dict:
         if line.startswith("found "):
             return json.loads(line.removeprefix("found "))
     lines = (done.stderr or done.stdout).strip().splitlines()
+    print("\n".join(lines[-20:]), file=sys.stderr, flush=True)
     return {"error": lines[-1][:300] if lines else f"ended with status {done.returncode}"}
 
 

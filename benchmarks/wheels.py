@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 # What benchmarks.gpu imports besides, with what that needs in turn.
-PACKAGES = ("grain", "nibabel", "ml_collections", "tensorboardX", "tqdm", "pydicom")
+PACKAGES = ("grain", "nibabel", "ml_collections", "tensorboardX", "tqdm", "pydicom", "safetensors")
 # These are there, and fit that machine's GPU: wheels of another version must not replace them.
 _THERE = ("jax", "jaxlib", "flax", "optax", "orbax", "numpy", "scipy", "nvidia", "torch")
 
