@@ -195,7 +195,7 @@ def measure_step(size, name, dtype, remat, layout) -> dict:
     lowered = step.lower(state, batch)
     compiled = lowered.compile()
     compiling = time.perf_counter() - started
-    cost = analyse_cost(compiled, count_flops(lowered))
+    cost = analyse_cost(compiled, count_flops(lowered, step, (state, batch)))
     holder = [state]
 
     def call():

@@ -107,16 +107,35 @@ def compile_with_cost(
     try:
         lowered = train_step.lower(state, batch)
         with ThreadPoolExecutor(1) as pool:  # counting takes a second where compiling is cached
-            flops = pool.submit(count_flops, lowered)
+            flops = pool.submit(count_flops, lowered, train_step, (state, batch))
             compiled = lowered.compile()
             return compiled, analyse_cost(compiled, flops.result())
     finally:
         gc.enable()
 
 
-def count_flops(lowered: jax.stages.Lowered) -> float:
-    """Floating-point operations of a function as XLA counts them, before optimisation."""
-    return float((lowered.cost_analysis() or {}).get("flops", 0.0))
+def count_flops(lowered: jax.stages.Lowered, function=None, arguments=()) -> float:
+    """Floating-point operations of a function as XLA counts them, before optimisation.
+
+    Args:
+        lowered: the function.
+        function, arguments: the jitted function itself, for GPUs, whose compiler does not count:
+            it is lowered for the processor then.
+
+    Returns:
+        0 where nobody counts: on several GPUs.
+    """
+    analysis = lowered.cost_analysis()
+    if analysis is None and function is not None:
+        exported = jax.export.export(function, platforms=("cpu",))(*arguments)
+        if exported.nr_devices > 1:
+            return 0.0
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+        placed = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), arguments
+        )
+        analysis = jax.jit(exported.call).lower(*placed).cost_analysis()
+    return float((analysis or {}).get("flops", 0.0))
 
 
 def device_bytes(device: jax.Device) -> int:

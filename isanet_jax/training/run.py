@@ -170,7 +170,9 @@ def compile_step(run, state):
     return_memory()
     usable = device_bytes(jax.local_devices()[0])
     print(
-        f"a step: {cost.flops / 1e12:.3f} TFLOP, {cost.peak_bytes / GIB:.2f} GiB"
+        "a step: "
+        + (f"{cost.flops / 1e12:.3f} TFLOP, " if cost.flops else "")
+        + f"{cost.peak_bytes / GIB:.2f} GiB"
         + (f" of {usable / GIB:.1f} GiB" if usable else "")
         + " a device",
         flush=True,

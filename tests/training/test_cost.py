@@ -32,6 +32,14 @@ def test_a_products_operations_and_arguments():
     assert not cost.collectives
 
 
+def test_operations_are_counted_where_a_gpus_compiler_does_not():
+    function = jax.jit(lambda a, b: a @ b)
+    shapes = (np.zeros((64, 128), np.float32), np.zeros((128, 32), np.float32))
+    silent = types.SimpleNamespace(cost_analysis=lambda: None)  # as of CUDA's plugin
+    assert count_flops(silent) == 0
+    assert count_flops(silent, function, shapes) == 2 * 64 * 128 * 32
+
+
 def test_collectives_are_counted_with_their_bytes():
     text = """
   %a = f32[2,3]{1,0} all-gather(f32[1,3]{1,0} %x), dimensions={0}
