@@ -18,7 +18,7 @@ from isanet_jax.configs import strong
 SIZE = 32
 WIDTH = 8  # of all: of wider ones, too few steps fit into the time
 NETWORK_MINUTES = 2.5
-# Of the ensemble one half is as `strong` is, the other sees the CT in two windows, a case at a time;
+# Half of the ensemble is as `strong` is, half sees the CT in two windows, one case at a time;
 # of each half, every network is chosen on another of the four folds that are not tested on.
 WIDE, TWO_WINDOWS = {}, {"data": {"ct_window": "both"}, "train": {"batch": 1}}
 
