@@ -17,7 +17,13 @@ from isanet_jax.cases.prepare import Settings, prepare_case
 from isanet_jax.classes import Classes
 from isanet_jax.datasets.hecktor import HECKTOR_HOW
 from isanet_jax.datasets.layout import CASE_ID, CASE_ID_WORDS, Scan
-from isanet_jax.datasets.phantom import FIELD_MM, make_phantom, write_phantoms
+from isanet_jax.datasets.phantom import (
+    FIELD_MM,
+    NODAL_CLASSES,
+    make_nodal_phantom,
+    make_phantom,
+    write_phantoms,
+)
 from isanet_jax.datasets.phantom_body import CLASSES, SPACING_MM, make_body
 from isanet_jax.datasets.table import read_table
 from isanet_jax.errors import DataError, failure_of
@@ -198,18 +204,20 @@ def prepare_phantoms(
         output: folder.
         cases: how many.
         seed: of the phantoms and the folds.
-        size: voxels per axis of a `head`, which are `crop`.
-        kind: `head`: tumours of one class in a small field; `body`: whole bodies with two classes
+        size: voxels per axis of `head` and `nodes`, which are `crop`.
+        kind: `head`: tumours of one class in a small field; `nodes`: a primary tumour and lymph
+            nodes there, two classes; `body`: whole bodies with two classes
             (`isanet_jax.datasets.phantom_body`), which are `whole`, in their own voxels.
         folds, workers: see `prepare`.
     """
-    make = {"head": make_phantom, "body": make_body}[kind]
+    make = {"head": make_phantom, "nodes": make_nodal_phantom, "body": make_body}[kind]
     table = write_phantoms(Path(output) / "scans", cases=cases, seed=seed, make=make)
     if kind == "body":
         settings = Settings(fit="whole", spacing_mm=SPACING_MM, classes=Classes(CLASSES))
     else:
         spacing_mm = tuple(FIELD_MM / n for n in reversed(as_three(size)))
-        settings = Settings(size=size, fit="crop", spacing_mm=spacing_mm)
+        classes = {"classes": Classes(NODAL_CLASSES)} if kind == "nodes" else {}
+        settings = Settings(size=size, fit="crop", spacing_mm=spacing_mm, **classes)
     scans = read_table(table)
     return prepare(scans, settings, output, kind="phantom", folds=folds, seed=seed, workers=workers)
 

@@ -66,10 +66,11 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--cases", type=int, default=24, help="default: %(default)s")
     command.add_argument(
         "--kind",
-        choices=("head", "body"),
+        choices=("head", "nodes", "body"),
         default="head",
-        help="head: one class in a small field; body: whole bodies with lesions of two classes, a "
-        "fifth of them without any (default: head)",
+        help="head: one class in a small field; nodes: a primary tumour and lymph nodes there, two "
+        "classes; body: whole bodies with lesions of two classes, a fifth of them without any "
+        "(default: head)",
     )
     _add_common(command, size=48)
     return root

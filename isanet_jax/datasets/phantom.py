@@ -19,6 +19,8 @@ FIELD_MM = 192.0
 _CT_SHAPE = (80, 80, 60)  # x, y, z
 _PET_SHAPE = (48, 48, 60)
 _SCANNER_FWHM_MM = 6.0
+NODAL_CLASSES = {"gtvp": (1,), "gtvn": (2,)}
+_MOST_NODES = 3
 _FWHM_TO_SIGMA = 1 / (2 * np.sqrt(2 * np.log(2)))
 
 
@@ -31,11 +33,30 @@ def make_phantom(generator: np.random.Generator) -> tuple[Volume, Volume, Volume
     Returns:
         ct: int16 HU; pet: float32 SUV on its own, coarser grid; label: uint8 on the CT's grid.
     """
+    return _scan(generator, _tumours)
+
+
+def make_nodal_phantom(generator: np.random.Generator) -> tuple[Volume, Volume, Volume]:
+    """Draws one patient as of HECKTOR 2022: a tumour near the midline, and lymph nodes beside it.
+
+    A quarter of the patients have no nodes. Where a lump lies tells its class.
+
+    Args:
+        generator: source of everything random.
+
+    Returns:
+        as of `make_phantom`; label: see `NODAL_CLASSES`.
+    """
+    return _scan(generator, _primary_and_nodes)
+
+
+def _scan(generator, tumours):
+    """(ct, pet, label) of a body with what `tumours` puts into it."""
     affine = _affine(_CT_SHAPE)
     x, y, z = _world(_CT_SHAPE, affine)
     hu, activity, body = _body(generator, x, y, z)
     _organs(generator, hu, activity, (x, y, z))
-    label = _tumours(generator, hu, activity, body, (x, y, z))
+    label = tumours(generator, hu, activity, body, (x, y, z))
     hu = ndimage.gaussian_filter(hu, 0.4) + generator.normal(0, 15, _CT_SHAPE)
     ct = Volume(np.clip(np.rint(hu), -1024, 3071).astype(np.int16), affine)
     pet = scan_pet(generator, activity, affine, _PET_SHAPE, _affine(_PET_SHAPE))
@@ -137,21 +158,43 @@ def _tumours(generator, hu, activity, body, world):
     """One or two lumps of dense, active tissue inside the muscle; returns their mask."""
     label = np.zeros(_CT_SHAPE, bool)
     for _ in range(generator.integers(1, 3)):
-        centre = generator.uniform((-45, -30, -48), (45, 30, 40))
-        radii = generator.uniform(15, 30) * generator.uniform(0.75, 1.25, 3)
-        bumps = ndimage.gaussian_filter(generator.normal(size=_CT_SHAPE), 4)
-        bumps *= 0.12 / bumps.std()
-        tumour = (ellipsoid(world, centre, radii) + bumps < 1) & body
-        parts, count = ndimage.label(tumour)
-        if count == 0:
-            continue
-        tumour = parts == 1 + np.argmax(ndimage.sum_labels(tumour, parts, range(1, count + 1)))
-        faint = generator.random() < 0.3
-        uptake = generator.uniform(1.8, 2.6) if faint else generator.uniform(3, 9)
-        hu[tumour] = generator.uniform(80, 100)
-        activity[tumour] = uptake * (1 + bumps[tumour])
-        label |= tumour
+        box = ((-45, -30, -48), (45, 30, 40))
+        label |= _lump(generator, hu, activity, body, world, box=box, radius_mm=(15, 30))
     return label
+
+
+def _primary_and_nodes(generator, hu, activity, body, world):
+    """A lump near the midline, and smaller ones at the sides; returns 1 and 2 where they are."""
+    label = np.zeros(_CT_SHAPE, np.uint8)
+    box = ((-14, -25, -40), (14, 25, 30))
+    primary = _lump(generator, hu, activity, body, world, box=box, radius_mm=(15, 26))
+    label[primary] = 1
+    for _ in range(generator.integers(0, _MOST_NODES + 1)):
+        side = generator.choice((-1, 1))
+        box = sorted((side * 34, side * 52))
+        box = ((box[0], -30, -48), (box[1], 20, 40))
+        place = body & (label == 0)
+        node = _lump(generator, hu, activity, place, world, box=box, radius_mm=(7, 13))
+        label[node] = 2
+    return label
+
+
+def _lump(generator, hu, activity, body, world, *, box, radius_mm):
+    """Puts a lump of dense, active tissue into the muscle; returns its mask, which may be empty."""
+    centre = generator.uniform(*box)
+    radii = generator.uniform(*radius_mm) * generator.uniform(0.75, 1.25, 3)
+    bumps = ndimage.gaussian_filter(generator.normal(size=_CT_SHAPE), 4)
+    bumps *= 0.12 / bumps.std()
+    tumour = (ellipsoid(world, centre, radii) + bumps < 1) & body
+    parts, count = ndimage.label(tumour)
+    if count == 0:
+        return tumour
+    tumour = parts == 1 + np.argmax(ndimage.sum_labels(tumour, parts, range(1, count + 1)))
+    faint = generator.random() < 0.3
+    uptake = generator.uniform(1.8, 2.6) if faint else generator.uniform(3, 9)
+    hu[tumour] = generator.uniform(80, 100)
+    activity[tumour] = uptake * (1 + bumps[tumour])
+    return tumour
 
 
 def scan_pet(generator, activity, affine, shape, pet_affine) -> Volume:

@@ -2,7 +2,7 @@ import numpy as np
 from scipy import ndimage
 
 from isanet_jax.cases.grid import resample
-from isanet_jax.datasets.phantom import make_phantom, write_phantoms
+from isanet_jax.datasets.phantom import make_nodal_phantom, make_phantom, write_phantoms
 from isanet_jax.metrics.thresholds import threshold_masks
 
 
@@ -26,6 +26,22 @@ def test_phantoms_resemble_the_task_and_no_threshold_wins():
         for name, mask in threshold_masks(suv, float(pet.data.max())).items():
             scores.setdefault(name, []).append(dsc(mask, label.data > 0))
     assert all(np.mean(values) < 0.6 for values in scores.values()), scores
+
+
+def test_nodal_phantoms_have_a_primary_near_the_midline_and_nodes_beside_it():
+    without = 0
+    for seed in range(8):
+        _, _, label = make_nodal_phantom(np.random.default_rng([0, seed]))
+        found = {}
+        for value in (1, 2):
+            x = np.argwhere(label.data == value)[:, 0]
+            found[value] = np.abs(label.affine[0, 0] * x + label.affine[0, 3])
+        assert found[1].min() < 14
+        without += found[2].size == 0
+        if found[2].size:
+            assert found[2].max() > 34
+            assert found[2].mean() > found[1].mean()
+    assert 0 < without < 8
 
 
 def test_what_is_missing_of_a_phantom_is_written_again_and_the_rest_kept(tmp_path):

@@ -1,0 +1,41 @@
+r"""`strong` on phantoms of two classes, a primary tumour and lymph nodes as in HECKTOR 2022, beside
+nnU-Net.
+
+    python prepare.py phantom --kind nodes --cases 40 --output cases/nodes48
+    python -m benchmarks.nnunet --config configs/compare/nodes.py --minutes 20 \
+        --source cases/nodes48/scans/cases.csv --cases cases/nodes48 --workdir runs/nodes
+
+docs/benchmarks/sts.md has what came of it.
+"""
+
+import copy
+
+from isanet_jax.configs.compare.comparison import add_method, comparison
+from ml_collections import ConfigDict
+
+from isanet_jax.configs import hecktor22, strong
+
+SIZE = 48
+CPU_MINUTES = 20.0
+WIDTH = 8  # half of its own
+NETWORKS = 4  # one for each fold that is not tested on
+
+
+def get_config(options: str = "") -> ConfigDict:
+    """`strong` with the settings of configs/hecktor22.py."""
+    if options:
+        raise ValueError(f"options {options!r}; it has none")
+    config = comparison("A tumour and its nodes, the same processor time")
+    config.dataset = "phantoms"
+    config.base = hecktor22.get_config()
+    config.base.data.cases = f"cases/nodes{SIZE}"
+    config.base.data.size = SIZE
+    config.base.data.spacing_mm = 4.0  # of the whole field
+    config.base.selection = "nested"
+    config.size = f"{SIZE}³"
+    config.cpu_minutes = CPU_MINUTES
+    recipe = copy.deepcopy(strong.RECIPE)
+    recipe["model"]["width"] = WIDTH
+    add_method(config, "strong", "strong", recipe, members=({},) * NETWORKS)
+    config.reference = "strong"
+    return config
