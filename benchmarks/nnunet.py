@@ -7,11 +7,12 @@
 into WORKDIR/environment (--python: one that has it). Everything that is done stays: the same
 command goes on where it was stopped, fold by fold.
 
-Every training has the same processor time (user and system), without the preparation
-of the cases and the prediction: of ours, compiling counts. nnU-Net trains on all cases but those of
-the test fold; its learning rate falls over the time that it has (benchmarks/nnunet_worker.py).
-It gets the scans with the PET on the CT's grid, and a target spacing (--spacing-mm, 0: its own
-choice, which asks for a GPU); its masks come back on the CT's grid, where all are scored.
+Every training has the same processor time (user and system), or with --gpu the same minutes of a
+GPU by the clock, without the preparation of the cases and the prediction: of ours, compiling
+counts. nnU-Net trains on all cases but those of the test fold; its learning rate falls over the
+time that it has (benchmarks/nnunet_worker.py). It gets the scans with the PET on the CT's grid, and
+a target spacing (--spacing-mm, 0: its own choice, which asks for a GPU); its masks come back on the
+CT's grid, where all are scored.
 """
 
 import argparse
@@ -121,7 +122,7 @@ def worker(python: Path, workdir: Path, *arguments) -> None:
     kinds = ("raw", "preprocessed", "results")
     folders = {f"nnUNet_{kind}": str(workdir / "nnunet" / kind) for kind in kinds}
     own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment = own | folders | {"nnUNet_n_proc_DA": "2", "nnUNet_compile": "f"}
+    environment = own | folders | {"nnUNet_compile": "f"}
     log = workdir / "nnunet" / "log.txt"
     command = [str(python), str(ROOT / "benchmarks" / "nnunet_worker.py"), *map(str, arguments)]
     with open(log, "ab") as file:
@@ -139,11 +140,13 @@ def compare(args, minutes: float, masks: Path, workdir: Path) -> None:
         *_settings_of(args.cases, args.patch),
         f"--config.external=('{THEIRS}={masks}',)",
         f"--config.folds={tuple(args.folds)}",
-        f"--config.cpu_minutes={minutes}",
+        f"--config.cpu_minutes={0.0 if args.gpu else minutes}",
+        f"--config.gpu_minutes={minutes if args.gpu else 0.0}",
     ]
     if args.order:
         command += [f"--config.order={tuple(args.order)}", f"--config.reference={args.order[-1]}"]
-    ended = subprocess.run(command, check=False, env=os.environ | {"JAX_PLATFORMS": "cpu"})
+    platform = {} if args.gpu else {"JAX_PLATFORMS": "cpu"}
+    ended = subprocess.run(command, check=False, env=os.environ | platform)
     if ended.returncode:
         sys.exit("the comparison failed, see above; the same command goes on from there")
 
@@ -166,13 +169,13 @@ def _settings_of(cases, patch):
 def summarise(args) -> str:
     """The table of what is done, and the curve: mean over all test cases, at each time."""
     lines = [
-        "| CPU minutes | method | cases | DSC, mean | median | HD95 mm | lesion F1 | infinite "
-        "| spent |",
+        f"| {_clock(args).upper()} minutes | method | cases | DSC, mean | median | HD95 mm "
+        "| lesion F1 | infinite | spent |",
         "|---" * 9 + "|",
     ]
     curve = {}
     for minutes in args.minutes:
-        folder = args.workdir / f"{minutes:g}min"
+        folder = args.workdir / _name(args, minutes)
         if not (folder / "cases.csv").exists():
             continue
         with open(folder / "cases.csv", newline="", encoding="utf-8") as file:
@@ -190,20 +193,21 @@ def summarise(args) -> str:
                 f"{statistics.mean(of['lesion_f1']):.3f} | {len(own) - len(finite)} | "
                 f"{_spent(args, folder, method, minutes)} |"
             )
-    _draw(args.workdir / "curve.png", curve)
+    _draw(args.workdir / "curve.png", curve, _clock(args).upper())
     text = "\n".join(lines)
     (args.workdir / "table.md").write_text(text + "\n", encoding="utf-8")
     return text
 
 
 def _spent(args, folder, method, minutes):
-    """CPU minutes of a training, the mean over the folds."""
+    """Minutes of a training, the mean over the folds."""
     where = masks_of(args, minutes) if method == THEIRS else folder / method
-    found = [json.loads(p.read_text())["cpu_minutes"] for p in where.glob("*/training.json")]
+    key = f"{_clock(args)}_minutes"
+    found = [json.loads(p.read_text())[key] for p in where.glob("*/training.json")]
     return f"{statistics.mean(found):.1f}" if found else "–"
 
 
-def _draw(path, curve):
+def _draw(path, curve, clock):
     import matplotlib
 
     matplotlib.use("Agg")
@@ -212,7 +216,9 @@ def _draw(path, curve):
     figure, axes = pyplot.subplots(figsize=(5, 3.5), layout="constrained")
     for method, points in curve.items():
         axes.plot(*zip(*points, strict=True), marker="o", label=method)
-    axes.set(xscale="log", xlabel="CPU minutes of a training", ylabel="mean DSC on the CT's grid")
+    axes.set(
+        xscale="log", xlabel=f"{clock} minutes of a training", ylabel="mean DSC on the CT's grid"
+    )
     axes.legend()
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
@@ -220,7 +226,16 @@ def _draw(path, curve):
 
 def masks_of(args, minutes: float) -> Path:
     """Where nnU-Net's masks of a time are."""
-    return args.workdir / "nnunet" / "masks" / f"{minutes:g}min"
+    return args.workdir / "nnunet" / "masks" / _name(args, minutes)
+
+
+def _clock(args):
+    return "gpu" if args.gpu else "cpu"
+
+
+def _name(args, minutes):
+    """Of a time's folder."""
+    return f"{minutes:g}min" + ("-gpu" if args.gpu else "")
 
 
 def main():
@@ -244,6 +259,7 @@ def main():
         "--spacing-mm", type=float, default=4.0, help="nnU-Net's target; 0: its own"
     )
     parser.add_argument("--planner", default="ExperimentPlanner", help="or nnUNetPlannerResEncM")
+    parser.add_argument("--gpu", action="store_true", help="train on it; minutes by the clock")
     parser.add_argument("--smoke", action="store_true", help="fold 0 at 20 CPU minutes")
     args = parser.parse_args()
     if args.smoke:
@@ -265,10 +281,11 @@ def main():
         for fold in args.folds:
             output = masks_of(args, minutes) / f"fold{fold}"
             if not (output / "training.json").exists():
-                print(f"nnU-Net, fold {fold}, {minutes:g} CPU minutes ...", flush=True)
-                options = ("--fold", fold, "--cpu-minutes", minutes, "--output", output)
+                print(f"nnU-Net, fold {fold}, {minutes:g} minutes ...", flush=True)
+                options = ("--fold", fold, "--minutes", minutes, "--output", output)
+                options += ("--device", "cuda" if args.gpu else "cpu")
                 worker(python, args.workdir, "train", NUMBER, "--plans", plans, *options)
-        compare(args, minutes, masks_of(args, minutes), args.workdir / f"{minutes:g}min")
+        compare(args, minutes, masks_of(args, minutes), args.workdir / _name(args, minutes))
     print(f"\n{summarise(args)}\n\nTable and curve: {args.workdir / 'table.md'}, curve.png")
 
 

@@ -1,11 +1,12 @@
 """What `benchmarks.nnunet` has nnU-Net do; runs in nnU-Net's environment, without this package.
 
     python nnunet_worker.py prepare 900 --spacing-mm 4
-    python nnunet_worker.py train 900 --fold 0 --cpu-minutes 20 --output DIR
+    python nnunet_worker.py train 900 --fold 0 --minutes 20 --device cpu --output DIR
 
 nnU-Net's own code throughout: planner, preprocessing, network, loss, augmentation, optimiser,
-prediction with mirror images. Two things are ours: the training ends when the processor's time is
-spent, and the learning rate falls by (1 - spent share)^0.9 where nnU-Net counts epochs.
+prediction with mirror images. Two things are ours: the training ends when the time is spent, the
+processor's or, on a GPU, the clock's; and the learning rate falls by (1 - spent share)^0.9 where
+nnU-Net counts epochs.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from pathlib import Path
 
 PLANS, CONFIGURATION = "nnUNetPlans", "3d_fullres"
 _STEPS_BETWEEN = 10  # in which the learning rate stays
+_STARTED = time.perf_counter()
 
 
 def prepare(dataset: int, spacing_mm: float, planner: str) -> None:
@@ -28,7 +30,9 @@ def prepare(dataset: int, spacing_mm: float, planner: str) -> None:
     api.preprocess([dataset], name, (CONFIGURATION,), num_processes=(2,))
 
 
-def train(dataset: int, fold: int, cpu_minutes: float, output: Path, plans: str) -> None:
+def train(
+    dataset: int, fold: int, minutes: float, output: Path, *, plans: str, device: str = "cpu"
+) -> None:
     """Trains on a fold's training cases, and predicts its test cases into OUTPUT/CASE.nii.gz."""
     import torch
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
@@ -40,37 +44,46 @@ def train(dataset: int, fold: int, cpu_minutes: float, output: Path, plans: str)
     folder = Path(str(nnUNet_preprocessed)) / name
     plan = json.loads((folder / f"{plans}.json").read_text()) | {"continue_training": False}
     description = json.loads((folder / "dataset.json").read_text())
-    # Augmentation in this process, so that its time counts with the network's.
-    os.environ["nnUNet_n_proc_DA"] = "0"  # noqa: SIM112 - nnU-Net's name
-    device = torch.device("cpu")
+    on_gpu, device = device == "cuda", torch.device(device)
+    if not on_gpu:
+        # Augmentation in this process, so that its time counts with the network's.
+        os.environ["nnUNet_n_proc_DA"] = "0"  # noqa: SIM112 - nnU-Net's name
     trainer = nnUNetTrainer(plan, CONFIGURATION, fold, description, device=device)
     trainer.on_train_start()
-    budget, steps, losses = cpu_minutes * 60, 0, []
+    budget, steps, losses = minutes * 60, 0, []
+
+    def seconds():
+        return time.perf_counter() - _STARTED if on_gpu else time.process_time()
+
     # Kept as soon as it is trained: where the prediction fails, no training is lost.
     kept, known = output / "network.pt", output / "trained.json"
     if known.exists():
         trainer.network.load_state_dict(torch.load(kept, weights_only=True))
         budget = 0
-    while (spent := time.process_time()) < budget:
+    while (spent := seconds()) < budget:
         if steps % _STEPS_BETWEEN == 0:
             rate = trainer.initial_lr * (1 - spent / budget) ** 0.9
             for group in trainer.optimizer.param_groups:
                 group["lr"] = rate
             if steps % 50 == 0:
-                print(f"step {steps}, {spent / 60:.1f} CPU minutes, {losses[-1:]}", flush=True)
+                print(f"step {steps}, {spent / 60:.1f} minutes, {losses[-1:]}", flush=True)
         trainer.network.train()
         losses.append(float(trainer.train_step(next(trainer.dataloader_train))["loss"]))
         steps += 1
     if not known.exists():
         output.mkdir(parents=True, exist_ok=True)
         torch.save(trainer.network.state_dict(), kept)
-        record = {"cpu_minutes": time.process_time() / 60, "steps": steps, "losses": losses}
+        spent = "gpu_minutes" if on_gpu else "cpu_minutes"
+        record = {spent: seconds() / 60, "steps": steps, "losses": losses}
         known.write_text(json.dumps(record))
 
+    for loader in (trainer.dataloader_train, trainer.dataloader_val):
+        if hasattr(loader, "_finish"):  # of several processes, which would outlive this one
+            loader._finish()
     trainer.set_deep_supervision_enabled(False)
     trainer.network.eval()
     predictor = nnUNetPredictor(
-        use_mirroring=True, perform_everything_on_device=False, device=device, allow_tqdm=False
+        use_mirroring=True, perform_everything_on_device=on_gpu, device=device, allow_tqdm=False
     )
     predictor.manual_initialization(
         trainer.network,
@@ -100,13 +113,15 @@ def main():
     parser.add_argument("--planner", default="ExperimentPlanner")
     parser.add_argument("--plans", default=PLANS)
     parser.add_argument("--fold", type=int, default=0)
-    parser.add_argument("--cpu-minutes", type=float, default=20.0)
+    parser.add_argument("--minutes", type=float, default=20.0)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     if args.what == "prepare":
         prepare(args.dataset, args.spacing_mm, args.planner)
     else:
-        train(args.dataset, args.fold, args.cpu_minutes, args.output, args.plans)
+        options = {"plans": args.plans, "device": args.device}
+        train(args.dataset, args.fold, args.minutes, args.output, **options)
 
 
 if __name__ == "__main__":

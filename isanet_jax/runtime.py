@@ -30,6 +30,7 @@ _DRIVERS = ("/dev/nvidiactl", "/dev/dxg")  # Linux, and Windows' subsystem for i
 _PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_READER = (errno.EPIPE, errno.EIO)  # of a pipe that was closed, a terminal that is gone
+_STARTED = time.perf_counter()
 
 
 def run(program) -> None:
@@ -67,6 +68,16 @@ def setup() -> None:
     keep_compiled()
     keep_memory()
     choose_platform()
+
+
+def seconds_by(clock: str) -> float:
+    """What this process has taken since its start.
+
+    Args:
+        clock: `cpu`, the processor's time, user and system; `gpu`, what the clock on the wall says,
+            for what computes elsewhere.
+    """
+    return time.process_time() if clock == "cpu" else time.perf_counter() - _STARTED
 
 
 def command(name: str) -> str:

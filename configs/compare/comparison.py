@@ -15,6 +15,7 @@ The config of a comparison:
     folds, seeds: every method is trained on each pair of them.
     cpu_minutes: of each training, user and system: each method gets as many epochs as fit into it;
         0: as many as its settings say.
+    gpu_minutes: the same on a GPU, by the clock.
     curve: label of the x axis of a curve through the methods (Fig. 6); empty: none.
 
 Options follow a colon, as in --config configs/compare/table2.py:sts,smoke
@@ -87,6 +88,7 @@ def comparison(title: str, options: str = "") -> ConfigDict:
     config.seeds = (0,)
     config.curve = ""
     config.cpu_minutes = 0.0
+    config.gpu_minutes = 0.0
     if config.size == "smoke":
         _make_smoke(config.base, dataset)
         config.seeds = SMOKE_SEEDS[:1]

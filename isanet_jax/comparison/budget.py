@@ -1,4 +1,4 @@
-"""The same processor time for every method: how many epochs of each fit into it.
+"""The same time for every method, of the processor or of a GPU: how many epochs of each fit in.
 
 What a method's start, step and validation cost is measured once for each method of a comparison, in
 a process of its own (`python -m isanet_jax.comparison.budget`), and kept in the method's folder:
@@ -11,7 +11,6 @@ import math
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from isanet_jax import runtime
@@ -24,30 +23,40 @@ from isanet_jax.locks import only_here
 
 COST = "cost.json"  # in a method's folder
 VALIDATIONS = 5  # of a training, over its epochs
+_CLOCKS = {"cpu": "the processor's", "gpu": "the GPU's"}  # whose time is shared
 _WARM_STEPS, _STEPS = 2, 6
 
 
 def within_budget(comparison: dict, workdir: Path, *, jobs: int = 0) -> dict:
-    """The comparison, with as many epochs for each method as its `cpu_minutes` allow.
+    """The comparison, with as many epochs for each method as its minutes allow.
 
     Args:
-        comparison: see configs/compare/comparison.py; without `cpu_minutes` it is returned as it
-            is.
+        comparison: see configs/compare/comparison.py; without `cpu_minutes` and `gpu_minutes` it is
+            returned as it is.
         workdir: of the comparison; gets METHOD/cost.json where there is none.
         jobs: as of `isanet_jax.comparison.runner.run_cells`: a method's cost is measured on what
             one of its cells gets.
 
     Raises:
-        ConfigError: a method of which not one epoch fits, or whose measuring failed.
+        ConfigError: a method of which not one epoch fits, or whose measuring failed; minutes of
+            both, or of what does not train here.
     """
-    minutes = comparison.get("cpu_minutes", 0)
-    if not minutes:
+    given = {clock: comparison.get(f"{clock}_minutes", 0) for clock in _CLOCKS}
+    if not any(given.values()):
         return comparison
-    resources = divide_resources(jobs)[0]
-    if resources.gpu is not None:
+    if all(given.values()):
+        raise ConfigError("cpu_minutes and gpu_minutes are both given; leave one of them 0")
+    clock = "gpu" if given["gpu"] else "cpu"
+    minutes, resources = given[clock], divide_resources(jobs)[0]
+    if clock == "cpu" and resources.gpu is not None:
         raise ConfigError(
-            "cpu_minutes compares trainings on the processor, and there is a GPU; leave it away, "
-            "or hide the GPU with JAX_PLATFORMS=cpu"
+            "cpu_minutes compares trainings on the processor, and there is a GPU; give gpu_minutes "
+            "in its place, or hide the GPU with JAX_PLATFORMS=cpu"
+        )
+    if clock == "gpu" and resources.gpu is None:
+        raise ConfigError(
+            "gpu_minutes compares trainings on a GPU, and there is none here; give cpu_minutes in "
+            "its place"
         )
     comparison = copy.deepcopy(comparison)
     of_method = {}
@@ -56,14 +65,14 @@ def within_budget(comparison: dict, workdir: Path, *, jobs: int = 0) -> dict:
     for name in comparison["order"]:
         if "masks" in comparison["methods"][name]:
             continue
-        cost = _cost(of_method[name], Path(workdir) / name, resources)
+        cost = _cost(of_method[name], Path(workdir) / name, resources, clock)
         settings = comparison["methods"][name]["settings"]
         epochs = epochs_within(cost, minutes / max(len(of_method[name].members), 1))
         if epochs < 1:
             raise ConfigError(
-                f"cpu_minutes is {minutes:g}, and the method {name} needs {cost['start_s']:.0f} s "
-                f"to start and {cost['epoch_s']:.0f} s for an epoch of the processor's time; allow "
-                "more, or make the method smaller"
+                f"{clock}_minutes is {minutes:g}, and the method {name} needs "
+                f"{cost['start_s']:.0f} s to start and {cost['epoch_s']:.0f} s for an epoch of "
+                f"{_CLOCKS[clock]} time; allow more, or make the method smaller"
             )
         every = math.ceil(epochs / VALIDATIONS)
         settings["train"] = settings.get("train", {}) | {
@@ -77,24 +86,25 @@ def within_budget(comparison: dict, workdir: Path, *, jobs: int = 0) -> dict:
     return comparison
 
 
-def epochs_within(cost: dict[str, float], cpu_minutes: float) -> int:
+def epochs_within(cost: dict[str, float], minutes: float) -> int:
     """Whole epochs that fit, with the start and the validations.
 
     Args:
-        cost: seconds of the processor's time, see `measure`.
-        cpu_minutes: user and system time of a training.
+        cost: seconds, see `measure`.
+        minutes: of a training, by the same clock.
     """
-    left = cpu_minutes * 60 - cost["start_s"] - VALIDATIONS * cost["validation_s"]
+    left = minutes * 60 - cost["start_s"] - VALIDATIONS * cost["validation_s"]
     return max(int(left / cost["epoch_s"]), 0)
 
 
-def _cost(cell: Cell, folder: Path, resources) -> dict[str, float]:
+def _cost(cell: Cell, folder: Path, resources, clock) -> dict[str, float]:
     """What is known of a method, or else is measured now."""
     path = folder / COST
     with only_here(folder, "cost", "measures there", wait=True):
         if not path.exists():
             print(f"{cell.method}: measuring what a training costs ...", flush=True)
             job = {"config": cell.config, "cores": resources.cores, "output": str(path)}
+            job["clock"] = clock
             log = folder / "cost.log"
             with open(log, "wb") as file:
                 status = subprocess.run(  # noqa: S603 - our own module
@@ -104,7 +114,8 @@ def _cost(cell: Cell, folder: Path, resources) -> dict[str, float]:
                     stderr=subprocess.STDOUT,
                     check=False,
                     # What is compiled counts, whoever has compiled it before.
-                    env=module_environment() | {"JAX_ENABLE_COMPILATION_CACHE": "false"},
+                    env=module_environment(resources.gpu)
+                    | {"JAX_ENABLE_COMPILATION_CACHE": "false"},
                 ).returncode
             if status != 0:
                 raise ConfigError(
@@ -114,17 +125,18 @@ def _cost(cell: Cell, folder: Path, resources) -> dict[str, float]:
     cost = json.loads(path.read_text(encoding="utf-8"))
     print(
         f"{cell.method}: {cost['start_s']:.0f} s to start, {cost['epoch_s']:.1f} s an epoch, "
-        f"{cost['validation_s']:.1f} s a validation, of the processor's time",
+        f"{cost['validation_s']:.1f} s a validation, of {_CLOCKS[clock]} time",
         flush=True,
     )
     return cost
 
 
-def measure(config: dict) -> dict[str, float]:
-    """The processor's time that a training of this config takes, seconds of user and system.
+def measure(config: dict, clock: str = "cpu") -> dict[str, float]:
+    """The time that a training of this config takes, seconds.
 
     Args:
         config: of a run, see configs/hecktor.py.
+        clock: see `isanet_jax.runtime.seconds_by`.
 
     Returns:
         start_s, from the process's start to the first step, with compiling (what has been compiled
@@ -142,18 +154,18 @@ def measure(config: dict) -> dict[str, float]:
     validation_s = 0.0
     if run.parts.selection:
         validate(run, state.params, 0)  # compiles
-        before = time.process_time()
+        before = runtime.seconds_by(clock)
         validate(run, state.params, 0)
-        validation_s = time.process_time() - before
-    start_s = time.process_time() - 2 * validation_s
+        validation_s = runtime.seconds_by(clock) - before
+    start_s = runtime.seconds_by(clock) - 2 * validation_s
     batches = run.batches()
     for number in range(_WARM_STEPS + _STEPS):
         if number == _WARM_STEPS:
             jax.block_until_ready(state)
-            begin = time.process_time()
+            begin = runtime.seconds_by(clock)
         state, _ = step(state, place_batch(next(batches), mesh))
     jax.block_until_ready(state)
-    step_s = (time.process_time() - begin) / _STEPS
+    step_s = (runtime.seconds_by(clock) - begin) / _STEPS
     batches.close()
     return {
         "start_s": start_s,
@@ -167,7 +179,7 @@ def main():
     job = json.load(sys.stdin)
     if job["cores"]:
         os.sched_setaffinity(0, job["cores"])  # before JAX makes its threads
-    write_json(Path(job["output"]), measure(job["config"]))
+    write_json(Path(job["output"]), measure(job["config"], job["clock"]))
 
 
 if __name__ == "__main__":

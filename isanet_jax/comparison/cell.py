@@ -8,7 +8,6 @@ standard input.
 import json
 import os
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,7 +38,8 @@ def run_cell(
         folder: of the run; gets scores.json (method -> ID -> metrics; of several classes, their
             mean), of several classes scores_by_class.json (class -> the same), masks.npz (ID ->
             the network's mask of all classes on the case grid, as packed bits), and training.json
-            (epochs; cpu_minutes, user and system, since the process that ended it was started;
+            (epochs; cpu_minutes, user and system, and on a GPU gpu_minutes, by the clock, since the
+            process that ended it was started;
             validation_dsc of the checkpoint that was chosen, the mean over the members, None where
             none was).
         thresholds: score the fixed thresholds on the PET in place of a network.
@@ -53,6 +53,8 @@ def run_cell(
     Returns:
         Whether the cell is finished; False where a signal stopped it.
     """
+    import jax
+
     from isanet_jax.cases.folds import inner_folds
     from isanet_jax.evaluation.evaluate import score_given, score_run
     from isanet_jax.evaluation.report import jsonable
@@ -75,7 +77,8 @@ def run_cell(
                 network["inner_fold"] = number % inner_folds(run_folds(config, cohort))
         if not train(network, run):
             return False
-    spent = time.process_time() / 60
+    clocks = ("cpu",) if jax.default_backend() == "cpu" else ("cpu", "gpu")
+    spent = {f"{clock}_minutes": runtime.seconds_by(clock) / 60 for clock in clocks}
     masks = {}
 
     def on_case(case, stored, probability, predicted, metrics):
@@ -91,7 +94,7 @@ def run_cell(
         predictor = Predictor(runs) if is_trained else None
         if is_trained:
             chosen = [d["progress"]["best_dsc"] for d in predictor.descriptions]
-            training = {"epochs": config["train"]["epochs"], "cpu_minutes": spent}
+            training = {"epochs": config["train"]["epochs"]} | spent
             mean = None if None in chosen else float(np.mean(chosen))
             write_json(folder / TRAINING, training | {"validation_dsc": mean})
         options = {"classes": names, "thresholds": thresholds, "grids": ("ct",)}

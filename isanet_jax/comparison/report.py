@@ -127,6 +127,7 @@ def _of_classes(of_class, compared):
 def _trainings(comparison, cells):
     """The section on what the trainings took; none where no cell is known to have trained."""
     lines = []
+    clock = "gpu" if comparison.get("gpu_minutes") else "cpu"
     for name in comparison["order"]:
         known = [cell.training for cell in cells if cell.method == name and cell.training]
         if not known:
@@ -135,20 +136,22 @@ def _trainings(comparison, cells):
         lines.append(
             f"| {_label(comparison, name)} | {len(known)} "
             f"| {np.mean([one['epochs'] for one in known]):.0f} "
-            f"| {np.mean([one['cpu_minutes'] for one in known]):.1f} "
+            f"| {np.mean([one[f'{clock}_minutes'] for one in known]):.1f} "
             + (f"| {np.mean(chosen):.4f} |" if chosen else f"| {NO_VALUE} |")
         )
     if not lines:
         return ""
     head = (
-        "| method | trainings | epochs | CPU minutes each | validation DSC |\n" + "|---" * 5 + "|"
+        f"| method | trainings | epochs | {clock.upper()} minutes each | validation DSC |\n"
+        + "|---" * 5
+        + "|"
     )
     return "\n".join(["\n## Trainings\n", head, *lines, "", _TRAININGS, ""])
 
 
-_TRAININGS = """Means over the trainings. CPU minutes: user and system time, without the prediction;
-of a training that was resumed, its last part. Validation DSC: of the checkpoint that was chosen, on
-the cases that it was chosen on and their own grid."""
+_TRAININGS = """Means over the trainings. CPU minutes: user and system time; GPU minutes: by the
+clock; without the prediction, and of a training that was resumed, of its last part. Validation DSC:
+of the checkpoint that was chosen, on the cases that it was chosen on and their own grid."""
 
 _EXPLANATION = """Mean ± sd over the folds of the folds' means (over the cases with a finite value).
 "paper": the paper's figure. "difference": ours minus the paper's. An infinite distance is of a case
@@ -166,8 +169,10 @@ def _conditions(comparison, cells, failures):
         f'- Selection "{base["selection"]}": {SELECTION_NOTES[base["selection"]]}.',
         f'- Size "{comparison["size"]}": {in_voxels(_seen(base["data"]))}, '
         + (
-            f"{minutes:g} CPU minutes a training."
-            if (minutes := comparison.get("cpu_minutes"))
+            f"{comparison['cpu_minutes']:g} CPU minutes a training."
+            if comparison.get("cpu_minutes")
+            else f"{comparison['gpu_minutes']:g} minutes of a GPU a training."
+            if comparison.get("gpu_minutes")
             else f"{base['train']['epochs']} epochs."
         )
         + (

@@ -38,4 +38,6 @@ def visible_gpus(environ: Mapping[str, str]) -> list[str]:
     if "CUDA_VISIBLE_DEVICES" in environ:
         return [gpu for gpu in environ["CUDA_VISIBLE_DEVICES"].split(",") if gpu]
     driver = Path("/proc/driver/nvidia/gpus")
-    return [str(i) for i in range(len(list(driver.iterdir())))] if driver.is_dir() else []
+    # Some containers have the devices without the driver's folder.
+    found = driver.iterdir() if driver.is_dir() else Path("/dev").glob("nvidia[0-9]*")
+    return [str(i) for i in range(len(list(found)))]

@@ -173,7 +173,6 @@ def _start(cell, resources, lock):
         "snapshots": cell.snapshots,
         "cores": resources.cores,
     }
-    environ = {} if resources.gpu is None else {"CUDA_VISIBLE_DEVICES": resources.gpu}
     with open(cell.folder / "log.txt", "wb") as log:
         process = subprocess.Popen(  # noqa: S603 - our own module
             module_command("isanet_jax.comparison.cell"),
@@ -181,7 +180,7 @@ def _start(cell, resources, lock):
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env=module_environment() | environ,
+            env=module_environment(resources.gpu),
             pass_fds=[lock.fileno()],
         )
     process.stdin.write(json.dumps(job).encode())
@@ -195,11 +194,12 @@ def module_command(name: str) -> list[str]:
     return [sys.executable, "-P", "-m", name]
 
 
-def module_environment() -> dict[str, str]:
-    """Its environment: this one's, in which it finds this package."""
+def module_environment(gpu: str | None = None) -> dict[str, str]:
+    """Its environment: this one's, in which it finds this package, and sees this GPU alone."""
     inherited = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     paths = [str(_PACKAGES), *map(os.path.abspath, inherited)]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    seen = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)} | seen
 
 
 def reason_of(log: Path, status: int) -> str:

@@ -12,6 +12,7 @@ from isanet_jax.cases.cohort import read_cohort
 from isanet_jax.comparison import budget
 from isanet_jax.comparison.cell import run_cell
 from isanet_jax.comparison.grid import make_cells
+from isanet_jax.comparison.resources import Resources
 from isanet_jax.errors import ConfigError
 from isanet_jax.files import write_json
 from isanet_jax.prediction.predictor import Predictor
@@ -117,9 +118,33 @@ def test_what_cannot_be_measured_is_told_with_its_reason(comparison, tmp_path, m
     assert "no such folder" in (tmp_path / "w" / "narrow" / "cost.log").read_text()
 
 
-def test_a_cost_is_of_the_processor(comparison):
+@pytest.mark.parametrize("clock", ["cpu", "gpu"])
+def test_a_cost_is_of_the_processor_or_of_the_clock(comparison, clock, monkeypatch):
     config = make_cells(comparison, Path("w"))[0].config
-    cost = budget.measure(config)
+    asked = []
+    of_clock = budget.runtime.seconds_by
+    monkeypatch.setattr(
+        budget.runtime, "seconds_by", lambda name: asked.append(name) or of_clock(name)
+    )
+    cost = budget.measure(config, clock)
+    assert set(asked) == {clock}
     assert cost.keys() == COST.keys()
     assert all(value > 0 for value in cost.values())
     json.dumps(cost)
+
+
+def test_a_gpus_time_is_shared_where_there_is_one(comparison, tmp_path, monkeypatch):
+    gpu = Resources(gpu="0")
+    comparison |= {"cpu_minutes": 0.0, "gpu_minutes": 1.0}
+    with pytest.raises(ConfigError, match="gpu_minutes compares .* and there is none here"):
+        budget.within_budget(comparison, tmp_path)
+    with pytest.raises(ConfigError, match="both given"):
+        budget.within_budget(comparison | {"cpu_minutes": 1.0}, tmp_path)
+    monkeypatch.setattr(budget, "divide_resources", lambda jobs: [gpu])
+    with pytest.raises(ConfigError, match="give gpu_minutes in its place"):
+        budget.within_budget(comparison | {"cpu_minutes": 1.0, "gpu_minutes": 0.0}, tmp_path)
+    for name in comparison["order"]:
+        write_json(tmp_path / name / "cost.json", COST)
+    found = budget.within_budget(comparison, tmp_path)
+    trained = [cell for cell in make_cells(found, tmp_path) if cell.method in comparison["order"]]
+    assert {cell.config["train"]["epochs"] for cell in trained} == {4}
