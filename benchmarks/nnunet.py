@@ -216,9 +216,11 @@ def _draw(path, curve, clock):
     figure, axes = pyplot.subplots(figsize=(5, 3.5), layout="constrained")
     for method, points in curve.items():
         axes.plot(*zip(*points, strict=True), marker="o", label=method)
-    axes.set(
-        xscale="log", xlabel=f"{clock} minutes of a training", ylabel="mean DSC on the CT's grid"
-    )
+    times = sorted({minutes for points in curve.values() for minutes, _ in points})
+    axes.set(xscale="log", xlabel=f"{clock} minutes of a training")
+    axes.set_xticks(times, [f"{minutes:g}" for minutes in times])
+    axes.minorticks_off()
+    axes.set_ylabel("mean DSC on the CT's grid")
     axes.legend()
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
