@@ -123,19 +123,27 @@ def count_flops(lowered: jax.stages.Lowered, function=None, arguments=()) -> flo
             it is lowered for the processor then.
 
     Returns:
-        0 where nobody counts: on several GPUs.
+        0 where nobody counts: on several GPUs, or where JAX may not use the processor.
     """
     analysis = lowered.cost_analysis()
-    if analysis is None and function is not None:
-        exported = jax.export.export(function, platforms=("cpu",))(*arguments)
-        if exported.nr_devices > 1:
-            return 0.0
-        here = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
-        placed = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), arguments
-        )
-        analysis = jax.jit(exported.call).lower(*placed).cost_analysis()
+    if analysis is None and function is not None and jax.process_count() == 1:
+        analysis = _analysis_on_cpu(function, arguments)
     return float((analysis or {}).get("flops", 0.0))
+
+
+def _analysis_on_cpu(function, arguments):
+    try:
+        device = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS=cuda
+        return None
+    exported = jax.export.export(function, platforms=("cpu",))(*arguments)
+    if exported.nr_devices > 1:
+        return None
+    here = jax.sharding.SingleDeviceSharding(device)
+    placed = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), arguments
+    )
+    return jax.jit(exported.call).lower(*placed).cost_analysis()
 
 
 def device_bytes(device: jax.Device) -> int:

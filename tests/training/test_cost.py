@@ -32,12 +32,18 @@ def test_a_products_operations_and_arguments():
     assert not cost.collectives
 
 
-def test_operations_are_counted_where_a_gpus_compiler_does_not():
+def test_operations_are_counted_where_a_gpus_compiler_does_not(monkeypatch):
     function = jax.jit(lambda a, b: a @ b)
     shapes = (np.zeros((64, 128), np.float32), np.zeros((128, 32), np.float32))
     silent = types.SimpleNamespace(cost_analysis=lambda: None)  # as of CUDA's plugin
     assert count_flops(silent) == 0
     assert count_flops(silent, function, shapes) == 2 * 64 * 128 * 32
+
+    def refuse(backend):
+        raise RuntimeError(f"Unknown backend {backend}")
+
+    monkeypatch.setattr(jax, "local_devices", refuse)
+    assert count_flops(silent, function, shapes) == 0
 
 
 def test_collectives_are_counted_with_their_bytes():
