@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from isanet_jax.cases.cohort import Cohort, prepare_phantoms, read_cohort
 from isanet_jax.cases.folds import Split, folds_by_centre, split
+from isanet_jax.datasets.phantom import NODAL_CLASSES
 from isanet_jax.distributed.mesh import batch_part, compiler_options, state_shardings
 from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.locks import only_here
@@ -56,7 +57,8 @@ def load_cohort(config: dict) -> Cohort:
         with only_here(data["cases"], "prepare", "makes cases there", wait=True):
             if not manifest.exists():
                 print(f"making {data['phantoms']} phantoms in {data['cases']}")
-                kind = "body" if data["fit"] == "whole" else "head"
+                is_nodal = set(data["classes"]) <= set(NODAL_CLASSES)
+                kind = "body" if data["fit"] == "whole" else "nodes" if is_nodal else "head"
                 options = {"cases": data["phantoms"], "size": data["size"], "seed": 0}
                 prepare_phantoms(data["cases"], kind=kind, **options)
     cohort = read_cohort(data["cases"])

@@ -32,7 +32,7 @@ from isanet_jax.training.config import make_inputs, model_config
 from isanet_jax.training.cost import StepCost
 from isanet_jax.training.log import RunLog, read_log
 from isanet_jax.training.optimizer import make_optimizer
-from isanet_jax.training.run import check_labels, split_cohort
+from isanet_jax.training.run import check_labels, load_cohort, split_cohort
 from isanet_jax.training.step import TrainState, init_state, make_predict, make_train_step
 from isanet_jax.training.validate import validate
 
@@ -264,6 +264,11 @@ def test_cases_prepared_otherwise_are_refused(config, tmp_path):
         ConfigError, match=r"size 16; the config says size 32.*--config.data.size=16"
     ):
         loop.train(config, tmp_path)
+
+
+def test_phantoms_have_the_classes_that_are_asked_for(config, tmp_path):
+    config["data"] |= {"cases": str(tmp_path / "nodes"), "phantoms": 5, "classes": ("gtvp", "gtvn")}
+    assert tuple(load_cohort(config).settings["classes"]) == ("gtvp", "gtvn")
 
 
 def test_one_step_of_two_samples_is_the_mean_of_their_gradients(config, cohort):
