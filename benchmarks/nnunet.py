@@ -262,7 +262,7 @@ def main():
     )
     parser.add_argument("--planner", default="ExperimentPlanner", help="or nnUNetPlannerResEncM")
     parser.add_argument("--gpu", action="store_true", help="train on it; minutes by the clock")
-    parser.add_argument("--smoke", action="store_true", help="fold 0 at 20 CPU minutes")
+    parser.add_argument("--smoke", action="store_true", help="fold 0 at 20 minutes")
     args = parser.parse_args()
     if args.smoke:
         args.folds, args.minutes = [0], [20.0]

@@ -73,8 +73,8 @@ def train(
     if not known.exists():
         output.mkdir(parents=True, exist_ok=True)
         torch.save(trainer.network.state_dict(), kept)
-        spent = "gpu_minutes" if on_gpu else "cpu_minutes"
-        record = {spent: seconds() / 60, "steps": steps, "losses": losses}
+        key = "gpu_minutes" if on_gpu else "cpu_minutes"
+        record = {key: seconds() / 60, "steps": steps, "losses": losses}
         known.write_text(json.dumps(record))
 
     for loader in (trainer.dataloader_train, trainer.dataloader_val):

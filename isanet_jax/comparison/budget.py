@@ -41,13 +41,12 @@ def within_budget(comparison: dict, workdir: Path, *, jobs: int = 0) -> dict:
         ConfigError: a method of which not one epoch fits, or whose measuring failed; minutes of
             both, or of what does not train here.
     """
-    given = {clock: comparison.get(f"{clock}_minutes", 0) for clock in _CLOCKS}
-    if not any(given.values()):
+    clock, minutes = minutes_of(comparison)
+    if not minutes:
         return comparison
-    if all(given.values()):
+    if comparison.get("cpu_minutes") and comparison.get("gpu_minutes"):
         raise ConfigError("cpu_minutes and gpu_minutes are both given; leave one of them 0")
-    clock = "gpu" if given["gpu"] else "cpu"
-    minutes, resources = given[clock], divide_resources(jobs)[0]
+    resources = divide_resources(jobs)[0]
     if clock == "cpu" and resources.gpu is not None:
         raise ConfigError(
             "cpu_minutes compares trainings on the processor, and there is a GPU; give gpu_minutes "
@@ -84,6 +83,12 @@ def within_budget(comparison: dict, workdir: Path, *, jobs: int = 0) -> dict:
             optimizer = settings.get("optimizer", {})
             settings["optimizer"] = optimizer | {"restart_epochs": epochs}
     return comparison
+
+
+def minutes_of(comparison: dict) -> tuple[str, float]:
+    """Of each training: by which clock (`cpu` or `gpu`), and how many; 0: as its settings say."""
+    clock = "gpu" if comparison.get("gpu_minutes") else "cpu"
+    return clock, comparison.get(f"{clock}_minutes", 0)
 
 
 def epochs_within(cost: dict[str, float], minutes: float) -> int:

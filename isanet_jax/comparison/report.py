@@ -8,6 +8,7 @@ import numpy as np
 from isanet_jax.cases.case import read_case
 from isanet_jax.cases.cohort import read_cohort
 from isanet_jax.comparison import figures
+from isanet_jax.comparison.budget import minutes_of
 from isanet_jax.comparison.grid import Cell
 from isanet_jax.comparison.masks import case_folder, masks_of_cases, unpacked
 from isanet_jax.comparison.page import write_page
@@ -127,7 +128,7 @@ def _of_classes(of_class, compared):
 def _trainings(comparison, cells):
     """The section on what the trainings took; none where no cell is known to have trained."""
     lines = []
-    clock = "gpu" if comparison.get("gpu_minutes") else "cpu"
+    clock, _ = minutes_of(comparison)
     for name in comparison["order"]:
         known = [cell.training for cell in cells if cell.method == name and cell.training]
         if not known:
@@ -163,16 +164,15 @@ is the detection of connected components at IoU > 0.3. Scored on the original CT
 def _conditions(comparison, cells, failures):
     """How the figures came about, and what is missing."""
     base = comparison["base"]
+    clock, minutes = minutes_of(comparison)
     done = sum(cell.is_done for cell in cells)
     lines = [
         f'- Recipe "{comparison["recipe"]}": {_RECIPES[comparison["recipe"]]}.',
         f'- Selection "{base["selection"]}": {SELECTION_NOTES[base["selection"]]}.',
         f'- Size "{comparison["size"]}": {in_voxels(_seen(base["data"]))}, '
         + (
-            f"{comparison['cpu_minutes']:g} CPU minutes a training."
-            if comparison.get("cpu_minutes")
-            else f"{comparison['gpu_minutes']:g} minutes of a GPU a training."
-            if comparison.get("gpu_minutes")
+            f"{minutes:g} {clock.upper()} minutes a training."
+            if minutes
             else f"{base['train']['epochs']} epochs."
         )
         + (
