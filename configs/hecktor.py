@@ -104,6 +104,8 @@ def get_config() -> ConfigDict:
     config.model.modalities = ()  # the images that the network sees; (): all of data.images
     config.model.fusion_weights = (1.0, 1.0)  # two-branch networks: of each image in the decoder
     config.model.decoder = "dual"  # two-branch networks: as in the paper, or shared by all
+    # Probability of every class that training starts from; less: small lesions are learnt sooner.
+    config.model.prior = 0.5
     config.model.dtype = "float32"  # of the computation, or bfloat16; parameters stay float32
     config.model.convolution = "auto"  # form: native on GPUs, folded on CPUs
     # Less memory for more computation: none, convolutions, blocks or levels.

@@ -12,12 +12,12 @@ from flax import nnx
 
 from isanet_jax.distributed.placement import whole_if_half_is
 from isanet_jax.network.blocks import (
-    Conv,
     Output,
     Residual,
     System,
     UpsampleConv,
     network_input,
+    output_convolution,
     recompute,
     recompute_elementwise,
     to_float32,
@@ -131,8 +131,7 @@ class ResidualUNet(nnx.Module):
     def __init__(self, config: ModelConfig, channels, rngs):
         self.encoder = Encoder(config, channels, None, rngs)
         self.decoder = Decoder(config, config.widths[-1], 1, None, rngs)
-        form = config.convolution
-        self.head = Conv(config.width, config.classes, 1, form=form, bias=True, rngs=rngs)
+        self.head = output_convolution(config.width, config, rngs=rngs)
 
     def __call__(self, x):
         maps = self.encoder(x)
@@ -166,8 +165,7 @@ class TwoBranchNet(nnx.Module):
                     for name in reversed(config.modalities)
                 }
             )
-        form = config.convolution
-        self.head = Conv(config.width, config.classes, 1, form=form, bias=config.bias, rngs=rngs)
+        self.head = output_convolution(config.width, config, bias=config.bias, rngs=rngs)
 
     def __call__(self, image: jax.Array) -> Output:
         """`image`: (B, D, H, W, images) float32, normalised."""

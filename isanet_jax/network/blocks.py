@@ -258,6 +258,15 @@ class Conv(nnx.Module):
         return jax.checkpoint(with_planes)(kernel, *maps)
 
 
+def output_convolution(in_features, config: ModelConfig, *, bias=True, rngs) -> Conv:
+    """Convolution 1^3 to a logit of each class; its bias starts at that of `config.prior`."""
+    conv = Conv(in_features, config.classes, 1, form=config.convolution, bias=bias, rngs=rngs)
+    if bias:
+        logit = np.log(config.prior / (1 - config.prior))
+        conv.bias = nnx.Param(np.full(config.classes, logit, np.float32))
+    return conv
+
+
 class StridedConv(nnx.Module):
     """Convolution 2^3 with stride 2, no bias; the output has half the size."""
 

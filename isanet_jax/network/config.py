@@ -50,6 +50,9 @@ class ModelConfig:
         fusion_weights: of each image, the factor of the parts that the decoder concatenates
             (Fig. 6); ones for two images are ones for any number.
         decoder: `dual` as in the paper, one for each image; or one `shared` by all.
+        prior: the probability of every class that an untrained network's output is centred on, by
+            the bias of its last convolution (Lin et al. 2017, Focal loss, section 3.3); 0.5: no
+            bias. What is small begins to be learnt sooner with less.
         dtype: of the computation; parameters, normalisation statistics and softmax stay float32
             (float64, for checks of gradients, needs JAX_ENABLE_X64).
         convolution: form of the convolutions, see `isanet_jax.network.convolution`.
@@ -77,6 +80,7 @@ class ModelConfig:
     modalities: tuple[str, ...] = ()
     fusion_weights: tuple[float, ...] = (1.0, 1.0)
     decoder: str = "dual"
+    prior: float = 0.5
     dtype: str = "float32"
     convolution: str = "auto"
     remat: str = "none"
@@ -95,6 +99,13 @@ class ModelConfig:
             )
         if self.classes < 1:
             raise ConfigError(f"model.classes is {self.classes}; at least one is needed")
+        if not 0 < self.prior < 1:
+            raise ConfigError(f"model.prior is {self.prior}; it must be above 0 and below 1")
+        if self.prior != 0.5 and not self.bias:
+            raise ConfigError(
+                f"model.prior is {self.prior} and model.reading 'text', in which no convolution "
+                "has a bias; use 0.5, or 'code'"
+            )
         self._check_levels()
         for size, step in zip(self.shape, np.prod(self.level_strides, 0).tolist(), strict=True):
             if size < step or size % step:

@@ -13,6 +13,7 @@ from isanet_jax.network.blocks import (
     System,
     UpsampleConv,
     network_input,
+    output_convolution,
     recompute,
 )
 from isanet_jax.network.config import ModelConfig
@@ -76,7 +77,7 @@ class Iantsen2020(nnx.Module):
             nnx.List([_Block(2 * w, w, 3, **make), _Block(w, w, 3, **make)]) for w in widths[:-1]
         )
         self.paths = nnx.List(_Block(w, widths[0], 1, **make) for w in widths[1:-1])
-        self.head = Conv(widths[0], config.classes, 1, bias=True, **make)
+        self.head = output_convolution(widths[0], config, rngs=rngs)
 
     def __call__(self, image: jax.Array) -> Output:
         """`image`: (B, D, H, W, images) float32, normalised."""

@@ -15,6 +15,7 @@ from isanet_jax.network.blocks import (
     TransposedConv,
     averaged,
     network_input,
+    output_convolution,
     recompute,
 )
 from isanet_jax.network.config import ModelConfig
@@ -154,10 +155,7 @@ class NNUNet(nnx.Module):
             for level, w in enumerate(widths[:-1])
         )
         supervised = max(config.levels - 2, 1) if config.deep_supervision else 1
-        form = config.convolution
-        self.heads = nnx.List(
-            Conv(w, config.classes, 1, form=form, bias=True, rngs=rngs) for w in widths[:supervised]
-        )
+        self.heads = nnx.List(output_convolution(w, config, rngs=rngs) for w in widths[:supervised])
 
     def __call__(self, image: jax.Array) -> Output:
         """`image`: (B, D, H, W, images) float32, normalised."""

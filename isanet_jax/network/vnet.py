@@ -14,6 +14,7 @@ from isanet_jax.network.blocks import (
     System,
     TransposedConv,
     network_input,
+    output_convolution,
     recompute,
 )
 from isanet_jax.network.config import ModelConfig
@@ -80,7 +81,7 @@ class VNet(nnx.Module):
         self.up = nnx.List(_stage(w, n, form, rngs) for w, n in zip(wide, up, strict=True))
         outputs = config.classes + 1  # V-Net's own: with the background
         self.last = _Activated(Conv(wide[0], outputs, 5, form=form, rngs=rngs), outputs)
-        self.head = Conv(outputs, config.classes, 1, form=form, bias=True, rngs=rngs)
+        self.head = output_convolution(outputs, config, rngs=rngs)
 
     def __call__(self, image: jax.Array) -> Output:
         """`image`: (B, D, H, W, images) float32, normalised."""

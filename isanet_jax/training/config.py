@@ -149,6 +149,7 @@ _RANGES = {
     "model.width": (0, 4096),
     "model.levels": (0, 12),
     "model.fusion_weights": (0.0, 1e6),
+    "model.prior": (1e-6, 1 - 1e-6),
     "loss.dice_smooth": (0.0, 1e6),
     "loss.alpha": (0.0, 1.0),
     "loss.gamma": (0.0, 100.0),
@@ -526,7 +527,7 @@ def claim_workdir(workdir: Path, config: dict) -> None:
 
 # Settings that came later, with what runs from before them had.
 _LATER = {
-    "model": {"remat": "none", "reading": "code", "strides": [], "kernels": []},
+    "model": {"remat": "none", "reading": "code", "strides": [], "kernels": [], "prior": 0.5},
     "loss": {"name": "dice_focal", "batch_dice": False},
     "data": {
         "images": ["ct", "pet"],

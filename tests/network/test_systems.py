@@ -251,9 +251,34 @@ def test_gradients_reach_every_parameter(name, step, generator):
     assert not {jax.tree_util.keystr(path): int(s.sum()) for path, s in leaves if s.any()}
 
 
+@pytest.mark.parametrize("name", systems.SYSTEMS)
+def test_prior_moves_what_an_untrained_system_says_and_nothing_else(name, step):
+    _, opt_state, run = step(name)
+    levels = LEVELS.get(name, 2)
+    deep = name.startswith("xie")
+    with_prior = {}
+    for prior in (0.5, 0.05):
+        config = systems.resolve(
+            16, settings(name, width=4, levels=levels, deep_supervision=deep, prior=prior)
+        )
+        with_prior[prior] = systems.create(config, jax.random.key(0))[1]
+    logit = np.log(0.05 / 0.95)
+    moved = jax.tree.map(lambda a, b: np.asarray(b - a), with_prior[0.5], with_prior[0.05])
+    moved = [x for x in jax.tree.leaves(moved) if x.any()]
+    # An's three networks have one each; of nnU-Net's, every supervised level.
+    assert len(moved) == (3 if name == "an2021" else levels - 2 if deep else 1)
+    for bias in moved:
+        np.testing.assert_allclose(bias, np.full(1, logit), rtol=1e-6)
+    if name != "an2021":  # whose box is another one then
+        plain, small = (run(params, opt_state)[2] for params in with_prior.values())
+        np.testing.assert_allclose(small - plain, np.full(plain.shape, logit), atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"prior": 1.0}, "model.prior is 1.0; it must be above 0 and below 1"),
+        ({"prior": 0.05, "reading": "text"}, "model.prior is 0.05 and model.reading 'text'"),
         ({"name": "isaa"}, "model.name is 'isaa'; choose one of\ncbam "),
         ({"name": "vnet", "decoder": "shared"}, "model.decoder is 'shared', and vnet has no such"),
         ({"name": "sk", "width": 6}, "multiple of 4"),

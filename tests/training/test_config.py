@@ -126,7 +126,7 @@ def test_what_is_no_config_of_a_run_is_refused():
 def test_runs_from_before_a_setting_existed_go_on(tmp_path):
     config, _ = parse_command_line(BASE)
     older = json.loads(json.dumps(config))
-    for name in ("reading", "remat"):
+    for name in ("reading", "remat", "prior"):
         del older["model"][name]
     (tmp_path / "config.json").write_text(json.dumps(older))
     assert compare_workdir(tmp_path, config)
