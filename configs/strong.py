@@ -10,7 +10,7 @@ For any network (--config.model.name=isa) and dataset, see configs/recipe.py.
 from isanet_jax.configs.recipe import with_recipe
 
 RECIPE = {
-    "model": {"name": "nnunet", "width": 16, "deep_supervision": True},
+    "model": {"name": "nnunet", "width": 16, "deep_supervision": True, "prior": 0.05},
     "loss": {"name": "dice_ce"},
     "augment": {
         "mixup_probability": 0.0,

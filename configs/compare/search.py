@@ -49,6 +49,7 @@ CANDIDATES = {
     "slow": ("learning rate 5e-4", {"optimizer": {"peak_learning_rate": 5e-4}}),
     "fast": ("learning rate 6e-3", {"optimizer": {"peak_learning_rate": 6e-3}}),
     "average": ("average of weights, 0.98", {"optimizer": {"average": 0.98}}),
+    "prior": ("prior 0.05", {"model": {"prior": 0.05}}),
     "focal": ("Dice + focal loss", {"loss": {"name": "dice_focal"}}),
     "batch_dice": ("batch Dice", {"loss": {"batch_dice": True}}),
     "soft": ("CT in the soft-tissue window", {"data": {"ct_window": "soft"}}),
