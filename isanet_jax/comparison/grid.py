@@ -141,13 +141,18 @@ def make_cells(comparison: dict, workdir: Path) -> list[Cell]:
     for seed in comparison["seeds"]:
         for fold in comparison["folds"]:
             for method, settings in methods.items():
-                masks = comparison["methods"].get(method, {}).get("masks")
+                given = comparison["methods"].get(method, {})  # thresholds have none
+                masks, members = given.get("masks"), given.get("members", ())
                 if (method == THRESHOLDS or masks) and seed != comparison["seeds"][0]:
                     continue  # nothing random in them, or nothing that is known of it
                 config = _merged(comparison["base"], settings, f"methods.{method}.settings")
                 config |= {"fold": fold, "seed": seed}
-                members = comparison["methods"].get(method, {}).get("members", ())
                 place = f"methods.{method}.members"
+                if not isinstance(members, list | tuple):
+                    raise ConfigError(
+                        f"{place} is {members!r}; give for each network what differs from "
+                        f"methods.{method}.settings, as ({{}}, {{}}) for two that do not"
+                    )
                 try:
                     _leave_unread(config, settings)
                     members = tuple(_merged(config, changes, place) for changes in members)
@@ -157,7 +162,7 @@ def make_cells(comparison: dict, workdir: Path) -> list[Cell]:
                     raise ConfigError(f"method {method}: {of_comparison(error)}") from error
                 folder = Path(workdir) / method / f"fold{fold}-seed{seed}"
                 masks_of = str(Path(masks).absolute() / f"fold{fold}") if masks else None
-                snapshots = comparison["methods"].get(method, {}).get("snapshots", False)
+                snapshots = given.get("snapshots", False)
                 cells.append(Cell(method, fold, seed, config, folder, masks_of, members, snapshots))
     return cells
 
@@ -175,6 +180,8 @@ def _leave_unread(config, settings):
 
 def _merged(base, settings, place):
     """`base` with the values of `settings`, section by section."""
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{place} is {settings!r}; give settings by their names")
     merged = copy.deepcopy(base)
     for name, value in settings.items():
         if name not in base:

@@ -125,6 +125,16 @@ def test_settings_that_cannot_work_name_their_method():
     config["methods"]["se"]["settings"] = {"model": {"fusion": "dot"}}
     with pytest.raises(ConfigError, match="method se: model.fusion is 'dot'"):
         make_cells(config, Path("w"))
+    config["methods"]["se"]["settings"] = {"model": 3}
+    with pytest.raises(ConfigError, match="methods.se.settings.model is 3; give settings by"):
+        make_cells(config, Path("w"))
+    config["methods"]["se"] |= {"settings": {}, "members": 4}
+    with pytest.raises(ConfigError, match="methods.se.members is 4; give for each network"):
+        make_cells(config, Path("w"))
+    config["methods"]["se"]["members"] = ["batch"]
+    with pytest.raises(ConfigError, match="methods.se.members is 'batch'; give settings"):
+        make_cells(config, Path("w"))
+    config["methods"]["se"]["members"] = []
     config["methods"]["../out"] = config["methods"].pop("se")
     config["order"] = ["isa", "../out"]
     with pytest.raises(ConfigError, match="letters, digits"):
