@@ -2,9 +2,9 @@
 
 import copy
 
-from isanet_jax.configs import hecktor, sts
+from isanet_jax.configs import hecktor, hecktor22, sts
 
-DATASETS = {"hecktor": hecktor, "sts": sts}
+DATASETS = {"hecktor": hecktor, "hecktor22": hecktor22, "sts": sts}
 
 
 def with_recipe(recipe: dict, dataset: str = ""):

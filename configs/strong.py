@@ -4,7 +4,7 @@
     python train.py --config configs/strong.py:sts --workdir runs/s0 --config.fold=0
     python eval.py --workdir runs/s0
 
-For any network (--config.model.name=isa) and dataset, see configs/recipe.py.
+For any network (--config.model.name=isa) and dataset (strong.py:hecktor22), see configs/recipe.py.
 """
 
 from isanet_jax.configs.recipe import with_recipe

@@ -26,9 +26,11 @@ Options follow a colon, as in --config configs/compare/table2.py:sts,smoke
 
 import copy
 
-from isanet_jax.configs.recipe import DATASETS
 from ml_collections import ConfigDict
 
+from isanet_jax.configs import hecktor, sts
+
+DATASETS = {"hecktor": hecktor, "sts": sts}  # the paper's
 NETWORK_METRICS = ("dsc", "hd", "assd")
 ALL_METRICS = ("dsc", "hd", "assd", "rvd_abs", "voe", "recall", "precision")
 # Channels of level 1 of the smoke size, a quarter of the system's own.

@@ -194,5 +194,13 @@ def test_what_would_run_is_shown_with_the_systems_own_size():
     assert (shown["model"]["width"], shown["model"]["levels"]) == (32, 6)
     assert shown["data"]["cases"] == "cases/sts"
     assert config["model"]["width"] == 0
+    of_nodes, _ = parse_command_line(["t", "--config", "strong:hecktor22"])
+    check_config(of_nodes)
+    assert (of_nodes["data"]["cases"], of_nodes["data"]["classes"]) == (
+        "cases/hecktor22",
+        ["gtvp", "gtvn"],
+    )
+    assert (of_nodes["loss"]["name"], of_nodes["loss"]["batch_dice"]) == ("dice_ce", True)
+    assert of_nodes["model"]["prior"] == 0.05
     with pytest.raises(ConfigError, match="no dataset 'stss'"):
         parse_command_line(["t", "--config", "own/xie2021:stss"])
