@@ -189,6 +189,12 @@ LEVELS = {
 }
 
 
+def tiny(name, **changes):
+    """A system's config at 16^3, as small as it works."""
+    size = {"width": 4, "levels": LEVELS.get(name, 2), "deep_supervision": name.startswith("xie")}
+    return systems.resolve(16, settings(name, **size | changes))
+
+
 @pytest.fixture(scope="module")
 def step(phantom):
     """Of a system: its parameters, and one compiled step of Adam on the phantom."""
@@ -197,10 +203,7 @@ def step(phantom):
 
     @cache
     def make(name):
-        deep = name.startswith("xie")
-        config = systems.resolve(
-            16, settings(name, width=4, levels=LEVELS.get(name, 2), deep_supervision=deep)
-        )
+        config = tiny(name)
         graphdef, params = systems.create(config, jax.random.key(0))
         optimizer = optax.adam(1e-2)
 
@@ -254,23 +257,18 @@ def test_gradients_reach_every_parameter(name, step, generator):
 @pytest.mark.parametrize("name", systems.SYSTEMS)
 def test_prior_moves_what_an_untrained_system_says_and_nothing_else(name, step):
     _, opt_state, run = step(name)
-    levels = LEVELS.get(name, 2)
-    deep = name.startswith("xie")
-    with_prior = {}
-    for prior in (0.5, 0.05):
-        config = systems.resolve(
-            16, settings(name, width=4, levels=levels, deep_supervision=deep, prior=prior)
-        )
-        with_prior[prior] = systems.create(config, jax.random.key(0))[1]
+    configs = [tiny(name, prior=prior) for prior in (0.5, 0.05)]
+    params = [systems.create(config, jax.random.key(0))[1] for config in configs]
     logit = np.log(0.05 / 0.95)
-    moved = jax.tree.map(lambda a, b: np.asarray(b - a), with_prior[0.5], with_prior[0.05])
+    moved = jax.tree.map(lambda a, b: np.asarray(b - a), *params)
     moved = [x for x in jax.tree.leaves(moved) if x.any()]
-    # An's three networks have one each; of nnU-Net's, every supervised level.
-    assert len(moved) == (3 if name == "an2021" else levels - 2 if deep else 1)
+    # An's three networks have one each; of Xie's, every supervised level.
+    supervised = configs[0].levels - 2 if configs[0].deep_supervision else 1
+    assert len(moved) == (3 if name == "an2021" else supervised)
     for bias in moved:
         np.testing.assert_allclose(bias, np.full(1, logit), rtol=1e-6)
     if name != "an2021":  # whose box is another one then
-        plain, small = (run(params, opt_state)[2] for params in with_prior.values())
+        plain, small = (run(p, opt_state)[2] for p in params)
         np.testing.assert_allclose(small - plain, np.full(plain.shape, logit), atol=1e-4)
 
 
