@@ -140,3 +140,54 @@ def test_nnunet_beside_ours_scores_both_and_goes_on_where_it_was(
     assert set(np.unique(label.data)) == {0, 1}
     nnunet.main()
     assert calls == ["prepare", "train"]
+
+
+def test_fields_cut_anew_keep_the_label_and_the_place_of_every_voxel(tmp_path, capsys):
+    from benchmarks.field import blind, cut
+    from isanet_jax.cases.check import margins_mm
+    from isanet_jax.cases.grid import overlap_fraction
+    from isanet_jax.datasets.phantom import write_phantoms
+    from isanet_jax.datasets.table import read_table
+    from isanet_jax.volume import bounds_mm
+
+    table = write_phantoms(tmp_path / "scans", cases=2, seed=0)
+    again = cut(table, tmp_path / "cut", seed=3)
+    kept = []
+    for before, after in zip(read_table(table), read_table(again), strict=True):
+        old, new = read_volume(before.label), read_volume(after.label)
+        assert new.data.sum() == old.data.sum() > 0
+        assert (margins_mm(new) <= margins_mm(old)).all()
+        kept += list(np.ravel(margins_mm(new) / margins_mm(old)))
+        for name in before.images:
+            was, now = read_volume(before.image(name)), read_volume(after.image(name))
+            first = np.linalg.solve(was.affine, now.affine)[:3, 3]
+            i, j, k = np.rint(first).astype(int)
+            np.testing.assert_allclose(first, (i, j, k), atol=1e-5)
+            a, b, c = now.data.shape
+            np.testing.assert_array_equal(now.data, was.data[i : i + a, j : j + b, k : k + c])
+            fields = [bounds_mm(one.data.shape, one.affine) for one in (new, now)]
+            assert overlap_fraction(*fields) > 0.8
+    assert np.std(kept) > 0.15  # a random part of each side, from nothing to all
+    capsys.readouterr()
+    blind(again)
+    assert "| ellipsoid, " in capsys.readouterr().out
+
+
+def test_a_field_that_ends_as_far_from_every_label_gives_it_away(tmp_path, capsys):
+    from benchmarks.field import blind, ellipsoid
+    from isanet_jax.files import write_csv
+    from isanet_jax.volume import Volume, write_volume
+
+    rows = []
+    for number, shape in enumerate([(30, 40, 50), (36, 28, 44)]):
+        label = ellipsoid(shape, (2.0, 2.0, 2.0), np.array(shape) - 20.0).astype(np.float32)
+        case, affine = f"case{number}", np.diag([2.0, 2.0, 2.0, 1.0])
+        for name, data in (("ct", label * 50 - 500), ("pet", label + 1), ("label", label)):
+            write_volume(tmp_path / f"{case}_{name}.nii.gz", Volume(data, affine))
+        names = {name: f"{case}_{name}.nii.gz" for name in ("ct", "pet", "label")}
+        rows.append({"case": case, **names})
+    write_csv(tmp_path / "cases.csv", rows)
+    blind(tmp_path / "cases.csv")
+    out = capsys.readouterr().out
+    assert "| ellipsoid, 20 mm from the field's sides | 1.000 | 1.000 |" in out
+    assert "of the field | 0." in out  # a part of it fits only one of them

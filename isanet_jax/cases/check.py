@@ -21,6 +21,9 @@ from isanet_jax.volume import Volume, bounds_mm, read_volume
 
 _CORNERS = ndimage.generate_binary_structure(3, 3)
 _SMALL_ML = 0.1
+# Fields cropped around their labels: so many cases at least, of whose sides half or more lie as far
+# from the label as the median side, to within so many mm.
+_CROPPED_CASES, _CROPPED_SHARE, _CROPPED_MM = 5, 0.5, 3.0
 
 
 def _columns(images):
@@ -50,7 +53,8 @@ def check(
         log: file for the tracebacks of unforeseen errors.
 
     Returns:
-        a row per case: columns as text, `errors` and `warnings` as lists.
+        a row per case: columns as text, `errors` and `warnings` as lists; `margins_mm` besides
+        where the label is on an image's grid (`margins_mm`).
     """
     from tqdm import tqdm
 
@@ -159,6 +163,8 @@ def _check_label(label, volumes, kinds, row):
     if not count:
         row["warnings"].append("the label is empty")
         return
+    if grids:
+        row["margins_mm"] = margins_mm(label)
     if (small := int((sizes < _SMALL_ML).sum())) and count > 1:
         row["warnings"].append(f"{small} of {count} components are smaller than {_SMALL_ML} ml")
     for index, (name, volume) in enumerate(volumes.items()):
@@ -188,6 +194,42 @@ def _check_cohort(scans, rows, images):
         if len(mine) > 1:
             listed = ", ".join(sorted(str(f) for f in mine))
             row["errors"].append(f"patient {row['patient']} is in folds {listed}")
+
+
+def margins_mm(label: Volume) -> np.ndarray:
+    """How far a label that is not empty lies from the field's two sides along each axis.
+
+    Returns:
+        (3, 2), mm, whole voxels; 0 where it touches the side.
+    """
+    inside = [np.flatnonzero(label.data.any(tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+    shape = label.data.shape
+    voxels = [(found[0], n - 1 - found[-1]) for found, n in zip(inside, shape, strict=True)]
+    return np.array(voxels) * label.spacing_mm[:, None]
+
+
+def warnings_of_all(rows: list[dict]) -> list[str]:
+    """What no case shows alone: fields that were cropped around their labels.
+
+    Such a cohort gives away where the tumour is and how large, which a network learns
+    (docs/benchmarks/sts.md measures it).
+
+    Args:
+        rows: of `check`.
+    """
+    margins = [row["margins_mm"] for row in rows if "margins_mm" in row]
+    if len(margins) < _CROPPED_CASES:
+        return []
+    sides = np.ravel(margins)
+    median = np.median(sides)
+    alike = np.count_nonzero(np.abs(sides - median) <= _CROPPED_MM)
+    if alike < _CROPPED_SHARE * sides.size:
+        return []
+    return [
+        f"{alike} of the fields' {sides.size} sides lie {median:.0f} mm from the label (within "
+        f"{_CROPPED_MM:.0f}): the scans were cropped around it, so that the field says where the "
+        "tumour is and how large. Scores on them do not hold for scans that were not"
+    ]
 
 
 def write_table(rows: list[dict], folder, images) -> tuple[list[str], list[list[str]]]:

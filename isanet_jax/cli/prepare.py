@@ -369,12 +369,15 @@ def _check(args):
         found.scans, settings, workers=args.workers, failures=dict(found.failures), log=log
     )
     print(check.table_of(rows, settings.images))
+    of_all = [f"warning: {text}" for text in check.warnings_of_all(rows)]
+    for text in of_all:
+        print(text)
     table = check.write_table(rows, args.output, settings.images)
     failed = sum(bool(row["errors"]) for row in rows)
     doubtful = sum(bool(row["warnings"]) for row in rows)
     counts = f"{len(rows)} cases ({layout}), {failed} with errors, {doubtful} with warnings"
     path = Path(args.output) / "check.html"
-    _write_page(path, found.scans, rows, settings, title=counts, table=table)
+    _write_page(path, found.scans, rows, settings, title=counts, lines=of_all, table=table)
     print(f"{counts}: {path}")
     if failed:
         sys.exit(1)
@@ -383,7 +386,7 @@ def _check(args):
 _PICTURED = 12  # cases that the page of a check shows
 
 
-def _write_page(path, scans, rows, settings, *, title, table):
+def _write_page(path, scans, rows, settings, *, title, lines, table):
     """The page of `prepare check`: the table, and the cases to look through, the worst first."""
     from isanet_jax.cases.check import read_for_check
     from isanet_jax.cases.grid import resample, same_grid
@@ -410,7 +413,7 @@ def _write_page(path, scans, rows, settings, *, title, table):
             print(f"note: {scan.case} is not shown ({type(error).__name__})")
             continue
         page.add(scan.case, -trouble[scan.case], content)
-    lines = [f"Cases with errors and warnings come first; {_PICTURED} at most are shown."]
+    lines = [*lines, f"Cases with errors and warnings come first; {_PICTURED} at most are shown."]
     page.write(path, title=title, lines=lines, tables={"Cases": table})
 
 

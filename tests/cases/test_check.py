@@ -6,7 +6,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from isanet_jax.cases.check import check, write_table
+from isanet_jax.cases.check import check, warnings_of_all, write_table
 from isanet_jax.cases.prepare import Settings
 from isanet_jax.classes import Classes
 from isanet_jax.cli.prepare import _write_page, main
@@ -152,20 +152,54 @@ def test_the_report_is_a_table_on_screen_csv_and_html(folder, capsys):
 def test_what_a_file_says_is_text_in_the_page(tmp_path):
     row = {"case": "<script>", "errors": ["<b>"], "warnings": []}
     table = write_table([row], tmp_path, PET_CT)
-    _write_page(tmp_path / "check.html", [], [row], Settings(), title="a", table=table)
+    _write_page(tmp_path / "check.html", [], [row], Settings(), title="a", lines=[], table=table)
     page = (tmp_path / "check.html").read_text()
     page = re.sub(r"<script>.*?</script>", "", page, flags=re.S)  # its own
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
 
 
+def write_boxes(folder, margins):
+    """A table of tumours of various sizes, each so many voxels (3, 2) from the field's sides."""
+    rows = ["case,ct,pet,label"]
+    generator = np.random.default_rng(1)
+    for number, beside in enumerate(margins):
+        label = np.pad(np.ones(generator.integers(2, 9, 3), np.uint8), beside)
+        ct = generator.integers(-1000, 1000, label.shape).astype(np.int16)
+        pet = generator.random(label.shape).astype(np.float32) * 9
+        for name, data in (("ct", ct), ("pet", pet), ("label", label)):
+            write(folder / f"B{number}" / f"{name}.nii.gz", data)
+        rows.append(f"B{number},B{number}/ct.nii.gz,B{number}/pet.nii.gz,B{number}/label.nii.gz")
+    (folder / "cases.csv").write_text("\n".join(rows) + "\n")
+
+
+def test_fields_cropped_around_their_labels_are_told_of(tmp_path, capsys):
+    margins = np.full((6, 3, 2), 5)
+    margins[:, 2, 0] = range(6)  # one side of six is free
+    write_boxes(tmp_path, margins)
+    rows = rows_of(tmp_path)
+    np.testing.assert_array_equal([row["margins_mm"] for row in rows], 4.0 * margins)
+    (text,) = warnings_of_all(rows)
+    assert "31 of the fields' 36 sides lie 20 mm from the label" in text
+    assert not warnings_of_all(rows[:4])  # too few to tell
+    main(["check", "--source", str(tmp_path / "cases.csv"), "--output", str(tmp_path / "out")])
+    assert f"warning: {text}" in capsys.readouterr().out
+    assert "were cropped around it" in (tmp_path / "out" / "check.html").read_text()
+
+
+def test_labels_anywhere_in_their_fields_are_not(tmp_path):
+    write_boxes(tmp_path, np.random.default_rng(0).integers(0, 12, (6, 3, 2)))
+    assert not warnings_of_all(rows_of(tmp_path))
+
+
 def test_real_patients():
     from isanet_jax.datasets.sts import read_sts
 
-    scans = read_sts(real_data("sts"))[:3]
+    scans = read_sts(real_data("sts"))[:6]
     rows = check(scans, Settings())
     assert not errors_of(rows)
-    assert [row["label_on"] for row in rows] == ["CT"] * 3
+    assert [row["label_on"] for row in rows] == ["CT"] * 6
+    assert "sides lie 51 mm from the label" in warnings_of_all(rows)[0]
 
 
 def test_what_is_unknown_is_not_counted_as_tumour(folder):
