@@ -60,6 +60,10 @@ def get_config() -> ConfigDict:
     config.augment.rotation_of_all_axes = False  # True: always about all three (nnU-Net)
     config.augment.scaling_probability = 0.0  # of a case
     config.augment.scaling_range = (0.7, 1.4)  # above 1 things become smaller
+    # The field of view cut on all sides, and what is left resized (of whole volumes only): of a
+    # case; at most so much of it off each side.
+    config.augment.crop_probability = 0.0
+    config.augment.crop_share = 0.2
     # PET and others moved against the first image, whose label stays: of a case; at most, each way.
     config.augment.misalignment_probability = 0.0
     config.augment.misalignment_mm = 3.0

@@ -58,6 +58,7 @@ CANDIDATES = {
     "no_turns": ("mirrored only", {"augment": {"rotation_probability": 0.0}}),
     "mixup": ("mixup, 0.2", {"augment": {"mixup_probability": 0.2}}),
     "scaling": ("scaling, 0.2", {"augment": {"scaling_probability": 0.2}}),
+    "crop": ("field cut on all sides, 0.5", {"augment": {"crop_probability": 0.5}}),
     "intensity": ("nnU-Net's augmentation", {"augment": _INTENSITY}),
     "moved": ("misalignment, 0.3", {"augment": {"misalignment_probability": 0.3}}),
     "mirror": ("mirrored prediction", {"predict": {"mirror": True}}),

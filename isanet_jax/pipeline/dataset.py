@@ -130,6 +130,7 @@ def draw_augmentation(
     Returns:
         rotation (3, 3) float32, scaled; mirror (3,) bool, mixup and on_tumour, bools; patch_place
         (3,) and patch_pick () float32, see `patch_start`. Where the settings ask for them:
+        off_centre (3,), by how much of the field the middle of what is left of it is moved;
         misalignment, image -> (3, 3), and shift, image -> (3,) voxels; intensity, see
         `isanet_jax.pipeline.intensity.draw_intensity`.
     """
@@ -161,6 +162,12 @@ def draw_augmentation(
         drawn |= _draw_misalignment(generator, augment, np.asarray(spacing_mm), images[1:])
     if intensity.is_asked(augment):
         drawn["intensity"] = intensity.draw_intensity(generator, augment, channels)
+    if augment["crop_probability"]:
+        # A random resized crop (Szegedy et al. 2015), each side of the field on its own.
+        is_cropped = generator.random() < augment["crop_probability"]
+        low, high = generator.uniform(0, augment["crop_share"], (2, 3)) * is_cropped
+        drawn["rotation"] *= (1 - low - high).astype(np.float32)
+        drawn["off_centre"] = ((low - high) / 2).astype(np.float32)
     return drawn
 
 
@@ -296,7 +303,8 @@ def _read_element(stored: StoredCase, inputs: Inputs, start, drawn, centre=None)
             read is within the case.
     """
     if not inputs.is_patch:
-        case, centre = stored.read(), (np.array(inputs.shape, np.float32) - 1) / 2
+        case, shape = stored.read(), np.array(inputs.shape, np.float32)
+        centre = (shape - 1) / 2 + drawn.get("off_centre", np.float32(0)) * shape
         known = statistics_of(case, inputs.images, inputs.pet_scale)
         of_volume = {"of_volume": inputs.of_volume}
         images, outside = standardised(case.images, known, inputs.images, **of_volume)

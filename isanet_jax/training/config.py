@@ -127,6 +127,8 @@ _RANGES = {
     "augment.rotation_degrees": (0.0, 180.0),
     "augment.scaling_probability": (0.0, 1.0),
     "augment.scaling_range": (0.1, 10.0),
+    "augment.crop_probability": (0.0, 1.0),
+    "augment.crop_share": (0.0, 0.45),
     "augment.misalignment_probability": (0.0, 1.0),
     "augment.misalignment_mm": (0.0, 100.0),
     "augment.misalignment_degrees": (0.0, 45.0),
@@ -284,6 +286,9 @@ def unread_settings(config: dict) -> dict[str, tuple[object, str]]:
     }[optimizer["schedule"]]
     chosen = f"optimizer.schedule {optimizer['schedule']!r}"
     unread += [(f"optimizer.{name}", chosen) for name in names]
+    if any(as_three(config["data"]["patch"])):
+        chosen = f"data.patch {config['data']['patch']}"
+        unread += [(f"augment.crop_{name}", chosen) for name in ("probability", "share")]
     defaults = plain_config(hecktor.get_config())
     ignored = {}
     for name, why in unread:

@@ -289,3 +289,56 @@ def test_scaled_and_moved_patches_are_image_everywhere(cohort):
     still = settings | {"misalignment_probability": 1e-9}
     (batch,) = take(data(cohort, inputs=inputs, augment=still), 1)
     np.testing.assert_array_equal(batch["misalignment"]["pet"][0], np.eye(3))
+
+
+CROPPED = AUGMENT | {"crop_probability": 1.0, "crop_share": 0.3}
+
+
+def test_a_cropped_field_is_what_is_left_of_it_resized(cohort):
+    """Held against SciPy, by where each voxel's centre lies within the field."""
+    from scipy import ndimage
+
+    from isanet_jax.pipeline.augment import augment
+
+    still = dict.fromkeys(("rotation_probability", "mirror_probability", "mixup_probability"), 0.0)
+    stored = {n: read_case(cohort.path(case)) for n, case in enumerate(sorted(cohort.cases))}
+    lows, highs = [], []
+    for batch in take(data(cohort, augment=CROPPED | still), 6):
+        assert shapes(batch) == shapes(batch_shapes(2, INPUTS))
+        images, labels, _ = augment(batch, INPUTS.shape)
+        for element, index in enumerate(batch["case"]):
+            kept = np.diag(batch["rotation"][element])
+            off = (batch["centre"][element] + 0.5) / 16 - 0.5
+            low = (1 - kept) / 2 + off
+            lows += list(low)
+            highs += list((1 - kept) / 2 - off)
+            share = low + (np.arange(16)[:, None] + 0.5) / 16 * kept  # of the field, each axis
+            places = np.stack(np.meshgrid(*(16 * share - 0.5).T, indexing="ij"))
+            case, fill = stored[int(index)], float(batch["outside"]["ct"][element])
+            ct = ndimage.map_coordinates(
+                case.images["ct"].astype(float), places, order=1, mode="grid-constant", cval=fill
+            )
+            np.testing.assert_allclose(images["ct"][element], ct, atol=0.01)  # of HU
+            tumour = ndimage.map_coordinates(
+                case.masks(("tumour",))["tumour"].astype(float), places, order=0
+            )
+            assert np.mean(labels["tumour"][element] != tumour) < 1e-3  # ties round otherwise
+    for sides in (lows, highs):
+        assert min(sides) > -1e-6
+        assert max(sides) < 0.3 + 1e-6
+        assert np.mean(sides) == pytest.approx(0.15, abs=0.04)
+
+
+def test_a_cropped_field_is_turned_rigidly_and_the_other_draws_stay():
+    spacing_mm = np.array([3.0, 1.0, 2.0])
+    for seed in range(50):
+        draws = [
+            draw_augmentation(np.random.default_rng(seed), settings, spacing_mm)
+            for settings in (AUGMENT, CROPPED)
+        ]
+        without, cropped = (one.pop("rotation") * spacing_mm[:, None] for one in draws)
+        columns = cropped / np.linalg.norm(cropped, axis=0)
+        np.testing.assert_allclose(columns.T @ columns, np.eye(3), atol=1e-6)
+        np.testing.assert_allclose(columns, without / np.linalg.norm(without, axis=0), atol=1e-6)
+        assert np.abs(draws[1].pop("off_centre")).max() <= 0.15
+        assert equal(*draws)

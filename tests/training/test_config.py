@@ -98,6 +98,7 @@ def test_typos_are_refused_by_name(arguments, message):
         ("model.fusion=dot", "matmul, matmul_scaled, product"),
         ("model.name=help", r"choose one of\ncbam (.|\n)*an2021 "),
         ("data.patch=160", "at most data.size, 144"),
+        ("augment.crop_share=0.5", "augment.crop_share is 0.5; it must be a number, 0 to 0.45"),
         ("optimizer.name=lion", "adam, adamw, sgd"),
         ("optimizer.schedule=linear", "restart, poly"),
         ("fold_by=patient", "fold, centre"),
@@ -106,6 +107,13 @@ def test_typos_are_refused_by_name(arguments, message):
 def test_settings_that_cannot_work_are_refused(override, message):
     config, _ = parse_command_line([*BASE, f"--config.{override}"])
     with pytest.raises(ConfigError, match=message):
+        check_config(config)
+
+
+def test_a_crop_is_of_whole_volumes():
+    changes = ["--config.augment.crop_probability=0.5", "--config.data.patch=96"]
+    config, _ = parse_command_line([*BASE, *changes])
+    with pytest.raises(ConfigError, match=r"crop_probability is 0\.5, and nothing reads it with"):
         check_config(config)
 
 
