@@ -21,6 +21,7 @@ import numpy as np
 
 from isanet_jax import datasets
 from isanet_jax.cases.check import margins_mm
+from isanet_jax.errors import DataError
 from isanet_jax.files import write_csv
 from isanet_jax.volume import Volume, read_volume, write_volume
 
@@ -40,6 +41,14 @@ def ellipsoid(shape, spacing_mm, radii_mm) -> np.ndarray:
 def dsc(a: np.ndarray, b: np.ndarray) -> float:
     """Dice similarity coefficient of two masks, of which one is not empty."""
     return float(2 * np.count_nonzero(a & b) / (np.count_nonzero(a) + np.count_nonzero(b)))
+
+
+def read_mask(scan) -> Volume:
+    """A scan's label, any of its values. Raises DataError: not NIfTI, or empty."""
+    label = read_volume(scan.label, case=scan.case)
+    if not label.data.any():
+        raise DataError("the label is empty", case=scan.case, file=scan.label, wanted="a tumour")
+    return label
 
 
 def cut_to(volume: Volume, low_mm: np.ndarray, high_mm: np.ndarray) -> Volume:
@@ -71,7 +80,7 @@ def cut(source: Path, output: Path, seed: int) -> Path:
     for number, scan in enumerate(found.scans, start=1):
         images = {name: read_volume(path, case=scan.case) for name, path in scan.images.items()}
         generator = np.random.default_rng([seed, *scan.case.encode()])
-        images, label = cut_scan(images, read_volume(scan.label, case=scan.case), generator)
+        images, label = cut_scan(images, read_mask(scan), generator)
         names = {name: f"{scan.case}/{name}.nii.gz" for name in (*images, "label")}
         for name, volume in (images | {"label": label}).items():
             write_volume(output / names[name], volume)
@@ -87,7 +96,7 @@ def blind(source: Path) -> None:
     _, found = datasets.read(source)
     by_margin, by_part, ends = [], [], []
     for scan in found.scans:
-        volume = read_volume(scan.label, case=scan.case)
+        volume = read_mask(scan)
         mask, spacing = volume.data > 0, volume.spacing_mm
         half = np.array(mask.shape) * spacing / 2
         shape = (mask.shape, spacing)

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from isanet_jax.errors import DataError
 from isanet_jax.volume import read_volume
 
 ROOT = Path(__file__).parents[1]
@@ -191,3 +193,6 @@ def test_a_field_that_ends_as_far_from_every_label_gives_it_away(tmp_path, capsy
     out = capsys.readouterr().out
     assert "| ellipsoid, 20 mm from the field's sides | 1.000 | 1.000 |" in out
     assert "of the field | 0." in out  # a part of it fits only one of them
+    write_volume(tmp_path / "case1_label.nii.gz", Volume(label * 0, affine), overwrite=True)
+    with pytest.raises(DataError, match=r"case case1, .*: the label is empty"):
+        blind(tmp_path / "cases.csv")
