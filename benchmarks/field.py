@@ -21,21 +21,13 @@ import numpy as np
 
 from isanet_jax import datasets
 from isanet_jax.cases.check import margins_mm
+from isanet_jax.datasets.phantom import ellipsoid
 from isanet_jax.errors import DataError
 from isanet_jax.files import write_csv
 from isanet_jax.volume import Volume, read_volume, write_volume
 
 MARGINS_MM = range(0, 75, 5)
 PARTS = [n / 20 for n in range(2, 21)]
-
-
-def ellipsoid(shape, spacing_mm, radii_mm) -> np.ndarray:
-    """A mask (X, Y, Z): the ellipsoid of these radii in the middle of the field."""
-    total = 0.0
-    for axis, (size, step, radius) in enumerate(zip(shape, spacing_mm, radii_mm, strict=True)):
-        places = ((np.arange(size) + 0.5) - size / 2) * step / max(radius, step)
-        total = total + places.reshape([-1 if a == axis else 1 for a in range(3)]) ** 2
-    return total <= 1
 
 
 def dsc(a: np.ndarray, b: np.ndarray) -> float:
@@ -65,8 +57,8 @@ def cut_to(volume: Volume, low_mm: np.ndarray, high_mm: np.ndarray) -> Volume:
 
 def cut_scan(images: dict, label: Volume, generator: np.random.Generator) -> tuple[dict, Volume]:
     """A patient's images and label with a field cut anew, the same for all."""
-    beside = np.rint(margins_mm(label) / label.spacing_mm[:, None])
-    off = np.ceil(beside * generator.uniform(0, 1, (3, 2)))  # voxels
+    beside = np.rint(margins_mm(label) / label.spacing_mm[:, None])  # voxels
+    off = beside - np.floor(beside * generator.uniform(0, 1, (3, 2)))
     low, high = off[:, 0], np.array(label.data.shape) - 1 - off[:, 1]
     ends = label.affine[:3, :3] @ np.stack([low - 0.5, high + 0.5], 1) + label.affine[:3, 3:]
     cut_images = {name: cut_to(image, *ends.T) for name, image in images.items()}
@@ -98,11 +90,16 @@ def blind(source: Path) -> None:
     for scan in found.scans:
         volume = read_mask(scan)
         mask, spacing = volume.data > 0, volume.spacing_mm
+        places = np.ogrid[tuple(slice(n) for n in mask.shape)]
+        along = [(place + 0.5) * step for place, step in zip(places, spacing, strict=True)]
         half = np.array(mask.shape) * spacing / 2
-        shape = (mask.shape, spacing)
         ends.append(margins_mm(volume))
-        by_margin.append([dsc(ellipsoid(*shape, half - m), mask) for m in MARGINS_MM])
-        by_part.append([dsc(ellipsoid(*shape, half * part), mask) for part in PARTS])
+        for scores, choices in (
+            (by_margin, [half - margin for margin in MARGINS_MM]),
+            (by_part, [half * part for part in PARTS]),
+        ):
+            radii = [np.maximum(choice, spacing) for choice in choices]
+            scores.append([dsc(ellipsoid(along, half, one) <= 1, mask) for one in radii])
     margins = np.round(np.percentile(ends, (10, 50, 90)))
     print(f"{len(found.scans)} patients of {source}")
     print(f"from the mask to a side of the field, mm: 10 %, 50 %, 90 %: {margins}")

@@ -176,13 +176,15 @@ def test_fields_cut_anew_keep_the_label_and_the_place_of_every_voxel(tmp_path, c
 
 
 def test_a_field_that_ends_as_far_from_every_label_gives_it_away(tmp_path, capsys):
-    from benchmarks.field import blind, ellipsoid
+    from benchmarks.field import blind
+    from isanet_jax.datasets.phantom import ellipsoid
     from isanet_jax.files import write_csv
     from isanet_jax.volume import Volume, write_volume
 
     rows = []
     for number, shape in enumerate([(30, 40, 50), (36, 28, 44)]):
-        label = ellipsoid(shape, (2.0, 2.0, 2.0), np.array(shape) - 20.0).astype(np.float32)
+        world = [2.0 * index + 1 for index in np.ogrid[tuple(slice(n) for n in shape)]]
+        label = (ellipsoid(world, shape, np.array(shape) - 20.0) <= 1).astype(np.float32)
         case, affine = f"case{number}", np.diag([2.0, 2.0, 2.0, 1.0])
         for name, data in (("ct", label * 50 - 500), ("pet", label + 1), ("label", label)):
             write_volume(tmp_path / f"{case}_{name}.nii.gz", Volume(data, affine))

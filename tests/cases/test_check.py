@@ -22,23 +22,28 @@ def write(path, data, affine=AFFINE):
     nibabel.save(nibabel.Nifti1Image(data, affine), path)
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """A table of three sound patients; tests spoil what they want."""
+def write_patients(folder, labels):
+    """A table of patients with these labels, and CT and PET of random values on their grids."""
     generator = np.random.default_rng(0)
     rows = ["case,ct,pet,label,patient,fold"]
-    for number in range(3):
+    for number, label in enumerate(labels):
         case = f"P{number}"
-        ct = generator.integers(-1000, 1000, (12, 12, 12)).astype(np.int16)
-        pet = generator.random((12, 12, 12)).astype(np.float32) * 9
-        label = np.zeros((12, 12, 12), np.uint8)
-        label[3:6, 3:6, 3:6] = 1
+        ct = generator.integers(-1000, 1000, label.shape).astype(np.int16)
+        pet = generator.random(label.shape).astype(np.float32) * 9
         for name, data in (("ct", ct), ("pet", pet), ("label", label)):
-            write(tmp_path / case / f"{name}.nii.gz", data)
+            write(folder / case / f"{name}.nii.gz", data)
         rows.append(
             f"{case},{case}/ct.nii.gz,{case}/pet.nii.gz,{case}/label.nii.gz,{case},{number}"
         )
-    (tmp_path / "cases.csv").write_text("\n".join(rows) + "\n")
+    (folder / "cases.csv").write_text("\n".join(rows) + "\n")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A table of three sound patients; tests spoil what they want."""
+    label = np.zeros((12, 12, 12), np.uint8)
+    label[3:6, 3:6, 3:6] = 1
+    write_patients(tmp_path, [label] * 3)
     return tmp_path
 
 
@@ -159,24 +164,16 @@ def test_what_a_file_says_is_text_in_the_page(tmp_path):
     assert "&lt;script&gt;" in page
 
 
-def write_boxes(folder, margins):
-    """A table of tumours of various sizes, each so many voxels (3, 2) from the field's sides."""
-    rows = ["case,ct,pet,label"]
+def boxes(margins):
+    """Labels of various sizes, each so many voxels (3, 2) from the field's sides."""
     generator = np.random.default_rng(1)
-    for number, beside in enumerate(margins):
-        label = np.pad(np.ones(generator.integers(2, 9, 3), np.uint8), beside)
-        ct = generator.integers(-1000, 1000, label.shape).astype(np.int16)
-        pet = generator.random(label.shape).astype(np.float32) * 9
-        for name, data in (("ct", ct), ("pet", pet), ("label", label)):
-            write(folder / f"B{number}" / f"{name}.nii.gz", data)
-        rows.append(f"B{number},B{number}/ct.nii.gz,B{number}/pet.nii.gz,B{number}/label.nii.gz")
-    (folder / "cases.csv").write_text("\n".join(rows) + "\n")
+    return [np.pad(np.ones(generator.integers(2, 9, 3), np.uint8), beside) for beside in margins]
 
 
 def test_fields_cropped_around_their_labels_are_told_of(tmp_path, capsys):
     margins = np.full((6, 3, 2), 5)
     margins[:, 2, 0] = range(6)  # one side of six is free
-    write_boxes(tmp_path, margins)
+    write_patients(tmp_path, boxes(margins))
     rows = rows_of(tmp_path)
     np.testing.assert_array_equal([row["margins_mm"] for row in rows], 4.0 * margins)
     (text,) = warnings_of_all(rows)
@@ -188,7 +185,8 @@ def test_fields_cropped_around_their_labels_are_told_of(tmp_path, capsys):
 
 
 def test_labels_anywhere_in_their_fields_are_not(tmp_path):
-    write_boxes(tmp_path, np.random.default_rng(0).integers(0, 12, (6, 3, 2)))
+    margins = np.random.default_rng(0).integers(0, 12, (6, 3, 2))
+    write_patients(tmp_path, boxes(margins))
     assert not warnings_of_all(rows_of(tmp_path))
 
 
