@@ -31,6 +31,7 @@ _PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_READER = (errno.EPIPE, errno.EIO)  # of a pipe that was closed, a terminal that is gone
 _STARTED = time.perf_counter()
+CLOCKS = ("cpu", "gpu")
 
 
 def run(program) -> None:
@@ -74,8 +75,8 @@ def seconds_by(clock: str) -> float:
     """What this process has taken since its start.
 
     Args:
-        clock: `cpu`, the processor's time, user and system; `gpu`, what the clock on the wall says,
-            for what computes elsewhere.
+        clock: of `CLOCKS`: `cpu`, the processor's time, user and system; `gpu`, what the clock on
+            the wall says, for what computes elsewhere.
     """
     return time.process_time() if clock == "cpu" else time.perf_counter() - _STARTED
 

@@ -38,8 +38,8 @@ def run_cell(
         folder: of the run; gets scores.json (method -> ID -> metrics; of several classes, their
             mean), of several classes scores_by_class.json (class -> the same), masks.npz (ID ->
             the network's mask of all classes on the case grid, as packed bits), and training.json
-            (epochs; cpu_minutes, user and system, and on a GPU gpu_minutes, by the clock, since the
-            process that ended it was started;
+            (epochs; cpu_minutes, user and system, and on a GPU gpu_minutes, by the clock, of the
+            trainings and of this process's start;
             validation_dsc of the checkpoint that was chosen, the mean over the members, None where
             none was).
         thresholds: score the fixed thresholds on the PET in place of a network.
@@ -67,6 +67,8 @@ def run_cell(
     is_trained = not thresholds and masks_of is None
     runs = [folder / f"member{number}" for number in range(len(members))] or [folder]
     cohort = load_cohort(config)
+    clocks = ("cpu",) if jax.default_backend() == "cpu" else runtime.CLOCKS
+    starting = {clock: runtime.seconds_by(clock) for clock in clocks}
     for number, run in enumerate(runs if is_trained else []):
         network = config
         if members:
@@ -77,8 +79,6 @@ def run_cell(
                 network["inner_fold"] = number % inner_folds(run_folds(config, cohort))
         if not train(network, run):
             return False
-    clocks = ("cpu",) if jax.default_backend() == "cpu" else ("cpu", "gpu")
-    spent = {f"{clock}_minutes": runtime.seconds_by(clock) / 60 for clock in clocks}
     masks = {}
 
     def on_case(case, stored, probability, predicted, metrics):
@@ -93,10 +93,8 @@ def run_cell(
     else:
         predictor = Predictor(runs) if is_trained else None
         if is_trained:
-            chosen = [d["progress"]["best_dsc"] for d in predictor.descriptions]
-            training = {"epochs": config["train"]["epochs"]} | spent
-            mean = None if None in chosen else float(np.mean(chosen))
-            write_json(folder / TRAINING, training | {"validation_dsc": mean})
+            training = _training(predictor.descriptions, runs, starting)
+            write_json(folder / TRAINING, {"epochs": config["train"]["epochs"]} | training)
         options = {"classes": names, "thresholds": thresholds, "grids": ("ct",)}
         scores = score_run(predictor, cohort, cases, on_case, **options)
     with replace_when_done(folder / MASKS) as partial, open(partial, "wb") as file:
@@ -107,6 +105,19 @@ def run_cell(
         write_json(folder / SCORES_BY_CLASS, by_class)
     write_json(folder / SCORES, jsonable(scores[last]["ct"]))
     return True
+
+
+def _training(descriptions, runs, starting):
+    """What the networks took, with the seconds that this process took to start, and their DSC."""
+    from isanet_jax.training.checkpoint import read_progress
+
+    none = dict.fromkeys(starting, 0.0)  # is known of a network from before they were kept
+    taken = [read_progress(run).get("seconds", none) for run in runs]
+    chosen = [description["progress"]["best_dsc"] for description in descriptions]
+    return {
+        f"{clock}_minutes": (seconds + sum(one[clock] for one in taken)) / 60
+        for clock, seconds in starting.items()
+    } | {"validation_dsc": None if None in chosen else float(np.mean(chosen))}
 
 
 def main():

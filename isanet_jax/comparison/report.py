@@ -151,8 +151,9 @@ def _trainings(comparison, cells):
 
 
 _TRAININGS = """Means over the trainings. CPU minutes: user and system time; GPU minutes: by the
-clock; without the prediction, and of a training that was resumed, of its last part. Validation DSC:
-of the checkpoint that was chosen, on the cases that it was chosen on and their own grid."""
+clock; without the prediction. Of a training that was resumed, all parts count, but what it had done
+since its last checkpoint when it was killed. Validation DSC: of the checkpoint that was chosen, on
+the cases that it was chosen on and their own grid."""
 
 _EXPLANATION = """Mean ± sd over the folds of the folds' means (over the cases with a finite value).
 "paper": the paper's figure. "difference": ours minus the paper's. An infinite distance is of a case

@@ -2,8 +2,8 @@
 
 Two Orbax series of one checkpoint each. `latest` holds parameters, optimiser, step and key;
 `best` the parameters alone. Both carry the run's description (config, preparation, folds) and the
-progress (data iterator, best validation DSC) as JSON, and digests of all of it: a disk that
-returns other bytes than were written is noticed when a checkpoint is loaded.
+progress (data iterator, best validation DSC, seconds taken) as JSON, and digests of all of it: a
+disk that returns other bytes than were written is noticed when a checkpoint is loaded.
 """
 
 import contextlib
@@ -222,6 +222,16 @@ def load_params(workdir, make_params, *, which="best") -> tuple[object, dict]:
         return items[_PARAMS], description
 
 
+def read_progress(workdir) -> dict:
+    """The progress of a run's latest checkpoint.
+
+    Raises:
+        CheckpointError: none, or a damaged one.
+    """
+    with contextlib.closing(_open(workdir, "latest", cleanup=False)) as series:
+        return _description(series, workdir)[0]["progress"]
+
+
 def digest_of(tree) -> str:
     """SHA-256 of names, types, shapes and bytes of a tree's arrays."""
     digest = hashlib.sha256()
@@ -295,13 +305,7 @@ def _load(series, make_items, workdir, *, config=None):
     """
     step = _step_of(series, workdir)
     folder = Path(series.directory) / str(step)
-    with _damage(folder, workdir):
-        description = dict(series.metadata(step).custom_metadata or {})
-        if "progress" not in description:
-            raise ValueError("_CHECKPOINT_METADATA does not describe the run")
-        digests = description.pop("digests", None)  # runs from before there were digests: None
-        if digests and digests["description"] != _digest_of_text(description):
-            raise ValueError("_CHECKPOINT_METADATA is not what was saved")
+    description, digests = _description(series, workdir)
     check_version(description, folder)
     items = _stored(make_items(description))
     with _damage(folder, workdir):
@@ -330,6 +334,19 @@ def _load(series, make_items, workdir, *, config=None):
             if digests and digest_of(tree) != digests[name]:
                 raise ValueError(f"the arrays in {name}/d are not those that were saved")
     return description, _plain(loaded)
+
+
+def _description(series, workdir):
+    """(description, digests) of the latest checkpoint; digests are None in runs of before them."""
+    step = _step_of(series, workdir)
+    with _damage(Path(series.directory) / str(step), workdir):
+        description = dict(series.metadata(step).custom_metadata or {})
+        if "progress" not in description:
+            raise ValueError("_CHECKPOINT_METADATA does not describe the run")
+        digests = description.pop("digests", None)
+        if digests and digests["description"] != _digest_of_text(description):
+            raise ValueError("_CHECKPOINT_METADATA is not what was saved")
+    return description, digests
 
 
 def check_version(description, folder):

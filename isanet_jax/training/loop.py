@@ -17,7 +17,7 @@ from isanet_jax.distributed.processes import first_process_first
 from isanet_jax.errors import IsaNetError
 from isanet_jax.files import replace_when_done
 from isanet_jax.locks import only_here
-from isanet_jax.runtime import command, return_memory
+from isanet_jax.runtime import CLOCKS, command, return_memory, seconds_by
 from isanet_jax.training.checkpoint import Checkpoints, check_record
 from isanet_jax.training.config import (
     check_config,
@@ -84,6 +84,7 @@ def train(config, workdir: Path, *, profiled_steps: int = 0, track: str | None =
 def _train_alone(config, workdir, mesh, cohort, *, profiled_steps, track):
     """`train`, in a folder that no other program trains in."""
     is_first = jax.process_index() == 0
+    began = {clock: seconds_by(clock) for clock in CLOCKS}
     run, state = build_run(config, cohort, mesh)
     parts = run.parts
     info = {
@@ -98,10 +99,11 @@ def _train_alone(config, workdir, mesh, cohort, *, profiled_steps, track):
         Checkpoints(workdir, info=info) as checkpoints,
         StopRequest() as stop,
     ):
-        progress = {"best_dsc": -1.0, "best_epoch": 0}
+        progress = {"best_dsc": -1.0, "best_epoch": 0, "seconds": dict.fromkeys(CLOCKS, 0.0)}
         restored = checkpoints.load_latest(state)
         if restored:
-            state, progress = restored
+            state, saved = restored
+            progress |= saved
             batches.set_state(progress["data"])
             if progress["best_epoch"]:
                 checkpoints.check_best()
@@ -109,6 +111,8 @@ def _train_alone(config, workdir, mesh, cohort, *, profiled_steps, track):
             params, said = started_from(config["init"], state.params)
             state = state._replace(params=params)
             print(said)
+        # As if what earlier calls took had been just before this one.
+        began = {clock: began[clock] - progress["seconds"][clock] for clock in CLOCKS}
         step = int(state.step)
         if step >= run.total_steps:
             print(f"{workdir} is trained already; next: {command('eval')} --workdir {workdir}")
@@ -128,6 +132,7 @@ def _train_alone(config, workdir, mesh, cohort, *, profiled_steps, track):
                 run,
                 state,
                 progress,
+                began,
                 workdir=workdir,
                 batches=batches,
                 checkpoints=checkpoints,
@@ -137,7 +142,7 @@ def _train_alone(config, workdir, mesh, cohort, *, profiled_steps, track):
             )
 
 
-def _train_steps(run, state, progress, *, workdir, batches, checkpoints, stop, log, trace):
+def _train_steps(run, state, progress, began, *, workdir, batches, checkpoints, stop, log, trace):
     """Steps from the state's on, until the last (True) or until a stop is requested (False).
 
     A step's metrics are read when the next one has been started, and its batch is on the device
@@ -174,6 +179,7 @@ def _train_steps(run, state, progress, *, workdir, batches, checkpoints, stop, l
                 _select(run, state, progress, step, epoch, log=log, checkpoints=checkpoints)
                 reason = reason or stop.reason
             log.flush()
+            progress["seconds"] = {clock: seconds_by(clock) - began[clock] for clock in CLOCKS}
             checkpoints.save_latest(step, state, progress)
             return_memory()  # of the validation and of what was written
             reader.start_again(saved=step)

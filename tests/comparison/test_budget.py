@@ -16,6 +16,7 @@ from isanet_jax.comparison.resources import Resources
 from isanet_jax.errors import ConfigError
 from isanet_jax.files import write_json
 from isanet_jax.prediction.predictor import Predictor
+from isanet_jax.training.checkpoint import read_progress
 from isanet_jax.training.config import plain_config
 from tests.conftest import small_config
 
@@ -54,7 +55,9 @@ def test_what_fits_is_trained(comparison, tmp_path, capsys):
     )
 
 
-def test_the_networks_of_an_ensemble_share_the_time_and_predict_together(comparison, tmp_path):
+def test_the_networks_of_an_ensemble_share_the_time_and_predict_together(
+    comparison, tmp_path, monkeypatch
+):
     write_json(tmp_path / "narrow" / "cost.json", COST | {"epoch_s": 3.0})
     changes = [{}, {"loss": {"batch_dice": True}}]
     comparison["methods"]["narrow"]["members"] = changes
@@ -85,6 +88,12 @@ def test_the_networks_of_an_ensemble_share_the_time_and_predict_together(compari
         np.testing.assert_array_equal(packed, probability >= 0.5)
     chosen = [d["progress"]["best_dsc"] for d in predictor.descriptions]
     assert cell.training["validation_dsc"] == pytest.approx(np.mean(chosen))
+    # A cell that is resumed counts what its networks took before.
+    monkeypatch.setattr(budget.runtime, "seconds_by", lambda clock: 6.0)
+    assert run_cell(config, cell.folder, thresholds=False, members=members)
+    taken = sum(read_progress(run)["seconds"]["cpu"] for run in both)
+    assert taken > 0
+    assert cell.training["cpu_minutes"] == pytest.approx((6 + taken) / 60)
 
 
 def test_snapshots_are_of_one_training_over_restarts(comparison, tmp_path):

@@ -25,9 +25,10 @@ from isanet_jax.network import systems
 from isanet_jax.network.config import ModelConfig
 from isanet_jax.pipeline.dataset import standardised
 from isanet_jax.prediction.predictor import Predictor
+from isanet_jax.runtime import CLOCKS, seconds_by
 from isanet_jax.training import log, loop
 from isanet_jax.training import run as run_module
-from isanet_jax.training.checkpoint import Checkpoints, load_params
+from isanet_jax.training.checkpoint import Checkpoints, load_params, read_progress
 from isanet_jax.training.config import make_inputs, model_config
 from isanet_jax.training.cost import StepCost
 from isanet_jax.training.log import RunLog, read_log
@@ -102,7 +103,12 @@ def test_interrupted_and_resumed_is_the_same_as_uninterrupted(
     assert max(losses(tmp_path)) == stop_at
     assert f"stopped on {number.name}" in capsys.readouterr().out
     monkeypatch.undo()
+    first = read_progress(tmp_path)["seconds"]
+    before = {clock: seconds_by(clock) for clock in CLOCKS}
     loop.train(config, tmp_path)
+    for clock, seconds in read_progress(tmp_path)["seconds"].items():
+        # Both parts; what follows the last checkpoint is left out, and little.
+        assert first[clock] < seconds <= first[clock] + seconds_by(clock) - before[clock]
     assert f"resuming from step {stop_at}" in capsys.readouterr().out
     assert_same_run(tmp_path, trained, config)
     loop.train(config, tmp_path)
