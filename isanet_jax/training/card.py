@@ -1,5 +1,6 @@
 """The card of a model: what it is, what it has learnt from, how well it did, and its limits."""
 
+from collections import Counter
 from collections.abc import Mapping
 
 _SAID_BY_DEFAULT = {
@@ -31,11 +32,12 @@ def model_card(networks: list[dict], rules: Mapping, metrics, about: Mapping[str
     said = _SAID_BY_DEFAULT | {name: text for name, text in about.items() if text}
     first = networks[0]
     config, preparation = first["config"], first["preparation"]
+    systems = Counter(network["config"]["model"]["name"] for network in networks)
     lines = [
         "# Model card",
         "",
-        f"{len(networks)} network(s): {', '.join(d['config']['model']['name'] for d in networks)}."
-        f" Classes: {', '.join(config['data'].get('classes', ['tumour']))}. Images: "
+        f"Networks: {', '.join(f'{count} × {name}' for name, count in systems.items())}. Classes: "
+        f"{', '.join(config['data'].get('classes', ['tumour']))}. Images: "
         f"{', '.join(f'{name} ({kind})' for name, kind in preparation['images'].items())}.",
         "",
         "## Intended use",

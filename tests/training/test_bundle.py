@@ -51,6 +51,7 @@ def test_it_names_no_case_and_no_folder(model, cohort):
     for name in (*cohort.cases, str(cohort.folder)):
         assert name not in text + card
     assert "CC BY 4.0" in card
+    assert f"Networks: 1 × {json.loads(text)['networks'][0]['config']['model']['name']}." in card
     counts = json.loads(text)["networks"][0]["counts"]
     assert f"| {counts['train']} cases | {counts['selection']} cases |" in card
 
