@@ -175,8 +175,8 @@ def test_a_step_is_started_and_its_batch_copied_before_the_last_ones_metrics_are
     trace = SimpleNamespace(step_done=lambda: None, stop=lambda: None)
     progress = {"best_dsc": -1.0, "best_epoch": 0}
     assert loop._train_steps(
-        run, state, progress, workdir=None, batches=Batches(), checkpoints=checkpoints, stop=stop,
-        log=log, trace=trace,
+        run, state, progress, dict.fromkeys(CLOCKS, 0.0), workdir=None, batches=Batches(),
+        checkpoints=checkpoints, stop=stop, log=log, trace=trace,
     )  # fmt: skip
     epoch = [
         *("copy 1", "start 1", "copy 2", "start 2", "copy 3", "read 1", "log 1"),
