@@ -229,7 +229,7 @@ def read_progress(workdir) -> dict:
         CheckpointError: none, or a damaged one.
     """
     with contextlib.closing(_open(workdir, "latest", cleanup=False)) as series:
-        return _description(series, workdir)[0]["progress"]
+        return _description(series, _step_of(series, workdir), workdir)[0]["progress"]
 
 
 def digest_of(tree) -> str:
@@ -305,7 +305,7 @@ def _load(series, make_items, workdir, *, config=None):
     """
     step = _step_of(series, workdir)
     folder = Path(series.directory) / str(step)
-    description, digests = _description(series, workdir)
+    description, digests = _description(series, step, workdir)
     check_version(description, folder)
     items = _stored(make_items(description))
     with _damage(folder, workdir):
@@ -336,9 +336,8 @@ def _load(series, make_items, workdir, *, config=None):
     return description, _plain(loaded)
 
 
-def _description(series, workdir):
-    """(description, digests) of the latest checkpoint; digests are None in runs of before them."""
-    step = _step_of(series, workdir)
+def _description(series, step, workdir):
+    """(description, digests) of a step's checkpoint; digests are None in runs of before them."""
     with _damage(Path(series.directory) / str(step), workdir):
         description = dict(series.metadata(step).custom_metadata or {})
         if "progress" not in description:
