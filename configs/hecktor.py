@@ -25,6 +25,7 @@ def get_config() -> ConfigDict:
     config.fold_by = "fold"  # the cases' own folds; centre: fold k leaves out the k-th centre
     # paper: the checkpoint is chosen on the fold that is reported (optimistic).
     # nested: it is chosen on the next fold, which is then not trained on.
+    # none: all other folds are trained on, and the last checkpoint is kept (nnU-Net).
     config.selection = "paper"
     config.inner_fold = 0  # of nested: how many folds after the next one instead
     # Model (isanet bundle) or run whose parameters a new training starts from; "": drawn.

@@ -7,7 +7,7 @@ import numpy as np
 
 from isanet_jax.errors import ConfigError, DataError
 
-SELECTIONS = ("paper", "nested")
+SELECTIONS = ("paper", "nested", "none")
 FOLDS_BY = ("fold", "centre")
 ALL_CASES = "all"  # in a fold's place: none is left out
 
@@ -94,7 +94,7 @@ def folds_by_centre(centre_of: dict[str, str]) -> dict[str, int]:
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Case IDs by role. `selection` chooses the checkpoint, `test` is reported."""
+    """Case IDs by role. `selection`, if any, chooses the checkpoint; `test` is reported."""
 
     train: tuple[str, ...]
     selection: tuple[str, ...]
@@ -114,6 +114,7 @@ def split(
     `paper`: the checkpoint is chosen on the test fold itself, as in the paper (optimistic).
     `nested`: it is chosen on one of the other folds, which is then not trained on: the next one,
     or that which comes `inner_fold` folds after it.
+    `none`: all that is not tested is trained on, and the last checkpoint is kept, as in nnU-Net.
     Where the fold is `ALL_CASES`, all are trained on, and there is nothing to choose by.
 
     Raises:
@@ -132,15 +133,15 @@ def split(
             f"inner_fold is {inner_fold}; with {len(numbers)} folds it must be 0 to {inner - 1}"
         )
     following = numbers[(numbers.index(fold) + 1 + inner_fold) % len(numbers)]
-    chosen_on = fold if selection == "paper" else following
+    chosen_on = {"paper": (fold,), "nested": (following,), "none": ()}[selection]
 
     def members(*folds):
         return tuple(sorted(case for case, number in fold_of.items() if number in folds))
 
-    train = members(*(n for n in numbers if n not in (fold, chosen_on)))
+    train = members(*(n for n in numbers if n != fold and n not in chosen_on))
     if not train:
         raise ConfigError(
             f"selection {selection!r} leaves no case to train on with the folds {numbers}; prepare "
             "the cases with more folds, or use selection 'paper'"
         )
-    return Split(train, members(chosen_on), members(fold))
+    return Split(train, members(*chosen_on), members(fold))

@@ -75,7 +75,7 @@ def run_cell(
             network = members[number] | {"seed": config["seed"] * len(members) + number}
             if snapshots and number:
                 network["init"] = str(runs[number - 1])
-            elif config["selection"] == "nested" and not snapshots:
+            elif network["selection"] == "nested" and not snapshots:
                 network["inner_fold"] = number % inner_folds(run_folds(config, cohort))
         if not train(network, run):
             return False

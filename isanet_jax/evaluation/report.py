@@ -14,7 +14,7 @@ SELECTION_NOTES = {
     "paper": "the checkpoint was chosen on the very cases that are reported here, as in the paper: "
     "optimistic",
     "nested": "the checkpoint was chosen on other cases, which were not trained on either",
-    "none": "all cases of its cohort were trained on, and the last checkpoint was kept",
+    "none": "no case was kept aside to choose a checkpoint, and the last one was kept",
 }
 VALIDATION_NOTES = {
     "cases": "validation DSC",
@@ -121,8 +121,8 @@ def describe_runs(descriptions: list[dict], reported) -> list[dict]:
 
     Returns:
         For each run: system, fold, seed, training_cases, best_epoch, validation_dsc, validated_on
-        (a key of `VALIDATION_NOTES`), and selection, a key of `SELECTION_NOTES` (nested wherever no
-        reported case took part in choosing).
+        (a key of `VALIDATION_NOTES`), and selection, a key of `SELECTION_NOTES` (nested wherever
+        there was a choice and no reported case took part in it).
     """
     return [
         {

@@ -262,8 +262,8 @@ def tune_runs(
     tested = [case for p in predictors for case in p.descriptions[0]["split"][role]]
     if not tested:
         raise ConfigError(
-            "these runs were trained on all their cases: none is left to choose rules on. Choose "
-            "them on the runs of a cross-validation"
+            f"none of these runs' cases has the role {role!r}: none is left to choose rules on. "
+            "Choose them on the test folds (--on test) of a cross-validation"
         )
     has_pet = pet_name(first.settings.images) is not None
     with tqdm(total=len(tested), unit="case", disable=None) as bar:

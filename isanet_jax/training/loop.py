@@ -193,10 +193,10 @@ def _train_steps(run, state, progress, began, *, workdir, batches, checkpoints, 
             return False
     checkpoints.check_best()
     checkpoints.close()
+    best, following = "the last checkpoint counts", f"{command('eval')} --workdir {workdir}"
     if run.parts.selection:
         best = f"best validation DSC {progress['best_dsc']:.4f} in epoch {progress['best_epoch']}"
-        following = f"{command('eval')} --workdir {workdir}"
-    else:
+    elif not run.parts.test:
         best = f"all {len(run.parts.train)} cases were trained on, and none is left to score"
         following = f"{command('predict')} --workdir {workdir} --ct CT --pet PET --output MASK"
     log.message(f"done: {best}; next: {following}")

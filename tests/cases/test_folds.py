@@ -61,7 +61,11 @@ def test_nested_selection_is_neither_trained_on_nor_reported():
     assert {parts.test for parts in inner} == {inner[0].test}
     with pytest.raises(ConfigError, match="inner_fold is 4; with 5 folds it must be 0 to 3"):
         split(fold_of, fold=3, selection="nested", inner_fold=4)
-    for parts in (paper, nested, *inner):
+    none = split(fold_of, fold=4, selection="none")
+    assert none.test == nested.test and not none.selection
+    with pytest.raises(ConfigError, match="selection is 'best'; choose one of paper, nested, none"):
+        split(fold_of, fold=4, selection="best")
+    for parts in (paper, nested, none, *inner):
         assert not set(parts.train) & (set(parts.test) | set(parts.selection))
         assert set(parts.train) | set(parts.test) | set(parts.selection) == set(fold_of)
     with pytest.raises(ConfigError, match=r"fold is 9.*\[0, 1, 2, 3, 4\]"):

@@ -584,6 +584,27 @@ def test_all_cases_can_be_trained_on(config, tmp_path, cohort, capsys):
     assert loop.train(config, tmp_path / "run")  # again: it is trained already
 
 
+def test_all_that_is_not_tested_can_be_trained_on(config, tmp_path, cohort, capsys):
+    """As in nnU-Net: no case is kept aside to choose by, and the test fold is scored."""
+    config["selection"] = "none"
+    config["train"] |= {"epochs": 2}
+    run = tmp_path / "run"
+    assert loop.train(config, run)
+    tested = [case for case, fold in cohort.fold_of.items() if fold == config["fold"]]
+    shown = capsys.readouterr().out
+    assert f"{len(cohort.cases) - len(tested)} cases to train on, 0 to validate" in shown
+    assert f"the last checkpoint counts; next: isanet eval --workdir {run}" in shown
+    evaluate.main(["--workdir", str(run)])
+    found = json.loads((run / "eval" / "metrics.json").read_text())
+    assert sorted(found["cases"]) == sorted(tested)
+    (described,) = found["runs"]
+    assert (described["selection"], described["best_epoch"]) == ("none", 2)
+    assert described["validation_dsc"] is None
+    assert "no case was kept aside" in (run / "eval" / "report.md").read_text()
+    with pytest.raises(ConfigError, match="the role 'selection': none is left"):
+        tune_runs([run], tmp_path / "rules.json", role="selection")
+
+
 def test_progress_is_told_in_lines_where_there_is_no_terminal(
     config, tmp_path, capsys, monkeypatch
 ):
