@@ -4,9 +4,9 @@
     python compare.py --config configs/compare/search.py --workdir runs/search
 
 Five folds, each with a checkpoint chosen on the next ("nested"), which is what candidates are
-chosen by; the test folds are looked at once, in the table. docs/benchmarks/search.md has what came
-of it. `--config.seeds="(0,1)" --config.order="('start','average')"` repeats what is to be kept with
-another seed.
+chosen by (but the one without selection); the test folds are looked at once, in the table.
+docs/benchmarks/search.md has what came of it. `--config.seeds="(0,1)"` and
+`--config.order="('start','average')"` repeat what is to be kept with another seed.
 """
 
 import copy
@@ -62,6 +62,7 @@ CANDIDATES = {
     "intensity": ("nnU-Net's augmentation", {"augment": _INTENSITY}),
     "moved": ("misalignment, 0.3", {"augment": {"misalignment_probability": 0.3}}),
     "mirror": ("mirrored prediction", {"predict": {"mirror": True}}),
+    "no_selection": ("no fold to choose by, last checkpoint", {"selection": "none"}),
 }
 # Several networks within the same time; they need more of it: --config.cpu_minutes=6
 # --config.order="('start','seeds_and_folds','snapshots')"

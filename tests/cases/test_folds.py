@@ -62,7 +62,8 @@ def test_nested_selection_is_neither_trained_on_nor_reported():
     with pytest.raises(ConfigError, match="inner_fold is 4; with 5 folds it must be 0 to 3"):
         split(fold_of, fold=3, selection="nested", inner_fold=4)
     none = split(fold_of, fold=4, selection="none")
-    assert none.test == nested.test and not none.selection
+    assert none.test == nested.test
+    assert not none.selection
     with pytest.raises(ConfigError, match="selection is 'best'; choose one of paper, nested, none"):
         split(fold_of, fold=4, selection="best")
     for parts in (paper, nested, none, *inner):
