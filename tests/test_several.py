@@ -21,6 +21,7 @@ from isanet_jax.datasets.phantom import make_phantom
 from isanet_jax.distributed.mesh import make_mesh
 from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.evaluation.evaluate import MEAN, score_given
+from isanet_jax.evaluation.report import SELECTION_NOTES
 from isanet_jax.kinds import SOFT_TISSUE, WIDE
 from isanet_jax.training.config import (
     check_config,
@@ -271,6 +272,14 @@ def test_a_comparison_has_a_table_of_each_class_and_of_their_mean(workdir, confi
     mean, *each = (float(row["mean"]) for row in rows)
     assert mean == pytest.approx(np.mean(each), abs=1e-6)
     assert (tmp_path / "boxes_hot.png").exists()
+    assert f'- Selection "paper": {SELECTION_NOTES["paper"]}.' in report
+    # Methods of a selection of their own are named with it.
+    comparison["methods"]["last"] = {"label": "the last", "published": {}}
+    other = Cell("last", 0, 0, plain | {"selection": "none"}, tmp_path / "last")
+    write_comparison(tmp_path, comparison | {"order": ["isa", "last"]}, [*cells, other], {})
+    report = (tmp_path / "report.md").read_text()
+    for name, label in (("paper", "ISA"), ("none", "the last")):
+        assert f'- Selection "{name}": {SELECTION_NOTES[name]} ({label}).' in report
 
 
 def test_given_masks_are_read_as_predictions_are_written(cases, tmp_path):

@@ -169,7 +169,7 @@ def _conditions(comparison, cells, failures):
     done = sum(cell.is_done for cell in cells)
     lines = [
         f'- Recipe "{comparison["recipe"]}": {_RECIPES[comparison["recipe"]]}.',
-        f'- Selection "{base["selection"]}": {SELECTION_NOTES[base["selection"]]}.',
+        *_selections(comparison, cells),
         f'- Size "{comparison["size"]}": {in_voxels(_seen(base["data"]))}, '
         + (
             f"{minutes:g} {clock.upper()} minutes a training."
@@ -188,6 +188,20 @@ def _conditions(comparison, cells, failures):
     waiting = [cell.name for cell in cells if not cell.is_done and cell.name not in failures]
     lines += [f"- Not run: {', '.join(waiting)}."] if waiting else []
     return "\n".join(lines)
+
+
+def _selections(comparison, cells):
+    """How checkpoints were chosen; where methods differ in it, of which."""
+    methods = {}
+    for cell in cells:
+        if cell.method in comparison["methods"] and cell.masks_of is None:
+            for config in cell.members or (cell.config,):
+                methods.setdefault(config["selection"], {})[_label(comparison, cell.method)] = None
+    return [
+        f'- Selection "{name}": {SELECTION_NOTES[name]}'
+        + (f" ({', '.join(labels)})." if len(methods) > 1 else ".")
+        for name, labels in methods.items()
+    ]
 
 
 def _seen(data):
