@@ -112,7 +112,7 @@ def read_volume(path, *, case=None, dtype=np.float32, placed=True) -> Volume:
     Raises:
         DataError: missing, truncated, not NIfTI, named for another compression, not 3D, without
             geometry, with two geometries that contradict each other, with voxels or a field of a
-            size that no scan has, or with NaN or infinite voxels.
+            size that no scan has, or with voxels that are NaN, infinite, complex or colours.
     """
     path = Path(path)
     where = {"case": case, "file": path}
@@ -131,6 +131,7 @@ def read_volume(path, *, case=None, dtype=np.float32, placed=True) -> Volume:
         shape = image.shape
         _check_size(path, image)
         affine = _affine_mm(image)
+        _check_numbers(image, where)
         if len(shape) in (3, 4) and min(shape) > 0 and np.isfinite(affine).all():
             check_grid(shape[:3], affine, where)
             if placed:
@@ -174,6 +175,17 @@ def read_volume(path, *, case=None, dtype=np.float32, placed=True) -> Volume:
             **where,
         )
     return Volume(data, affine, _geometry_header(image.header))
+
+
+def _check_numbers(image, where):
+    """Raises DataError where a voxel is not one number: of them, a part would be read."""
+    if image.get_data_dtype().kind not in "biuf":
+        raise DataError(
+            f"voxels of the type {image.header.get_value_label('datatype')}",
+            wanted="one real number a voxel",
+            action="Export the scan itself, in place of a picture or a complex transform of it",
+            **where,
+        )
 
 
 def read_grid(path, *, case=None) -> tuple[tuple[int, int, int], np.ndarray]:

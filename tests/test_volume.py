@@ -86,6 +86,9 @@ def bad_files(folder):
     (folder / "text.nii.gz").write_text("not an image")
     (folder / "empty.nii").write_bytes(b"")
     (folder / "pair.hdr").write_bytes(bytes(348))
+    save(folder / "complex.nii.gz", np.ones((4, 4, 4), np.complex64))
+    colours = np.zeros((4, 4, 4), [(name, "u1") for name in "RGB"])
+    save(folder / "colours.nii.gz", colours)
     save(folder / "four.nii.gz", np.zeros((4, 4, 4, 3), np.float32))
     save(folder / "nan.nii.gz", np.full((4, 4, 4), np.nan, np.float32))
     save(folder / "inf.nii.gz", np.full((4, 4, 4), np.inf, np.float32))
@@ -137,6 +140,8 @@ def test_lengths_are_read_in_the_headers_unit(tmp_path, unit, factor):
         ("four.nii.gz", "4D image of shape (4, 4, 4, 3)"),
         ("nan.nii.gz", "64 of 64 voxels are NaN or infinite"),
         ("inf.nii.gz", "64 of 64 voxels are NaN or infinite"),
+        ("complex.nii.gz", "voxels of the type complex64; expected one real number a voxel"),
+        ("colours.nii.gz", "voxels of the type RGB; expected one real number a voxel"),
         ("singular.nii", "singular"),
         ("pair.hdr", "half of a pair of header and image"),
         ("bomb.nii.gz", "1100 x 1100 x 1100 voxels of 1 x 1 x 1 mm; expected at most 1073741824"),

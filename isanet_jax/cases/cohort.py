@@ -161,11 +161,16 @@ def prepare(
         The manifest's entries.
 
     Raises:
-        DataError: cases that failed, with every reason, or an output folder of other cases.
+        DataError: cases that failed, with every reason, an output folder of other cases, or folds
+            that cannot be (see `isanet_jax.cases.folds.make_folds`).
     """
     output = Path(output)
     _check_folder(output, scans)
     before = failures or {}
+    if scans and not before:  # what folds cannot be is known before hours of work
+        of_folds = ("case", "patient", "centre", "fold")
+        known = [{name: getattr(scan, name) for name in of_folds} for scan in scans]
+        make_folds(known, folds=folds, seed=seed)
     metas, failures = _make_all(scans, settings, output, workers, copies) if scans else ([], {})
     failures = before | failures
     if failures and not (skip_bad and metas):
@@ -209,7 +214,12 @@ def prepare_phantoms(
             nodes there, two classes; `body`: whole bodies with two classes
             (`isanet_jax.datasets.phantom_body`), which are `whole`, in their own voxels.
         folds, workers: see `prepare`.
+
+    Raises:
+        DataError: fewer cases than folds.
     """
+    names = [{"case": n, "patient": n, "centre": "", "fold": None} for n in range(cases)]
+    make_folds(names, folds=folds, seed=seed)
     make = {"head": make_phantom, "nodes": make_nodal_phantom, "body": make_body}[kind]
     table = write_phantoms(Path(output) / "scans", cases=cases, seed=seed, make=make)
     if kind == "body":

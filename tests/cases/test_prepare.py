@@ -142,6 +142,18 @@ def test_arguments_that_cannot_work_are_refused_before_any_work(tmp_path, argume
     assert not list(tmp_path.iterdir())
 
 
+def test_folds_that_cannot_be_are_refused_before_any_work(tmp_path, patient):
+    scans = [write_scan(tmp_path / "s", patient, case=case) for case in "ABC"]
+    with pytest.raises(DataError, match="3 patients for 5 folds"):
+        run(scans, tmp_path / "cases", folds=5)
+    prescribed = [dataclasses.replace(scans[0], fold=1), *scans[1:]]
+    with pytest.raises(DataError, match="1 cases have a fold and 2 have none"):
+        run(prescribed, tmp_path / "cases")
+    with pytest.raises(DataError, match="3 patients for 5 folds"):
+        cohort.prepare_phantoms(tmp_path / "cases", cases=3, size=16, seed=0)
+    assert not list(tmp_path.glob("cases/**/*"))
+
+
 def test_the_output_is_neither_a_file_nor_the_source(tmp_path):
     (tmp_path / "file").write_text("")
     for output, message in (("file", "is a file; name a folder"), ("", "is the source")):
