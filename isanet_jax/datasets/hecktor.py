@@ -95,7 +95,7 @@ def _read_boxes(source):
     files = sorted(p for p in source.rglob("*bbox*.csv") if "testing" not in p.name)
     for path in files:
         boxes.path = path
-        for number, row in enumerate(read_csv(path, ("PatientID", *BOX_COLUMNS)), start=2):
+        for number, row in read_csv(path, ("PatientID", *BOX_COLUMNS)):
             case = row["PatientID"].strip()
             box = box_mm_of_row(row, case, path, number)
             if case in boxes and not np.array_equal(boxes[case], box):

@@ -159,8 +159,12 @@ def box_from_lps(values) -> np.ndarray:
     return box
 
 
-def read_csv(path, columns) -> list[dict[str, str]]:
-    """The rows of a CSV that has these columns, whatever separates them. Raises DataError."""
+def read_csv(path, columns) -> list[tuple[int, dict[str, str]]]:
+    """The rows of a CSV that has these columns, whatever separates them: line, and name -> cell.
+
+    Raises:
+        DataError: unreadable, a missing column, or a line with more cells than there are columns.
+    """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             header = file.readline()
@@ -178,10 +182,21 @@ def read_csv(path, columns) -> list[dict[str, str]]:
                     wanted=f"the columns {', '.join(columns)}, separated by commas, semicolons or "
                     "tabs",
                 )
-            rows = ([value.strip() for value in row] for row in reader if any(row))
-            return [
-                dict(itertools.zip_longest(names_there, row[: len(names_there)])) for row in rows
-            ]
+            rows = []
+            for row in reader:
+                cells, beyond = row[: len(names_there)], row[len(names_there) :]
+                if any(beyond):
+                    raise DataError(
+                        f"line {reader.line_num} has {len(row)} cells, and there are "
+                        f"{len(names_there)} columns",
+                        file=path,
+                        action=f"Put what has a {delimiter!r} in it between quotes",
+                    )
+                if any(cells):
+                    stripped = (value.strip() for value in cells)
+                    whole = dict(itertools.zip_longest(names_there, stripped))
+                    rows.append((reader.line_num, whole))
+            return rows
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(
             f"cannot be read as CSV ({error})", file=path, action="Save it as CSV in UTF-8"
@@ -203,7 +218,7 @@ def with_own_ids(scans: list[Scan]) -> list[Scan]:
 
     A file that is missing is its case's failure, when it is read: the others may be prepared.
     """
-    seen = {}
+    seen, lower = {}, {}
     for scan in scans:
         if not CASE_ID.fullmatch(scan.case):
             shown = scan.case if len(scan.case) <= 100 else f"{scan.case[:100]}..."
@@ -218,6 +233,14 @@ def with_own_ids(scans: list[Scan]) -> list[Scan]:
                 action="Give each case its own ID",
             )
         seen[scan.case] = scan.place
+        if (other := lower.setdefault(scan.case.lower(), scan.case)) != scan.case:
+            raise DataError(
+                f"its ID differs from that of case {other} in capitals alone, which name one file "
+                "on macOS and on Windows",
+                case=scan.case,
+                file=scan.place,
+                action="Give one of them another ID",
+            )
     return scans
 
 

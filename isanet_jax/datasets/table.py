@@ -14,6 +14,8 @@ from isanet_jax.datasets.layout import (
 )
 from isanet_jax.errors import DataError
 
+_OPTIONAL = ("patient", "centre", "fold", *BOX_COLUMNS)
+
 
 def read_table(source, *, images=PET_CT, with_label=True) -> list[Scan]:
     """The user's own files: a CSV with `case, ct, pet, label[, patient, centre, fold]`, or others.
@@ -27,7 +29,7 @@ def read_table(source, *, images=PET_CT, with_label=True) -> list[Scan]:
         with_label: False for prediction: the label column may be missing and is ignored.
 
     Raises:
-        DataError: no such file, a missing column or value, two cases with one ID, missing files.
+        DataError: no such file, a missing column or value, two cases with one ID, a part of a box.
     """
     source = Path(source)
     wanted = ("case", *images, *(["label"] if with_label else []))
@@ -36,7 +38,7 @@ def read_table(source, *, images=PET_CT, with_label=True) -> list[Scan]:
             "no such table", file=source, wanted=f"a CSV with the columns {', '.join(wanted)}"
         )
     scans = []
-    for number, row in enumerate(read_csv(source, wanted), start=2):
+    for number, row in read_csv(source, wanted):
         empty = [name for name in wanted if not (row[name] or "").strip()]
         if empty:
             raise DataError(
@@ -52,7 +54,15 @@ def read_table(source, *, images=PET_CT, with_label=True) -> list[Scan]:
                 file=source,
                 wanted="a whole number from 0",
             )
-        has_box = all(value.get(name) for name in BOX_COLUMNS)
+        has_box = any(value.get(name) for name in BOX_COLUMNS)
+        absent = [name for name in BOX_COLUMNS if has_box and not value.get(name)]
+        if absent:
+            raise DataError(
+                f"line {number} has a box without {', '.join(absent)}",
+                case=case,
+                file=source,
+                wanted=f"all of {', '.join(BOX_COLUMNS)}, or none",
+            )
         scans.append(
             Scan(
                 case,
@@ -69,9 +79,19 @@ def read_table(source, *, images=PET_CT, with_label=True) -> list[Scan]:
     return with_own_ids(scans)
 
 
+def _found(source, options) -> Found:
+    """The table's scans, and the columns that are not read: `center` would be no centre."""
+    scans = read_table(source, images=options.images)
+    read = ("case", *options.images, "label", *_OPTIONAL)
+    (_, row), *_ = read_csv(source, ("case",))
+    unread = [name for name in row if name not in read]
+    note = f"columns that are not read: {', '.join(unread)} (known: {', '.join(read)})"
+    return Found(scans, notes=(note,) if unread else ())
+
+
 DATASET = Dataset(
     "table",
     "your own files: CSV with case, ct, pet, label[, patient, ...]",
     lambda source: source.suffix.lower() == ".csv",
-    lambda source, options: Found(read_table(source, images=options.images)),
+    _found,
 )

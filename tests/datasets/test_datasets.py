@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from isanet_jax.datasets import recognise
+from isanet_jax.datasets import read, recognise
 from isanet_jax.datasets.hecktor import read_hecktor
 from isanet_jax.datasets.layout import check_files
 from isanet_jax.datasets.nnunet import nnunet_classes, read_nnunet
@@ -91,6 +91,10 @@ def test_table_paths_are_relative_to_it(tmp_path):
         ("case,ct,pet,label\n../A,f,f,f\n", "cannot name a file"),
         ("case,ct,pet,label,fold\nA,f,f,f,x\n", "case A.*fold 'x'"),
         ("case,ct,pet,label\nA,f,g,f\n", "case A: no PET"),
+        ("case,ct,pet,label\nP1,f,f,f\np1,f,f,f\n", "case p1.*case P1 in capitals alone"),
+        ("case,ct,pet,label,x1,x2\nA,f,f,f,1,2\n", "case A.*line 2 has a box without y1, y2, z1"),
+        ("case,ct,pet,label\n\nA,f,f,a,b\n", "line 3 has 5 cells, and there are 4 columns"),
+        ("case,ct,pet,label\n\n,,,\nA,f,,f\n", "line 4 has no pet"),
     ],
 )
 def test_bad_tables_are_refused(tmp_path, text, message):
@@ -219,6 +223,16 @@ def test_tables_as_spreadsheets_write_them(tmp_path, separator):
         ("A", "f", "h"),
         ("B", "f", "h"),
     ]
+
+
+def test_columns_that_are_not_read_are_told(tmp_path, capsys):
+    """A `center` that nobody reads would be no centre, and a `patient_id` no patient."""
+    text = "case,ct,pet,label,patient_id,center,fold\nA,f,g,h,P1,Basel,0\n"
+    read(table(tmp_path, text))
+    shown = capsys.readouterr().out
+    assert "columns that are not read: patient_id, center (known: case, ct, pet, label," in shown
+    read(table(tmp_path, text.replace("patient_id,center", "patient,centre")))
+    assert "not read" not in capsys.readouterr().out
 
 
 def test_a_missing_column_is_named_with_the_separator(tmp_path):
