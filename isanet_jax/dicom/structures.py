@@ -118,7 +118,7 @@ def read_region(
                         return on_slices, series
                     return _on_grid(_segment(dataset, number), series, grid_of(series))
             return _segment(dataset, number), None
-        contours = _contours(dataset, number)
+        contours = _contours(dataset, number, where)
         if not contours:
             raise DataError(f"the region {name!r} has no closed planar contours", **where)
         series = _drawn_on(dataset, structures, images, where)
@@ -188,8 +188,8 @@ class Contour(NamedTuple):
     is_exclusive: bool = False
 
 
-def _contours(dataset, number):
-    """The closed contours of a region."""
+def _contours(dataset, number, where):
+    """The closed contours of a region. Raises DataError where one is no list of points."""
     contours = []
     for region in dataset.get("ROIContourSequence") or ():
         if region.ReferencedROINumber != number:
@@ -197,8 +197,16 @@ def _contours(dataset, number):
         for contour in region.get("ContourSequence") or ():
             kind = contour.get("ContourGeometricType")
             if kind in ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR"):
-                points = np.array(contour.ContourData, float).reshape(-1, 3)
-                contours.append(Contour(points, kind == "CLOSEDPLANAR_XOR"))
+                values = np.atleast_1d(np.array(contour.get("ContourData") or (), float))
+                if len(values) % 3 or not np.isfinite(values).all():
+                    raise DataError(
+                        f"a contour has {len(values)} numbers",
+                        wanted="three finite ones for each of its points",
+                        action="Export the structure set again",
+                        **where,
+                    )
+                if len(values):
+                    contours.append(Contour(values.reshape(-1, 3), kind == "CLOSEDPLANAR_XOR"))
     return contours
 
 

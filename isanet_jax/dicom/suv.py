@@ -34,6 +34,8 @@ _AGREEMENT = 1e-3  # of one attribute's values in several places
 # Philips' SUV factor has its own decay reference and weight; a wrong unit is off by far more.
 _PHILIPS_AGREEMENT = 2.0
 _TOLERANCE_S = 1.0
+# The longest from injection to scan, without and with its date (long-lived nuclides: days).
+_HALF_LIVES, _HALF_LIVES_DATED, _SOON_S = 5, 10, 6 * 3600.0
 _SAME_TIME_S = 60.0  # one time in two attributes, one of them by the minute
 _PHILIPS_SUV, _PHILIPS_ACTIVITY = (0x7053, 0x1000), (0x7053, 0x1009)
 _GE_REFERENCE = (0x0009, 0x100D)
@@ -100,6 +102,12 @@ def _from_activity(attributes, slices, decay, notes):
         attributes.refuse("RadionuclideTotalDose", "{:g} to {:g} Bq, or MBq".format(*_DOSE_BQ))
     half_life_s = _half_life(attributes)
     elapsed_s = np.array(_elapsed(attributes, slices, decay, math.log(2) / half_life_s))
+    is_dated = attributes.get("RadiopharmaceuticalStartDateTime") is not None
+    if notes is not None and half_life_s > _SOON_S and not (is_dated or decay == "ADMIN"):
+        notes.append(
+            "RadiopharmaceuticalStartDateTime (0018,1078) is missing: the injection was taken as "
+            f"{elapsed_s[0] / 3600:.1f} h before the scan, and may be days earlier"
+        )
     return weight_g / (dose_bq * 2.0 ** (-elapsed_s / half_life_s))
 
 
@@ -300,12 +308,15 @@ def _since_injection(attributes, reference):
         if injection > reference:
             injection -= datetime.timedelta(days=1)
     elapsed = (reference - injection).total_seconds()
-    # Of long-lived nuclides, known by date and time, the scan may be days later.
-    longest = max(86400.0, 10 * attributes.positive("RadionuclideHalfLife") if full else 0)
+    # A clock that is half a day off, or an injection after its scan, would be a factor of 100 here.
+    half_lives, most = (_HALF_LIVES_DATED, math.inf) if full else (_HALF_LIVES, 86400.0)
+    half_life_s = attributes.positive("RadionuclideHalfLife")
+    longest = min(max(half_lives * half_life_s, _SOON_S), most)
     if not 0 <= elapsed < longest:
         attributes.refuse(
             "RadiopharmaceuticalStartDateTime" if full else "RadiopharmaceuticalStartTime",
-            f"at most {longest / 86400:.3g} day(s) before the scan, not {elapsed:.0f} s",
+            f"at most {longest / 3600:.1f} h before the scan at {reference:%H:%M}, not "
+            f"{elapsed / 3600:.1f} h",
         )
     return elapsed
 

@@ -194,3 +194,15 @@ def test_regions_are_found_by_exact_name_with_commas_and_by_number(ct, tmp_path)
     with pytest.raises(DataError, match=r"2 regions are called 'GTV, PET' \(found GTV, PET \(1\)"):
         read_region(one, "GTV, PET", images)
     assert read_region(one, "1", images)[0].data.sum() == 36
+
+
+def test_a_contour_that_is_no_list_of_points_is_refused_by_its_region(ct, tmp_path):
+    shared, slices = ct
+    dataset = write_structures(tmp_path / "rs", shared, slices, {"GTV": [square(3, 15, 2.5)]})
+    contour = dataset.ROIContourSequence[0].ContourSequence[0]
+    contour.ContourData = list(contour.ContourData)[:-1]
+    dataset.save_as(tmp_path / "rs")
+    (one,), _ = find_series(tmp_path / "rs")
+    images, _ = find_series(tmp_path / "ct")
+    with pytest.raises(DataError, match="rs: a contour has 11 numbers; expected three finite"):
+        read_region(one, "GTV", images)

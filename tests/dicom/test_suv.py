@@ -196,8 +196,21 @@ def test_a_scan_days_after_the_injection_of_a_long_lived_nuclide():
     three_days = {"RadiopharmaceuticalStartDateTime": "20191230100000", **NO_CLOCK}
     found = factor(**zirconium, **three_days)
     assert found == pytest.approx(70e3 / (3.5e8 * 2 ** (-3 * 86400 / 282276.0)))
-    with pytest.raises(DataError, match=r"\(0018,1078\).*at most 1 day"):
+    with pytest.raises(DataError, match=r"\(0018,1078\).*at most 18.3 h .*, not 72.0 h"):
         factor(**three_days)  # of F-18 nothing would be left
+    notes = []
+    suv_factors([pet_dataset(**zirconium)], notes=notes)
+    assert notes == [
+        "RadiopharmaceuticalStartDateTime (0018,1078) is missing: the injection was taken as 1.0 h "
+        "before the scan, and may be days earlier"
+    ]
+
+
+@pytest.mark.parametrize(("clock", "hours"), [("103000", "23.5"), ("210000", "13.0")])
+def test_an_injection_that_cannot_have_been_then_is_refused(clock, hours):
+    """After the scan, and half a day off: neither is the day before's."""
+    with pytest.raises(DataError, match=rf"\(0018,1072\).*at most 9.1 h .*10:00, not {hours} h"):
+        factor(RadiopharmaceuticalStartTime=clock)
 
 
 def test_digital_reference_objects_read_their_suv():
