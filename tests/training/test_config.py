@@ -143,6 +143,19 @@ def test_runs_from_before_a_setting_existed_go_on(tmp_path):
         compare_workdir(tmp_path, config)
 
 
+def test_an_ensemble_from_before_a_setting_existed_goes_on(tmp_path):
+    config, _ = parse_command_line(BASE)
+    record = config | {"members": [config, config], "snapshots": False}
+    older = json.loads(json.dumps(record))
+    for one in (older, *older["members"]):
+        del one["model"]["prior"]
+        del one["augment"]["crop_probability"]
+    (tmp_path / "config.json").write_text(json.dumps(older))
+    assert compare_workdir(tmp_path, record)
+    with pytest.raises(ConfigError, match="members"):
+        compare_workdir(tmp_path, record | {"members": [config]})
+
+
 def test_a_run_that_names_all_its_images_goes_on(tmp_path):
     """As Table 1 does: the modalities of its last method are all of them."""
     config, _ = parse_command_line([*BASE, "--config.model.modalities=('ct','pet')"])
