@@ -2,10 +2,12 @@
 
     python -m benchmarks.nnunet --source DIR --cases cases/sts32 --workdir runs/nnunet --smoke
 
-32^3 over the whole field, nested folds, and the same processor time for each method: `strong` is
-an ensemble of networks, which share it, 2.5 minutes each: eight in 20 minutes (`:sts,20`). On 21
-patients a network of this size is at its best after 40 to 60 epochs; what is left of the time is
-worth more in others that have seen other cases, or the same otherwise (docs/benchmarks/search.md).
+32^3 over the whole field, and the same processor time for each method: `strong` is an ensemble of
+networks, which share it, 2.5 minutes each: eight in 20 minutes (`:sts,20`). After 40 to 60 epochs a
+network of this size is at its best; what is left of the time is worth more in others that see the
+cases otherwise. As nnU-Net, its networks train on all that is not tested, and keep the last average
+of their weights: a fold to choose a checkpoint by is worth more as cases to learn from
+(docs/benchmarks/search.md; --config.methods.strong.settings.selection=nested is what was before).
 """
 
 import copy
@@ -18,8 +20,7 @@ from isanet_jax.configs import strong
 SIZE = 32
 WIDTH = 8  # of all: of wider ones, too few steps fit into the time
 NETWORK_MINUTES = 2.5
-# Half of the ensemble is as `strong` is, half sees the CT in two windows, one case at a time;
-# of each half, every network is chosen on another of the four folds that are not tested on.
+# Half of the ensemble is as `strong` is, half sees the CT in two windows, one case at a time.
 WIDE, TWO_WINDOWS = {}, {"data": {"ct_window": "both"}, "train": {"batch": 1}}
 
 
@@ -40,6 +41,7 @@ def get_config(options: str = "sts,20") -> ConfigDict:
     add_method(config, "isa", LABELS["isa"], {"model": {"width": WIDTH}})
     recipe = copy.deepcopy(strong.RECIPE)
     recipe["model"]["width"] = WIDTH
+    recipe["selection"] = "none"
     add_method(config, "strong", "strong", recipe, members=members)
     config.reference = "strong"
     return config
