@@ -168,9 +168,7 @@ def prepare(
     _check_folder(output, scans)
     before = failures or {}
     if scans and not before:  # what folds cannot be is known before hours of work
-        of_folds = ("case", "patient", "centre", "fold")
-        known = [{name: getattr(scan, name) for name in of_folds} for scan in scans]
-        make_folds(known, folds=folds, seed=seed)
+        make_folds([vars(scan) for scan in scans], folds=folds, seed=seed)
     metas, failures = _make_all(scans, settings, output, workers, copies) if scans else ([], {})
     failures = before | failures
     if failures and not (skip_bad and metas):

@@ -218,29 +218,30 @@ def with_own_ids(scans: list[Scan]) -> list[Scan]:
 
     A file that is missing is its case's failure, when it is read: the others may be prepared.
     """
-    seen, lower = {}, {}
+    seen = {}  # as macOS and Windows tell files apart
     for scan in scans:
         if not CASE_ID.fullmatch(scan.case):
             shown = scan.case if len(scan.case) <= 100 else f"{scan.case[:100]}..."
             raise DataError(
                 f"the ID {shown!r} cannot name a file", file=scan.place, wanted=CASE_ID_WORDS
             )
-        if scan.case in seen:
+        other = seen.get(scan.case.lower())
+        if other is not None and other.case == scan.case:
             raise DataError(
-                f"two cases with this ID (the other one is {seen[scan.case]})",
+                f"two cases with this ID (the other one is {other.place})",
                 case=scan.case,
                 file=scan.place,
                 action="Give each case its own ID",
             )
-        seen[scan.case] = scan.place
-        if (other := lower.setdefault(scan.case.lower(), scan.case)) != scan.case:
+        if other is not None:
             raise DataError(
-                f"its ID differs from that of case {other} in capitals alone, which name one file "
-                "on macOS and on Windows",
+                f"its ID differs from that of case {other.case} in capitals alone, which name one "
+                "file on macOS and on Windows",
                 case=scan.case,
                 file=scan.place,
                 action="Give one of them another ID",
             )
+        seen[scan.case.lower()] = scan
     return scans
 
 

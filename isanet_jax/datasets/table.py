@@ -17,7 +17,7 @@ from isanet_jax.errors import DataError
 _OPTIONAL = ("patient", "centre", "fold", *BOX_COLUMNS)
 
 
-def read_table(source, *, images=PET_CT, with_label=True) -> list[Scan]:
+def read_table(source, *, images=PET_CT, with_label=True, notes=None) -> list[Scan]:
     """The user's own files: a CSV with `case, ct, pet, label[, patient, centre, fold]`, or others.
 
     Paths are relative to the table. A box (`x1, x2, y1, y2, z1, z2`, LPS mm as in HECKTOR) may be
@@ -27,6 +27,7 @@ def read_table(source, *, images=PET_CT, with_label=True) -> list[Scan]:
         source: the CSV file.
         images: names of the images; each is a column.
         with_label: False for prediction: the label column may be missing and is ignored.
+        notes: list that gets the columns that are not read; None: not asked for.
 
     Raises:
         DataError: no such file, a missing column or value, two cases with one ID, a part of a box.
@@ -38,7 +39,12 @@ def read_table(source, *, images=PET_CT, with_label=True) -> list[Scan]:
             "no such table", file=source, wanted=f"a CSV with the columns {', '.join(wanted)}"
         )
     scans = []
-    for number, row in read_csv(source, wanted):
+    rows = read_csv(source, wanted)
+    known = ("case", *images, "label", *_OPTIONAL)
+    unread = [name for name in (rows[0][1] if rows else ()) if name not in known]
+    if unread and notes is not None:  # a `center` would be no centre
+        notes.append(f"columns that are not read: {', '.join(unread)} (known: {', '.join(known)})")
+    for number, row in rows:
         empty = [name for name in wanted if not (row[name] or "").strip()]
         if empty:
             raise DataError(
@@ -80,13 +86,9 @@ def read_table(source, *, images=PET_CT, with_label=True) -> list[Scan]:
 
 
 def _found(source, options) -> Found:
-    """The table's scans, and the columns that are not read: `center` would be no centre."""
-    scans = read_table(source, images=options.images)
-    read = ("case", *options.images, "label", *_OPTIONAL)
-    (_, row), *_ = read_csv(source, ("case",))
-    unread = [name for name in row if name not in read]
-    note = f"columns that are not read: {', '.join(unread)} (known: {', '.join(read)})"
-    return Found(scans, notes=(note,) if unread else ())
+    notes = []
+    scans = read_table(source, images=options.images, notes=notes)
+    return Found(scans, notes=tuple(notes))
 
 
 DATASET = Dataset(

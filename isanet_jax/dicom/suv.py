@@ -252,7 +252,8 @@ def _elapsed(attributes, slices, decay, decay_rate):
         ]
     else:
         references = [_reference(attributes, slices, starts, decay_rate)] * len(slices)
-    return [_since_injection(attributes, reference) for reference in references]
+    half_life_s = math.log(2) / decay_rate
+    return [_since_injection(attributes, reference, half_life_s) for reference in references]
 
 
 def _reference(attributes, slices, starts, decay_rate):
@@ -286,7 +287,7 @@ def _average_time(attributes, dataset, decay_rate):
     return math.log(exposure / -math.expm1(-exposure)) / decay_rate
 
 
-def _since_injection(attributes, reference):
+def _since_injection(attributes, reference, half_life_s):
     full = attributes.get("RadiopharmaceuticalStartDateTime")
     clock = attributes.get("RadiopharmaceuticalStartTime")
     if full is not None:
@@ -310,7 +311,6 @@ def _since_injection(attributes, reference):
     elapsed = (reference - injection).total_seconds()
     # A clock that is half a day off, or an injection after its scan, would be a factor of 100 here.
     half_lives, most = (_HALF_LIVES_DATED, math.inf) if full else (_HALF_LIVES, 86400.0)
-    half_life_s = attributes.positive("RadionuclideHalfLife")
     longest = min(max(half_lives * half_life_s, _SOON_S), most)
     if not 0 <= elapsed < longest:
         attributes.refuse(

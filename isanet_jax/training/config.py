@@ -567,9 +567,7 @@ def _with_later_settings(existing, config):
     if isinstance(model, dict) and model.get("modalities") == images:
         filled["model"] = model | {"modalities": []}  # all of them, as it is said now
     if "members" in config and "members" in existing:  # of a comparison's ensemble
-        both = zip(existing["members"], config["members"], strict=False)
-        others = existing["members"][len(config["members"]) :]
-        filled["members"] = [_with_later_settings(*one) for one in both] + others
+        filled["members"] = [_with_later_settings(one, config) for one in existing["members"]]
     return filled
 
 
