@@ -90,13 +90,13 @@ def _check_pet(pet, where):
             wanted="body-weight SUV, which is hardly below 0",
             action="This looks like HU: is it a CT?",
         )
-    if high > MAX_SUV or high <= 0:
+    if high > MAX_SUV or high <= 0 or low == high:
         raise DataError(
             f"PET values from {low:g} to {high:g}",
             **where,
             wanted=f"body-weight SUV, above 0 and below {MAX_SUV:g}",
             action="This looks like Bq/ml: multiply by weight in g over decay-corrected dose in Bq"
-            if high > 0
+            if high > MAX_SUV
             else "The image is empty",
         )
     return [f"PET has negative SUV (down to {low:.3g})"] if low < -0.1 else []

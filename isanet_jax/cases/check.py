@@ -10,7 +10,13 @@ import numpy as np
 from scipy import ndimage
 
 from isanet_jax.cases.grid import outside_fraction, overlap_fraction, same_grid
-from isanet_jax.cases.prepare import Settings, bits_of_masks, check_images, read_label
+from isanet_jax.cases.prepare import (
+    Settings,
+    bits_of_masks,
+    check_images,
+    doubts_of_mask,
+    read_label,
+)
 from isanet_jax.datasets.layout import Scan
 from isanet_jax.dicom.convert import read_study
 from isanet_jax.errors import DataError, failure_of
@@ -164,6 +170,7 @@ def _check_label(label, volumes, kinds, row):
         row["warnings"].append("the label is empty")
         return
     if grids:
+        row["warnings"] += doubts_of_mask(label.data)
         row["margins_mm"] = margins_mm(label)
     if (small := int((sizes < _SMALL_ML).sum())) and count > 1:
         row["warnings"].append(f"{small} of {count} components are smaller than {_SMALL_ML} ml")

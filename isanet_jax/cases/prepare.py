@@ -454,8 +454,16 @@ def _label_warnings(label, label_case, affine, volumes, settings):
     return warnings
 
 
+def doubts_of_mask(mask: np.ndarray) -> list[str]:
+    """What is possible and unusual about a mask on an image's or a case's grid."""
+    share = np.count_nonzero(mask) / mask.size
+    if share <= 0.5:
+        return []
+    return [f"the label covers {share:.0%} of its field: is it the body, or inverted?"]
+
+
 def _mask_warnings(mask, on_case, affine, pets):
-    warnings = []
+    warnings = doubts_of_mask(on_case)
     ml = mask.data.sum() * abs(np.linalg.det(mask.affine[:3, :3])) / 1000
     for pet in pets:
         if (outside := outside_fraction(mask, pet.data.shape, pet.affine)) > 0.01:

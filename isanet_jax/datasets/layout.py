@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import itertools
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -163,7 +164,8 @@ def read_csv(path, columns) -> list[tuple[int, dict[str, str]]]:
     """The rows of a CSV that has these columns, whatever separates them: line, and name -> cell.
 
     Raises:
-        DataError: unreadable, a missing column, or a line with more cells than there are columns.
+        DataError: unreadable, a missing column, two of one name, or a line with more cells than
+            there are columns.
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
@@ -181,6 +183,14 @@ def read_csv(path, columns) -> list[tuple[int, dict[str, str]]]:
                     file=path,
                     wanted=f"the columns {', '.join(columns)}, separated by commas, semicolons or "
                     "tabs",
+                )
+            twice = [n for n, count in Counter(names_there).items() if n and count > 1]
+            if twice:
+                raise DataError(
+                    f"more than one column {', '.join(twice)}",
+                    file=path,
+                    wanted="each column once",
+                    action="Rename the ones that are not meant",
                 )
             rows = []
             for row in reader:

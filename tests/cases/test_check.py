@@ -81,6 +81,7 @@ def test_a_patient_in_two_folds(folder):
     ("name", "data", "affine", "message"),
     [
         ("pet", np.full((12, 12, 12), 5000.0), AFFINE, "looks like Bq/ml"),
+        ("pet", np.full((12, 12, 12), 2.0), AFFINE, "PET values from 2 to 2"),
         ("ct", np.full((12, 12, 12), 30, np.int16), AFFINE, "CT values from 30 to 30"),
         ("pet", np.ones((12, 12, 12)), AFFINE + [[0, 0, 0, 900]] + 0 * AFFINE, "do not overlap"),
         ("label", np.full((12, 12, 12), 7, np.uint8), AFFINE, "label values 7"),
@@ -102,16 +103,19 @@ def test_doubts_are_warnings(folder):
     label[:6, :6, :6] = 1
     label[11, 11, 11] = 1
     write(folder / "P1" / "label.nii.gz", label)
-    write(folder / "P2" / "pet.nii.gz", np.full((12, 12, 12), 0.5, np.float32))
+    faint = np.linspace(0, 0.5, 12**3, dtype=np.float32).reshape(12, 12, 12)
+    write(folder / "P2" / "pet.nii.gz", faint)
+    write(folder / "P2" / "label.nii.gz", 1 - label)
     rows = rows_of(folder)
     assert "the label is empty" in warnings_of(rows[:1])
     assert "1 of 2 components are smaller than 0.1 ml" in warnings_of(rows[1:2])
     assert "is it SUV?" in warnings_of(rows[2:])
+    assert "covers 87% of its field: is it the body, or inverted?" in warnings_of(rows[2:])
     assert not errors_of(rows)
 
 
 def test_a_label_beyond_the_pet_is_a_warning_and_beyond_the_ct_an_error(folder):
-    pet = np.ones((12, 12, 12), np.float32) * 2
+    pet = np.random.default_rng(1).random((12, 12, 12), np.float32) * 9
     write(folder / "P0" / "pet.nii.gz", pet[:, :, 4:], AFFINE @ translation(0, 0, 4))
     label = np.zeros((12, 12, 12), np.uint8)
     label[3:6, 3:6, 3:6] = 1

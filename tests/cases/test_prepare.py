@@ -177,6 +177,12 @@ def test_a_label_cut_by_the_crop_is_a_warning(tmp_path, patient):
     assert any("of the tumour" in warning for warning in meta["warnings"])
 
 
+def test_an_inverted_label_is_a_warning(tmp_path, patient):
+    scan = write_scan(tmp_path, patient, label=changed(patient[2], 1 - patient[2].data))
+    meta, _ = prepare.prepare_case(scan, SETTINGS, tmp_path)
+    assert any("of its field: is it the body, or" in warning for warning in meta["warnings"])
+
+
 def test_a_tumour_beyond_the_pet_is_a_warning(tmp_path, patient):
     _, pet, label = patient
     top = int(np.argwhere(label.data)[:, 2].max())

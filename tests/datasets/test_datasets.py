@@ -93,6 +93,10 @@ def test_table_paths_are_relative_to_it(tmp_path):
         ("case,ct,pet,label\nA,f,g,f\n", "case A: no PET"),
         ("case,ct,pet,label\nP1,f,f,f\np1,f,f,f\n", "case p1.*case P1 in capitals alone"),
         ("case,ct,pet,label,x1,x2\nA,f,f,f,1,2\n", "case A.*line 2 has a box without y1, y2, z1"),
+        (
+            "case,ct,pet,label,pet\nA,f,f,f,f\n",
+            "more than one column pet; expected each column once",
+        ),
         ("case,ct,pet,label\n\nA,f,f,a,b\n", "line 3 has 5 cells, and there are 4 columns"),
         ("case,ct,pet,label\n\n,,,\nA,f,,f\n", "line 4 has no pet"),
     ],
