@@ -350,17 +350,28 @@ def _time(attributes, dataset, prefix):
 
 
 def _parse(attributes, text, name):
-    """YYYYMMDDHHMM[SS[.F]] with an offset from UTC left out: scanner and injection share it."""
-    digits = text.strip().split("+")[0].split("-")[0]
+    """YYYYMMDDHHMM[SS[.F]], in the series' own time zone where an offset from UTC is another's.
+
+    Where the series does not say its zone, scanner and injection are taken to share it.
+    """
+    digits, sign, offset = re.fullmatch(r"(?s)([^+-]*)([+-]?)(.*)", text.strip()).groups()
+    zone = attributes.get("TimezoneOffsetFromUTC")
     whole, _, fraction = digits.partition(".")
     try:
         parsed = datetime.datetime.strptime(whole.ljust(14, "0")[:14], "%Y%m%d%H%M%S")
+        if sign and zone is not None:
+            parsed += _offset(str(zone).strip()) - _offset(sign + offset)
         return parsed + _seconds(float(f"0.{fraction or 0}"))
     except (ValueError, OverflowError) as error:
         raise DataError(
             f"{name} cannot be read as date and time", wanted="YYYYMMDD and HHMMSS",
             **attributes.where,
         ) from error  # fmt: skip
+
+
+def _offset(text):
+    """The time that a zone, such as +0100, is ahead of UTC."""
+    return datetime.datetime.strptime(text, "%z").utcoffset()
 
 
 def _seconds(value):

@@ -96,6 +96,19 @@ def test_a_time_that_stands_twice_is_one_time():
         factor(AcquisitionDateTime="20200102110000")
 
 
+def test_a_time_with_another_offset_from_utc_is_the_series_own():
+    """A workstation that notes the injection in UTC: the dose was an hour off, or refused."""
+    zone = {"TimezoneOffsetFromUTC": "+0100"}
+    for text in ("20200102080000+0000", "20200102030000.5-0500", "20200102090000+0100"):
+        full = {"RadiopharmaceuticalStartDateTime": text}
+        assert factor(**zone, **full) == pytest.approx(factor(), rel=1e-4)  # and its clock agrees
+        assert factor(**zone, **full, **NO_CLOCK) == pytest.approx(factor(), rel=1e-4)
+    without = factor(RadiopharmaceuticalStartDateTime="20200102090000+0000", **NO_CLOCK)
+    assert without == pytest.approx(factor())
+    with pytest.raises(DataError, match=r"\(0018,1078\) cannot be read as date and time"):
+        factor(**zone, RadiopharmaceuticalStartDateTime="20200102090000+1", **NO_CLOCK)
+
+
 def philips(*slices):
     """Datasets in counts with Philips' private factors (SUV, activity); None leaves one out."""
     made = []
