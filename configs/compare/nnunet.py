@@ -8,6 +8,7 @@ network of this size is at its best; what is left of the time is worth more in o
 cases otherwise. As nnU-Net, its networks train on all that is not tested, and keep the last average
 of their weights: a fold to choose a checkpoint by is worth more as cases to learn from
 (docs/benchmarks/search.md; --config.methods.strong.settings.selection=nested is what was before).
+`isa` chooses its checkpoint by a fold, as the paper does: its rate may be high where its time ends.
 """
 
 import copy

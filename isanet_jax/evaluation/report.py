@@ -95,8 +95,8 @@ def summary_table(methods: dict[str, dict[str, dict]]) -> str:
 
 
 def _mean_and_sd(summary, name):
-    digits = METRICS[name].digits
-    return f"{summary[name]['mean']:.{digits}f} ± {summary[name]['sd']:.{digits}f}"
+    digits, mean, sd = METRICS[name].digits, summary[name]["mean"], summary[name]["sd"]
+    return f"{mean:.{digits}f} ± {sd:.{digits}f}" if math.isfinite(mean) else f"{mean}"
 
 
 def case_table(cases: dict[str, dict], pictures: dict[str, str]) -> str:

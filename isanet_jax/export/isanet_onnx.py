@@ -37,6 +37,8 @@ GEOMETRY = (
 def read(path):
     """(voxels float32, affine to mm, header) of a NIfTI file."""
     image = nibabel.load(path)
+    if image.get_data_dtype().kind not in "biuf":
+        raise ValueError(f"{path}: one real number a voxel is needed, no complex one or colour")
     data = np.asarray(image.dataobj, np.float32)
     data = data[..., 0] if data.ndim == 4 and data.shape[3] == 1 else data
     affine = np.array(image.affine, np.float64)

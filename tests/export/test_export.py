@@ -242,10 +242,13 @@ def test_what_goes_wrong_is_said_in_a_line(trained, scans, tmp_path, capsys):
             export.main([*arguments, "--overwrite"])
     assert (output / "model.json").is_file()  # as it was
     given = ["--ct", str(scans / "ct.nii.gz"), "--output", str(tmp_path / "m.nii.gz")]
+    wave = nibabel.Nifti1Image(np.ones((4, 4, 4), np.complex64), np.eye(4))
+    nibabel.save(wave, tmp_path / "wave.nii.gz")
     for more, message in (
         ([], "this model takes ct, pet; give each of them"),
         (["--pet", str(scans / "none.nii.gz")], "none.nii.gz"),
         (["--pet", str(output / "network0.onnx")], "network0.onnx"),
+        (["--pet", str(tmp_path / "wave.nii.gz")], "one real number a voxel is needed"),
     ):
         ended = subprocess.run(
             [sys.executable, str(output / "isanet_onnx.py"), *given, *more],
