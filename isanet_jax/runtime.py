@@ -42,6 +42,8 @@ def run(program) -> None:
     if is_quiet:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - until the end
         os.environ["TQDM_DISABLE"] = "1"
+    for stream in (sys.stdout, sys.stderr):  # a terminal that knows no "±" gets another sign
+        stream.reconfigure(errors="replace")
     sys.stdout, sys.stderr = KeptOpen(sys.stdout), KeptOpen(sys.stderr)
     try:
         program()

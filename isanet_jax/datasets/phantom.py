@@ -5,14 +5,13 @@ tumours, and some tumours are fainter than them. What tells a tumour is PET and 
 takes up tracer and is denser than muscle), which is what the network has to learn.
 """
 
-import csv
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
-from isanet_jax.files import replace_when_done
+from isanet_jax.files import write_csv
 from isanet_jax.volume import Volume, write_volume
 
 FIELD_MM = 192.0
@@ -91,10 +90,7 @@ def write_phantoms(output, *, cases: int, seed: int, make: Callable = make_phant
                 write_volume(output / name, volume, overwrite=True)
         rows.append({"case": case, **names})
     table = output / "cases.csv"
-    with replace_when_done(table) as partial, open(partial, "w", newline="") as file:
-        writer = csv.DictWriter(file, ["case", "ct", "pet", "label"])
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(table, rows)
     return table
 
 

@@ -18,6 +18,7 @@ from isanet_jax.training import loop
 from isanet_jax.training.log import read_log
 from isanet_jax.training.picture import picture
 from isanet_jax.training.track import Tracker
+from isanet_jax.volume import Volume, write_volume
 
 BASH = "/bin/bash"
 
@@ -68,6 +69,20 @@ def test_quiet_leaves_errors(tmp_path):
         assert ended.stdout == ""
         assert not said or ended.stderr.splitlines()[-1].startswith(said)
         assert bool(said) == bool(ended.returncode)
+
+
+def test_a_terminal_without_the_sign_ends_no_program(tmp_path):
+    """Of Latin and ASCII terminals: the table's "±" was an error after all had been computed."""
+    for folder in ("found", "true"):
+        write_volume(tmp_path / folder / "A.nii", Volume(np.ones((4, 4, 4), np.uint8), np.eye(4)))
+    words = ["--predictions", str(tmp_path / "found"), "--references", str(tmp_path / "true")]
+    ended = isanet(
+        *("eval", *words, "--output", str(tmp_path / "out")),
+        capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+    )
+    assert ended.returncode == 0
+    assert "1.0000 ? 0.0000" in ended.stdout
 
 
 def test_lines_of_a_log_begin_with_the_time(tmp_path):
