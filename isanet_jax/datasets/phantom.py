@@ -90,7 +90,7 @@ def write_phantoms(output, *, cases: int, seed: int, make: Callable = make_phant
                 write_volume(output / name, volume, overwrite=True)
         rows.append({"case": case, **names})
     table = output / "cases.csv"
-    write_csv(table, rows)
+    write_csv(table, rows, ("case", "ct", "pet", "label"))
     return table
 
 
