@@ -339,6 +339,7 @@ def prepare_case(
         if identity.items() <= meta.items() and has_copies:
             return meta, False
     volumes, label, told = _read_scan(scan, settings, copies)
+    _check_place(scan, label, volumes, settings)
     images, affine, warnings = image_channels(scan, volumes, settings)
     reference = next(iter(volumes.values()))
     shape = next(iter(images.values())).shape
@@ -375,6 +376,22 @@ def prepare_case(
     }
     write_case(path, Case(images, label_case, meta), label_reference, samples)
     return meta, True
+
+
+def _check_place(scan, label, volumes, settings):
+    """Raises DataError where no voxel of a label that has some lies in the first image."""
+    first, reference = next(iter(volumes.items()))
+    if same_grid(label, reference):
+        return
+    tumour = Volume(settings.classes.any_of(label.data), label.affine)
+    if outside_fraction(tumour, reference.data.shape, reference.affine) == 1:
+        raise DataError(
+            f"the label lies outside the {shown(first, settings.images[first])}",
+            case=scan.case,
+            file=scan.label,
+            wanted="both of one patient in one frame of reference",
+            action="Look at its affine: a program that changed the image may have kept the label's",
+        )
 
 
 def _voxels(bits, classes):

@@ -108,6 +108,12 @@ def test_parallel_and_serial_preparation_agree(tmp_path, patient):
             "do not overlap",
         ),
         (lambda ct, pet, label: {"label": changed(label, label.data * 255)}, "label values 0, 255"),
+        (
+            lambda ct, pet, label: {
+                "label": Volume(label.data, label.affine + np.eye(4, k=3) * 5000)
+            },
+            "the label lies outside the CT",
+        ),
     ],
 )
 def test_bad_scans_are_refused_and_the_others_kept(tmp_path, patient, change, message):
