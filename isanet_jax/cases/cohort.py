@@ -180,6 +180,8 @@ def prepare(
         )
     metas.sort(key=lambda meta: meta["case"])
     fold_of = make_folds(metas, folds=folds, seed=seed)
+    for warning in _doubled(metas):
+        print(f"warning: {warning}", file=sys.stderr)
     entries = [{key: meta[key] for key in _MANIFEST_KEYS} for meta in metas]
     packages = ("numpy", "scipy", "nibabel")
     manifest = {
@@ -243,6 +245,20 @@ def _check_folder(output, scans):
             file=output,
             action="Choose another --output, or delete these files",
         )
+
+
+def _doubled(metas):
+    """What is one scan under two patients' IDs: it may be trained on and tested on."""
+    first, warnings = {}, []
+    for meta in metas:
+        for name in meta["images"]:
+            other = first.setdefault((name, meta["sources"][name]), meta)
+            if other["patient"] != meta["patient"]:
+                warnings.append(
+                    f"case {meta['case']}: {name} is the same file as that of case "
+                    f"{other['case']}, of another patient, and may be in another fold"
+                )
+    return warnings
 
 
 def _make_all(scans, settings, output, workers, copies):

@@ -183,6 +183,20 @@ def test_a_label_cut_by_the_crop_is_a_warning(tmp_path, patient):
     assert any("of the tumour" in warning for warning in meta["warnings"])
 
 
+def test_one_scan_of_two_patients_is_told(tmp_path, patient, capsys):
+    _, pet, _ = patient
+    scans = [write_scan(tmp_path, patient, case) for case in "ABC"]
+    scans[1] = dataclasses.replace(scans[1], patient="A")
+    scans.append(write_scan(tmp_path, patient, "D", pet=changed(pet, pet.data * 0.9)))
+    run(scans, tmp_path / "out")
+    told = [line for line in capsys.readouterr().err.splitlines() if "same file" in line]
+    assert [line.split(" is the")[0] for line in told] == [
+        "warning: case C: ct",
+        "warning: case C: pet",
+        "warning: case D: ct",
+    ]
+
+
 def test_an_inverted_label_is_a_warning(tmp_path, patient):
     scan = write_scan(tmp_path, patient, label=changed(patient[2], 1 - patient[2].data))
     meta, _ = prepare.prepare_case(scan, SETTINGS, tmp_path)
