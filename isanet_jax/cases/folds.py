@@ -74,15 +74,28 @@ def _check_prescribed(cases, prescribed):
             )
 
 
-def folds_by_centre(centre_of: dict[str, str]) -> dict[str, int]:
+def folds_by_centre(cases: dict[str, dict]) -> dict[str, int]:
     """A fold for each centre, in alphabetical order: leave-one-centre-out.
 
     Args:
-        centre_of: case ID -> centre.
+        cases: case ID -> `centre` and `patient`.
 
     Raises:
         ConfigError: fewer than two centres.
+        DataError: a patient of two centres, who would be trained on and tested on.
     """
+    centre_of = {case: entry["centre"] for case, entry in cases.items()}
+    first = {}
+    for case, entry in cases.items():
+        other = first.setdefault(entry["patient"], case)
+        if centre_of[other] != centre_of[case]:
+            raise DataError(
+                f"patient {entry['patient']} is of the centres {centre_of[other]!r} (case {other}) "
+                f"and {centre_of[case]!r}",
+                case=case,
+                wanted="with fold_by 'centre', all cases of a patient in one",
+                action="Use fold_by 'fold', or prepare them with one centre for each patient",
+            )
     centres = sorted(set(centre_of.values()))
     if len(centres) < 2:
         raise ConfigError(

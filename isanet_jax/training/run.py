@@ -70,7 +70,7 @@ def split_cohort(config: dict, cohort: Cohort) -> Split:
     """The roles of the cases in a run.
 
     Raises:
-        ConfigError: see `isanet_jax.cases.folds.split` and `folds_by_centre`.
+        ConfigError, DataError: see `isanet_jax.cases.folds.split` and `folds_by_centre`.
     """
     return split(
         run_folds(config, cohort),
@@ -84,10 +84,10 @@ def run_folds(config: dict, cohort: Cohort) -> dict[str, int]:
     """Case ID -> fold, as a run's `fold_by` counts them.
 
     Raises:
-        ConfigError: see `isanet_jax.cases.folds.folds_by_centre`.
+        ConfigError, DataError: see `isanet_jax.cases.folds.folds_by_centre`.
     """
     if config["fold_by"] == "centre":
-        return folds_by_centre({case: e["centre"] for case, e in cohort.cases.items()})
+        return folds_by_centre(cohort.cases)
     return cohort.fold_of
 
 

@@ -78,8 +78,17 @@ def test_nested_selection_is_neither_trained_on_nor_reported():
 
 
 def test_leaving_one_centre_out():
-    centre_of = {"a": "CHUS", "b": "CHGJ", "c": "CHUS", "d": "CHMR"}
-    assert folds_by_centre(centre_of) == {"a": 2, "b": 0, "c": 2, "d": 1}
-    assert folds_by_centre({"a": "CHUS", "b": "CHGJ"}) == {"a": 1, "b": 0}
+    def cases(patients="abcd", **centres):
+        return {
+            case: {"centre": centre, "patient": patient}
+            for patient, (case, centre) in zip(patients, centres.items(), strict=False)
+        }
+
+    found = folds_by_centre(cases(a="CHUS", b="CHGJ", c="CHUS", d="CHMR"))
+    assert found == {"a": 2, "b": 0, "c": 2, "d": 1}
+    assert folds_by_centre(cases(a="CHUS", b="CHGJ")) == {"a": 1, "b": 0}
+    assert folds_by_centre(cases("xyx", a="CHUS", b="CHGJ", c="CHUS")) == {"a": 1, "b": 0, "c": 1}
     with pytest.raises(ConfigError, match="one centre.*'CHUM'"):
-        folds_by_centre({"a": "CHUM", "b": "CHUM"})
+        folds_by_centre(cases(a="CHUM", b="CHUM"))
+    with pytest.raises(DataError, match="case c: patient x is of the centres 'CHUS' .case a. and"):
+        folds_by_centre(cases("xyx", a="CHUS", b="CHGJ", c="CHGJ"))
