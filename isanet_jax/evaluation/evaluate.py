@@ -180,7 +180,8 @@ def unseen_cases(cohort: Cohort, splits: list[dict]) -> list[str]:
             raise DataError(
                 f"lacks the test cases {', '.join(lacking[:5])}",
                 file=cohort.folder,
-                action="Name the folder that the run was trained on with --cases",
+                action="Name the folder that the run was trained on with --cases; cases of another "
+                "cohort need IDs of their own",
             )
         unseen -= known - test
     if not unseen:

@@ -41,13 +41,21 @@ def evaluate_runs(  # noqa: PLR0915 - one file after the other is written
 
     predictor = Predictor(workdirs, checkpoint=checkpoint, rules=rules)
     descriptions = predictor.descriptions
-    cases = cases or descriptions[0]["config"]["data"]["cases"]
+    own = descriptions[0]["config"]["data"]["cases"]
+    is_other = bool(cases and own) and Path(cases).resolve() != Path(own).resolve()
+    cases = cases or own
     if not cases:
         raise ConfigError(f"{workdirs[0]} has no cases of its own; name prepared ones with --cases")
     cohort = read_cohort(cases)
     descriptions = [in_cohort(description, cohort) for description in descriptions]
     check_cohort(descriptions[0]["config"], cohort)
     ids = unseen_cases(cohort, [description["split"] for description in descriptions])
+    if (known := len(cohort.cases) - len(ids)) and is_other:
+        print(
+            f"{known} of the {len(cohort.cases)} cases in {cases} have IDs of cases that were "
+            "trained or selected on, and are left out; if they are others, prepare them under "
+            "other IDs"
+        )
     (output / "overlays").mkdir(parents=True, exist_ok=True)
     shown, page = {}, Page()
 

@@ -138,6 +138,15 @@ def test_an_ensemble_is_scored_on_cases_that_none_of_its_networks_has_seen(
     assert "learning_curves_2.png" in report
 
 
+def test_ids_of_the_training_in_another_folder_are_told(trained, cohort, tmp_path, capsys):
+    shutil.copytree(cohort.folder, tmp_path / "moved")
+    words = ["--workdir", str(trained), "--output", str(tmp_path / "e")]
+    command.main([*words, "--cases", str(tmp_path / "moved")])
+    told = capsys.readouterr().out
+    assert "4 of the 6 cases in" in told
+    assert "prepare them under other IDs" in told
+
+
 def test_unseen_cases_of_splits():
     cohort = SimpleNamespace(cases=dict.fromkeys("abcdef"), folder="cases")
     first = {"train": ["a", "b"], "selection": ["c"], "test": ["d"]}
