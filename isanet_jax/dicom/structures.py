@@ -1,6 +1,6 @@
 """Regions of interest: DICOM RTSTRUCT and SEG read as masks."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
@@ -14,6 +14,8 @@ from isanet_jax.dicom.series import Series, lenient, refuse_damage
 from isanet_jax.errors import DataError
 from isanet_jax.volume import Volume
 
+_EXCLUSIVE = "CLOSEDPLANAR_XOR"
+_CLOSED = ("CLOSED_PLANAR", _EXCLUSIVE)  # of contours, those that enclose something
 _OFF_PLANE = 0.25  # of the slice distance
 _OFF_VOXEL = 0.02  # of a voxel
 _THICKER = 1.5  # slices between contours from which they were drawn on other slices
@@ -51,6 +53,27 @@ def find_region(structures: pydicom.Dataset, name: str) -> int | None:
     if not named and name.isdigit():
         named = [number for _, number in regions if number == int(name)]
     return named[0] if len(named) == 1 else None
+
+
+def is_drawn(structures: pydicom.Dataset, number: int) -> bool:
+    """Whether a region of an RTSTRUCT has a closed contour: those of a template may have none.
+
+    Of a SEG, whose voxels are not looked at, True.
+    """
+    if structures.get("SegmentSequence"):
+        return True
+    for contour in _contours_of(structures, number):
+        points = contour.get_item("ContourData")  # as bytes: what they say is read later
+        if contour.get("ContourGeometricType") in _CLOSED and points is not None and points.value:
+            return True
+    return False
+
+
+def _contours_of(structures, number):
+    """The contours of a region, of any kind, as datasets."""
+    for region in structures.get("ROIContourSequence") or ():
+        if int(region.get("ReferencedROINumber") or 0) == number:
+            yield from region.get("ContourSequence") or ()
 
 
 def referenced_series(structures: pydicom.Dataset) -> set[str]:
@@ -118,7 +141,7 @@ def read_region(
                         return on_slices, series
                     return _on_grid(_segment(dataset, number), series, grid_of(series))
             return _segment(dataset, number), None
-        contours = _contours(dataset, number, where)
+        contours = _contours(dataset, number, notes, where)
         if not contours:
             raise DataError(f"the region {name!r} has no closed planar contours", **where)
         series = _drawn_on(dataset, structures, images, where)
@@ -188,25 +211,27 @@ class Contour(NamedTuple):
     is_exclusive: bool = False
 
 
-def _contours(dataset, number, where):
+def _contours(dataset, number, notes, where):
     """The closed contours of a region. Raises DataError where one is no list of points."""
-    contours = []
-    for region in dataset.get("ROIContourSequence") or ():
-        if region.ReferencedROINumber != number:
+    contours, others = [], Counter()
+    for contour in _contours_of(dataset, number):
+        kind = contour.get("ContourGeometricType")
+        if kind not in _CLOSED:
+            others[kind or "of no type"] += 1
             continue
-        for contour in region.get("ContourSequence") or ():
-            kind = contour.get("ContourGeometricType")
-            if kind in ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR"):
-                values = np.atleast_1d(np.array(contour.get("ContourData") or (), float))
-                if len(values) % 3 or not np.isfinite(values).all():
-                    raise DataError(
-                        f"a contour has {len(values)} numbers",
-                        wanted="three finite ones for each of its points",
-                        action="Export the structure set again",
-                        **where,
-                    )
-                if len(values):
-                    contours.append(Contour(values.reshape(-1, 3), kind == "CLOSEDPLANAR_XOR"))
+        values = np.atleast_1d(np.array(contour.get("ContourData") or (), float))
+        if len(values) % 3 or not np.isfinite(values).all():
+            raise DataError(
+                f"a contour has {len(values)} numbers",
+                wanted="three finite ones for each of its points",
+                action="Export the structure set again",
+                **where,
+            )
+        if len(values):
+            contours.append(Contour(values.reshape(-1, 3), kind == _EXCLUSIVE))
+    if others and notes is not None:
+        listed = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()))
+        notes.append(f"contours that are not closed are left out: {listed}")
     return contours
 
 

@@ -15,6 +15,7 @@ from isanet_jax.classes import TUMOUR
 from isanet_jax.dicom.series import IMAGE_KINDS, Series, lenient
 from isanet_jax.dicom.structures import (
     find_region,
+    is_drawn,
     referenced_series,
     region_names,
 )
@@ -422,11 +423,11 @@ def choose_structures(case, group, asked):
             if not of_class:
                 notes.append(f"no region {' or '.join(classes[name])}: it has no {name}")
         return best, found, notes
-    names = sorted({name for one in sets for name in region_names(one.first)})
+    names = sorted({name for one in sets for name in _called(one)})
     if not asked.regions and not asked.classes and sets:
         nearest = min(map(on_ct, sets))
         first = [one for one in sets if on_ct(one) == nearest]
-        own = {name for one in first for name in region_names(one.first)}
+        own = {name for one in first for name in region_names(one.first) if _has(one, name)}
         if len(own) == 1:
             return choose_structures(case, first, asked._replace(regions=tuple(own)))
     wanted = [name for classes in _alternatives(asked) for of in classes.values() for name in of]
@@ -452,11 +453,24 @@ def _alternatives(asked) -> list[dict[str, tuple[str, ...]]]:
 
 
 def _present(one, classes):
-    """Class -> those of its regions that a structure set has."""
+    """Class -> those of its regions that a structure set has, and that have a contour."""
     return {
-        name: tuple(region for region in regions if find_region(one.first, region) is not None)
+        name: tuple(region for region in regions if _has(one, region))
         for name, regions in classes.items()
     }
+
+
+def _called(one):
+    """The names of a structure set's regions, for a message."""
+    for name in region_names(one.first):
+        number = find_region(one.first, name)
+        is_empty = number is not None and not is_drawn(one.first, number)
+        yield f"{name} (empty)" if is_empty else name
+
+
+def _has(one, region):
+    number = find_region(one.first, region)
+    return number is not None and is_drawn(one.first, number)
 
 
 def _suffices(found, classes, asked):

@@ -196,6 +196,23 @@ def test_regions_are_found_by_exact_name_with_commas_and_by_number(ct, tmp_path)
     assert read_region(one, "1", images)[0].data.sum() == 36
 
 
+def test_contours_that_enclose_nothing_are_told(ct, tmp_path):
+    shared, slices = ct
+    lines = [square(3, 15, 2.5), square(3, 15, 5.5), square(3, 15, 5.5)[:1]]
+    dataset = write_structures(tmp_path / "rs", shared, slices, {"GTV": lines})
+    for contour, kind in zip(
+        dataset.ROIContourSequence[0].ContourSequence[1:], ("OPEN_PLANAR", "POINT"), strict=True
+    ):
+        contour.ContourGeometricType = kind
+    dataset.save_as(tmp_path / "rs")
+    (one,), _ = find_series(tmp_path / "rs")
+    images, _ = find_series(tmp_path / "ct")
+    notes = []
+    mask, _ = read_region(one, "GTV", images, notes=notes)
+    assert np.unique(np.argwhere(mask.data)[:, 2]).size == 1
+    assert notes == ["contours that are not closed are left out: 1 OPEN_PLANAR, 1 POINT"]
+
+
 def test_a_contour_that_is_no_list_of_points_is_refused_by_its_region(ct, tmp_path):
     shared, slices = ct
     dataset = write_structures(tmp_path / "rs", shared, slices, {"GTV": [square(3, 15, 2.5)]})

@@ -408,6 +408,25 @@ def test_images_that_a_study_does_not_tell_apart_are_refused(tmp_path, images):
         studies_of(tmp_path, "GTV_Mass", images=images)
 
 
+def test_a_region_without_a_contour_is_as_none(tmp_path):
+    """A planning system's template names regions that a patient does not have."""
+    write_patient(tmp_path)
+    slices = [pydicom.dcmread(p) for p in sorted((tmp_path / "a").iterdir())]
+    structures = tmp_path / "d" / "rs"
+    shared = {k: slices[0].get(k) for k in ("StudyInstanceUID", "FrameOfReferenceUID", "PatientID")}
+    write_structures(structures, shared, slices, {"GTVp": [square(7, 25, 6)], "GTVn": []})
+    (one,), _, _ = studies_of(tmp_path)  # the only one that is drawn
+    assert one.regions == {"tumour": ("GTVp",)}
+    (one,), _, _ = studies_of(tmp_path, "GTVn", "GTVp")
+    assert one.regions == {"tumour": ("GTVp",)}
+    (one,), _, _ = studies_of(tmp_path, classes={"gtvp": ("GTVp",), "gtvn": ("GTVn",)})
+    assert one.regions == {"gtvp": ("GTVp",), "gtvn": ()}
+    assert "no region GTVn: it has no gtvn" in one.notes
+    _, failures, _ = studies_of(tmp_path, "GTVn")
+    (reason,) = failures.values()
+    assert "regions GTVn (empty), GTVp; expected a region called GTVn" in str(reason)
+
+
 def test_mr_and_classes_of_dicom_become_cases(tmp_path, capsys):
     """Regions by name: one class has two, which are united; one patient lacks the other class."""
     for number in range(2):
