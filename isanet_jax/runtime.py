@@ -73,6 +73,13 @@ def setup() -> None:
     choose_platform()
 
 
+def usable_cores() -> int:
+    """Processor cores that this process may use: on a cluster, those of its job, not the node's."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def seconds_by(clock: str) -> float:
     """What this process has taken since its start.
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import isanet_jax
 from isanet_jax.errors import ConfigError
 from isanet_jax.files import check_folder
+from isanet_jax.runtime import usable_cores
 
 _LEAST_FREE_GIB, _LEAST_MEMORY_GIB = 5.0, 4.0
 _GIB = 2**30
@@ -96,11 +97,10 @@ def _memory():
         os.sysconf(name) * os.sysconf("SC_PAGE_SIZE") / _GIB
         for name in ("SC_PHYS_PAGES", "SC_AVPHYS_PAGES")
     )
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     problems = []
     if whole < _LEAST_MEMORY_GIB:
         problems.append(f"the machine has {whole:.1f} GiB of memory: train at a smaller size")
-    return [f"{whole:.1f} GiB, {free:.1f} unused; {cores} processor cores"], problems
+    return [f"{whole:.1f} GiB, {free:.1f} unused; {usable_cores()} processor cores"], problems
 
 
 def _cache():

@@ -1,7 +1,6 @@
 """The command line of prepare.py."""
 
 import argparse
-import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from isanet_jax.errors import ConfigError
 from isanet_jax.files import check_folder
 from isanet_jax.kinds import parse_images
 from isanet_jax.locks import only_here
+from isanet_jax.runtime import usable_cores
 from isanet_jax.volume import VOXEL_MM
 
 
@@ -193,7 +193,7 @@ def _add_common(command, *, size):
 
 def _add_workers(command):
     command.add_argument(
-        "--workers", type=int, default=os.cpu_count(), help="processes (default: one per core)"
+        "--workers", type=int, default=usable_cores(), help="processes (default: one per core)"
     )
 
 

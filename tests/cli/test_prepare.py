@@ -1,5 +1,7 @@
 """The arguments of `prepare`, as the help says them."""
 
+import os
+
 import pytest
 
 from isanet_jax.cli import predict
@@ -35,3 +37,9 @@ def test_the_defaults_are_those_of_the_help():
         }  # fmt: skip
     given = vars(parser().parse_args(["phantom", "--output", "b"]))
     assert (given["cases"], given["size"], given["folds"], given["seed"]) == (24, [48], 5, 0)
+
+
+def test_processes_are_as_many_as_the_job_has_cores(monkeypatch):
+    """Of a cluster's job: the node's cores would each take a scan's memory."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 8}, raising=False)
+    assert parser().parse_args(["phantom", "--output", "x"]).workers == 3
