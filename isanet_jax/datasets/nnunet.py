@@ -33,12 +33,12 @@ def read_nnunet(source, images=PET_CT) -> list[Scan]:
     source = existing_folder(source, "an nnU-Net raw dataset")
     description = _nnunet_description(source)
     names = _numbered(description.get("channel_names") or description.get("modality"))
-    channels = {str(name).strip(): int(i) for i, name in names.items() if str(i).isdigit()}
+    channels = [(_as_name(str(name)), int(i)) for i, name in names.items() if str(i).isdigit()]
     ending = str(description.get("file_ending") or ".nii.gz")
     endings = {}
     for image, kind in images.items():
-        fitting = [name for name in channels if _as_name(name) == image]
-        fitting = fitting or [name for name in channels if kind_of(_as_name(name)) == kind]
+        fitting = [number for name, number in channels if name == image]
+        fitting = fitting or [number for name, number in channels if kind_of(name) == kind]
         if len(fitting) != 1:
             raise DataError(
                 f"channels {json.dumps(names)}",
@@ -46,7 +46,7 @@ def read_nnunet(source, images=PET_CT) -> list[Scan]:
                 wanted=f"one channel in channel_names that is the {shown(image, kind)} ({image})",
                 action="Name the channels in dataset.json, or the images with --images",
             )
-        endings[image] = f"_{channels[fitting[0]]:04d}{ending}"
+        endings[image] = f"_{fitting[0]:04d}{ending}"
     first = next(iter(endings.values()))
     scans = []
     for path in visible((source / "imagesTr").glob(f"*{first}")):

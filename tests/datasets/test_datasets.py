@@ -173,6 +173,9 @@ def test_nnunet_channels_are_taken_by_name_or_as_the_only_ones_of_their_kind(tmp
     assert [path.name for path in scans[-1].images.values()] == ["x_0001.nii.gz", "x_0000.nii.gz"]
     with pytest.raises(DataError, match=r"one channel in channel_names that is the MR \(mr\)"):
         read_nnunet(nnunet(tmp_path, {"0": "T1", "1": "T2"}, {}), {"mr": "mr"})
+    # Two of one name: the second was taken for the CT.
+    with pytest.raises(DataError, match="one channel in channel_names that is the CT"):
+        read_nnunet(nnunet(tmp_path, {"0": "CT", "1": "CT"}, {}), {"ct": "ct"})
 
 
 def test_layouts_are_recognised(tmp_path):
