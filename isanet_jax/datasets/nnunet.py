@@ -106,7 +106,7 @@ def _numbered(names):
 def _nnunet_description(source):
     path = source / "dataset.json"
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
+        description = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise DataError(
             f"cannot be read ({error})", file=path, wanted="nnU-Net's dataset.json"

@@ -215,6 +215,9 @@ def test_a_dataset_json_with_lists_is_read_as_it_is_meant(tmp_path, change):
     path = folder / "dataset.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     assert len(read_nnunet(folder)) == 3
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # as Windows' editors begin a file
+    assert len(read_nnunet(folder)) == 3
+    path.write_text(path.read_text(encoding="utf-8-sig"))
     assert nnunet_classes(folder).values == {"tumour": (1,)}
     path.write_text(json.dumps(json.loads(path.read_text()) | {"channel_names": "CT"}))
     with pytest.raises(DataError, match="dataset.json.*channels"):
