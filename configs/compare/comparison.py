@@ -6,7 +6,9 @@ The config of a comparison:
     base: the settings of every run, see configs/hecktor.py.
     methods: name -> label, settings (what differs from base), published (the paper's figures), and
         members (for each network of an ensemble, which share the method's time, what differs in
-        it; empty: one network), and snapshots (they are of one training over restarts; False).
+        it; empty: one network), least_epochs (of an ensemble within cpu_minutes: as many networks,
+        the first ones, as have so many epochs each; 0: all), and snapshots (they are of one
+        training over restarts; False).
     order: the methods that are run, as the tables list them; shorten it to compare fewer.
     reference: the method that the others are tested against.
     thresholds: whether to score fixed SUV thresholds beside the methods.
@@ -117,6 +119,7 @@ def add_method(
     *,
     published=None,
     members=(),
+    least_epochs=0,
     snapshots=False,
 ):
     """Adds a method; at the smoke size its settings shrink with the rest.
@@ -129,6 +132,7 @@ def add_method(
         published: metric -> the paper's figure.
         members: of an ensemble: what differs from `settings`, for each network. With nested
             selection, each chooses its checkpoint on another fold.
+        least_epochs: of each of them; where the minutes allow fewer, the last ones are left out.
         snapshots: they are of one training over restarts, each starting from the one before.
     """
     if config.size == "smoke":
@@ -140,6 +144,7 @@ def add_method(
             "settings": settings,
             "published": published or {},
             "members": members,
+            "least_epochs": least_epochs,
             "snapshots": snapshots,
         }
     )

@@ -65,8 +65,17 @@ def within_budget(comparison: dict, workdir: Path, *, jobs: int = 0) -> dict:
         if "masks" in comparison["methods"][name]:
             continue
         cost = _cost(of_method[name], Path(workdir) / name, resources, clock)
-        settings = comparison["methods"][name]["settings"]
-        epochs = epochs_within(cost, minutes / max(len(of_method[name].members), 1))
+        method = comparison["methods"][name]
+        settings, members = method["settings"], len(of_method[name].members)
+        networks = networks_within(cost, minutes, members, method.get("least_epochs", 0))
+        if networks < members:
+            method["members"] = method["members"][:networks]
+            print(
+                f"{name}: {networks} of its {members} networks, for of more, none would have "
+                f"{method['least_epochs']} epochs",
+                flush=True,
+            )
+        epochs = epochs_within(cost, minutes / max(networks, 1))
         if epochs < 1:
             raise ConfigError(
                 f"{clock}_minutes is {minutes:g}, and the method {name} needs "
@@ -100,6 +109,21 @@ def epochs_within(cost: dict[str, float], minutes: float) -> int:
     """
     left = minutes * 60 - cost["start_s"] - VALIDATIONS * cost["validation_s"]
     return max(int(left / cost["epoch_s"]), 0)
+
+
+def networks_within(cost: dict[str, float], minutes: float, most: int, least_epochs: int) -> int:
+    """Of an ensemble, how many networks have so many epochs each: one at least, `most` at most.
+
+    Args:
+        cost: seconds, see `measure`.
+        minutes: of all together.
+        most: networks that there are; 0: it is no ensemble.
+        least_epochs: of each; 0: any number.
+    """
+    networks = most
+    while networks > 1 and epochs_within(cost, minutes / networks) < least_epochs:
+        networks -= 1
+    return networks
 
 
 def _cost(cell: Cell, folder: Path, resources, clock) -> dict[str, float]:

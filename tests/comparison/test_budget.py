@@ -96,6 +96,21 @@ def test_the_networks_of_an_ensemble_share_the_time_and_predict_together(
     assert cell.training["cpu_minutes"] == pytest.approx((6 + taken) / 60)
 
 
+def test_networks_that_would_not_learn_enough_are_left_out(comparison, tmp_path, capsys):
+    """On a slow processor eight networks had 39 epochs each, and were worse than two with 63."""
+    write_json(tmp_path / "narrow" / "cost.json", COST | {"epoch_s": 3.0})
+    comparison["methods"]["narrow"] |= {"members": [{}, {"seed": 5}, {"seed": 6}]}
+    comparison |= {"order": ["narrow"], "reference": "narrow", "folds": (0,)}
+    # Of a minute one network has 15 epochs, two have 5 each, and three have 1.
+    for least, networks, epochs in ((0, 3, 1), (2, 2, 5), (5, 2, 5), (6, 1, 15), (99, 1, 15)):
+        comparison["methods"]["narrow"]["least_epochs"] = least
+        found = budget.within_budget(comparison, tmp_path)
+        cell = make_cells(found, tmp_path)[0]
+        assert (len(cell.members), cell.config["train"]["epochs"]) == (networks, epochs)
+        assert ("1 of its 3 networks" in capsys.readouterr().out) == (networks == 1)
+    assert budget.networks_within(COST, 1.0, 0, 60) == 0
+
+
 def test_snapshots_are_of_one_training_over_restarts(comparison, tmp_path):
     method = comparison["methods"]["narrow"]
     method |= {"members": [{}, {}], "snapshots": True}
