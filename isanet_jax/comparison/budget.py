@@ -71,8 +71,8 @@ def within_budget(comparison: dict, workdir: Path, *, jobs: int = 0) -> dict:
         if networks < members:
             method["members"] = method["members"][:networks]
             print(
-                f"{name}: {networks} of its {members} networks, for of more, none would have "
-                f"{method['least_epochs']} epochs",
+                f"{name}: {networks} of its {members} networks; with more, each would have fewer "
+                f"than {method['least_epochs']} epochs",
                 flush=True,
             )
         epochs = epochs_within(cost, minutes / max(networks, 1))
