@@ -6,6 +6,7 @@ value: a wrong SUV looks like a right one.
 """
 
 import datetime
+import functools
 import math
 import re
 
@@ -149,6 +150,11 @@ class _Attributes:
             if not _agree(values[0], value):
                 self.refuse(keyword, "the same value wherever it stands", value=values[0])
         return values[0] if values else None
+
+    @functools.cached_property
+    def zone(self):
+        """The series' offset from UTC, such as +0100, or None; every slice has a time to ask for."""
+        return self.get("TimezoneOffsetFromUTC")
 
     def nuclide(self):
         """The nuclide that the series names, as a key of `_HALF_LIVES_S`; None where it does not.
@@ -355,12 +361,11 @@ def _parse(attributes, text, name):
     Where the series does not say its zone, scanner and injection are taken to share it.
     """
     digits, sign, offset = re.fullmatch(r"(?s)([^+-]*)([+-]?)(.*)", text.strip()).groups()
-    zone = attributes.get("TimezoneOffsetFromUTC")
     whole, _, fraction = digits.partition(".")
     try:
         parsed = datetime.datetime.strptime(whole.ljust(14, "0")[:14], "%Y%m%d%H%M%S")
-        if sign and zone is not None:
-            parsed += _offset(str(zone).strip()) - _offset(sign + offset)
+        if sign and attributes.zone is not None:
+            parsed += _offset(str(attributes.zone).strip()) - _offset(sign + offset)
         return parsed + _seconds(float(f"0.{fraction or 0}"))
     except (ValueError, OverflowError) as error:
         raise DataError(
