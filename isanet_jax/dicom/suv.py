@@ -153,7 +153,7 @@ class _Attributes:
 
     @functools.cached_property
     def zone(self):
-        """The series' offset from UTC, such as +0100, or None; every slice has a time to ask for."""
+        """The series' offset from UTC, such as +0100, or None; looked for once."""
         return self.get("TimezoneOffsetFromUTC")
 
     def nuclide(self):
@@ -259,7 +259,11 @@ def _elapsed(attributes, slices, decay, decay_rate):
     else:
         references = [_reference(attributes, slices, starts, decay_rate)] * len(slices)
     half_life_s = math.log(2) / decay_rate
-    return [_since_injection(attributes, reference, half_life_s) for reference in references]
+    # Each looks at every slice: once for all that share a reference.
+    since = {
+        time: _since_injection(attributes, time, half_life_s) for time in dict.fromkeys(references)
+    }
+    return [since[reference] for reference in references]
 
 
 def _reference(attributes, slices, starts, decay_rate):
