@@ -80,6 +80,38 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def memory_bytes(root: Path = Path("/")) -> int | None:
+    """Memory that this process may use: the machine's, or less where its job or container has less.
+
+    On Linux a control group's limit counts (cgroups(7), of both versions): beyond it a process is
+    killed without a word.
+
+    Args:
+        root: of the file system that says so.
+
+    Returns:
+        None where the system does not say.
+    """
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return None
+    least = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with contextlib.suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+            _, controllers, group = line.split(":", 2)
+            if controllers == "":
+                top, name = root / "sys/fs/cgroup", "memory.max"
+            elif "memory" in controllers.split(","):
+                top, name = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"
+            else:
+                continue
+            # Any group above may have the limit; in a container the path may be the host's.
+            group = Path(group.lstrip("/"))
+            for folder in (group, *group.parents):
+                with contextlib.suppress(OSError, ValueError):  # ValueError: "max"
+                    least = min(least, int((top / folder / name).read_text(encoding="ascii")))
+    return least
+
+
 def seconds_by(clock: str) -> float:
     """What this process has taken since its start.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import isanet_jax
 from isanet_jax.errors import ConfigError
 from isanet_jax.files import check_folder
-from isanet_jax.runtime import usable_cores
+from isanet_jax.runtime import memory_bytes, usable_cores
 
 _LEAST_FREE_GIB, _LEAST_MEMORY_GIB = 5.0, 4.0
 _GIB = 2**30
@@ -91,16 +91,14 @@ def _numbers(version):
 
 
 def _memory():
-    if not hasattr(os, "sysconf") or "SC_AVPHYS_PAGES" not in os.sysconf_names:
+    if (usable := memory_bytes()) is None:
         return ["not known on this system"], []
-    whole, free = (
-        os.sysconf(name) * os.sysconf("SC_PAGE_SIZE") / _GIB
-        for name in ("SC_PHYS_PAGES", "SC_AVPHYS_PAGES")
-    )
     problems = []
-    if whole < _LEAST_MEMORY_GIB:
-        problems.append(f"the machine has {whole:.1f} GiB of memory: train at a smaller size")
-    return [f"{whole:.1f} GiB, {free:.1f} unused; {usable_cores()} processor cores"], problems
+    if usable / _GIB < _LEAST_MEMORY_GIB:
+        problems.append(
+            f"this process may use {usable / _GIB:.1f} GiB of memory: train at a smaller size"
+        )
+    return [f"{usable / _GIB:.1f} GiB; {usable_cores()} processor cores"], problems
 
 
 def _cache():

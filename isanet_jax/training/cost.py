@@ -2,7 +2,6 @@
 
 import gc
 import math
-import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -11,6 +10,7 @@ import jax
 import numpy as np
 
 from isanet_jax.pipeline.dataset import Inputs, batch_shapes
+from isanet_jax.runtime import memory_bytes
 
 GIB = 2**30
 _BYTES = {
@@ -147,7 +147,7 @@ def _analysis_on_cpu(function, arguments):
 
 
 def device_bytes(device: jax.Device) -> int:
-    """Memory that computations may use: of a GPU what JAX manages, of the CPU the machine's."""
+    """Memory that computations may use: of a GPU what JAX manages, of the CPU the process's."""
     if device.platform == "cpu":
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return memory_bytes() or 0
     return int((device.memory_stats() or {}).get("bytes_limit", 0))

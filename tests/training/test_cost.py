@@ -5,18 +5,42 @@ import types
 
 import jax
 import numpy as np
+import pytest
 
+from isanet_jax.runtime import memory_bytes
 from isanet_jax.training.cost import analyse_collectives, analyse_cost, count_flops, device_bytes
 
 
 def test_a_devices_memory_is_what_computations_may_use():
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    assert device_bytes(jax.devices("cpu")[0]) == pages
+    assert device_bytes(jax.devices("cpu")[0]) == memory_bytes()
     stats = {"bytes_in_use": 3, "peak_bytes_in_use": 5, "bytes_limit": 7, "largest_alloc_size": 2}
     gpu = types.SimpleNamespace(platform="gpu", memory_stats=lambda: stats)
     assert device_bytes(gpu) == 7
     silent = types.SimpleNamespace(platform="gpu", memory_stats=lambda: None)
     assert device_bytes(silent) == 0  # unknown
+
+
+@pytest.mark.parametrize(
+    ("groups", "limits", "expected"),
+    [
+        ("0::/slurm/job_7/step_0", {"slurm/job_7/memory.max": 2**30}, 2**30),
+        ("0::/user.slice", {"user.slice/memory.max": "max"}, None),
+        # Version 1, and a container, which sees its own group at the top.
+        ("9:cpu:/\n4:memory:/docker/abc", {"memory/memory.limit_in_bytes": 2**29}, 2**29),
+        ("4:memory:/a", {"memory/a/memory.limit_in_bytes": 2**63 - 4096}, None),
+        (None, {}, None),
+    ],
+)
+def test_a_jobs_memory_is_its_control_groups(tmp_path, groups, limits, expected):
+    if groups is not None:
+        (tmp_path / "proc/self").mkdir(parents=True)
+        (tmp_path / "proc/self/cgroup").write_text(groups + "\n")
+    for name, limit in limits.items():
+        path = tmp_path / "sys/fs/cgroup" / name
+        path.parent.mkdir(parents=True)
+        path.write_text(f"{limit}\n")
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert memory_bytes(tmp_path) == (expected or whole)
 
 
 def test_a_products_operations_and_arguments():
