@@ -67,11 +67,13 @@ TESTS = {
     "isanet_jax/training/checkpoint.py": "tests/training/test_checkpoint.py "
     "tests/training/test_loop.py",
     "isanet_jax/training/config.py": "tests/training/test_config.py",
+    "isanet_jax/training/config_check.py": "tests/training/test_config_check.py",
     "isanet_jax/training/cost.py": "tests/training/test_cost.py tests/training/test_loop.py",
     "isanet_jax/training/losses.py": "tests/training/test_losses.py",
     "isanet_jax/training/optimizer.py": "tests/training/test_loop.py",
     "isanet_jax/training/profile.py": "tests/training/test_profile.py",
     "isanet_jax/training/schedule.py": "tests/training/test_schedule.py",
+    "isanet_jax/training/workdir.py": "tests/training/test_workdir.py",
 }
 SWAPS = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq,

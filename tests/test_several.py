@@ -23,12 +23,8 @@ from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.evaluation.evaluate import MEAN, score_given
 from isanet_jax.evaluation.report import SELECTION_NOTES
 from isanet_jax.kinds import SOFT_TISSUE, WIDE
-from isanet_jax.training.config import (
-    check_config,
-    model_config,
-    parse_command_line,
-    plain_config,
-)
+from isanet_jax.training.config import model_config, parse_command_line, plain_config
+from isanet_jax.training.config_check import check_config
 from isanet_jax.training.log import read_log
 from isanet_jax.training.run import build_run
 from isanet_jax.training.validate import validate

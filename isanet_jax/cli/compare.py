@@ -45,7 +45,8 @@ def main():
     from isanet_jax.comparison.report import write_comparison
     from isanet_jax.comparison.resources import visible_gpus
     from isanet_jax.comparison.runner import run_cells
-    from isanet_jax.training.config import parse_command_line, resolved_config
+    from isanet_jax.training.config import parse_command_line
+    from isanet_jax.training.config_check import resolved_config
 
     argv, is_shown = runtime.take_flag(sys.argv, "--print-config")
     argv, jobs = runtime.take_number(argv, "--jobs", 0, "a number of cells to run at a time")

@@ -48,7 +48,8 @@ def main(arguments=None) -> None:
     os.environ["JAX_PLATFORMS"] = "cpu"  # the plan's compiler needs no GPU, and must not take one
 
     from isanet_jax.planning.plan import INSTALL, has_gpu_compiler
-    from isanet_jax.training.config import check_config, parse_command_line
+    from isanet_jax.training.config import parse_command_line
+    from isanet_jax.training.config_check import check_config
 
     config, _ = parse_command_line(["plan.py", f"--config={args.config}", *overrides])
     if args.mesh:

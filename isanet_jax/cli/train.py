@@ -28,7 +28,8 @@ def main():
         return
     from isanet_jax.distributed.processes import distributed_session
     from isanet_jax.network.systems import describe_systems
-    from isanet_jax.training.config import parse_command_line, resolved_config
+    from isanet_jax.training.config import parse_command_line
+    from isanet_jax.training.config_check import resolved_config
     from isanet_jax.training.loop import train
 
     argv, profiled = runtime.take_number(sys.argv, "--profile", 0, "a number of steps to trace")

@@ -10,7 +10,7 @@ from pathlib import Path
 from isanet_jax.comparison.cell import SCORES, SCORES_BY_CLASS, TRAINING
 from isanet_jax.errors import ConfigError, IsaNetError
 from isanet_jax.network.systems import SYSTEMS
-from isanet_jax.training.config import check_config, unread_settings
+from isanet_jax.training.config_check import check_config, unread_settings
 from isanet_jax.training.log import read_log
 from isanet_jax.training.run import load_cohort, split_cohort
 

@@ -21,7 +21,7 @@ from isanet_jax.comparison.resources import divide_resources
 from isanet_jax.errors import ConfigError, IsaNetError
 from isanet_jax.locks import try_lock
 from isanet_jax.runtime import say_at_once, stop_signals
-from isanet_jax.training.config import claim_workdir
+from isanet_jax.training.workdir import claim_workdir
 
 _PACKAGES = Path(__file__).parents[2]  # where a cell's process finds this package
 

@@ -36,7 +36,7 @@ def evaluate_runs(  # noqa: PLR0915 - one file after the other is written
     from isanet_jax.prediction.predictor import Predictor
     from isanet_jax.prediction.rules import write_form
     from isanet_jax.training.bundle import in_cohort
-    from isanet_jax.training.config import check_cohort
+    from isanet_jax.training.config_check import check_cohort
     from isanet_jax.training.log import read_log
 
     predictor = Predictor(workdirs, checkpoint=checkpoint, rules=rules)

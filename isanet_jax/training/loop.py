@@ -19,12 +19,8 @@ from isanet_jax.files import replace_when_done
 from isanet_jax.locks import only_here
 from isanet_jax.runtime import CLOCKS, command, return_memory, seconds_by
 from isanet_jax.training.checkpoint import Checkpoints, check_record
-from isanet_jax.training.config import (
-    check_config,
-    claim_workdir,
-    compare_workdir,
-    plain_config,
-)
+from isanet_jax.training.config import plain_config
+from isanet_jax.training.config_check import check_config
 from isanet_jax.training.log import NoLog, RunLog
 from isanet_jax.training.optimizer import averaged
 from isanet_jax.training.profile import StepTrace
@@ -34,6 +30,7 @@ from isanet_jax.training.step import not_finite
 from isanet_jax.training.stop import StopRequest, interruptibly
 from isanet_jax.training.track import Tracker, tracker_package
 from isanet_jax.training.validate import validate
+from isanet_jax.training.workdir import claim_workdir, compare_workdir
 
 _KEPT_SHARE = 0.9  # of an exponential average, at each validation (nnU-Net)
 

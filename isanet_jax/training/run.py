@@ -19,13 +19,8 @@ from isanet_jax.network import systems
 from isanet_jax.network.systems import count_parameters
 from isanet_jax.pipeline.dataset import Inputs, training_data
 from isanet_jax.runtime import command, map_memory, return_memory
-from isanet_jax.training.config import (
-    check_cohort,
-    class_names,
-    make_inputs,
-    model_config,
-    patch_of,
-)
+from isanet_jax.training.config import class_names, make_inputs, model_config, patch_of
+from isanet_jax.training.config_check import check_cohort
 from isanet_jax.training.cost import GIB, compile_with_cost, device_bytes
 from isanet_jax.training.optimizer import make_optimizer_from, make_schedule
 from isanet_jax.training.step import init_state, make_predict, make_train_step
