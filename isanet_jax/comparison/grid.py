@@ -46,6 +46,11 @@ class Cell:
         return self.config | (several if self.members else {})
 
     @property
+    def is_trained(self) -> bool:
+        """Whether there is a network to train: not for thresholds and given masks."""
+        return self.method != THRESHOLDS and self.masks_of is None
+
+    @property
     def is_done(self) -> bool:
         return (self.folder / SCORES).exists()
 

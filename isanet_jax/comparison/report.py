@@ -194,7 +194,7 @@ def _selections(comparison, cells):
     """How checkpoints were chosen; where methods differ in it, of which."""
     methods = {}
     for cell in cells:
-        if cell.method in comparison["methods"] and cell.masks_of is None:
+        if cell.is_trained:
             for config in cell.members or (cell.config,):
                 methods.setdefault(config["selection"], {})[_label(comparison, cell.method)] = None
     return [

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -69,7 +70,7 @@ def run_cells(cells: list[Cell], *, jobs: int = 0) -> Outcome:
         if not cell.is_done:
             waiting.append(cell)
     print(f"{len(cells)} cells: {sum(c.is_done for c in cells)} done, {len(waiting)} to run")
-    begin = time.perf_counter()
+    trainings, spent = sum(cell.is_trained for cell in waiting), []
     with _Processes(jobs) as processes:
         for number, (cell, status, minutes) in enumerate(processes.run(waiting), start=1):
             if processes.signal_name or status == STOPPED:
@@ -79,10 +80,13 @@ def run_cells(cells: list[Cell], *, jobs: int = 0) -> Outcome:
             if status != 0:
                 failures[cell.name] = reason_of(cell.folder / "log.txt", status)
                 outcome = f"FAILED after {minutes:.1f} min: {failures[cell.name]}"
-            per_cell = (time.perf_counter() - begin) / 60 / number
-            left = math.ceil(per_cell * (len(waiting) - number))
-            print(f"[{number}/{len(waiting)}] {cell.name}: {outcome}; about {left} min left")
-            sys.stdout.flush()
+            if cell.is_trained:
+                spent.append(minutes)
+            # Of trainings alone: what is not trained takes seconds, and says nothing of them.
+            if spent:
+                rounds = (trainings - len(spent)) / len(processes.resources)
+                outcome += f"; about {math.ceil(statistics.mean(spent) * rounds)} min left"
+            print(f"[{number}/{len(waiting)}] {cell.name}: {outcome}", flush=True)
     elsewhere = [cell.name for cell in processes.elsewhere if not cell.is_done]
     return Outcome(failures, processes.signal_name, elsewhere)
 

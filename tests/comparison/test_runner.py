@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -141,9 +142,9 @@ def test_settings_that_cannot_work_name_their_method():
         make_cells(config, Path("w"))
 
 
-def cells_in(folder, *, order, folds=(0, 1)):
+def cells_in(folder, *, order, folds=(0, 1), thresholds=False):
     config = comparison("table2", "sts,smoke") | {"folds": folds, "seeds": (0,)}
-    return make_cells(config | {"order": list(order), "thresholds": False}, folder)
+    return make_cells(config | {"order": list(order), "thresholds": thresholds}, folder)
 
 
 # Stands in for a cell's process: each does by its method what cells do.
@@ -216,12 +217,21 @@ def test_failing_cells_are_reported_and_tried_again_and_finished_ones_left_alone
     assert failures["se fold 0 seed 0"] == "no such folder"
     assert "killed by SIGKILL; the machine may be short of memory" in failures["sk fold 1 seed 0"]
     assert len(failures) == 4
-    assert "[6/6]" in capsys.readouterr().out
+    assert re.search(r"\[6/6\] .*; about 0 min left\n", capsys.readouterr().out)
     stamp = cells[1].folder.joinpath("scores.json").stat().st_mtime_ns
     again, *_ = run_cells(cells, jobs=2)
     assert again.keys() == failures.keys()
     assert cells[1].folder.joinpath("scores.json").stat().st_mtime_ns == stamp
     assert "6 cells: 2 done, 4 to run" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_the_time_that_is_left_is_of_trainings(tmp_path, capsys):
+    cells = cells_in(tmp_path, order=["isa"], folds=(0,), thresholds=True)
+    run_cells(sorted(cells, key=lambda cell: cell.is_trained))
+    out = capsys.readouterr().out
+    assert re.search(r"\[1/2\] thresholds fold 0 seed 0: done in \S+ min\n", out)
+    assert re.search(r"\[2/2\] isa fold 0 seed 0: done in .*; about 0 min left\n", out)
 
 
 @pytest.mark.usefixtures("stand_in")
