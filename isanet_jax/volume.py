@@ -17,6 +17,7 @@ VOXEL_MM = (0.1, 20.0)
 MOST_FIELD_MM = 4000.0
 _UNIT_MM = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
+OTHER_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd", ".hdr", ".img", ".mgz")  # of volumes
 _GEOMETRY_FIELDS = (
     *("dim", "pixdim", "xyzt_units", "qform_code", "sform_code"),
     *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
@@ -110,22 +111,15 @@ def read_volume(path, *, case=None, dtype=np.float32, placed=True) -> Volume:
         placed: whether it must say where it lies; False where only its own grid counts.
 
     Raises:
-        DataError: missing, truncated, not NIfTI, named for another compression, not 3D, without
-            geometry, with two geometries that contradict each other, with voxels or a field of a
-            size that no scan has, or with voxels that are NaN, infinite, complex or colours.
+        DataError: missing, truncated, not NIfTI or not named so, not 3D, without geometry, with two
+            geometries that contradict each other, with voxels or a field of a size that no scan
+            has, or with voxels that are NaN, infinite, complex or colours.
     """
     path = Path(path)
     where = {"case": case, "file": path}
     if not path.is_file():
         raise DataError("no such file", wanted="a NIfTI file", **where)
-    if path.suffix.lower() in (".hdr", ".img"):
-        raise DataError(
-            "is half of a pair of header and image (Analyze 7.5, or NIfTI's older form)",
-            wanted="one .nii or .nii.gz file",
-            action="Convert it; Analyze does not say which side is left",
-            **where,
-        )
-    _check_compression(path, where)
+    _check_name(path, where)
     try:
         image = _open(path)
         shape = image.shape
@@ -206,8 +200,22 @@ def read_grid(path, *, case=None) -> tuple[tuple[int, int, int], np.ndarray]:
         ) from error
 
 
-def _check_compression(path, where):
-    """Raises DataError where a gzip file has a name that does not say so."""
+def _check_name(path, where):
+    """Raises DataError where a file is not named as NIfTI, or not as what it is."""
+    if path.suffix.lower() in (".hdr", ".img"):
+        raise DataError(
+            "is half of a pair of header and image (Analyze 7.5, or NIfTI's older form)",
+            wanted="one .nii or .nii.gz file",
+            action="Convert it; Analyze does not say which side is left",
+            **where,
+        )
+    if not path.name.lower().endswith(NIFTI_SUFFIXES):
+        raise DataError(
+            f"is not named as NIfTI ({path.suffix or 'no suffix'})",
+            wanted="a .nii or .nii.gz file",
+            action="Convert it",
+            **where,
+        )
     with open(path, "rb") as file:
         compressed = file.read(2) == b"\x1f\x8b"
     if compressed and path.suffix.lower() != ".gz":

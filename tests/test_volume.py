@@ -86,6 +86,7 @@ def bad_files(folder):
     (folder / "text.nii.gz").write_text("not an image")
     (folder / "empty.nii").write_bytes(b"")
     (folder / "pair.hdr").write_bytes(bytes(348))
+    (folder / "ct.nrrd").write_bytes(b"NRRD0004\n")
     save(folder / "complex.nii.gz", np.ones((4, 4, 4), np.complex64))
     colours = np.zeros((4, 4, 4), [(name, "u1") for name in "RGB"])
     save(folder / "colours.nii.gz", colours)
@@ -144,6 +145,7 @@ def test_lengths_are_read_in_the_headers_unit(tmp_path, unit, factor):
         ("colours.nii.gz", "voxels of the type RGB; expected one real number a voxel"),
         ("singular.nii", "singular"),
         ("pair.hdr", "half of a pair of header and image"),
+        ("ct.nrrd", "is not named as NIfTI (.nrrd); expected a .nii or .nii.gz file. Convert it"),
         ("bomb.nii.gz", "1100 x 1100 x 1100 voxels of 1 x 1 x 1 mm; expected at most 1073741824"),
         ("fine.nii.gz", "voxels of 0.04 x 0.04 x 0.04 mm; expected sizes from 0.1 to 20 mm"),
         ("coarse.nii.gz", "voxels of 1000 x 1000 x 1000 mm; expected sizes from 0.1 to 20 mm"),

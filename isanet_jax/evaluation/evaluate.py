@@ -18,7 +18,7 @@ from isanet_jax.metrics.segmentation import case_metrics, mean_over_classes
 from isanet_jax.metrics.thresholds import threshold_masks
 from isanet_jax.pipeline.dataset import evaluation_data
 from isanet_jax.prediction.predictor import check_finite, to_grid_of
-from isanet_jax.volume import NIFTI_SUFFIXES, Volume
+from isanet_jax.volume import NIFTI_SUFFIXES, OTHER_SUFFIXES, Volume
 
 NETWORK = "network"
 GRIDS = ("ct", "case")
@@ -221,7 +221,8 @@ def pair_masks(predictions, references) -> dict[str, tuple[Path, Path]]:
         name without suffix -> (prediction, reference).
 
     Raises:
-        DataError: no such folder, no masks, or a mask without its counterpart.
+        DataError: no such folder, no masks, a mask without its counterpart, or volumes that are
+            not NIfTI.
     """
     found = [_masks(folder) for folder in (predictions, references)]
     alone = [
@@ -250,6 +251,8 @@ def _masks(folder):
             if name in masks:
                 raise DataError(f"two masks named {name}", file=path)
             masks[name] = path
+        elif path.suffix.lower() in OTHER_SUFFIXES:  # it would be left out of the figures
+            raise DataError("is not NIfTI", file=path, wanted="masks as .nii.gz or .nii")
     if not masks:
         raise DataError("no NIfTI files", file=folder, wanted="masks as .nii.gz or .nii")
     return masks

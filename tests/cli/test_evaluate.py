@@ -190,6 +190,10 @@ def test_bad_mask_folders_are_refused_by_name(tmp_path):
         run(masks(tmp_path / "values", A=Volume(data * 7, np.eye(4)), B=good))
     with pytest.raises(DataError, match="no such folder"):
         run(str(tmp_path / "absent"))
+    of_others = masks(tmp_path / "others", A=good, B=good)
+    (tmp_path / "others" / "C.mha").touch()
+    with pytest.raises(DataError, match=r"C\.mha: is not NIfTI"):
+        run(of_others)
     run(masks(tmp_path / "p", A=good, B=Volume(data * 0, np.eye(4))))
     content = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert content["cases"]["B"]["hd"] == "inf"
