@@ -37,13 +37,16 @@ def read_hecktor(source) -> list[Scan]:
         DataError: no such folder, no layout of these, a case that lacks a file or a box.
     """
     source = existing_folder(source, "the HECKTOR training data", HECKTOR_HOW)
-    later = visible({*source.rglob("imagesTr/*__CT.nii.gz"), *source.rglob("*/*__CT.nii.gz")})
-    later = [ct for ct in later if ct.parent.name != "imagesTs"]  # test images have no labels
+    later = _cases(source.rglob("*/*__*.nii.gz"), ("__CT.nii.gz", "__PT.nii.gz"))
     if later:
-        return with_own_ids([_hecktor_without_box(ct) for ct in later])
+        for images in {folder for folder, _ in later if folder.name == "imagesTr"}:
+            labels = _cases(images.parent.glob("labelsTr/*"), (".nii.gz",))
+            later |= {(images, case) for _, case in labels}
+        return with_own_ids([_without_box(*place) for place in sorted(later)])
     nifti = next((p for p in sorted(source.rglob("hecktor_nii")) if p.is_dir()), source)
-    cts = visible({*nifti.glob("*_ct.nii.gz"), *nifti.glob("*/*_ct.nii.gz")})
-    if not cts:
+    suffixes = ("_ct.nii.gz", "_pt.nii.gz", *_LABELS)
+    found = _cases([*nifti.glob("*.nii.gz"), *nifti.glob("*/*.nii.gz")], suffixes)
+    if not found:
         raise DataError(
             "no CT files named ID_ct.nii.gz or ID__CT.nii.gz",
             file=nifti,
@@ -53,9 +56,8 @@ def read_hecktor(source) -> list[Scan]:
         )
     boxes = _read_boxes(source)
     scans = []
-    for ct in cts:
-        case = ct.name.removesuffix("_ct.nii.gz")
-        candidates = [ct.with_name(case + name) for name in _LABELS]
+    for folder, case in sorted(found):
+        candidates = [folder / f"{case}{name}" for name in _LABELS]
         label = next((path for path in candidates if path.is_file()), candidates[-1])
         if case not in boxes:
             raise DataError(
@@ -65,18 +67,29 @@ def read_hecktor(source) -> list[Scan]:
                 wanted="bbox.csv (2020) or hecktor2021_bbox_training.csv (2021) with its PatientID",
                 action="Put the organisers' CSV into the folder",
             )
-        pet = ct.with_name(f"{case}_pt.nii.gz")
-        images = {"ct": ct, "pet": pet}
+        images = {"ct": folder / f"{case}_ct.nii.gz", "pet": folder / f"{case}_pt.nii.gz"}
         scans.append(Scan(case, images, label, case, _centre(case), boxes[case]))
     return with_own_ids(scans)
 
 
-def _hecktor_without_box(ct):
+def _cases(paths, suffixes):
+    """(folder, ID) of the cases that have a file of one of these suffixes, but for test images.
+
+    A case is one as soon as any file of it is there, so that one that lacks a file is told of.
+    """
+    found = set()
+    for path in visible(paths):
+        suffix = next((s for s in suffixes if path.name.endswith(s)), None)
+        if suffix and path.parent.name != "imagesTs":  # test images have no labels
+            found.add((path.parent, path.name.removesuffix(suffix)))
+    return found
+
+
+def _without_box(folder, case):
     """A case of 2022 (labels in labelsTr) or later (label beside the images)."""
-    case = ct.name.removesuffix("__CT.nii.gz")
-    folder = ct.parent.parent / "labelsTr" if ct.parent.name == "imagesTr" else ct.parent
-    pet, label = ct.with_name(f"{case}__PT.nii.gz"), folder / f"{case}.nii.gz"
-    return Scan(case, {"ct": ct, "pet": pet}, label, case, _centre(case))
+    labels = folder.parent / "labelsTr" if folder.name == "imagesTr" else folder
+    images = {"ct": folder / f"{case}__CT.nii.gz", "pet": folder / f"{case}__PT.nii.gz"}
+    return Scan(case, images, labels / f"{case}.nii.gz", case, _centre(case))
 
 
 def _centre(case):

@@ -18,13 +18,14 @@ from isanet_jax.files import visible
 from isanet_jax.kinds import kind_of, shown
 
 
-def read_nnunet(source, images=PET_CT) -> list[Scan]:
+def read_nnunet(source, images=PET_CT, notes=None) -> list[Scan]:
     """nnU-Net's raw format, as autoPET is published: imagesTr, labelsTr, dataset.json.
 
     Args:
         source: the folder.
         images: name -> kind. An image is the channel of its name (whatever its case: `T1` is
             `t1`), else the only one of its kind: `SUV` or `PT` is the PET.
+        notes: list that gets a line where dataset.json says of more cases; None: not asked for.
 
     Raises:
         DataError: no such folder or files, or a dataset.json that does not say which channels
@@ -47,17 +48,26 @@ def read_nnunet(source, images=PET_CT) -> list[Scan]:
                 action="Name the channels in dataset.json, or the images with --images",
             )
         endings[image] = f"_{fitting[0]:04d}{ending}"
-    first = next(iter(endings.values()))
+    images_of, labels = source / "imagesTr", source / "labelsTr"
+    # A case is one as soon as any file of it is there, so that one that lacks a file is told of.
+    kinds = [(images_of, suffix) for suffix in endings.values()] + [(labels, ending)]
+    cases = {
+        path.name.removesuffix(suffix)
+        for folder, suffix in kinds
+        for path in visible(folder.glob(f"*{suffix}"))
+    }
     scans = []
-    for path in visible((source / "imagesTr").glob(f"*{first}")):
-        case = path.name.removesuffix(first)
-        label = source / "labelsTr" / f"{case}{ending}"
+    for case in sorted(cases):
         autopet = re.fullmatch(r"(?:fdg|psma)_([0-9a-f]{8,})_.+", case)  # a patient's scans differ
         patient = autopet[1] if autopet else case
-        files = {name: path.with_name(f"{case}{suffix}") for name, suffix in endings.items()}
-        scans.append(Scan(case, files, label, patient))
+        files = {name: images_of / f"{case}{suffix}" for name, suffix in endings.items()}
+        scans.append(Scan(case, files, labels / f"{case}{ending}", patient))
     if not scans:
+        first = next(iter(endings.values()))
         raise DataError(f"no imagesTr/CASE{first}", file=source, wanted="an nnU-Net raw dataset")
+    stated = description.get("numTraining")
+    if notes is not None and isinstance(stated, int) and stated > len(scans):
+        notes.append(f"dataset.json says numTraining {stated}, and {len(scans)} cases are here")
     return with_own_ids(scans)
 
 
@@ -120,10 +130,16 @@ def _recognises(source):
     return (source / "dataset.json").is_file() and (source / "imagesTr").is_dir()
 
 
+def _read(source, options):
+    notes = []
+    scans = read_nnunet(source, options.images, notes)
+    return Found(scans, notes=tuple(notes))
+
+
 DATASET = Dataset(
     "nnunet",
     "an nnU-Net raw dataset (autoPET)",
     _recognises,
-    lambda source, options: Found(read_nnunet(source, options.images)),
+    _read,
     classes=lambda source, scans: nnunet_classes(source),
 )

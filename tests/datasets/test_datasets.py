@@ -150,6 +150,33 @@ def test_nnunet_channels_are_named_by_dataset_json(tmp_path):
         read_nnunet(folder)
 
 
+def test_a_case_of_which_any_file_is_there_is_one(tmp_path, capsys):
+    """A copy that broke off is told of, and not trained on without a word."""
+    folder = nnunet(tmp_path / "nnunet", {"0": "CT", "1": "PET"}, {}, cases=("A", "B", "C", "D"))
+    (folder / "imagesTr" / "A_0000.nii.gz").unlink()
+    (folder / "labelsTr" / "B.nii.gz").unlink()
+    for path in (folder / "imagesTr").glob("C_*"):
+        path.unlink()
+    with pytest.raises(DataError, match=r"A: no CT.*B: no label.*C: no CT.*C: no PET"):
+        check_files(read_nnunet(folder))
+    description = json.loads((folder / "dataset.json").read_text()) | {"numTraining": 5}
+    (folder / "dataset.json").write_text(json.dumps(description))
+    read(folder)
+    assert "dataset.json says numTraining 5, and 4 cases are here" in capsys.readouterr().out
+
+    year_2022, year_2021 = tmp_path / "2022", tmp_path / "2021"
+    images, labels = year_2022 / "imagesTr", year_2022 / "labelsTr"
+    touch(images / "A__PT.nii.gz", images / "B__CT.nii.gz", labels / "C.nii.gz")
+    touch(year_2022 / "imagesTs" / "D__CT.nii.gz", labels / "A.nii.gz")
+    with pytest.raises(DataError, match=r"A: no CT: \S+; .*B: no PET.*B: no label.*C: no CT"):
+        check_files(read_hecktor(year_2022))
+    touch(year_2021 / "hecktor_nii" / "CHGJ007_pt.nii.gz")
+    touch(year_2021 / "hecktor_nii" / "CHUS001_gtvt.nii.gz")
+    (year_2021 / "bbox.csv").write_text(BOXES)
+    with pytest.raises(DataError, match=r"CHGJ007: no CT.*CHGJ007: no label.*CHUS001: no CT"):
+        check_files(read_hecktor(year_2021))
+
+
 @pytest.mark.parametrize(
     ("labels", "values", "ignore"),
     [
