@@ -117,6 +117,7 @@ def _read_dataset(file, pixels):
     is_bare = file.read(2) in _FIRST_GROUPS
     file.seek(0)
     dataset = pydicom.dcmread(file, stop_before_pixels=not pixels, force=is_bare)
+    dataset.buffer = None  # all is read; an archive's member cannot be sent to another process
     if is_bare and "TransferSyntaxUID" not in dataset.file_meta:
         is_implicit, _ = dataset.original_encoding
         dataset.file_meta.TransferSyntaxUID = (

@@ -1,5 +1,6 @@
 import copy
 import zipfile
+from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import pydicom
@@ -121,6 +122,7 @@ def test_archives_are_read_in_place(tmp_path):
     series, left = find_series(outer)
     assert [(s.kind, len(s.files)) for s in series] == [("CT", 6)]
     assert left == {"not DICOM, or damaged": 1}
+    ForkingPickler.dumps(series)  # as for the processes that prepare them
     np.testing.assert_array_equal(read_folder(outer, "CT")[0].data, VALUES.transpose(2, 1, 0))
     assert sorted(tmp_path.rglob("*")) == before
     (outer / "b.zip").write_bytes(b"PK\x03\x04 broken")
