@@ -106,6 +106,23 @@ def _no_formula(value):
     return f"'{value}" if is_one and not _NUMBERS.fullmatch(value) else value
 
 
+def files_below(folder) -> list[Path]:
+    """The visible files at any depth of a folder, sorted.
+
+    Links to folders are followed, as cohorts are often put together of them; no folder is read
+    twice, wherever its links lead.
+    """
+    found, seen = [], set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders.sort()
+        if (real := os.path.realpath(place)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        found += (path for name in names if (path := Path(place, name)).is_file())
+    return visible(found)
+
+
 def visible(paths) -> list[Path]:
     """The paths, sorted, without the `._NAME` files that macOS puts beside every file it copies."""
     return sorted(p for p in paths if not p.name.startswith("._") and "__MACOSX" not in p.parts)

@@ -6,7 +6,14 @@ import json
 import pytest
 
 from isanet_jax.errors import DataError
-from isanet_jax.files import check_new, replace_when_done, visible, write_csv, write_json
+from isanet_jax.files import (
+    check_new,
+    files_below,
+    replace_when_done,
+    visible,
+    write_csv,
+    write_json,
+)
 
 
 def test_a_table_of_one_row_and_of_many(tmp_path):
@@ -60,3 +67,15 @@ def test_macos_files_are_not_seen(tmp_path):
         (tmp_path / name).touch()
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert [path.name for path in visible(files)] == ["a", "b"]
+
+
+def test_links_to_folders_are_followed_and_no_folder_is_read_twice(tmp_path):
+    cohort, elsewhere = tmp_path / "cohort", tmp_path / "elsewhere"
+    for path in (cohort / "a" / "1", cohort / "a" / "._1", elsewhere / "deep" / "2"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (cohort / "b").symlink_to(elsewhere)
+    (cohort / "again").symlink_to(cohort / "a")
+    (elsewhere / "back").symlink_to(cohort)
+    (cohort / "lost").symlink_to(tmp_path / "absent")
+    assert files_below(cohort) == [cohort / "a" / "1", cohort / "b" / "deep" / "2"]

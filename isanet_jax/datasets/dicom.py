@@ -1,11 +1,11 @@
 """DICOM in any folders or zip archives: CT, PET, MR and a structure set or segmentation."""
 
-import itertools
 from pathlib import Path
 
 from isanet_jax.datasets.layout import Dataset, Found, Options, Scan
 from isanet_jax.dicom import is_dicom
 from isanet_jax.errors import DataError
+from isanet_jax.files import files_below
 
 _FILES_LOOKED_AT = 2000
 
@@ -48,9 +48,8 @@ def _scan(study):
 
 
 def _recognises(source):
-    paths = (p for p in source.rglob("*") if p.is_file()) if source.is_dir() else [source]
-    some = itertools.islice(paths, _FILES_LOOKED_AT)
-    return any(path.is_file() and is_dicom(path) for path in some)
+    paths = files_below(source) if source.is_dir() else [source]
+    return any(path.is_file() and is_dicom(path) for path in paths[:_FILES_LOOKED_AT])
 
 
 DATASET = Dataset(

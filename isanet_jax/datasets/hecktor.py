@@ -17,7 +17,7 @@ from isanet_jax.datasets.layout import (
     with_own_ids,
 )
 from isanet_jax.errors import DataError
-from isanet_jax.files import visible
+from isanet_jax.files import files_below, visible
 
 _LABELS = ("_ct_gtvt.nii.gz", "_gtvt.nii.gz")  # 2020, 2021
 HECKTOR_HOW = (
@@ -37,7 +37,7 @@ def read_hecktor(source) -> list[Scan]:
         DataError: no such folder, no layout of these, a case that lacks a file or a box.
     """
     source = existing_folder(source, "the HECKTOR training data", HECKTOR_HOW)
-    later = _cases(source.rglob("*/*__*.nii.gz"), ("__CT.nii.gz", "__PT.nii.gz"))
+    later = _cases(files_below(source), ("__CT.nii.gz", "__PT.nii.gz"))
     if later:
         for images in {folder for folder, _ in later if folder.name == "imagesTr"}:
             labels = _cases(images.parent.glob("labelsTr/*"), (".nii.gz",))
@@ -138,8 +138,8 @@ def _is_later(scans):
 
 
 def _recognises(source):
-    patterns = ("*_ct.nii.gz", "*__CT.nii.gz")
-    return source.is_dir() and any(next(source.rglob(p), None) is not None for p in patterns)
+    suffixes = ("_ct.nii.gz", "__CT.nii.gz")
+    return source.is_dir() and any(path.name.endswith(suffixes) for path in files_below(source))
 
 
 DATASET = Dataset(

@@ -31,7 +31,7 @@ from pydicom.uid import (
 )
 
 from isanet_jax.errors import DataError
-from isanet_jax.files import visible
+from isanet_jax.files import files_below, visible
 
 LabelMapSegmentationStorage = pydicom.uid.UID("1.2.840.10008.5.1.4.1.1.66.7")  # not in pydicom 3
 _KINDS = {
@@ -337,7 +337,7 @@ def _convert(dataset):
 def _files(source):
     if not source.exists():
         raise DataError("no such folder or file", file=source, wanted="DICOM")
-    paths = visible(p for p in source.rglob("*") if p.is_file()) if source.is_dir() else [source]
+    paths = files_below(source) if source.is_dir() else [source]
     files = []
     for path in paths:
         if path.suffix.lower() != ".zip":

@@ -12,7 +12,7 @@ from isanet_jax.cases.grid import grid_distance_mm, resample_label, same_grid
 from isanet_jax.cases.prepare import read_label, settings_of
 from isanet_jax.classes import Classes, class_masks, ignored_mask
 from isanet_jax.errors import ConfigError, DataError
-from isanet_jax.files import visible
+from isanet_jax.files import files_below
 from isanet_jax.kinds import pet_name
 from isanet_jax.metrics.segmentation import case_metrics, mean_over_classes
 from isanet_jax.metrics.thresholds import threshold_masks
@@ -244,9 +244,9 @@ def _masks(folder):
     if not folder.is_dir():
         raise DataError("no such folder", file=folder, wanted="a folder of NIfTI masks")
     masks = {}
-    for path in visible(folder.rglob("*")):
+    for path in files_below(folder):
         suffix = next((s for s in NIFTI_SUFFIXES if path.name.lower().endswith(s)), None)
-        if suffix and path.is_file():
+        if suffix:
             name = path.relative_to(folder).as_posix()[: -len(suffix)]
             if name in masks:
                 raise DataError(f"two masks named {name}", file=path)
