@@ -70,7 +70,8 @@ def prepare(
         label_values, target, classes, ignore, codes: what the labels' values stand for, see
             `isanet_jax.datasets.classes_of`.
         options: of DICOM, an `isanet_jax.datasets.layout.Options`.
-        workers: processes.
+        workers: processes. With several, a script calls this under `if __name__ == "__main__":`,
+            as each of them begins by importing the script.
         folds, seed: number of folds, and what they are drawn from.
         skip_bad: leave out cases that fail, and list them in the manifest.
         copies: also write each DICOM study as NIfTI, into `output`/nifti.

@@ -52,7 +52,8 @@ def _in_pool(function, scans, workers):
 
 def _killed(scan):
     raise DataError(
-        "the process that worked on it was killed, most likely for lack of memory",
+        "the process that worked on it ended; if it does not say why above, it was killed, most "
+        "likely for lack of memory",
         case=scan.case,
         file=scan.place,
         action="Look at the size of its images; fewer --workers need less memory",
