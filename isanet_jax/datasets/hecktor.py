@@ -27,11 +27,16 @@ HECKTOR_HOW = (
 )
 
 
-def read_hecktor(source) -> list[Scan]:
+def read_hecktor(source, notes=None) -> list[Scan]:
     """HECKTOR of any year: 2020 (a folder per case), 2021 (flat), 2022 (imagesTr), 2025 and 2026.
 
     2020 and 2021 come with boxes in the organisers' CSV; later years have none, and the head is to
     be found on the PET (`isanet_jax.cases.head`).
+
+    Args:
+        source: the folder.
+        notes: list that gets a line where the CSV has boxes of patients that are not here; None:
+            not asked for.
 
     Raises:
         DataError: no such folder, no layout of these, a case that lacks a file or a box.
@@ -69,6 +74,12 @@ def read_hecktor(source) -> list[Scan]:
             )
         images = {"ct": folder / f"{case}_ct.nii.gz", "pet": folder / f"{case}_pt.nii.gz"}
         scans.append(Scan(case, images, label, case, _centre(case), boxes[case]))
+    absent = sorted(boxes.keys() - {scan.case for scan in scans})
+    if absent and notes is not None:
+        notes.append(
+            f"{boxes.path} has boxes of {len(absent)} patients without files here: "
+            f"{', '.join(absent[:5])}{', ...' if len(absent) > 5 else ''}"
+        )
     return with_own_ids(scans)
 
 
@@ -142,11 +153,17 @@ def _recognises(source):
     return source.is_dir() and any(path.name.endswith(suffixes) for path in files_below(source))
 
 
+def _read(source, options):
+    notes = []
+    scans = read_hecktor(source, notes)
+    return Found(scans, notes=tuple(notes))
+
+
 DATASET = Dataset(
     "hecktor",
     "HECKTOR 2020, 2021 (with the boxes' CSV), 2022, 2025, 2026",
     _recognises,
-    lambda source, options: Found(read_hecktor(source)),
+    _read,
     fit="crop",  # the paper's 1 mm boxes
     classes=lambda source, scans: TARGETS["gtvp"] if _is_later(scans) else Classes(),
     codes=_CODES,

@@ -175,6 +175,9 @@ def test_a_case_of_which_any_file_is_there_is_one(tmp_path, capsys):
     (year_2021 / "bbox.csv").write_text(BOXES)
     with pytest.raises(DataError, match=r"CHGJ007: no CT.*CHGJ007: no label.*CHUS001: no CT"):
         check_files(read_hecktor(year_2021))
+    (year_2021 / "hecktor_nii" / "CHUS001_gtvt.nii.gz").unlink()
+    read(year_2021, "hecktor")
+    assert "boxes of 1 patients without files here: CHUS001" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
