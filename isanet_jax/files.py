@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from isanet_jax.errors import ConfigError, DataError
@@ -106,21 +107,20 @@ def _no_formula(value):
     return f"'{value}" if is_one and not _NUMBERS.fullmatch(value) else value
 
 
-def files_below(folder) -> list[Path]:
-    """The visible files at any depth of a folder, sorted.
+def files_below(folder) -> Iterator[Path]:
+    """The visible files at any depth of a folder, one folder after the other.
 
     Links to folders are followed, as cohorts are often put together of them; no folder is read
-    twice, wherever its links lead.
+    twice, wherever its links lead. Nothing is read before it is asked for.
     """
-    found, seen = [], set()
+    seen = set()
     for place, folders, names in os.walk(folder, followlinks=True):
         folders.sort()
         if (real := os.path.realpath(place)) in seen:
             folders.clear()
             continue
         seen.add(real)
-        found += (path for name in names if (path := Path(place, name)).is_file())
-    return visible(found)
+        yield from (path for path in visible(Path(place, n) for n in names) if path.is_file())
 
 
 def visible(paths) -> list[Path]:

@@ -78,4 +78,4 @@ def test_links_to_folders_are_followed_and_no_folder_is_read_twice(tmp_path):
     (cohort / "again").symlink_to(cohort / "a")
     (elsewhere / "back").symlink_to(cohort)
     (cohort / "lost").symlink_to(tmp_path / "absent")
-    assert files_below(cohort) == [cohort / "a" / "1", cohort / "b" / "deep" / "2"]
+    assert list(files_below(cohort)) == [cohort / "a" / "1", cohort / "b" / "deep" / "2"]

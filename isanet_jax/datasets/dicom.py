@@ -1,5 +1,6 @@
 """DICOM in any folders or zip archives: CT, PET, MR and a structure set or segmentation."""
 
+import itertools
 from pathlib import Path
 
 from isanet_jax.datasets.layout import Dataset, Found, Options, Scan
@@ -49,7 +50,8 @@ def _scan(study):
 
 def _recognises(source):
     paths = files_below(source) if source.is_dir() else [source]
-    return any(path.is_file() and is_dicom(path) for path in paths[:_FILES_LOOKED_AT])
+    some = itertools.islice(paths, _FILES_LOOKED_AT)
+    return any(path.is_file() and is_dicom(path) for path in some)
 
 
 DATASET = Dataset(

@@ -12,12 +12,13 @@ from isanet_jax.datasets.layout import (
     Found,
     Scan,
     box_mm_of_row,
+    cases_of,
     existing_folder,
     read_csv,
     with_own_ids,
 )
 from isanet_jax.errors import DataError
-from isanet_jax.files import files_below, visible
+from isanet_jax.files import files_below
 
 _LABELS = ("_ct_gtvt.nii.gz", "_gtvt.nii.gz")  # 2020, 2021
 HECKTOR_HOW = (
@@ -42,15 +43,16 @@ def read_hecktor(source, notes=None) -> list[Scan]:
         DataError: no such folder, no layout of these, a case that lacks a file or a box.
     """
     source = existing_folder(source, "the HECKTOR training data", HECKTOR_HOW)
-    later = _cases(files_below(source), ("__CT.nii.gz", "__PT.nii.gz"))
+    later = cases_of(files_below(source), ("__CT.nii.gz", "__PT.nii.gz"))
+    later = {place for place in later if place[0].name != "imagesTs"}  # those have no labels
     if later:
         for images in {folder for folder, _ in later if folder.name == "imagesTr"}:
-            labels = _cases(images.parent.glob("labelsTr/*"), (".nii.gz",))
+            labels = cases_of(images.parent.glob("labelsTr/*"), (".nii.gz",))
             later |= {(images, case) for _, case in labels}
         return with_own_ids([_without_box(*place) for place in sorted(later)])
     nifti = next((p for p in sorted(source.rglob("hecktor_nii")) if p.is_dir()), source)
     suffixes = ("_ct.nii.gz", "_pt.nii.gz", *_LABELS)
-    found = _cases([*nifti.glob("*.nii.gz"), *nifti.glob("*/*.nii.gz")], suffixes)
+    found = cases_of([*nifti.glob("*.nii.gz"), *nifti.glob("*/*.nii.gz")], suffixes)
     if not found:
         raise DataError(
             "no CT files named ID_ct.nii.gz or ID__CT.nii.gz",
@@ -81,19 +83,6 @@ def read_hecktor(source, notes=None) -> list[Scan]:
             f"{', '.join(absent[:5])}{', ...' if len(absent) > 5 else ''}"
         )
     return with_own_ids(scans)
-
-
-def _cases(paths, suffixes):
-    """(folder, ID) of the cases that have a file of one of these suffixes, but for test images.
-
-    A case is one as soon as any file of it is there, so that one that lacks a file is told of.
-    """
-    found = set()
-    for path in visible(paths):
-        suffix = next((s for s in suffixes if path.name.endswith(s)), None)
-        if suffix and path.parent.name != "imagesTs":  # test images have no labels
-            found.add((path.parent, path.name.removesuffix(suffix)))
-    return found
 
 
 def _without_box(folder, case):

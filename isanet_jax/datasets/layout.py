@@ -14,6 +14,7 @@ import numpy as np
 
 from isanet_jax.classes import Classes, Code
 from isanet_jax.errors import ConfigError, DataError
+from isanet_jax.files import visible
 from isanet_jax.kinds import kind_of, shown
 from isanet_jax.runtime import command
 
@@ -221,6 +222,20 @@ def existing_folder(source, what, how="") -> Path:
     if not any(source.iterdir()):
         raise DataError("the folder is empty", file=source, wanted=what, action=how)
     return source
+
+
+def cases_of(paths, suffixes) -> set[tuple[Path, str]]:
+    """(folder, ID) of the cases that have a file named ID and one of these suffixes.
+
+    A case is one as soon as any file of it is there, so that one that lacks a file is told of.
+    Of several suffixes that fit, the first counts.
+    """
+    found = set()
+    for path in visible(paths):
+        suffix = next((s for s in suffixes if path.name.endswith(s)), None)
+        if suffix:
+            found.add((path.parent, path.name.removesuffix(suffix)))
+    return found
 
 
 def with_own_ids(scans: list[Scan]) -> list[Scan]:

@@ -10,11 +10,11 @@ from isanet_jax.datasets.layout import (
     Dataset,
     Found,
     Scan,
+    cases_of,
     existing_folder,
     with_own_ids,
 )
 from isanet_jax.errors import ConfigError, DataError
-from isanet_jax.files import visible
 from isanet_jax.kinds import kind_of, shown
 
 
@@ -49,15 +49,9 @@ def read_nnunet(source, images=PET_CT, notes=None) -> list[Scan]:
             )
         endings[image] = f"_{fitting[0]:04d}{ending}"
     images_of, labels = source / "imagesTr", source / "labelsTr"
-    # A case is one as soon as any file of it is there, so that one that lacks a file is told of.
-    kinds = [(images_of, suffix) for suffix in endings.values()] + [(labels, ending)]
-    cases = {
-        path.name.removesuffix(suffix)
-        for folder, suffix in kinds
-        for path in visible(folder.glob(f"*{suffix}"))
-    }
+    found = cases_of(images_of.glob("*"), endings.values()) | cases_of(labels.glob("*"), [ending])
     scans = []
-    for case in sorted(cases):
+    for case in sorted({case for _, case in found}):
         autopet = re.fullmatch(r"(?:fdg|psma)_([0-9a-f]{8,})_.+", case)  # a patient's scans differ
         patient = autopet[1] if autopet else case
         files = {name: images_of / f"{case}{suffix}" for name, suffix in endings.items()}

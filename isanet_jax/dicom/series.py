@@ -337,7 +337,7 @@ def _convert(dataset):
 def _files(source):
     if not source.exists():
         raise DataError("no such folder or file", file=source, wanted="DICOM")
-    paths = files_below(source) if source.is_dir() else [source]
+    paths = sorted(files_below(source)) if source.is_dir() else [source]
     files = []
     for path in paths:
         if path.suffix.lower() != ".zip":

@@ -146,7 +146,7 @@ def test_bfloat16_computes_close_to_float32_and_keeps_float32_parameters(generat
     )
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(half_params))
     full, half = apply(graphdef, params, image), apply(half_graphdef, half_params, image)
-    assert half.dtype == jnp.float32
+    assert full.dtype == half.dtype == jnp.float32
     loss = jax.jit(jax.grad(lambda p: jnp.sum(systems.apply(half_graphdef, p, image).logits ** 2)))
     grads = jax.tree.leaves(loss(half_params))
     assert all(g.dtype == jnp.float32 and jnp.isfinite(g).all() for g in grads)
