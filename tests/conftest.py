@@ -1,6 +1,7 @@
 """Shared fixtures. Small networks, and every compiled function is cached between runs."""
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from isanet_jax import runtime
 _QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_QUICK}".strip()
 runtime.choose_platform()  # before JAX is imported
+# A system of one convolution, for the processes that tests start, too.
+PLAIN = Path(__file__).with_name("plain.py")
+os.environ["ISANET_EXTENSIONS"] = str(PLAIN)
 
 import jax
 import numpy as np
@@ -18,6 +22,7 @@ import pytest
 
 from isanet_jax.cases.cohort import prepare_phantoms, read_cohort
 from isanet_jax.configs import phantom as phantom_config
+from isanet_jax.locks import only_here
 from isanet_jax.training.config import plain_config
 from isanet_jax.training.loop import train
 
@@ -25,11 +30,26 @@ from isanet_jax.training.loop import train
 CACHE = Path(tempfile.gettempdir()) / f"isanet_jax_test_cache_{os.getuid()}"
 # By environment, too: for the processes that tests start.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 DATA = Path(os.environ.get("ISANET_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+# Seconds that a test waits for something that will come, on a machine with ten other jobs. It is
+# no measure of speed: what does not come is a failure however long it is waited for.
+PATIENCE = 900
+
+# What a training in seconds changes in configs/phantom.py.
+SMALL = {
+    "data.size": 16,
+    "data.spacing_mm": 12.0,
+    "data.phantoms": 0,
+    "model.name": "plain",
+    "model.levels": 2,
+    "selection": "paper",
+    "train.epochs": 3,
+    "train.validate_every": 1,
+}
 
 
 def pytest_collection_modifyitems(items):
@@ -52,11 +72,35 @@ def real_data(name):
 
 
 @pytest.fixture(scope="session")
-def cohort_folder(tmp_path_factory):
+def shared(tmp_path_factory, worker_id):
+    """`shared(name, make)`: the folder that `make(folder)` fills once for all workers.
+
+    Tests only read it.
+    """
+    base = tmp_path_factory.getbasetemp()
+    base = base if worker_id == "master" else base.parent  # the workers' common one
+
+    def folder_of(name, make):
+        folder, done = base / "shared" / name, base / "locks" / name / "done"
+        with only_here(done.parent, "make", "makes it", wait=True):
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir(parents=True)
+                make(folder)
+                done.touch()
+        return folder
+
+    return folder_of
+
+
+@pytest.fixture(scope="session")
+def cohort_folder(shared):
     """Six phantoms prepared at 16^3, in three folds."""
-    folder = tmp_path_factory.mktemp("cohort")
-    prepare_phantoms(folder, cases=6, size=16, seed=1, folds=3)
-    return folder
+
+    def make(folder):
+        prepare_phantoms(folder, cases=6, size=16, seed=1, folds=3)
+
+    return shared("cohort", make)
 
 
 @pytest.fixture(scope="session")
@@ -66,36 +110,35 @@ def cohort(cohort_folder):
 
 @pytest.fixture
 def config(cohort_folder):
-    """A config that trains in seconds: 16^3, three levels, two channels."""
+    """A config that trains in seconds: 16^3, one convolution (tests/plain.py)."""
     return small_config(cohort_folder)
 
 
 def small_config(cohort_folder):
     config = phantom_config.get_config()
-    config.data.cases = str(cohort_folder)
-    config.data.size, config.data.spacing_mm, config.data.phantoms = 16, 12.0, 0
-    config.model.width, config.model.levels = 2, 3
-    config.selection = "paper"
-    config.train.epochs, config.train.validate_every = 3, 1
+    config.update_from_flattened_dict(SMALL | {"data.cases": str(cohort_folder)})
     return plain_config(config)
 
 
+def small_flags(cohort_folder, **changes):
+    """The same config on a command line; `changes` as in `train__epochs=1`."""
+    values = SMALL | {"data.cases": cohort_folder}
+    values |= {name.replace("__", "."): value for name, value in changes.items()}
+    return ["--config", "phantom", *(f"--config.{name}={v}" for name, v in values.items())]
+
+
 @pytest.fixture(scope="session")
-def trained(cohort_folder, tmp_path_factory):
+def trained(cohort_folder, shared):
     """The folder of a finished run of the small config."""
-    workdir = tmp_path_factory.mktemp("runs") / "trained"
-    train(small_config(cohort_folder), workdir)
-    return workdir
+    return shared("trained", lambda folder: train(small_config(cohort_folder), folder))
 
 
 @pytest.fixture(scope="session")
-def trained_again(cohort_folder, tmp_path_factory):
+def trained_again(cohort_folder, shared):
     """The folder of a shorter run of the same network on another fold, with another seed."""
-    workdir = tmp_path_factory.mktemp("runs") / "trained_again"
     config = small_config(cohort_folder) | {"fold": 1, "seed": 1}
     config["train"]["epochs"] = 1
-    train(config, workdir)
-    return workdir
+    return shared("trained_again", lambda folder: train(config, folder))
 
 
 @pytest.fixture

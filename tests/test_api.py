@@ -115,7 +115,7 @@ def test_a_run_is_resumed_from_python_with_the_configs_own_types(cohort_folder, 
     config = isa.get_config("phantom")
     config.data.cases = str(cohort_folder)
     config.data.size, config.data.spacing_mm = 16, 12.0
-    config.model.width, config.model.levels, config.train.epochs = 2, 3, 1
+    config.model.name, config.model.levels, config.train.epochs = "plain", 2, 1
     config.selection = "paper"
     before = config.to_json_best_effort()
     assert isa.train(config, tmp_path / "r")

@@ -16,11 +16,11 @@ from isanet_jax.volume import read_volume
 ROOT = Path(__file__).parents[1]
 PARTS = (
     "device",
-    "numbers unet",
-    "step unet bfloat16 none last",
-    "operations unet bfloat16 none last",
-    "predict unet bfloat16",
-    "waiting unet",
+    "numbers plain",
+    "step plain bfloat16 none last",
+    "operations plain bfloat16 none last",
+    "predict plain bfloat16",
+    "waiting plain",
     "augment",
     "step isa float32 mistyped last",
 )
@@ -41,18 +41,18 @@ def test_every_part_of_the_gpu_benchmark_runs(tmp_path):
     assert set(errors) == {PARTS[-1]}, errors
     assert "mistyped" in errors[PARTS[-1]]
     assert found["device"]["platform"] == "cpu"
-    differences = found["numbers unet"]["differences"]
+    differences = found["numbers plain"]["differences"]
     for name, each in differences.items():
         assert each["highest"] < 1e-5, name
         assert each["highest"] < each["bfloat16"], name
-    step = found["step unet bfloat16 none last"]
+    step = found["step plain bfloat16 none last"]
     assert step["seconds"] > 0
     assert step["loss_is_finite"]
-    assert 0 <= found["waiting unet"]["waiting_share"] <= 1
-    assert len(found["operations unet bfloat16 none last"]["table"]) == 12
+    assert 0 <= found["waiting plain"]["waiting_share"] <= 1
+    assert len(found["operations plain bfloat16 none last"]["table"]) == 12
     report = (tmp_path / "gpu.md").read_text()
-    assert "| step unet bfloat16 none last |" in report
-    assert "| network unet |" in report
+    assert "| step plain bfloat16 none last |" in report
+    assert "| network plain |" in report
     assert "written to" in done.stdout
 
 
@@ -74,7 +74,6 @@ def test_nnunet_beside_ours_scores_both_and_goes_on_where_it_was(
     from tests.conftest import small_config
 
     base = small_config(cohort.folder)
-    base["model"] |= {"name": "unet", "levels": 2}
     base["selection"] = "nested"
     # Of JSON, tuples are lists, which the command line does not set.
     tuples = "{k: tuple(v) if isinstance(v, list) else v for k, v in base['data'].items()}"

@@ -38,7 +38,7 @@ def train(cases, classes, workdir, **data):
     config.data.cases, config.data.classes, config.data.size = str(cases), classes, 16
     for name, value in data.items():
         config.data[name] = value
-    config.model.name, config.model.width, config.model.levels = "unet", 4, 2
+    config.model.name, config.model.levels = "plain", 2
     config.train.epochs, config.train.batch, config.train.steps_per_epoch = 1, 2, 150
     config.optimizer.peak_learning_rate = 1e-2
     assert isa.train(config, workdir)

@@ -79,7 +79,7 @@ def config(cases):
     config.data.fit, config.data.spacing_mm = "whole", (12.0, 12.0, 14.0)
     config.data.patch = (4, 8, 8)
     config.data.ct_window, config.data.pet_scale = "cohort", "suv"
-    config.model.width, config.model.levels = 2, 2
+    config.model.name, config.model.levels = "plain", 2
     config.selection = "paper"
     config.train.epochs, config.train.steps_per_epoch, config.train.validate_every = 2, 3, 1
     return config
@@ -407,7 +407,6 @@ def test_one_class_and_two_images_of_such_a_cohort_can_be_learnt(config, tmp_pat
     config = plain_config(config)
     config["data"] |= {"images": ["ct", "t1"], "classes": ["hot"]}
     config["train"] |= {"epochs": 1, "steps_per_epoch": 1}
-    config["model"] |= {"name": "unet"}
     assert isa.train(config, tmp_path / "run")
     run = isa.load(tmp_path / "run")
     assert (run.predictor.classes, tuple(run.predictor.settings.images)) == (("hot",), ("ct", "t1"))

@@ -1,12 +1,10 @@
 """The layouts in which raw scans are found, a file each.
 
-To add one, put a file into this folder that says `DATASET = Dataset(...)`, see
-`isanet_jax.datasets.layout.Dataset`.
+To add one, write a file that says `DATASET = Dataset(...)` (`isanet_jax.datasets.layout.Dataset`),
+into this folder or anywhere (see `isanet_jax.registry`).
 """
 
 import dataclasses
-import importlib
-import pkgutil
 import sys
 from pathlib import Path
 
@@ -14,24 +12,19 @@ from isanet_jax.classes import TUMOUR, Classes, class_values
 from isanet_jax.datasets.hecktor import TARGETS
 from isanet_jax.datasets.layout import Dataset, Found, Options, check_files
 from isanet_jax.errors import ConfigError, DataError
+from isanet_jax.registry import Registry
 
 __all__ = ["DATASETS", "TARGETS", "Dataset", "Found", "check_files", "classes_of", "read"]
 
 
-def find_datasets() -> dict[str, Dataset]:
-    """Name -> dataset, of all files in this folder, in the order of their rank and name."""
-    by_name = {}
-    for file in pkgutil.iter_modules(__path__, f"{__name__}."):
-        dataset = getattr(importlib.import_module(file.name), "DATASET", None)
-        if dataset is None:
-            continue
-        if dataset.name in by_name:
-            raise ImportError(f"{file.name}: there is a dataset {dataset.name!r} already")
-        by_name[dataset.name] = dataset
-    return dict(sorted(by_name.items(), key=lambda item: (item[1].rank, item[0])))
+def _named(dataset: Dataset) -> dict[str, Dataset]:
+    return {dataset.name: dataset}
 
 
-DATASETS = find_datasets()
+# Asked in this order, by rank and name, which of them a source is.
+DATASETS: Registry = Registry(
+    "DATASET", __name__, entries=_named, order=lambda item: (item[1].rank, item[0])
+)
 
 
 def recognise(source) -> str:

@@ -195,16 +195,22 @@ class TwoBranchNet(nnx.Module):
         return decoded[0]
 
 
-def two_branch(description: str, attention, *, reads=("encoder_attention",)) -> System:
+def two_branch(
+    description: str, attention, *, reads=("encoder_attention",), can_split=False
+) -> System:
     """The two-branch network with an attention module, or None, at its sites.
 
     Args:
         description: one line.
         attention: a module of isanet_jax/network/attention, or None.
         reads: the settings that the module reads, and that decide where it stands.
+        can_split: see `System`.
     """
     make = partial(TwoBranchNet, attention=attention)
-    return System(description, make, reads=("decoder", "fusion_weights", "reading", *reads))
+    reads = ("decoder", "fusion_weights", "reading", *reads)
+    return System(description, make, reads=reads, can_split=can_split)
 
 
-SYSTEMS = {"unet": two_branch("ISA-Net's backbone without attention", None, reads=())}
+SYSTEMS = {
+    "unet": two_branch("ISA-Net's backbone without attention", None, reads=(), can_split=True)
+}

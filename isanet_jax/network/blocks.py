@@ -45,6 +45,7 @@ class System(NamedTuple):
         levels: its input's voxels along an axis -> its own number of levels.
         least_levels: fewer cannot work.
         reads: settings of `ModelConfig` that it reads besides those that all do.
+        can_split: whether its volumes may be split over devices (`mesh.space`).
         version: raised where the same parameters come to mean something else; checkpoints of
             another version are refused.
     """
@@ -55,6 +56,7 @@ class System(NamedTuple):
     levels: Callable[[int], int] = lambda size: 5
     least_levels: int = 2
     reads: tuple[str, ...] = ()
+    can_split: bool = False
     version: int = 1
 
 

@@ -31,8 +31,8 @@ class ModelConfig:
             of 2^(levels - 1), or of the products of `strides`.
         images: names of the input's channels, in their order.
         classes: how many the network tells from the background; they may overlap.
-        width: channels of level 1; doubled at every further level (paper: 16). 0: the system's own.
-        levels: number of resolutions (paper: 5). 0: the system's own.
+        width: channels of level 1; doubled at every further level.
+        levels: number of resolutions.
         strides: of each level along D, H, W, in the systems that take them (nnunet,
             nnunet_resenc): by how much it is smaller than the one before; (): 1, then 2s.
         kernels: of each level's convolutions along D, H, W, each 1 or 3; (): 3s.
@@ -68,8 +68,8 @@ class ModelConfig:
     size: int | tuple[int, int, int] = 144
     images: tuple[str, ...] = IMAGES
     classes: int = 1
-    width: int = 0
-    levels: int = 0
+    width: int = 16
+    levels: int = 5
     strides: tuple[tuple[int, int, int], ...] = ()
     kernels: tuple[tuple[int, int, int], ...] = ()
     deep_supervision: bool = False
@@ -86,7 +86,6 @@ class ModelConfig:
     remat: str = "none"
 
     def __post_init__(self):
-        self._take_own_size()
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ConfigError(
@@ -154,17 +153,6 @@ class ModelConfig:
                 f"model.fusion_weights is {weights!r}; give a factor >= 0 for each of "
                 f"{', '.join(self.images)}"
             )
-
-    def _take_own_size(self):
-        """Width and levels of 0 become the system's own."""
-        from isanet_jax.network.systems import find_system  # which imports this module
-
-        system = find_system(self.name)
-        own_levels = len(self.strides) or min(map(system.levels, self.shape))
-        own = {"width": system.width, "levels": own_levels}
-        for key, value in own.items():
-            if getattr(self, key) == 0:
-                object.__setattr__(self, key, value)
 
     @property
     def shape(self) -> tuple[int, int, int]:

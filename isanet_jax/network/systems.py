@@ -1,37 +1,19 @@
 """Every system that can be trained: ISA-Net and those that the paper compares it with.
 
-To add one, put a file into this folder that says `SYSTEMS = {"name": System(...)}`; an attention
-module for the paper's backbone into attention/, with `SYSTEMS = {"name": two_branch(...)}`.
+To add one, write a file that says `SYSTEMS = {"name": System(...)}`, into this folder or anywhere
+(see `isanet_jax.registry`); an attention module for the paper's backbone is one with
+`SYSTEMS = {"name": two_branch(...)}`.
 """
-
-import importlib
-import pkgutil
 
 import jax
 from flax import nnx
 
-from isanet_jax import network
 from isanet_jax.errors import ConfigError
-from isanet_jax.network import attention
 from isanet_jax.network.blocks import Output, ShapesOnly, System
 from isanet_jax.network.config import ModelConfig
+from isanet_jax.registry import Registry
 
-
-def find_systems() -> dict[str, System]:
-    """Name -> system, of all files in this folder and in attention/."""
-    systems = {}
-    for package in (attention, network):
-        for file in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
-            if file.name == __name__:
-                continue
-            here = getattr(importlib.import_module(file.name), "SYSTEMS", {})
-            if clash := systems.keys() & here.keys():
-                raise ImportError(f"{file.name}: there is a system {clash.pop()!r} already")
-            systems |= here
-    return systems
-
-
-SYSTEMS = find_systems()
+SYSTEMS: Registry = Registry("SYSTEMS", "isanet_jax.network.attention", "isanet_jax.network")
 # Settings that only the systems that say so read; others take their defaults only.
 _READ_BY_SOME = (
     *("deep_supervision", "encoder_attention", "reading", "fusion", "weight_scale"),
@@ -63,8 +45,9 @@ def resolve(size, settings: dict, *, is_new: bool = True) -> ModelConfig:
     Raises:
         ConfigError: no such system, or settings that it does not have or cannot take.
     """
-    config = ModelConfig(size=size, **settings)
-    name, system = config.name, find_system(config.name)
+    name = settings.get("name", ModelConfig.name)
+    system = find_system(name)
+    config = ModelConfig(size=size, **(settings | _own_size(system, size, settings)))
     for key in unread_settings(name) if is_new else ():
         value, default = getattr(config, key), getattr(ModelConfig(), key)
         if value != default:
@@ -76,6 +59,14 @@ def resolve(size, settings: dict, *, is_new: bool = True) -> ModelConfig:
             f"model.levels is {config.levels}; {name} needs at least {system.least_levels}"
         )
     return config
+
+
+def _own_size(system, size, settings):
+    """Width and levels where the settings have none, or 0: the system's own."""
+    shape = (size,) * 3 if isinstance(size, int) else size
+    levels = len(settings.get("strides", ())) or min(map(system.levels, shape))
+    own = {"width": system.width, "levels": levels}
+    return {key: settings.get(key) or value for key, value in own.items()}
 
 
 def unread_settings(name: str) -> list[str]:

@@ -23,7 +23,6 @@ from isanet_jax.training.schedule import SCHEDULES
 from isanet_jax.volume import VOXEL_MM
 
 _VALIDATIONS = ("cases", "patches")
-_SPLIT_SYSTEMS = ("isa", "unet")
 _INFINITY = float("inf")
 # Section.setting -> (least, most) of what it may be; lists are checked value by value.
 _RANGES = {
@@ -250,11 +249,12 @@ def _check_split(config):
     if space <= 1:
         return
     model = config["model"]
-    if model["name"] not in _SPLIT_SYSTEMS or patch_of(config):
+    if not systems.SYSTEMS[model["name"]].can_split or patch_of(config):
+        splitting = [name for name, system in systems.SYSTEMS.items() if system.can_split]
         raise ConfigError(
             f"mesh.space is {space} with model.name {model['name']!r} and data.patch "
             f"{config['data']['patch']}; what can be split are whole volumes in "
-            f"{' and '.join(_SPLIT_SYSTEMS)}. Use mesh.data"
+            f"{' and '.join(splitting)}. Use mesh.data"
         )
     if model["convolution"] == "folded":
         raise ConfigError("model.convolution is 'folded'; a split volume needs 'native' or 'auto'")

@@ -36,7 +36,6 @@ def get_config():
 @pytest.fixture
 def run(cohort_folder, tmp_path, monkeypatch):
     base = small_config(cohort_folder)
-    base["model"] |= {"name": "unet", "levels": 2}
     base["train"]["epochs"] = 1
     content = CONFIG.format(base=json.dumps(base), absent=str(tmp_path / "absent"))
     (tmp_path / "small.py").write_text(content)

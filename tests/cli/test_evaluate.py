@@ -30,7 +30,7 @@ def test_a_run_is_scored_on_its_test_fold(evaluated, trained, cohort):
     test_cases = sorted(c for c, fold in cohort.fold_of.items() if fold == 0)
     assert sorted(result["cases"]) == test_cases
     (run,) = result["runs"]
-    assert (run["selection"], run["fold"], run["system"]) == ("paper", 0, "isa")
+    assert (run["selection"], run["fold"], run["system"]) == ("paper", 0, "plain")
     assert result["summary"]["dsc"]["mean"] == pytest.approx(
         np.mean([c["dsc"] for c in result["cases"].values()])
     )

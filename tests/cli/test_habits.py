@@ -154,7 +154,7 @@ def test_a_training_shows_pictures_and_is_tracked(config, tmp_path, monkeypatch,
     config["train"]["epochs"] = 1
     loop.train(config, tmp_path / "run", track="mlflow")
     assert fake.runs == [(None, "run")]
-    assert fake.params["model.width"] == "2"
+    assert fake.params["model.levels"] == "2"
     record = read_log(tmp_path / "run" / "metrics.jsonl")
     assert [step for step, _ in fake.metrics] == [line["step"] for line in record]
     assert fake.metrics[0][1]["loss"] == record[0]["loss"]

@@ -6,6 +6,7 @@ import pytest
 
 from isanet_jax import datasets
 from isanet_jax.cases.cohort import read_cohort
+from isanet_jax.cli import prepare
 from isanet_jax.datasets.phantom import write_phantoms
 from isanet_jax.errors import DataError
 
@@ -30,32 +31,21 @@ DATASET = Dataset(
 
 def test_a_new_layout_is_one_file(tmp_path, monkeypatch):
     """Found, recognised, read and prepared, without a line anywhere else."""
-    (tmp_path / "more").mkdir()
-    (tmp_path / "more" / "mine.py").write_text(MINE)
-    monkeypatch.setattr(datasets, "__path__", [*datasets.__path__, str(tmp_path / "more")])
-    found = datasets.find_datasets()
-    assert found.keys() - datasets.DATASETS.keys() == {"mine"}
-    monkeypatch.setattr(datasets, "DATASETS", found)
-    source = tmp_path / "scans"
-    write_phantoms(source, cases=4, seed=1)
-    (source / "cases.csv").unlink()
-    (source / "mine.txt").touch()
-    assert datasets.recognise(source) == "mine"
-    from isanet_jax.cli import prepare
-
-    monkeypatch.setattr(prepare, "DATASETS", found)
-    words = ["--size", "16", "--spacing-mm", "12", "--folds", "2", "--workers", "1"]
-    prepare.main(["mine", "--source", str(source), "--output", str(tmp_path / "cases"), *words])
-    cohort = read_cohort(tmp_path / "cases")
-    assert (len(cohort.cases), cohort.settings["fit"]) == (4, "crop")
-
-
-def test_two_layouts_of_one_name_are_an_error(tmp_path, monkeypatch):
-    for name in ("one", "other"):
-        (tmp_path / f"{name}.py").write_text(MINE)
-    monkeypatch.setattr(datasets, "__path__", [*datasets.__path__, str(tmp_path)])
-    with pytest.raises(ImportError, match="there is a dataset 'mine' already"):
-        datasets.find_datasets()
+    (tmp_path / "mine.py").write_text(MINE)
+    monkeypatch.setenv("ISANET_EXTENSIONS", str(tmp_path / "mine.py"))
+    monkeypatch.delattr(datasets.DATASETS, "data", raising=False)  # what was found before
+    try:
+        source = tmp_path / "scans"
+        write_phantoms(source, cases=4, seed=1)
+        (source / "cases.csv").unlink()
+        (source / "mine.txt").touch()
+        assert datasets.recognise(source) == "mine"
+        words = ["--size", "16", "--spacing-mm", "12", "--folds", "2", "--workers", "1"]
+        prepare.main(["mine", "--source", str(source), "--output", str(tmp_path / "cases"), *words])
+        cohort = read_cohort(tmp_path / "cases")
+        assert (len(cohort.cases), cohort.settings["fit"]) == (4, "crop")
+    finally:
+        datasets.DATASETS.__dict__.pop("data", None)
 
 
 def test_every_file_of_the_folder_is_a_layout_or_known_to_be_none():

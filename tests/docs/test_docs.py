@@ -32,19 +32,11 @@ _SMALLER = ((r"--size 144", "--size 16"), (r"--spacing-mm 4\b", "--spacing-mm 12
 _TINY = {"model.width": 4, "model.levels": 2, "train.epochs": 1, "train.steps_per_epoch": 2}
 _SIZES = {
     "phantom": {"data.phantoms": 6, "data.size": 16, "data.spacing_mm": 12.0},
-    "sts": {"data.size": 16, "model.name": "unet"},
-    "hecktor22": {"data.size": 16, "data.spacing_mm": 12.0, "model.name": "unet"},
-    "autopet": {"data.patch": 8, "train.batch": 2, "model.name": "unet"},
+    "sts": {"data.size": 16, "model.name": "plain"},
+    "hecktor22": {"data.size": 16, "data.spacing_mm": 12.0, "model.name": "plain"},
+    "autopet": {"data.patch": 8, "train.batch": 2, "model.name": "plain"},
     "nnunet": {},
 }
-
-
-def load(path, name):
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.skipif(importlib.util.find_spec("mkdocstrings") is None, reason="needs mkdocstrings")
@@ -130,19 +122,10 @@ def autopet(folder, _):
 
 
 def attention(folder, monkeypatch):
-    """What its snippet says, as a file would: here, and in the processes of a comparison."""
+    """The file that its snippet is, and the line by which the tutorial has it loaded."""
     text = (ROOT / "docs/tutorials/attention.md").read_text()
     (snippet,) = (code for kind, code in _FENCE.findall(text) if kind == "python")
-    path = folder / "attention" / "gate.py"
-    path.parent.mkdir()
-    path.write_text(snippet)
-    systems.SYSTEMS.update(load(path, "gate_of_the_tutorial").SYSTEMS)
-    start = folder / "start" / "sitecustomize.py"  # Python runs it at its start
-    start.parent.mkdir()
-    package = "isanet_jax.network.attention"
-    start.write_text(f"import {package}\n{package}.__path__.append({str(path.parent)!r})\n")
-    paths = [str(start.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    (folder / "gate.py").write_text(snippet)
 
 
 MAKE = {
@@ -174,7 +157,7 @@ def at_toy_size(line):
         given = {w.partition("=")[0] for w in words}
         words += [f"--config.{k}={v}" for k, v in tiny.items() if f"--config.{k}" not in given]
         if name == "phantom" and "--config.model.name=gate" not in words:
-            words.append("--config.model.name=unet")
+            words.append("--config.model.name=plain")
     if words[1:3] == ["prepare", "hecktor"]:
         words += ["--size", "16", "--spacing-mm", "12"]
     if words[1] == "compare":
@@ -187,6 +170,12 @@ def at_toy_size(line):
 
 def run_line(line, monkeypatch):
     """A command, in this process: so that what is compiled is shared."""
+    if line.startswith("export "):
+        name, _, value = line.removeprefix("export ").partition("=")
+        paths = [os.environ.get(name, ""), str(Path(value.replace("$PWD", os.getcwd())))]
+        monkeypatch.setenv(name, os.pathsep.join(paths))
+        monkeypatch.delattr(systems.SYSTEMS, "data", raising=False)
+        return
     _, name, *arguments = at_toy_size(line)
     module = importlib.import_module(f"isanet_jax.cli.{cli.COMMANDS[name][0]}")
     monkeypatch.setattr(sys, "argv", ["isanet", *arguments])
@@ -199,16 +188,13 @@ def run_line(line, monkeypatch):
 @pytest.mark.parametrize("name", MAKE)
 def test_every_command_of_a_tutorial_runs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(systems, "SYSTEMS", dict(systems.SYSTEMS))
-    for module in ("isanet_jax.training.checkpoint", "isanet_jax.comparison.grid"):
-        there = importlib.import_module(module)
-        if hasattr(there, "SYSTEMS"):
-            monkeypatch.setattr(there, "SYSTEMS", systems.SYSTEMS)
     MAKE[name](tmp_path, monkeypatch)
     for line in commands_of(ROOT / "docs" / "tutorials" / f"{name}.md"):
         if " export " in line:
             pytest.importorskip("onnxruntime")
         run_line(line, monkeypatch)
+    if name == "attention":
+        systems.SYSTEMS.__dict__.pop("data", None)  # is looked for again, without this one
 
 
 def test_the_comparison_of_the_tutorial_runs(tmp_path, monkeypatch):

@@ -12,12 +12,48 @@ import optax
 
 jax.config.update("jax_enable_x64", True)
 
+from flax import nnx
+
 from isanet_jax.distributed.mesh import make_mesh
+from isanet_jax.distributed.placement import whole_if_half_is
+from isanet_jax.network.attention.isa import ISA
+from isanet_jax.network.blocks import (
+    ConvBlock,
+    Output,
+    System,
+    UpsampleConv,
+    network_input,
+    output_convolution,
+)
 from isanet_jax.network.config import ModelConfig
+from isanet_jax.network.convolution import max_pool
+from isanet_jax.network.systems import SYSTEMS
 from isanet_jax.pipeline.dataset import Inputs, rotation_matrix
 from isanet_jax.training.step import init_state, make_train_step
 
 LOSS = {"dice_squared": False, "dice_smooth": 1e-3, "alpha": 0.5, "gamma": 2.0, "focal_weight": 1.0}
+
+
+class Attended(nnx.Module):
+    """Two levels and one ISA module: each part of ISA-Net that sees other devices' planes, once."""
+
+    def __init__(self, config, *, rngs):
+        self.config, form = config, config.convolution
+        fine, coarse = config.widths[:2]
+        self.first = ConvBlock(len(config.modalities), fine, 3, form=form, rngs=rngs)
+        self.below = ConvBlock(fine, coarse, 3, form=form, rngs=rngs)
+        self.up = UpsampleConv(coarse, fine, form=form, rngs=rngs)
+        self.join = ConvBlock(2 * fine, fine, 1, form=form, rngs=rngs)
+        self.attention = ISA(fine, config, rngs=rngs)
+        self.head = output_convolution(fine, config, rngs=rngs)
+
+    def __call__(self, image):
+        skip = self.first(network_input(image, self.config))
+        x = self.up(self.below(max_pool(whole_if_half_is(skip))))
+        return Output(self.head(self.attention(self.join([x, skip]))))
+
+
+SYSTEMS["attended"] = System("one ISA module", Attended, can_split=True)
 
 
 def batch_of(count, size):
@@ -39,10 +75,9 @@ def batch_of(count, size):
     }
 
 
-def gradients(name, data, space, size, batch, remat):
+def gradients(name, data, space, size, levels, batch, remat):
     """(loss, gradients) of one step: with this optimiser, parameters lose their gradient."""
     mesh = make_mesh(data, space)
-    levels = 3 if size <= 24 else 5
     model = ModelConfig(
         name=name,
         size=size,
@@ -65,15 +100,18 @@ def gradients(name, data, space, size, batch, remat):
 
 
 def main():
-    """Prints [loss difference, gradient difference], relative, for each `name DxS size remat`."""
+    """Prints [case, loss difference, gradient difference, largest of one], relative, of each case.
+
+    A case is `system,DATAxSPACE,size,levels,batch,remat`.
+    """
     expected = {}
     for words in sys.argv[1:]:
-        name, mesh, size, remat = words.split(",")
+        name, mesh, *numbers, remat = words.split(",")
         data, space = map(int, mesh.split("x"))
-        key = (name, data, size)
+        key = (name, *map(int, numbers))
         if key not in expected:
-            expected[key] = gradients(name, 1, 1, int(size), data, "none")
-        loss, found = gradients(name, data, space, int(size), data, remat)
+            expected[key] = gradients(name, 1, 1, *key[1:], "none")
+        loss, found = gradients(name, data, space, *key[1:], remat)
         wanted_loss, wanted = expected[key]
         error = sum(np.square(a - b).sum() for a, b in zip(found, wanted, strict=True))
         scale = sum(np.square(b).sum() for b in wanted)

@@ -155,9 +155,9 @@ def test_a_missing_best_checkpoint_is_an_error_at_the_end_and_on_resuming(
 def test_a_checkpoint_of_another_version_of_its_system_is_refused(run, config, monkeypatch):
     from isanet_jax.training import checkpoint
 
-    newer = checkpoint.SYSTEMS["isa"]._replace(version=2)
-    monkeypatch.setitem(checkpoint.SYSTEMS, "isa", newer)
-    with pytest.raises(CheckpointError, match="is of version 1 of isa, and this program has"):
+    newer = checkpoint.SYSTEMS["plain"]._replace(version=2)
+    monkeypatch.setitem(checkpoint.SYSTEMS, "plain", newer)
+    with pytest.raises(CheckpointError, match="is of version 1 of plain, and this program has"):
         Predictor([run])
 
 

@@ -36,6 +36,7 @@ from isanet_jax.training.optimizer import make_optimizer
 from isanet_jax.training.run import check_labels, load_cohort, split_cohort
 from isanet_jax.training.step import TrainState, init_state, make_predict, make_train_step
 from isanet_jax.training.validate import validate
+from tests.conftest import PATIENCE, small_flags
 
 ROOT = Path(__file__).parents[2]
 
@@ -187,26 +188,20 @@ def test_a_step_is_started_and_its_batch_copied_before_the_last_ones_metrics_are
     assert saved == [(2, 2), (4, 4)]  # the data's place is that of the step that is saved
 
 
-def program(*arguments, file_size_kb=None):
+def program(*arguments, file_size_kb=None, **environ):
     """Starts a program of the repository, if asked for with a limit on the size of its files."""
     limit = (
         [] if file_size_kb is None else ["bash", "-c", f'ulimit -f {file_size_kb}; exec "$@"', ""]
     )
     return subprocess.Popen(
         [*limit, sys.executable, *map(str, arguments)], cwd=ROOT, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | environ,
     )  # fmt: skip
 
 
-def train_command(workdir, cohort_folder):
+def train_command(workdir, cohort_folder, **changes):
     """The small config of conftest.py, from the command line."""
-    return [
-        "train.py", "--config", "configs/phantom.py", "--workdir", workdir,
-        f"--config.data.cases={cohort_folder}", "--config.data.size=16",
-        "--config.data.spacing_mm=12.0", "--config.data.phantoms=0", "--config.model.width=2",
-        "--config.model.levels=3", "--config.train.epochs=3", "--config.train.validate_every=1",
-        "--config.selection=paper",
-    ]  # fmt: skip
+    return ["train.py", "--workdir", workdir, *small_flags(cohort_folder, **changes)]
 
 
 def test_killed_and_resumed_is_the_same_as_uninterrupted(trained, config, cohort_folder, tmp_path):
@@ -220,7 +215,7 @@ def test_killed_and_resumed_is_the_same_as_uninterrupted(trained, config, cohort
         # A run starts by replacing the record: until then its lines are the last run's.
         stale = record.stat().st_ino if record.exists() else None
         process = program(*command)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline and process.poll() is None:
             if record.exists() and record.stat().st_ino != stale:
                 lines = read_log(record)
@@ -228,7 +223,7 @@ def test_killed_and_resumed_is_the_same_as_uninterrupted(trained, config, cohort
                     process.send_signal(number)
                     break
             time.sleep(0.002)
-        return process.wait(120), *process.communicate()
+        return process.wait(PATIENCE), *process.communicate()
 
     code, _, stderr = run_until(5, signal.SIGKILL)
     assert code == -signal.SIGKILL, stderr
@@ -306,26 +301,27 @@ def test_a_mesh_of_more_devices_than_there_are_is_refused():
         make_mesh(99, 1)
 
 
-def test_a_full_disk_ends_with_a_clear_error_and_loses_nothing(
-    trained, config, cohort_folder, tmp_path
-):
-    """No file may grow beyond 20 kB: the checkpoint's do not fit."""
-    workdir = tmp_path / "run"
-    process = program(*train_command(workdir, cohort_folder), file_size_kb=20)
-    _, stderr = process.communicate(timeout=240)
+def test_a_full_disk_ends_with_a_clear_error_and_loses_nothing(config, cohort_folder, tmp_path):
+    """No file may grow beyond 60 kB: the checkpoint's do not fit."""
+    workdir, wide = tmp_path / "run", 256
+    command = train_command(workdir, cohort_folder, model__width=wide)
+    process = program(*command, file_size_kb=60, JAX_ENABLE_COMPILATION_CACHE="false")
+    _, stderr = process.communicate(timeout=PATIENCE)
     assert process.returncode == 2, stderr
     *before, last = stderr.strip().splitlines()
     assert last.startswith("error: file")
     assert "cannot be written" in last
     # Nothing of the libraries' tracebacks; XLA says that there is no GPU.
     assert not [line for line in before if "cudart" not in line and "InitializeLog" not in line]
-    loop.train(config, workdir)
-    assert_same_run(workdir, trained, config)
+    config["model"]["width"] = wide
+    for folder in (workdir, tmp_path / "other"):
+        loop.train(config, folder)
+    assert_same_run(workdir, tmp_path / "other", config)
 
 
 def test_patches_sgd_deep_supervision_and_mirrors_train_and_predict(config, cohort, tmp_path):
     """nnU-Net's recipe: every option that the paper's own leaves out, in one run."""
-    config["model"] |= {"name": "xie2020", "width": 2, "levels": 4, "deep_supervision": True}
+    config["model"]["deep_supervision"] = True
     config["data"]["patch"] = 8
     config["optimizer"] |= {"name": "sgd", "schedule": "poly", "peak_learning_rate": 0.05}
     config["optimizer"] |= {"weight_decay": 3e-5, "clip_norm": 12.0}
@@ -540,7 +536,7 @@ def test_a_reader_that_leaves_does_not_stop_the_training(trained, config, cohort
     process.stdout.close()
     with process.stderr:
         stderr = process.stderr.read()
-    assert process.wait(240) == 0, stderr
+    assert process.wait(PATIENCE) == 0, stderr
     assert "Traceback" not in stderr
     assert_same_run(tmp_path / "run", trained, config)
 

@@ -14,8 +14,10 @@ import pytest
 from isanet_jax.distributed.processes import found_processes, local_devices
 from isanet_jax.errors import ConfigError
 from isanet_jax.training.log import read_log
+from tests.conftest import PATIENCE, PLAIN, small_flags
 
 ROOT = Path(__file__).parents[2]
+HOLD = Path(__file__).with_name("hold.py")
 BY_HAND = {"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"}
 TORCHRUN = {"MASTER_ADDR": "a", "MASTER_PORT": "1", "WORLD_SIZE": "2", "RANK": "1"}
 SRUN = {"SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "3", "SLURM_STEP_TASKS_PER_NODE": "4(x2)"}
@@ -24,7 +26,7 @@ MPIRUN = {
     "OMPI_COMM_WORLD_LOCAL_RANK": "1",
     "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
 }
-EPOCH = 12  # steps: long enough to be told in its middle, however busy the machine is
+EPOCH = 6  # steps
 LOST = "error: process {} of 2 (on "
 
 
@@ -87,36 +89,40 @@ def by_srun(rank):
 
 
 class Pair:
-    """Two processes that train on phantoms, a device each."""
+    """Two processes that train on phantoms, a device each.
 
-    def __init__(self, variables, workdir, cohort_folder, *settings):
+    The first one waits before it goes on from step N while `hold(N)` lasts; the second waits for it
+    in the next step.
+    """
+
+    def __init__(self, variables, workdir, cohort_folder, *settings, **environ):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.workdir = workdir
         self.processes = []
         for rank in range(2):
-            environ = os.environ | {"JAX_PLATFORMS": "cpu"} | variables(rank)
+            own = {"JAX_PLATFORMS": "cpu"} | environ | variables(rank)
             if variables is by_hand:
-                environ["JAX_COORDINATOR_ADDRESS"] = f"127.0.0.1:{port}"
+                own["JAX_COORDINATOR_ADDRESS"] = f"127.0.0.1:{port}"
             else:  # srun's processes agree on one by the job's ID, which may be in use here
-                environ["JAX_COORDINATOR_PORT"] = str(port)
-            self.processes.append(start(workdir, cohort_folder, 2, *settings, env=environ))
+                own["JAX_COORDINATOR_PORT"] = str(port)
+            self.processes.append(start(workdir, cohort_folder, 2, *settings, **own))
 
     def wait_for(self, condition):
         """Waits until it holds while both run."""
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + PATIENCE
         while not condition():
             ended = [p for p in self.processes if p.poll() is not None]
             assert not ended, ended[0].communicate()
             assert time.monotonic() < deadline
-            time.sleep(0.001)
+            time.sleep(0.01)
 
     def steps(self):
         return len(losses(self.workdir))
 
-    def outcome(self, rank, seconds=60):
-        stdout, stderr = self.processes[rank].communicate(timeout=seconds)
+    def outcome(self, rank):
+        stdout, stderr = self.processes[rank].communicate(timeout=PATIENCE)
         return self.processes[rank].returncode, stdout, stderr
 
     def end(self):
@@ -125,17 +131,15 @@ class Pair:
             process.communicate()
 
 
-def start(workdir, cohort_folder, data, *settings, env=None):
-    command = [
-        sys.executable, "train.py", "--config", "configs/phantom.py", "--workdir", str(workdir),
-        f"--config.data.cases={cohort_folder}", "--config.data.size=16",
-        "--config.data.spacing_mm=12.0", "--config.data.phantoms=0", "--config.model.width=2",
-        "--config.model.levels=3", "--config.selection=paper", "--config.train.batch=2",
-        "--config.train.validate_every=1", f"--config.train.steps_per_epoch={EPOCH}",
-        f"--config.mesh.data={data}", *settings,
-    ]  # fmt: skip
+def start(workdir, cohort_folder, data, *settings, **environ):
+    flags = small_flags(
+        cohort_folder, train__batch=2, train__steps_per_epoch=EPOCH, mesh__data=data
+    )
+    command = [sys.executable, "train.py", "--workdir", str(workdir), *flags, *settings]
+    extensions = os.pathsep.join(map(str, (PLAIN, HOLD)))
+    environ = os.environ | {"ISANET_EXTENSIONS": extensions} | environ
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, cwd=ROOT, text=True, env=env, **pipes)
+    return subprocess.Popen(command, cwd=ROOT, text=True, env=environ, **pipes)
 
 
 def losses(workdir):
@@ -147,8 +151,8 @@ def losses(workdir):
 def alone(cohort_folder, tmp_path_factory):
     """The run of one process on one device that the pairs are compared with."""
     workdir = tmp_path_factory.mktemp("alone") / "run"
-    process = start(workdir, cohort_folder, 1, "--config.train.epochs=3")
-    _, stderr = process.communicate(timeout=300)
+    process = start(workdir, cohort_folder, 1)
+    _, stderr = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, stderr
     return workdir
 
@@ -157,8 +161,8 @@ def alone(cohort_folder, tmp_path_factory):
 def pair_of(cohort_folder):
     pairs = []
 
-    def make(workdir, *settings, variables=by_hand):
-        pairs.append(Pair(variables, workdir, cohort_folder, *settings))
+    def make(workdir, *settings, variables=by_hand, **environ):
+        pairs.append(Pair(variables, workdir, cohort_folder, *settings, **environ))
         return pairs[-1]
 
     yield make
@@ -170,21 +174,25 @@ def test_two_processes_train_as_one_stop_together_and_survive_a_kill(
     alone, cohort_folder, tmp_path, pair_of
 ):
     workdir = tmp_path / "run"
-    settings = ["--config.train.epochs=3"]
+    within = (EPOCH + 2, EPOCH + 3)  # steps of the second epoch, with many to come
+    holds = [tmp_path / f"hold-{step}" for step in within]
+    for hold in holds:
+        hold.touch()
 
-    # The second is killed in the middle of a step, once the first checkpoint is whole: it is
-    # written while the steps go on.
-    pair = pair_of(workdir, *settings)
+    # The second is killed in the middle of an epoch, once the first checkpoint is whole.
+    pair = pair_of(workdir, ISANET_TEST_HOLD=str(tmp_path))
     first = workdir / "checkpoints" / "latest" / str(EPOCH)
-    pair.wait_for(lambda: first.exists() and pair.steps() > EPOCH)
+    pair.wait_for(lambda: first.exists() and pair.steps() >= within[0])
     pair.processes[1].kill()
     status, _, stderr = pair.outcome(0)
     assert (status, LOST.format(1) in stderr) == (2, True), stderr
 
     # Told to stop, the second stops both in the same step, and it is saved.
-    again = pair_of(workdir, *settings)
-    again.wait_for(lambda: again.steps() > 2 * EPOCH)  # the killed ones had fewer
+    holds[0].unlink()
+    again = pair_of(workdir, ISANET_TEST_HOLD=str(tmp_path))
+    again.wait_for(lambda: again.steps() >= within[1])
     again.processes[1].send_signal(signal.SIGTERM)
+    holds[1].unlink()
     (first, stdout, stderr), (second, *_) = again.outcome(0), again.outcome(1)
     assert (first, second) == (0, 0), stderr
     assert f"resuming from step {EPOCH} (" in stdout
@@ -193,8 +201,8 @@ def test_two_processes_train_as_one_stop_together_and_survive_a_kill(
     # One process alone ends what two began, with the losses of one alone.
     stopped = max(losses(workdir))
     assert stopped < 3 * EPOCH  # a batch fetched ahead later, and a step read late
-    process = start(workdir, cohort_folder, 1, *settings)
-    stdout, stderr = process.communicate(timeout=120)
+    process = start(workdir, cohort_folder, 1)
+    stdout, stderr = process.communicate(timeout=PATIENCE)
     assert f"resuming from step {stopped}" in stdout, stderr
     expected, found = losses(alone), losses(workdir)
     assert list(found) == list(expected) == list(range(1, 3 * EPOCH + 1))
@@ -209,15 +217,13 @@ def test_two_processes_train_as_one_stop_together_and_survive_a_kill(
 def test_the_first_process_killed_while_it_saves(alone, cohort_folder, tmp_path, pair_of):
     workdir = tmp_path / "run"
     latest = workdir / "checkpoints" / "latest"
-    settings = ["--config.train.epochs=3"]
-    pair = pair_of(workdir, *settings, variables=by_srun)
-    first, second = str(EPOCH), f"{2 * EPOCH}.*tmp*"
-    pair.wait_for(lambda: (latest / first).exists() and any(latest.glob(second)))
-    pair.processes[0].kill()
+    pair = pair_of(workdir, variables=by_srun, ISANET_TEST_KILL_IN_SAVE=str(2 * EPOCH))
     status, _, stderr = pair.outcome(1)
     assert (status, LOST.format(0) in stderr) == (2, True), stderr
-    process = start(workdir, cohort_folder, 1, *settings)
-    stdout, stderr = process.communicate(timeout=120)
+    assert pair.outcome(0)[0] == -signal.SIGKILL
+    assert [path.name for path in latest.glob("*.*tmp*")], "it was written already"
+    process = start(workdir, cohort_folder, 1)
+    stdout, stderr = process.communicate(timeout=PATIENCE)
     assert f"resuming from step {EPOCH} (" in stdout, stderr
     np.testing.assert_allclose(
         list(losses(workdir).values()), list(losses(alone).values()), rtol=1e-4
@@ -245,7 +251,7 @@ def test_processes_that_do_not_meet_say_so():
     environ = os.environ | by_hand(1) | {"JAX_COORDINATOR_ADDRESS": address}
     process = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environ, capture_output=True, text=True,
-        timeout=120, check=False,
+        timeout=PATIENCE, check=False,
     )  # fmt: skip
     assert process.returncode == 2
     assert "error: the processes do not find each other" in process.stderr

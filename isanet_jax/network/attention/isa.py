@@ -90,4 +90,4 @@ class ISA(nnx.Module):
 
 
 _READS = ("encoder_attention", "fusion", "weight_scale")
-SYSTEMS = {"isa": two_branch("ISA-Net (Huang 2022)", ISA, reads=_READS)}
+SYSTEMS = {"isa": two_branch("ISA-Net (Huang 2022)", ISA, reads=_READS, can_split=True)}
