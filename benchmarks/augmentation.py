@@ -45,15 +45,16 @@ def ours(patch):
     """Endless augmented samples."""
     import jax
 
-    from isanet_jax.configs import hecktor
-    from isanet_jax.pipeline.augment import augment, normalised
-    from isanet_jax.pipeline.dataset import draw_augmentation
+    from isanet_jax.pipeline.augment import augment
+    from isanet_jax.pipeline.draw import draw_augmentation
     from isanet_jax.pipeline.intensity import change_intensity
+    from isanet_jax.pipeline.normalise import normalised
+    from isanet_jax.settings.table import Augment
 
     size = read_size(patch)
     images, label = volumes(size)
     kinds = dict.fromkeys(IMAGES, "other")
-    settings = hecktor.get_config().augment.to_dict() | SETTINGS
+    settings = Augment(**SETTINGS)
     fixed = {
         "images": {name: x[None] for name, x in zip(IMAGES, images, strict=True)},
         "labels": {"tumour": 2 * label[None]},

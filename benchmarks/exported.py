@@ -67,8 +67,8 @@ def main():
     from isanet_jax.export.model import probability_of
     from isanet_jax.export.onnx_graph import to_onnx
     from isanet_jax.network import systems
-    from isanet_jax.pipeline.augment import normalise
-    from isanet_jax.training.config import image_kinds, input_shape, model_config
+    from isanet_jax.pipeline.normalise import normalise
+    from isanet_jax.settings import to_dict
 
     cohort = read_cohort(args.cases)
     name = next(iter(cohort.cases))
@@ -87,14 +87,14 @@ def main():
     )
     for system in args.systems or systems.SYSTEMS:
         config = _config(args, cohort, system)
-        model = model_config(config)
+        model = systems.of_config(config)
         graphdef, params = systems.create(model, jax.random.key(0))
         params = jax.tree.map(_moved, params)
-        probability, shapes = probability_of({"config": config}, params)
+        probability, shapes = probability_of({"config": to_dict(config)}, params)
         exported = to_onnx(probability, shapes, "probability")
         content = exported.SerializeToString()
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        kinds = image_kinds(config)
+        kinds = config.data.kinds
 
         @jax.jit
         def predict(params, images, graphdef=graphdef, kinds=kinds):
@@ -102,7 +102,7 @@ def main():
             return jax.nn.sigmoid(systems.apply(graphdef, params, image).logits)
 
         found, wanted = session.run(None, images)[0], np.asarray(predict(params, images))
-        assert found.shape == (1, *input_shape(config), 1)
+        assert found.shape == (1, *config.data.input_shape, 1)
         times = (
             seconds(lambda s=session: s.run(None, images)),
             seconds(lambda p=params, f=predict: np.asarray(f(p, images))),
@@ -153,13 +153,13 @@ def _moved(x):
 def _config(args, cohort, system):
     """A run's settings."""
     from isanet_jax.api import get_config
-    from isanet_jax.training.config import plain_config
+    from isanet_jax.training.check import check_config
 
     config = get_config("sts")
     config.data.cases, config.data.size = str(cohort.folder), cohort.settings["size"]
     config.model.name, config.model.width = system, args.width
     config.model.levels = 0 if system.startswith(("nnunet", "xie")) else 4
-    return plain_config(config)
+    return check_config(config)
 
 
 if __name__ == "__main__":

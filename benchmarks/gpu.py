@@ -6,8 +6,6 @@ numbers against float64 on the CPU; augmentation; how long steps wait for case f
 longest operations. No network, nothing to be asked. Every part is a process of its own, and what it
 found is written before the next one starts (gpu.json, gpu.md): a run that is cut keeps it.
 `--toy` is a size for CPUs, which shows that every part runs.
-
-A machine without this package's dependencies: `python -m benchmarks.wheels`.
 """
 
 import argparse
@@ -127,17 +125,16 @@ def measure_device(size) -> dict:
 
 
 def make_config(size, name="isa", dtype="float32", remat="none", layout="last"):
-    """configs/hecktor.py with these settings, as a dict."""
+    """The default settings with these, checked."""
     runtime.setup()
-    from isanet_jax.configs import hecktor
+    from isanet_jax.settings import Config, changed
+    from isanet_jax.training.check import check_config
 
-    config = hecktor.get_config().to_dict()
-    config["data"]["size"] = size
-    config["model"] |= {"name": name, "dtype": dtype, "remat": remat}
-    config["channels_last"] = layout == "last"
+    changes = {"data.size": size, "model.name": name, "model.dtype": dtype, "model.remat": remat}
+    changes["channels_last"] = layout == "last"
     if size == TOY_SIZE:
-        config["model"] |= {"width": 2, "levels": 3}
-    return config
+        changes |= {"model.width": 2, "model.levels": 3}
+    return check_config(changed(Config(), changes))
 
 
 def make_step(config):
@@ -150,15 +147,16 @@ def make_step(config):
         place_batch,
         state_shardings,
     )
-    from isanet_jax.training.config import make_inputs, model_config
-    from isanet_jax.training.optimizer import make_optimizer_from, make_schedule
+    from isanet_jax.network import systems
+    from isanet_jax.pipeline.inputs import make_inputs
+    from isanet_jax.training.optimizer import make_optimizer, make_schedule
     from isanet_jax.training.step import init_state, make_train_step
 
     mesh = make_mesh(1, 1)
-    optimizer = make_optimizer_from(make_schedule(config, 1), config)
-    graphdef, state = init_state(model_config(config), optimizer, 0)
+    optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, 1, 1))
+    graphdef, state = init_state(systems.of_config(config), optimizer, 0)
     step = make_train_step(
-        graphdef, optimizer, mesh, make_inputs(config), loss=config["loss"],
+        graphdef, optimizer, mesh, make_inputs(config), loss=config.loss,
         options=compiler_options(config, mesh),
     )  # fmt: skip
     state = jax.device_put(state, state_shardings(state, mesh))
@@ -169,8 +167,7 @@ def make_batch(config):
     """A batch of one made-up case, rotated."""
     import jax
 
-    from isanet_jax.pipeline.dataset import batch_shapes
-    from isanet_jax.training.config import make_inputs
+    from isanet_jax.pipeline.inputs import batch_shapes, make_inputs
 
     generator = np.random.default_rng(0)
     shapes = batch_shapes(1, make_inputs(config))
@@ -221,13 +218,12 @@ def measure_predict(size, name, dtype) -> dict:
 
     from isanet_jax.distributed.mesh import compiler_options, make_mesh
     from isanet_jax.network import systems
-    from isanet_jax.training.config import image_kinds, model_config
     from isanet_jax.training.step import make_predict
 
     config = make_config(size, name, dtype)
     mesh = make_mesh(1, 1)
-    graphdef, params = systems.create(model_config(config), jax.random.key(0))
-    kinds = tuple(image_kinds(config).items())
+    graphdef, params = systems.create(systems.of_config(config), jax.random.key(0))
+    kinds = tuple(config.data.kinds.items())
     predict = make_predict(graphdef, mesh, kinds, options=compiler_options(config, mesh))
     images = dict.fromkeys(dict(kinds), jax.numpy.ones((1, size, size, size)))
     seconds = time_of(lambda: predict(params, images), jax.block_until_ready)
@@ -284,8 +280,9 @@ def measure_augment(size) -> dict:
     runtime.setup()
     import jax
 
-    from isanet_jax.pipeline.augment import augment, normalise
-    from isanet_jax.training.config import make_inputs
+    from isanet_jax.pipeline.augment import augment
+    from isanet_jax.pipeline.inputs import make_inputs
+    from isanet_jax.pipeline.normalise import normalise
 
     config = make_config(size)
     inputs, batch = make_inputs(config), jax.device_put(make_batch(config))
@@ -321,7 +318,7 @@ def measure_waiting(size, name) -> dict:
     """Share of a training's time that its steps waited for case files, and its steps' seconds."""
     config = make_config(size, name, "bfloat16")
     from isanet_jax.datasets.phantom import FIELD_MM
-    from isanet_jax.training.log import read_log
+    from isanet_jax.runs.log import read_log
     from isanet_jax.training.loop import train
 
     with tempfile.TemporaryDirectory() as folder:

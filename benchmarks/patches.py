@@ -18,7 +18,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-
 from benchmarks.case_format import make_arrays, rounded
 
 KINDS = {"ct": "ct", "pet": "pet"}
@@ -72,14 +71,17 @@ def ours(folder, patch):
     """Endless patches, rotated and normalised on the device."""
     import jax
 
-    from isanet_jax.configs import hecktor
-    from isanet_jax.pipeline.augment import augment, normalise
-    from isanet_jax.pipeline.dataset import Inputs, read_shape, training_data
+    from isanet_jax.pipeline.augment import augment
+    from isanet_jax.pipeline.dataset import training_data
+    from isanet_jax.pipeline.draw import read_shape
+    from isanet_jax.pipeline.inputs import Inputs
+    from isanet_jax.pipeline.normalise import normalise
+    from isanet_jax.settings.table import Augment
 
     cohort = read_made(folder)
     shape = (patch,) * 3
     largest = next(iter(cohort.cases.values()))["shape"]
-    settings = hecktor.get_config().augment.to_dict() | {"mixup_probability": 0.0}
+    settings = Augment(mixup_probability=0.0)
     settings |= {"rotation_probability": SHARE, "rotation_degrees": DEGREES}
     read = read_shape(np.array(shape), settings, [[2.0] * 3], largest)
     inputs = Inputs(KINDS, CLASSES, shape, read, is_patch=True)

@@ -26,10 +26,12 @@ from monai import transforms
 
 from isanet_jax.cases.case import read_case
 from isanet_jax.cases.cohort import prepare_phantoms, read_cohort
-from isanet_jax.configs import hecktor
 from isanet_jax.datasets.layout import PET_CT
-from isanet_jax.pipeline.augment import augment, normalise
-from isanet_jax.pipeline.dataset import Inputs, training_data
+from isanet_jax.pipeline.augment import augment
+from isanet_jax.pipeline.dataset import training_data
+from isanet_jax.pipeline.inputs import Inputs
+from isanet_jax.pipeline.normalise import normalise
+from isanet_jax.settings.table import Augment
 
 KEYS = ["ct", "pet", "label"]
 
@@ -40,13 +42,13 @@ class MonaiCases(torch.utils.data.Dataset):
     def __init__(self, cases, settings):
         self.cases, self.settings = cases, settings
         self.generator = np.random.default_rng(0)
-        angle = np.deg2rad(settings["rotation_degrees"])
-        mirror = settings["mirror_probability"] / 2  # of each axis
+        angle = np.deg2rad(settings.rotation_degrees)
+        mirror = settings.mirror_probability / 2  # of each axis
         self.transform = transforms.Compose(
             [
                 transforms.RandRotated(
                     KEYS, range_x=angle, range_y=angle, range_z=angle,
-                    prob=settings["rotation_probability"],
+                    prob=settings.rotation_probability,
                     mode=["bilinear", "bilinear", "nearest"], padding_mode="zeros",
                 ),
                 *[transforms.RandFlipd(KEYS, prob=mirror, spatial_axis=a) for a in range(3)],
@@ -60,7 +62,7 @@ class MonaiCases(torch.utils.data.Dataset):
 
     def __getitem__(self, index):
         case = self.cases[index % len(self.cases)]
-        if self.generator.random() < self.settings["mixup_probability"]:
+        if self.generator.random() < self.settings.mixup_probability:
             partner = self.cases[self.generator.integers(len(self.cases))]
             case = {key: 0.5 * case[key] + 0.5 * partner[key] for key in KEYS}
         return self.transform(dict(case))
@@ -75,7 +77,7 @@ def prepare(batch):
 
 def ours(cohort, settings):
     """Endless prepared batches."""
-    shape = (cohort.settings["size"],) * 3
+    shape = (cohort.settings.size,) * 3
     inputs = Inputs(dict(PET_CT), ("tumour",), shape, shape)
     data = training_data(cohort, list(cohort.cases), inputs, batch=1, seed=0, augment=settings)
     with contextlib.closing(iter(data)) as batches:
@@ -100,7 +102,7 @@ PIPELINES = {"isanet_jax": ours, "MONAI": monai}
 
 def rate(name, folder, count):
     """Cases per second of one pipeline over the cases of a folder."""
-    batches = PIPELINES[name](read_cohort(folder), hecktor.get_config().augment.to_dict())
+    batches = PIPELINES[name](read_cohort(folder), Augment())
     return items_per_second(batches, count)
 
 

@@ -20,7 +20,6 @@ from isanet_jax import runtime
 
 CONTENDERS = ("isanet_jax", "isanet_jax, native 3D", "PyTorch", "PyTorch, channels last")
 COUNTED = 2  # calls a turn
-LOSS = {"dice_squared": False, "dice_smooth": 1e-3, "alpha": 0.5, "gamma": 2.0, "focal_weight": 1.0}
 
 
 def example(size):
@@ -35,21 +34,22 @@ def jax_functions(size, width, convolution):
     import jax
     import optax
 
+    from isanet_jax.losses import segmentation_loss
     from isanet_jax.network import systems
     from isanet_jax.network.config import ModelConfig
-    from isanet_jax.training.losses import segmentation_loss
+    from isanet_jax.settings.table import Loss, Optimizer
     from isanet_jax.training.optimizer import make_optimizer
     from isanet_jax.training.step import init_state
 
     config = ModelConfig(size=size, width=width, convolution=convolution)
-    optimizer = make_optimizer(lambda step: 3e-4)
+    optimizer = make_optimizer(Optimizer(), lambda step: 3e-4)
     graphdef, state = init_state(config, optimizer, 0)
     image, label = map(jax.numpy.asarray, example(size))
     holder = [state]
 
     def loss(params, image, label):
         output = systems.apply(graphdef, params, image)
-        return segmentation_loss(output, label[..., None], **LOSS)[0]
+        return segmentation_loss(output, label[..., None], Loss())[0]
 
     def update(state, image, label):
         value, grads = jax.value_and_grad(loss)(state.params, image, label)

@@ -155,7 +155,7 @@ class Twin(nn.Module):
 
 
 def loss(logits, label):
-    """Dice plus focal loss (Eqs. 9-11) of (B, classes, D, H, W), as isanet_jax.training.losses."""
+    """Dice plus focal loss (Eqs. 9-11) of (B, classes, D, H, W), as isanet_jax.losses."""
     p = torch.sigmoid(logits)
     volume = (2, 3, 4)
     dice = 1 - 2 * (label * p).sum(volume) / (label.sum(volume) + p.sum(volume) + 1e-5)

@@ -1,7 +1,6 @@
 """Pages of the site that are made of the program itself, and links that lead out of docs/."""
 
 import importlib
-import inspect
 import re
 import sys
 from pathlib import Path
@@ -55,23 +54,21 @@ def commands() -> str:
 
 
 def settings() -> str:
-    """configs/hecktor.py: every setting, its default and its comment."""
-    from isanet_jax.configs import hecktor
+    """Every setting, as isanet_jax/settings/table.py declares it."""
+    from isanet_jax.settings import Config
+    from isanet_jax.settings.declare import thawed, value_of
+    from isanet_jax.settings.read import DECLARED
 
-    lines = ["# Settings", "", "`--config.NAME=VALUE` changes one. Of `configs/hecktor.py`; other "
-             "configs change a few.", "", "| setting | default | |", "|---|---|---|"]  # fmt: skip
-    comment = []
-    for line in inspect.getsource(hecktor.get_config).splitlines():
-        text = line.strip()
-        if text.startswith("#"):
-            comment.append(text.lstrip("# "))
-        elif match := re.match(r"config\.([\w.]+) = (.+?)(?:\s+# (.*))?$", text):
-            name, value, after = match.groups()
-            if not value.startswith("ConfigDict"):
-                value = re.sub(r"^_any\((.*)\)$", r"\1", value)
-                said = " ".join(filter(None, (*comment, after))).replace("|", r"\|")
-                lines.append(f"| `{name}` | `{value}` | {said} |")
-            comment = []
-        else:
-            comment = []
+    lines = ["# Settings", "", "`--config.NAME=VALUE` changes one. The defaults are the paper's; "
+             "configs change some.", "", "| setting | default | what it means | what it may be |",
+             "|---|---|---|---|"]  # fmt: skip
+    for name, one in DECLARED.items():
+        said = [one.text[0].upper() + one.text[1:]]
+        if one.read_by:
+            by, values = one.read_by
+            readers = " or ".join(f"`{thawed(value)}`" for value in values[:2]) or "some"
+            said.append(f"Read with `{by}` {readers}")
+        text = ". ".join(part.rstrip(".") for part in said).replace("|", r"\|")
+        default = thawed(value_of(Config(), name))
+        lines.append(f"| `{name}` | `{default!r}` | {text}. | {one.allowed} |")
     return "\n".join(lines) + "\n"

@@ -27,7 +27,7 @@ def get_config(name: str = "hecktor"):
         >>> isa.get_config("hecktor").train.epochs
         300
     """
-    from isanet_jax.training.config import packaged_config
+    from isanet_jax.settings.command_line import packaged_config
 
     path, _, variant = packaged_config(name).partition(":")
     if not Path(path).is_file():

@@ -23,7 +23,7 @@ import pytest
 from isanet_jax.cases.cohort import prepare_phantoms, read_cohort
 from isanet_jax.configs import phantom as phantom_config
 from isanet_jax.locks import only_here
-from isanet_jax.training.config import plain_config
+from isanet_jax.settings import to_dict
 from isanet_jax.training.loop import train
 
 # A second run finds what was compiled here.
@@ -117,7 +117,7 @@ def config(cohort_folder):
 def small_config(cohort_folder):
     config = phantom_config.get_config()
     config.update_from_flattened_dict(SMALL | {"data.cases": str(cohort_folder)})
-    return plain_config(config)
+    return to_dict(config)
 
 
 def small_flags(cohort_folder, **changes):

@@ -10,6 +10,7 @@ ORDER = (
         "files",
         "locks",
         "runtime",
+        "registry",
         "volume",
         "classes",
         "kinds",
@@ -18,11 +19,12 @@ ORDER = (
         "datasets",
         "parallel",
     ),
-    *("cases", "pipeline", "distributed", "network", "metrics", "training", "planning"),
+    *("cases", "settings", "pipeline", "distributed", "network", "losses", "metrics", "runs"),
+    *("training", "planning"),
     *("prediction", "export", "node", "evaluation", "comparison", "api", "cli"),
 )
 # Base modules, of which each may use the others.
-BASE = ("errors", "files", "locks", "runtime", "volume")
+BASE = ("errors", "files", "locks", "runtime", "registry", "volume")
 
 
 def stage(module):

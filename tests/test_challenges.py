@@ -33,12 +33,12 @@ def ball(volume, centre_mm, radius_mm):
     return np.linalg.norm(world - centre_mm, axis=-1) < radius_mm
 
 
-def train(cases, classes, workdir, **data):
+def train(cases, classes, workdir, *, system="plain", **data):
     config = isa.get_config("hecktor22")
     config.data.cases, config.data.classes, config.data.size = str(cases), classes, 16
     for name, value in data.items():
         config.data[name] = value
-    config.model.name, config.model.levels = "plain", 2
+    config.model.name, config.model.width, config.model.levels = system, 4, 2
     config.train.epochs, config.train.batch, config.train.steps_per_epoch = 1, 2, 150
     config.optimizer.peak_learning_rate = 1e-2
     assert isa.train(config, workdir)
@@ -109,7 +109,9 @@ def test_an_nnunet_dataset_with_regions_and_voxels_to_ignore(tmp_path):
     (source / "dataset.json").write_text(json.dumps(description))
     words = ["--source", str(source), "--output", str(tmp_path / "cases"), "--size", "16"]
     prepare.main(["nnunet", *words, *FOLDS])
-    found = train(tmp_path / "cases", ("whole", "node"), tmp_path / "run", fit="resize")
+    found = train(
+        tmp_path / "cases", ("whole", "node"), tmp_path / "run", system="unet", fit="resize"
+    )
     tested = {case: files[case] for case in found["cases"]}
     pairs = predicted_pairs(tmp_path / "run", tested, tmp_path)
     scores = {

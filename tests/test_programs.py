@@ -11,6 +11,7 @@ import pytest
 
 from isanet_jax import runtime
 from isanet_jax.distributed.mesh import compiler_options
+from isanet_jax.settings import Config
 
 
 def run(root, *arguments, cwd=None):
@@ -97,9 +98,10 @@ def test_a_gpu_that_is_left_unused_is_warned_of(monkeypatch, capsys, driver, pla
 def test_determinism_and_layout_are_asked_of_the_compiler_for_gpus_alone():
     def options(platform, **config):
         device = SimpleNamespace(platform=platform)
-        return dict(compiler_options(config, SimpleNamespace(devices=np.array([[device]]))))
+        mesh = SimpleNamespace(devices=np.array([[device]]))
+        return dict(compiler_options(Config(**config), mesh))
 
     nhwc, same = "xla_gpu_force_conv_nhwc", "xla_gpu_deterministic_ops"
     assert options("cpu", deterministic=True) == {}
     assert options("gpu", deterministic=True, channels_last=False) == {nhwc: False, same: True}
-    assert options("cuda") == {nhwc: True, same: False}  # a run from before there were these
+    assert options("cuda") == {nhwc: True, same: False}

@@ -36,7 +36,7 @@ def main(arguments=None) -> None:
     args = parser().parse_args(arguments)
     from isanet_jax.prediction.predictor import Predictor  # imports JAX
     from isanet_jax.prediction.rules import write_form
-    from isanet_jax.training.bundle import read_bundle, write_bundle
+    from isanet_jax.runs.bundle import read_bundle, write_bundle
 
     say_devices()
     predictor = Predictor(args.workdir, checkpoint=args.checkpoint, rules=args.rules)

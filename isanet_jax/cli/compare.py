@@ -45,8 +45,9 @@ def main():
     from isanet_jax.comparison.report import write_comparison
     from isanet_jax.comparison.resources import visible_gpus
     from isanet_jax.comparison.runner import run_cells
-    from isanet_jax.training.config import parse_command_line
-    from isanet_jax.training.config_check import resolved_config
+    from isanet_jax.settings import to_dict
+    from isanet_jax.settings.command_line import parse_command_line
+    from isanet_jax.training.check import resolved_config
 
     argv, is_shown = runtime.take_flag(sys.argv, "--print-config")
     argv, jobs = runtime.take_number(argv, "--jobs", 0, "a number of cells to run at a time")
@@ -62,7 +63,7 @@ def main():
         comparison = within_budget(comparison, workdir, jobs=jobs)
     cells = make_cells(comparison, workdir)
     if is_shown:
-        shown = {str(cell.folder): resolved_config(cell.config) for cell in cells}
+        shown = {str(cell.folder): to_dict(resolved_config(cell.config)) for cell in cells}
         print(json.dumps(shown, indent=2))
         return
     gpus = visible_gpus(os.environ)

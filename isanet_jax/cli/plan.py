@@ -48,13 +48,13 @@ def main(arguments=None) -> None:
     os.environ["JAX_PLATFORMS"] = "cpu"  # the plan's compiler needs no GPU, and must not take one
 
     from isanet_jax.planning.plan import INSTALL, has_gpu_compiler
-    from isanet_jax.training.config import parse_command_line
-    from isanet_jax.training.config_check import check_config
+    from isanet_jax.settings.command_line import parse_command_line
+    from isanet_jax.training.check import check_config
 
     config, _ = parse_command_line(["plan.py", f"--config={args.config}", *overrides])
     if args.mesh:
         config["mesh"] = _mesh(args.mesh)
-    check_config(config)
+    config = check_config(config)
     names = [name for name in args.target.split(",") if name]
     batches = _batches(args.batch, config)
     if unknown := [name for name in names if name not in ("cpu", *GPUS)]:
@@ -83,12 +83,12 @@ def _mesh(text):
 
 def _batches(text, config):
     if text is None:
-        return [config["train"]["batch"], 2 * config["train"]["batch"]]
+        return [config.train.batch, 2 * config.train.batch]
     try:
         batches = [int(word) for word in text.split(",")]
     except ValueError:
         batches = [0]
-    data = config["mesh"]["data"]
+    data = config.mesh.data
     if min(batches) < 1 or any(batch % data for batch in batches):
         raise ConfigError(
             f"--batch {text}: give whole numbers above 0, multiples of mesh.data ({data})"

@@ -13,9 +13,9 @@ from isanet_jax.datasets.layout import PET_CT, Scan, box_from_lps
 from isanet_jax.datasets.table import read_table
 from isanet_jax.errors import ConfigError, DataError, failure_of
 from isanet_jax.files import check_new, is_bundle
-from isanet_jax.kinds import parse_images
 from isanet_jax.prediction.write import SUFFIXES
 from isanet_jax.runtime import say_devices
+from isanet_jax.settings import read_stored
 from isanet_jax.volume import NIFTI_SUFFIXES, check_output
 
 
@@ -205,15 +205,13 @@ def _check_outputs(args, jobs):
 def _images_of(workdir):
     """The images that a run takes, by name, from its config; CT and PET where there is none yet."""
     if is_bundle(workdir):
-        from isanet_jax.training.bundle import read_bundle  # imports JAX
+        from isanet_jax.runs.bundle import read_bundle  # imports JAX
 
-        config = read_bundle(workdir).networks[0][0]["config"]
-        return parse_images(",".join(config["data"].get("images", list(PET_CT))))
+        return read_stored(read_bundle(workdir).networks[0][0]["config"]).data.kinds
     try:
         config = json.loads((Path(workdir) / "config.json").read_text(encoding="utf-8"))
-        names = config["data"].get("images", list(PET_CT))
-        return parse_images(",".join(names))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return read_stored(config).data.kinds
+    except (OSError, ValueError, ConfigError):
         return dict(PET_CT)  # what is wrong with the run is said when it is loaded
 
 

@@ -28,8 +28,9 @@ def main():
         return
     from isanet_jax.distributed.processes import distributed_session
     from isanet_jax.network.systems import describe_systems
-    from isanet_jax.training.config import parse_command_line
-    from isanet_jax.training.config_check import resolved_config
+    from isanet_jax.settings import to_dict
+    from isanet_jax.settings.command_line import parse_command_line
+    from isanet_jax.training.check import resolved_config
     from isanet_jax.training.loop import train
 
     argv, profiled = runtime.take_number(sys.argv, "--profile", 0, "a number of steps to trace")
@@ -40,7 +41,7 @@ def main():
         print(describe_systems())
         return
     if is_shown:
-        print(json.dumps(resolved_config(config), indent=2))
+        print(json.dumps(to_dict(resolved_config(config)), indent=2))
         return
     runtime.stamp_lines()
     with distributed_session():

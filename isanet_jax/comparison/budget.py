@@ -20,6 +20,7 @@ from isanet_jax.comparison.runner import module_command, module_environment, rea
 from isanet_jax.errors import ConfigError
 from isanet_jax.files import write_json
 from isanet_jax.locks import only_here
+from isanet_jax.settings import Config, read, to_dict
 
 COST = "cost.json"  # in a method's folder
 VALIDATIONS = 5  # of a training, over its epochs
@@ -87,8 +88,8 @@ def within_budget(comparison: dict, workdir: Path, *, jobs: int = 0) -> dict:
             "epochs": epochs,
             "validate_every": every,
         }
-        config = of_method[name].config["optimizer"]
-        if config["schedule"] == "restart" and config["restart_epochs"] > epochs:
+        rates = of_method[name].config.optimizer
+        if rates.schedule == "restart" and rates.restart_epochs > epochs:
             optimizer = settings.get("optimizer", {})
             settings["optimizer"] = optimizer | {"restart_epochs": epochs}
     return comparison
@@ -132,7 +133,7 @@ def _cost(cell: Cell, folder: Path, resources, clock) -> dict[str, float]:
     with only_here(folder, "cost", "measures there", wait=True):
         if not path.exists():
             print(f"{cell.method}: measuring what a training costs ...", flush=True)
-            job = {"config": cell.config, "cores": resources.cores, "output": str(path)}
+            job = {"config": to_dict(cell.config), "cores": resources.cores, "output": str(path)}
             job["clock"] = clock
             log = folder / "cost.log"
             with open(log, "wb") as file:
@@ -160,11 +161,11 @@ def _cost(cell: Cell, folder: Path, resources, clock) -> dict[str, float]:
     return cost
 
 
-def measure(config: dict, clock: str = "cpu") -> dict[str, float]:
+def measure(config: Config, clock: str = "cpu") -> dict[str, float]:
     """The time that a training of this config takes, seconds.
 
     Args:
-        config: of a run, see configs/hecktor.py.
+        config: of a run.
         clock: see `isanet_jax.runtime.seconds_by`.
 
     Returns:
@@ -174,20 +175,20 @@ def measure(config: dict, clock: str = "cpu") -> dict[str, float]:
     import jax
 
     from isanet_jax.distributed.mesh import make_mesh, place_batch
-    from isanet_jax.training.run import build_run, compile_step, load_cohort
+    from isanet_jax.training.setup import compile_step, load_cohort, set_up
     from isanet_jax.training.validate import validate
 
-    mesh = make_mesh(config["mesh"]["data"], config["mesh"]["space"])
-    run, state = build_run(config, load_cohort(config), mesh)
-    step = compile_step(run, state)
+    mesh = make_mesh(config.mesh.data, config.mesh.space)
+    training, state = set_up(config, load_cohort(config), mesh)
+    step = compile_step(training, state)
     validation_s = 0.0
-    if run.parts.selection:
-        validate(run, state.params, 0)  # compiles
+    if training.parts.selection:
+        validate(training, state.params, 0)  # compiles
         before = runtime.seconds_by(clock)
-        validate(run, state.params, 0)
+        validate(training, state.params, 0)
         validation_s = runtime.seconds_by(clock) - before
     start_s = runtime.seconds_by(clock) - 2 * validation_s
-    batches = run.batches()
+    batches = training.batches()
     for number in range(_WARM_STEPS + _STEPS):
         if number == _WARM_STEPS:
             jax.block_until_ready(state)
@@ -198,7 +199,7 @@ def measure(config: dict, clock: str = "cpu") -> dict[str, float]:
     batches.close()
     return {
         "start_s": start_s,
-        "epoch_s": step_s * run.steps_per_epoch,
+        "epoch_s": step_s * training.steps_per_epoch,
         "validation_s": validation_s,
     }
 
@@ -208,7 +209,7 @@ def main():
     job = json.load(sys.stdin)
     if job["cores"]:
         os.sched_setaffinity(0, job["cores"])  # before JAX makes its threads
-    write_json(Path(job["output"]), measure(job["config"], job["clock"]))
+    write_json(Path(job["output"]), measure(read(job["config"]), job["clock"]))
 
 
 if __name__ == "__main__":

@@ -10,11 +10,15 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from isanet_jax import runtime
 from isanet_jax.errors import ConfigError
+
+if TYPE_CHECKING:
+    from isanet_jax.settings import Config
 
 STOPPED = 3  # exit status: a signal stopped the training, which can be resumed
 # What a finished cell leaves in its folder.
@@ -23,18 +27,18 @@ TRAINING = "training.json"  # what it took
 
 
 def run_cell(
-    config: dict,
+    config: "Config",
     folder: Path,
     *,
     thresholds: bool,
     masks_of: str | None = None,
-    members: Sequence[dict] = (),
+    members: Sequence["Config"] = (),
     snapshots: bool = False,
 ) -> bool:
     """Trains, scores the test fold on the original CT grid, and writes both.
 
     Args:
-        config: of the run, see configs/hecktor.py.
+        config: of the run.
         folder: of the run; gets scores.json (method -> ID -> metrics; of several classes, their
             mean), of several classes scores_by_class.json (class -> the same), masks.npz (ID ->
             the network's mask of all classes on the case grid, as packed bits), and training.json
@@ -60,9 +64,9 @@ def run_cell(
     from isanet_jax.evaluation.report import jsonable
     from isanet_jax.files import replace_when_done, write_json
     from isanet_jax.prediction.predictor import Predictor
-    from isanet_jax.training.config import class_names
+    from isanet_jax.settings import changed
     from isanet_jax.training.loop import train
-    from isanet_jax.training.run import load_cohort, run_folds, split_cohort
+    from isanet_jax.training.setup import load_cohort, run_folds, split_cohort
 
     is_trained = not thresholds and masks_of is None
     runs = [folder / f"member{number}" for number in range(len(members))] or [folder]
@@ -72,11 +76,12 @@ def run_cell(
     for number, run in enumerate(runs if is_trained else []):
         network = config
         if members:
-            network = members[number] | {"seed": config["seed"] * len(members) + number}
+            own = {"seed": config.seed * len(members) + number}
             if snapshots and number:
-                network["init"] = str(runs[number - 1])
-            elif network["selection"] == "nested" and not snapshots:
-                network["inner_fold"] = number % inner_folds(run_folds(config, cohort))
+                own["init"] = str(runs[number - 1])
+            elif members[number].selection == "nested" and not snapshots:
+                own["inner_fold"] = number % inner_folds(run_folds(config, cohort))
+            network = changed(members[number], own)
         if not train(network, run):
             return False
     masks = {}
@@ -87,14 +92,14 @@ def run_cell(
         print(f"{case}: " + ", ".join(f"{name} {m['dsc']:.4f}" for name, m in metrics.items()))
 
     cases = split_cohort(config, cohort).test
-    names = class_names(config)
+    names = config.data.classes
     if masks_of is not None:
         scores = score_given(cohort, cases, masks_of, names, on_case)
     else:
         predictor = Predictor(runs) if is_trained else None
         if is_trained:
             training = _training(predictor.descriptions, runs, starting)
-            write_json(folder / TRAINING, {"epochs": config["train"]["epochs"]} | training)
+            write_json(folder / TRAINING, {"epochs": config.train.epochs} | training)
         options = {"classes": names, "thresholds": thresholds, "grids": ("ct",)}
         scores = score_run(predictor, cohort, cases, on_case, **options)
     with replace_when_done(folder / MASKS) as partial, open(partial, "wb") as file:
@@ -109,7 +114,7 @@ def run_cell(
 
 def _training(descriptions, runs, starting):
     """What the networks took, with the seconds that this process took to start, and their DSC."""
-    from isanet_jax.training.checkpoint import read_progress
+    from isanet_jax.runs.checkpoint import read_progress
 
     none = dict.fromkeys(starting, 0.0)  # is known of a network from before they were kept
     taken = [read_progress(run).get("seconds", none) for run in runs]
@@ -132,8 +137,11 @@ def main():
                 "--jobs above 1 shares the processor's cores; a GPU takes one cell at a time. "
                 "Leave --jobs away"
             )
-    of = {name: job[name] for name in ("thresholds", "masks_of", "members", "snapshots")}
-    if not run_cell(job["config"], Path(job["folder"]), **of):
+    from isanet_jax.settings import read
+
+    of = {name: job[name] for name in ("thresholds", "masks_of", "snapshots")}
+    of["members"] = [read(one) for one in job["members"]]
+    if not run_cell(read(job["config"]), Path(job["folder"]), **of):
         sys.exit(STOPPED)
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from isanet_jax.comparison.cell import SCORES, SCORES_BY_CLASS, TRAINING
 from isanet_jax.errors import ConfigError, IsaNetError
-from isanet_jax.network.systems import SYSTEMS
-from isanet_jax.training.config_check import check_config, unread_settings
-from isanet_jax.training.log import read_log
-from isanet_jax.training.run import load_cohort, split_cohort
+from isanet_jax.network.systems import SYSTEMS, find_system
+from isanet_jax.runs.log import read_log
+from isanet_jax.settings import Config, changed, read, to_dict
+from isanet_jax.training.check import check_config, unread_settings
+from isanet_jax.training.setup import load_cohort, split_cohort
 
 THRESHOLDS = "thresholds"  # the pseudo-method of all fixed thresholds
 
@@ -29,10 +30,10 @@ class Cell:
     method: str
     fold: int
     seed: int
-    config: dict
+    config: Config
     folder: Path
     masks_of: str | None = None
-    members: tuple[dict, ...] = ()
+    members: tuple[Config, ...] = ()
     snapshots: bool = False
 
     @property
@@ -42,8 +43,9 @@ class Cell:
     @property
     def record(self) -> dict:
         """What its folder is claimed with: a cell of other networks is another cell."""
-        several = {"members": list(self.members), "snapshots": self.snapshots}
-        return self.config | (several if self.members else {})
+        members = [to_dict(one) for one in self.members]
+        several = {"members": members, "snapshots": self.snapshots}
+        return to_dict(self.config) | (several if members else {})
 
     @property
     def is_trained(self) -> bool:
@@ -56,7 +58,7 @@ class Cell:
 
     @property
     def logs(self) -> list[list[dict]]:
-        """The records of its trainings, see `isanet_jax.training.log`; none of what is given."""
+        """The records of its trainings, see `isanet_jax.runs.log`; none of what is given."""
         members = [self.folder / f"member{number}" for number in range(len(self.members))]
         folders = members or [self.folder]
         return [lines for run in folders if (lines := read_log(run / "metrics.jsonl"))]
@@ -150,8 +152,8 @@ def make_cells(comparison: dict, workdir: Path) -> list[Cell]:
                 masks, members = given.get("masks"), given.get("members", ())
                 if (method == THRESHOLDS or masks) and seed != comparison["seeds"][0]:
                     continue  # nothing random in them, or nothing that is known of it
-                config = _merged(comparison["base"], settings, f"methods.{method}.settings")
-                config |= {"fold": fold, "seed": seed}
+                merged = _merged(comparison["base"], settings, f"methods.{method}.settings")
+                merged |= {"fold": fold, "seed": seed}
                 place = f"methods.{method}.members"
                 if not isinstance(members, list | tuple):
                     raise ConfigError(
@@ -159,10 +161,12 @@ def make_cells(comparison: dict, workdir: Path) -> list[Cell]:
                         f"methods.{method}.settings, as ({{}}, {{}}) for two that do not"
                     )
                 try:
-                    _leave_unread(config, settings)
-                    members = tuple(_merged(config, changes, place) for changes in members)
-                    for one in members or (config,):
-                        check_config(one)
+                    config = _without_unread(merged, settings)
+                    members = tuple(
+                        check_config(_merged(to_dict(config), changes, place))
+                        for changes in members
+                    )
+                    config = config if members else check_config(config)
                 except ConfigError as error:
                     raise ConfigError(f"method {method}: {of_comparison(error)}") from error
                 folder = Path(workdir) / method / f"fold{fold}-seed{seed}"
@@ -172,15 +176,18 @@ def make_cells(comparison: dict, workdir: Path) -> list[Cell]:
     return cells
 
 
-def _leave_unread(config, settings):
-    """Sets what the base changes and this method does not read back to its default.
+def _without_unread(merged, settings) -> Config:
+    """The settings; what the base changes and this method does not read has its default.
 
     What the method itself says and does not read stays, and is refused.
     """
+    config, of_base = read(merged), {}
+    find_system(config.model.name)
     for name, (default, _) in unread_settings(config).items():
         section, key = name.split(".")
         if key not in settings.get(section, {}):
-            config[section][key] = default
+            of_base[name] = default
+    return changed(config, of_base)
 
 
 def _merged(base, settings, place):
@@ -200,17 +207,16 @@ def check_data(cells: list[Cell]) -> dict[str, IsaNetError]:
     """Looks at every cell's cases before any time is spent: cell's name -> what is wrong."""
 
     @functools.cache
-    def problem(text):
-        config = json.loads(text)
+    def problem(config):
         try:
             split_cohort(config, load_cohort(config))
         except IsaNetError as error:
             return error
         return None
 
-    # As text, and without what the cases do not depend on: many cells have the same.
+    # Without what the cases do not depend on: many cells have the same.
     needs = ("data", "fold", "fold_by", "selection", "inner_fold")
-    problems = {c.name: problem(json.dumps({n: c.config[n] for n in needs})) for c in cells}
+    problems = {c.name: problem(Config(**{n: getattr(c.config, n) for n in needs})) for c in cells}
     return {name: error for name, error in problems.items() if error}
 
 

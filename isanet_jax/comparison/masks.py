@@ -27,7 +27,7 @@ def masks_of_cases(comparison, cells) -> dict[str, dict[str, tuple]]:
 
 def case_folder(comparison, cells) -> str | None:
     """Where the cases of all finished cells are; None: on several grids, or nowhere."""
-    folders = {cell.config["data"]["cases"] for cell in _done(comparison, cells)}
+    folders = {cell.config.data.cases for cell in _done(comparison, cells)}
     return folders.pop() if len(folders) == 1 else None
 
 

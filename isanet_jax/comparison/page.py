@@ -10,7 +10,7 @@ from isanet_jax.evaluation import charts
 from isanet_jax.evaluation.evaluate import MEAN
 from isanet_jax.evaluation.page import CASE_COLUMNS, Page, metrics_table, pack_case
 from isanet_jax.metrics import METRICS
-from isanet_jax.training.config import class_names
+from isanet_jax.settings import read
 
 
 def write_page(path, *, comparison: dict, lines, rows, of_class, masks, cells) -> None:
@@ -83,7 +83,7 @@ def _volumes(comparison, folder, methods, of_cases) -> Page:
     """The cases with the masks of all methods."""
     page = Page()
     cohort = read_cohort(folder) if folder else None
-    names = class_names(comparison["base"])
+    names = read(comparison["base"]).data.classes
     for case, masks in sorted(of_cases.items()) if folder else ():
         stored = read_case(cohort.path(case))
         reference = np.logical_or.reduce(list(stored.masks(names).values()))

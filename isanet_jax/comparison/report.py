@@ -18,7 +18,7 @@ from isanet_jax.evaluation.report import SELECTION_NOTES, in_voxels
 from isanet_jax.files import replace_when_done, write_csv
 from isanet_jax.metrics import METRICS
 from isanet_jax.metrics.segmentation import DISTANCES
-from isanet_jax.training.config import class_names
+from isanet_jax.settings import read
 
 _RECIPES = {
     "shared": "one training loop for all methods, with the paper's optimisers and learning rates",
@@ -38,7 +38,7 @@ def write_comparison(
         cells: all, done or not.
         failures: cell's name -> why it failed.
     """
-    names = class_names(comparison["base"])
+    names = read(comparison["base"]).data.classes
     several = names if len(names) > 1 else ()
     rows = collect(comparison, cells, several)
     if not rows:
@@ -164,17 +164,17 @@ is the detection of connected components at IoU > 0.3. Scored on the original CT
 
 def _conditions(comparison, cells, failures):
     """How the figures came about, and what is missing."""
-    base = comparison["base"]
+    base = read(comparison["base"])
     clock, minutes = minutes_of(comparison)
     done = sum(cell.is_done for cell in cells)
     lines = [
         f'- Recipe "{comparison["recipe"]}": {_RECIPES[comparison["recipe"]]}.',
         *_selections(comparison, cells),
-        f'- Size "{comparison["size"]}": {in_voxels(_seen(base["data"]))}, '
+        f'- Size "{comparison["size"]}": {in_voxels(base.data.patch or base.data.size)}, '
         + (
             f"{minutes:g} {clock.upper()} minutes a training."
             if minutes
-            else f"{base['train']['epochs']} epochs."
+            else f"{base.train.epochs} epochs."
         )
         + (
             " Not the paper's: only compare the methods with each other."
@@ -196,17 +196,12 @@ def _selections(comparison, cells):
     for cell in cells:
         if cell.is_trained:
             for config in cell.members or (cell.config,):
-                methods.setdefault(config["selection"], {})[_label(comparison, cell.method)] = None
+                methods.setdefault(config.selection, {})[_label(comparison, cell.method)] = None
     return [
         f'- Selection "{name}": {SELECTION_NOTES[name]}'
         + (f" ({', '.join(labels)})." if len(methods) > 1 else ".")
         for name, labels in methods.items()
     ]
-
-
-def _seen(data):
-    """The size of what the network sees of a case."""
-    return data["patch"] or data["size"]
 
 
 def _listed(values):
@@ -322,12 +317,12 @@ def _contours(workdir, comparison, cells, methods, drawn) -> list[str]:
         return []
     ranked = sorted(everywhere, key=lambda case: drawn[case][reference][1])
     chosen = {"worst": ranked[0], "middle": ranked[len(ranked) // 2], "best": ranked[-1]}
-    base, folder = comparison["base"], case_folder(comparison, cells)
+    folder = case_folder(comparison, cells)
     if folder is None:  # masks of several case grids have no slice in common
         return []
     cohort = read_cohort(folder)
     (workdir / "contours").mkdir(exist_ok=True)
-    names = []
+    names, classes = [], read(comparison["base"]).data.classes
     for place, case in chosen.items():
         stored = read_case(cohort.path(case))
         shown = {}
@@ -336,9 +331,7 @@ def _contours(workdir, comparison, cells, methods, drawn) -> list[str]:
             shown[row.label] = unpacked(packed, stored.label.shape), dsc
         name = f"contours/{place}.png"
         title = f"{case}, {_label(comparison, reference)}'s {place} case"
-        figures.contours(
-            workdir / name, title=title, case=stored, classes=class_names(base), masks=shown
-        )
+        figures.contours(workdir / name, title=title, case=stored, classes=classes, masks=shown)
         names.append(name)
     return names
 

@@ -21,8 +21,9 @@ from isanet_jax.comparison.grid import THRESHOLDS, Cell, check_data, of_comparis
 from isanet_jax.comparison.resources import divide_resources
 from isanet_jax.errors import ConfigError, IsaNetError
 from isanet_jax.locks import try_lock
+from isanet_jax.runs.folder import claim_workdir
 from isanet_jax.runtime import say_at_once, stop_signals
-from isanet_jax.training.workdir import claim_workdir
+from isanet_jax.settings import to_dict
 
 _PACKAGES = Path(__file__).parents[2]  # where a cell's process finds this package
 
@@ -169,11 +170,11 @@ def _lock(folder):
 def _start(cell, resources, lock):
     """Starts a cell's process in its own group, so that Ctrl-C reaches it through us alone."""
     job = {
-        "config": cell.config,
+        "config": to_dict(cell.config),
         "folder": str(cell.folder),
         "thresholds": cell.method == THRESHOLDS,
         "masks_of": cell.masks_of,
-        "members": cell.members,
+        "members": [to_dict(one) for one in cell.members],
         "snapshots": cell.snapshots,
         "cores": resources.cores,
     }

@@ -6,6 +6,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from isanet_jax.errors import ConfigError
+from isanet_jax.settings.table import Config
 
 
 def make_mesh(data: int, space: int) -> Mesh:
@@ -113,17 +114,17 @@ def make_mesh_of(devices, data: int, space: int) -> Mesh:
     return Mesh(grid, ("data", "space"), axis_types=(AxisType.Auto,) * 2)
 
 
-def compiler_options(config: dict, mesh: Mesh) -> tuple[tuple[str, bool], ...]:
+def compiler_options(config: Config, mesh: Mesh) -> tuple[tuple[str, bool], ...]:
     """What a config asks of the compiler for a mesh's devices, as pairs; nothing but for GPUs.
 
     Args:
-        config: its `channels_last` and `deterministic` count; runs from before them lack both.
+        config: its `channels_last` and `deterministic` count.
         mesh: of the devices.
     """
     if mesh.devices.flat[0].platform not in ("gpu", "cuda"):
         return ()
     return (
         # cuDNN's kernels for tensor cores are channels-last, and convert within each call else.
-        ("xla_gpu_force_conv_nhwc", config.get("channels_last", True)),
-        ("xla_gpu_deterministic_ops", config.get("deterministic", False)),
+        ("xla_gpu_force_conv_nhwc", config.channels_last),
+        ("xla_gpu_deterministic_ops", config.deterministic),
     )

@@ -9,6 +9,7 @@ from isanet_jax.files import replace_when_done, write_json
 from isanet_jax.metrics import METRICS
 from isanet_jax.metrics.segmentation import summarise
 from isanet_jax.prediction.rules import Rules
+from isanet_jax.settings import read_stored
 
 SELECTION_NOTES = {
     "paper": "the checkpoint was chosen on the very cases that are reported here, as in the paper: "
@@ -126,16 +127,17 @@ def describe_runs(descriptions: list[dict], reported) -> list[dict]:
     """
     return [
         {
-            "system": d["config"]["model"]["name"],
-            "fold": d["config"]["fold"],
-            "seed": d["config"]["seed"],
+            "system": config.model.name,
+            "fold": config.fold,
+            "seed": config.seed,
             "selection": _selection(d["split"], reported),
             "training_cases": d.get("counts", {}).get("train", len(d["split"]["train"])),
             "best_epoch": d["progress"]["best_epoch"],
             "validation_dsc": d["progress"]["best_dsc"],
-            "validated_on": d["config"]["train"].get("validate_on", "cases"),
+            "validated_on": config.train.validate_on,
         }
         for d in descriptions
+        for config in [read_stored(d["config"])]
     ]
 
 

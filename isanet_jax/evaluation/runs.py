@@ -35,20 +35,22 @@ def evaluate_runs(  # noqa: PLR0915 - one file after the other is written
     from isanet_jax.files import is_bundle, write_csv
     from isanet_jax.prediction.predictor import Predictor
     from isanet_jax.prediction.rules import write_form
-    from isanet_jax.training.bundle import in_cohort
-    from isanet_jax.training.config_check import check_cohort
-    from isanet_jax.training.log import read_log
+    from isanet_jax.runs.bundle import in_cohort
+    from isanet_jax.runs.log import read_log
+    from isanet_jax.settings import read_stored
+    from isanet_jax.training.check import check_cohort
 
     predictor = Predictor(workdirs, checkpoint=checkpoint, rules=rules)
     descriptions = predictor.descriptions
-    own = descriptions[0]["config"]["data"]["cases"]
+    config = read_stored(descriptions[0]["config"])
+    own = config.data.cases
     is_other = bool(cases and own) and Path(cases).resolve() != Path(own).resolve()
     cases = cases or own
     if not cases:
         raise ConfigError(f"{workdirs[0]} has no cases of its own; name prepared ones with --cases")
     cohort = read_cohort(cases)
     descriptions = [in_cohort(description, cohort) for description in descriptions]
-    check_cohort(descriptions[0]["config"], cohort)
+    check_cohort(config, cohort)
     ids = unseen_cases(cohort, [description["split"] for description in descriptions])
     if (known := len(cohort.cases) - len(ids)) and is_other:
         print(

@@ -16,6 +16,7 @@ from isanet_jax.kinds import pet_name
 from isanet_jax.metrics.segmentation import LESION_IOU
 from isanet_jax.prediction.predictor import Predictor
 from isanet_jax.prediction.rules import Rules, write_form
+from isanet_jax.settings import read_stored
 
 # Of a run's cases: its test fold, or those that its checkpoint was chosen on (with selection
 # `nested`, others), which leaves the test fold unseen.
@@ -258,7 +259,7 @@ def tune_runs(
                 f"{workdir} and {workdirs[0]} have other classes, or cases prepared differently; "
                 "rules are for one kind of run"
             )
-    cohort = read_cohort(cases or first.descriptions[0]["config"]["data"]["cases"])
+    cohort = read_cohort(cases or read_stored(first.descriptions[0]["config"]).data.cases)
     tested = [case for p in predictors for case in p.descriptions[0]["split"][role]]
     if not tested:
         raise ConfigError(

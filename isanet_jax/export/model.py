@@ -23,16 +23,10 @@ from isanet_jax.errors import ConfigError
 from isanet_jax.export import FORMATS
 from isanet_jax.files import check_folder
 from isanet_jax.network import systems
-from isanet_jax.pipeline.augment import normalise
-from isanet_jax.prediction.predictor import Predictor
+from isanet_jax.pipeline.normalise import normalise
+from isanet_jax.prediction.predictor import Predictor, ct_windows_of
 from isanet_jax.prediction.rules import write_form
-from isanet_jax.training.config import (
-    ct_windows_of,
-    image_kinds,
-    input_shape,
-    model_config,
-    pet_scaling,
-)
+from isanet_jax.settings import read_stored
 
 PLATFORMS = ("cpu", "cuda")  # that the StableHLO is for
 LARGEST_DIFFERENCE = 1e-4  # of a probability, between ONNX and JAX
@@ -76,7 +70,8 @@ def write_model(
         for number, (description, params) in enumerate(predictor.networks):
             network = probability_of(description, params)
             path = Path(folder) / f"network{number}"
-            made, entry = _write_network(network, description["config"], path, formats, check=check)
+            config = read_stored(description["config"])
+            made, entry = _write_network(network, config, path, formats, check=check)
             written.append(made)
             about.append(entry)
         settings = predictor.settings.to_json()
@@ -113,33 +108,33 @@ def probability_of(description: dict, params: dict) -> tuple[Callable, dict]:
     Returns:
         The function, and name -> shape of its images.
     """
-    config = description["config"]
+    config = read_stored(description["config"])
     # As XLA has them, convolutions are what ONNX has, too; one device, everything in float32.
-    model = model_config(config | {"mesh": {"data": 1, "space": 1}})
+    model = systems.of_config(config, is_split=False)
     model = dataclasses.replace(model, dtype="float32", convolution="native", remat="none")
     graphdef, _ = systems.create_abstract(model)
     params = jax.tree.map(np.asarray, jax.device_get(params))
-    kinds, windows = image_kinds(config), ct_windows_of(description)
-    _, of_volume = pet_scaling(config)
+    kinds, windows = config.data.kinds, ct_windows_of(description)
+    of_volume = config.data.pet_is_of_volume
 
     def probability(images):
         image = normalise(images, kinds, of_volume=of_volume, ct_windows=windows)
         return jax.nn.sigmoid(systems.apply(graphdef, params, image).logits)
 
-    return probability, {name: (1, *input_shape(config)) for name in kinds}
+    return probability, dict.fromkeys(kinds, (1, *config.data.input_shape))
 
 
 def _write_network(network, config, path, formats, *, check):
     """Writes one; returns what is said of it to the user, and its entry in model.json."""
     probability, shapes = network
-    pet_scale, scales_pet = pet_scaling(config)
+    data = config.data
     entry = {
-        "shape": list(input_shape(config)),
-        "images": image_kinds(config),
-        "scales_pet": scales_pet,
-        "pet_scale": pet_scale,
-        "skips_air": config["data"]["fit"] == "whole",
-        "mirror": config["predict"]["mirror"],
+        "shape": list(data.input_shape),
+        "images": data.kinds,
+        "scales_pet": data.pet_is_of_volume,
+        "pet_scale": data.pet_scale,
+        "skips_air": data.is_whole,
+        "mirror": config.predict.mirror,
     }
     made = {"difference": None}
     if "stablehlo" in formats:
@@ -160,7 +155,7 @@ def _write_network(network, config, path, formats, *, check):
             made["difference"] = difference(probability, shapes, content)
             if not made["difference"] <= LARGEST_DIFFERENCE:
                 raise ConfigError(
-                    f"as ONNX, {path.name} ({config['model']['name']}) has probabilities that "
+                    f"as ONNX, {path.name} ({config.model.name}) has probabilities that "
                     f"differ by {made['difference']:.1e} from JAX's; {LARGEST_DIFFERENCE:g} is the "
                     "most that is let through"
                 )

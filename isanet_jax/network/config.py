@@ -1,96 +1,42 @@
-"""The network's settings, checked when they are made."""
+"""What a network is built from: the settings of its system, and the size of its input."""
 
 import dataclasses
-import math
 
 import numpy as np
 
 from isanet_jax.errors import ConfigError
-from isanet_jax.network.convolution import FORMS
+from isanet_jax.settings.declare import check_value, declared
+from isanet_jax.settings.table import Model
 
-# Every name that the config accepts, in one place.
-CHOICES = {
-    "reading": ("code", "text"),
-    "fusion": ("matmul", "matmul_scaled", "product"),
-    "weight_scale": ("sum", "mean", "sigmoid"),
-    "decoder": ("dual", "shared"),
-    "dtype": ("float32", "bfloat16", "float64"),
-    "convolution": FORMS,
-    "remat": ("none", "convolutions", "blocks", "levels"),
-}
 IMAGES = ("ct", "pet")  # the paper's; also the order of the input's channels
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """Settings of a system; the defaults are the paper's network.
+class ModelConfig(Model):
+    """The settings of `isanet_jax.settings.table.Model`, and what the data says.
+
+    The defaults are the paper's network; `isanet_jax.network.systems.resolve` makes it of settings
+    in which width and levels may be 0, the system's own.
 
     Attributes:
-        name: of the system, see `isanet_jax.network.systems`.
         size: voxels per axis (D, H, W) of the input, one number where they are the same; multiples
             of 2^(levels - 1), or of the products of `strides`.
         images: names of the input's channels, in their order.
         classes: how many the network tells from the background; they may overlap.
-        width: channels of level 1; doubled at every further level.
-        levels: number of resolutions.
-        strides: of each level along D, H, W, in the systems that take them (nnunet,
-            nnunet_resenc): by how much it is smaller than the one before; (): 1, then 2s.
-        kernels: of each level's convolutions along D, H, W, each 1 or 3; (): 3s.
-        deep_supervision: losses on coarser levels too, in the systems that have it (nnunet,
-            nnunet_resenc, xie2020, xie2021).
-        encoder_attention: False keeps the attention at the bottleneck and in the decoders only.
-        reading: where the paper's text and its authors' public code differ, which of them the
-            network follows. `text`: no convolution has a bias, ISA's output convolution ends in a
-            ReLU, and decoder levels have two residual blocks, too (docs/decisions.md).
-        fusion: how ISA joins query and key (Eq. 5): per-slice matrix product as printed, the
-            same over sqrt(W), or element-wise.
-        weight_scale: `sum`: ISA's weights sum to 1 over the volume as printed; `mean`: their mean
-            is 1; `sigmoid`, not of the paper: each is a gate of its own.
-        modalities: those of the images that the network sees, in their order; (): all.
-        fusion_weights: of each image, the factor of the parts that the decoder concatenates
-            (Fig. 6); ones for two images are ones for any number.
-        decoder: `dual` as in the paper, one for each image; or one `shared` by all.
-        prior: the probability of every class that an untrained network's output is centred on, by
-            the bias of its last convolution (Lin et al. 2017, Focal loss, section 3.3); 0.5: no
-            bias. What is small begins to be learnt sooner with less.
-        dtype: of the computation; parameters, normalisation statistics and softmax stay float32
-            (float64, for checks of gradients, needs JAX_ENABLE_X64).
-        convolution: form of the convolutions, see `isanet_jax.network.convolution`.
-        remat: what a train step computes again in its backward pass, to need less memory: nothing;
-            all but the convolutions; the inner values of each pair of residual blocks and of each
-            attention; those of each level.
 
     Raises:
         ConfigError: on a value that the network cannot take.
     """
 
-    name: str = "isa"
     size: int | tuple[int, int, int] = 144
     images: tuple[str, ...] = IMAGES
     classes: int = 1
     width: int = 16
     levels: int = 5
-    strides: tuple[tuple[int, int, int], ...] = ()
-    kernels: tuple[tuple[int, int, int], ...] = ()
-    deep_supervision: bool = False
-    encoder_attention: bool = True
-    reading: str = "code"
-    fusion: str = "matmul"
-    weight_scale: str = "sum"
-    modalities: tuple[str, ...] = ()
-    fusion_weights: tuple[float, ...] = (1.0, 1.0)
-    decoder: str = "dual"
-    prior: float = 0.5
-    dtype: str = "float32"
-    convolution: str = "auto"
-    remat: str = "none"
 
     def __post_init__(self):
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ConfigError(
-                    f"model.{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}"
-                )
+        for name, one in declared(Model).items():
+            check_value(f"model.{name}", getattr(self, name), one)
         if self.levels < 2 or self.width < 1:
             raise ConfigError(
                 f"model.levels is {self.levels} and model.width is {self.width}; they must be at "
@@ -98,8 +44,6 @@ class ModelConfig:
             )
         if self.classes < 1:
             raise ConfigError(f"model.classes is {self.classes}; at least one is needed")
-        if not 0 < self.prior < 1:
-            raise ConfigError(f"model.prior is {self.prior}; it must be above 0 and below 1")
         if self.prior != 0.5 and not self.bias:
             raise ConfigError(
                 f"model.prior is {self.prior} and model.reading 'text', in which no convolution "
@@ -117,16 +61,13 @@ class ModelConfig:
         self._check_images()
 
     def _check_levels(self):
-        for name, allowed in (("strides", (1, 2)), ("kernels", (1, 3))):
+        for name in ("strides", "kernels"):
             given = tuple(tuple(of_level) for of_level in getattr(self, name))
             object.__setattr__(self, name, given)
-            if given and (
-                len(given) != self.levels
-                or any(len(three) != 3 or not set(three) <= set(allowed) for three in given)
-            ):
+            if given and len(given) != self.levels:
                 raise ConfigError(
-                    f"model.{name} is {given!r}; give each of {self.levels} levels three of "
-                    f"{allowed[0]} and {allowed[1]}, or none at all"
+                    f"model.{name} is {given!r}; give each of {self.levels} levels its own, or "
+                    "none at all"
                 )
         if self.level_strides[0] != (1, 1, 1):
             raise ConfigError(f"model.strides begins with {self.strides[0]}; give the first ones")
@@ -148,7 +89,7 @@ class ModelConfig:
         if len(weights) != count and all(weight == 1 for weight in weights):
             weights = (1.0,) * count
             object.__setattr__(self, "fusion_weights", weights)
-        if len(weights) != count or not all(0 <= weight < math.inf for weight in weights):
+        if len(weights) != count:
             raise ConfigError(
                 f"model.fusion_weights is {weights!r}; give a factor >= 0 for each of "
                 f"{', '.join(self.images)}"

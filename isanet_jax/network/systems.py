@@ -5,6 +5,9 @@ To add one, write a file that says `SYSTEMS = {"name": System(...)}`, into this 
 `SYSTEMS = {"name": two_branch(...)}`.
 """
 
+import dataclasses
+import functools
+
 import jax
 from flax import nnx
 
@@ -12,13 +15,10 @@ from isanet_jax.errors import ConfigError
 from isanet_jax.network.blocks import Output, ShapesOnly, System
 from isanet_jax.network.config import ModelConfig
 from isanet_jax.registry import Registry
+from isanet_jax.settings.declare import declared
+from isanet_jax.settings.table import Config, Model
 
 SYSTEMS: Registry = Registry("SYSTEMS", "isanet_jax.network.attention", "isanet_jax.network")
-# Settings that only the systems that say so read; others take their defaults only.
-_READ_BY_SOME = (
-    *("deep_supervision", "encoder_attention", "reading", "fusion", "weight_scale"),
-    *("fusion_weights", "decoder", "strides", "kernels"),
-)
 
 
 def find_system(name: str) -> System:
@@ -71,7 +71,26 @@ def _own_size(system, size, settings):
 
 def unread_settings(name: str) -> list[str]:
     """The settings of `ModelConfig` that a system does not read."""
-    return sorted(set(_READ_BY_SOME) - set(SYSTEMS[name].reads))
+    read_by_some = {key for key, one in declared(Model).items() if one.read_by}
+    return sorted(read_by_some - set(SYSTEMS[name].reads))
+
+
+@functools.cache
+def of_config(config: Config, *, is_split: bool | None = None) -> ModelConfig:
+    """What a run's network is built from; its input is the patch, or the volume.
+
+    Args:
+        config: the settings.
+        is_split: whether volumes are split over devices; None: as the settings say.
+
+    Raises:
+        ConfigError: see `resolve`.
+    """
+    values = {f.name: getattr(config.model, f.name) for f in dataclasses.fields(Model)}
+    if config.mesh.space > 1 if is_split is None else is_split:
+        values["convolution"] = "native"  # the folded forms mix the depth with other axes
+    values |= {"images": config.data.channels, "classes": len(config.data.classes)}
+    return resolve(config.data.input_shape, values, is_new=False)
 
 
 def create(config: ModelConfig, key: jax.Array) -> tuple[nnx.GraphDef, dict]:

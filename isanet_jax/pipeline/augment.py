@@ -7,8 +7,6 @@ import math
 import jax
 import jax.numpy as jnp
 
-from isanet_jax.kinds import WIDE, CtWindow
-
 
 def rotate(
     x: jax.Array, matrix: jax.Array, centre: jax.Array, shape, *, order: int, fill: jax.Array
@@ -160,55 +158,3 @@ def augment(batch: dict, shape) -> tuple[dict, dict, jax.Array | None]:
         found = jax.lax.cond(turns, rotated, mirrored, volumes)
     labels = {name: twice.astype(matrix.dtype) * 0.5 for name, twice in found["labels"].items()}
     return found["images"], labels, found.get("ignored")
-
-
-def normalise(
-    images: dict[str, jax.Array],
-    kinds: dict[str, str],
-    *,
-    of_volume: bool,
-    ct_windows: tuple[CtWindow, ...] = (WIDE,),
-) -> jax.Array:
-    """The network's input (Eqs. 16-17): (B, D, H, W, channels) float32, see `normalised`."""
-    return jnp.stack(normalised(images, kinds, of_volume=of_volume, ct_windows=ct_windows), axis=-1)
-
-
-def normalised(
-    images: dict[str, jax.Array],
-    kinds: dict[str, str],
-    *,
-    of_volume: bool,
-    ct_windows: tuple[CtWindow, ...] = (WIDE,),
-) -> list[jax.Array]:
-    """The network's channels (Eqs. 16-17).
-
-    CT is clipped to [-1024, 1024] HU and divided by 1024, or as its windows say; each is a channel.
-    PET of whole volumes has the volume's mean subtracted and is divided by its standard deviation;
-    other images come so from the host, by their case's
-    (`isanet_jax.pipeline.dataset.standardised`).
-
-    Args:
-        images: name -> (B, D, H, W); HU of a CT.
-        kinds: name -> kind, in the order of the channels.
-        of_volume: whether the PET is SUV of whole volumes.
-        ct_windows: of the images that are CT.
-
-    Returns:
-        (B, D, H, W) float32 of each channel.
-    """
-    channels = []
-    for name, kind in kinds.items():
-        x = images[name].astype(jnp.promote_types(images[name].dtype, jnp.float32))
-        if kind == "ct":
-            channels += [_in_window(x, window) for window in ct_windows]
-            continue
-        if kind == "pet" and of_volume:
-            centred = x - x.mean((1, 2, 3), keepdims=True)
-            variance = jnp.square(centred).mean((1, 2, 3), keepdims=True)
-            x = centred * jax.lax.rsqrt(variance + 1e-5)
-        channels.append(x)
-    return channels
-
-
-def _in_window(hu, window):
-    return (jnp.clip(hu, window.low, window.high) - window.subtracted) / window.divided

@@ -13,6 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from isanet_jax.settings.table import Augment
+
+# nnU-Net's ranges.
+_NOISE_SIGMAS, _BLUR_SIGMAS, _ZOOMS = (0.0, 0.1), (0.5, 1.0), (0.5, 1.0)  # the second of voxels
+_FACTORS, _EXPONENTS = (0.75, 1.25), (0.7, 1.5)  # of brightness and contrast; of gamma
 # Of blur and low resolution, that a channel has it where the case has it.
 _OF_A_CHANNEL = 0.5
 _TRUNCATE = 6.0  # a blur's kernel has so many sigmas
@@ -21,18 +26,12 @@ _TINY = 1e-7
 _AS_IT_IS = jax.lax.optimization_barrier  # is computed once, and kept
 
 
-def is_asked(augment: Mapping) -> bool:
-    """Whether the settings ask for any of these transforms."""
-    names = ("noise", "blur", "brightness", "contrast", "low_resolution", "inverted_gamma", "gamma")
-    return any(augment[f"{name}_probability"] > 0 for name in names)
-
-
-def draw_intensity(generator: np.random.Generator, augment: Mapping, channels: int) -> dict:
+def draw_intensity(generator: np.random.Generator, augment: Augment, channels: int) -> dict:
     """Random parameters of one element.
 
     Args:
         generator: source of randomness.
-        augment: see configs/hecktor.py.
+        augment: the settings.
         channels: how many images there are.
 
     Returns:
@@ -41,7 +40,7 @@ def draw_intensity(generator: np.random.Generator, augment: Mapping, channels: i
     """
 
     def drawn(name):
-        return generator.random() < augment[f"{name}_probability"]
+        return generator.random() < getattr(augment, f"{name}_probability")
 
     def of_channels():
         return generator.random(channels) < _OF_A_CHANNEL
@@ -50,28 +49,28 @@ def draw_intensity(generator: np.random.Generator, augment: Mapping, channels: i
         """Half of them below 1 and half above, as nnU-Net's BGContrast."""
         if not drawn(name):
             return np.ones(channels, np.float32)
-        low, high = augment[span]
+        low, high = span
         below = (generator.random(channels) < 0.5) & (low < 1)
         smaller = generator.uniform(min(low, 1), 1, channels)
         larger = generator.uniform(max(low, 1), high, channels)
         return np.where(below, smaller, larger).astype(np.float32)
 
-    noise = generator.uniform(*augment["noise_sigma"]) if drawn("noise") else 0.0
+    noise = generator.uniform(*_NOISE_SIGMAS) if drawn("noise") else 0.0
     seed = generator.integers(2**32, dtype=np.uint32)
     blur = np.zeros((channels, 3), np.float32)
     if drawn("blur"):
-        sigmas = generator.uniform(*augment["blur_sigma"], (channels, 3))
+        sigmas = generator.uniform(*_BLUR_SIGMAS, (channels, 3))
         blur = np.where(of_channels()[:, None], sigmas, 0).astype(np.float32)
     found = {"noise": np.float32(noise), "seed": seed, "blur": blur}
-    found["brightness"] = factors("brightness", "brightness_range")
-    found["contrast"] = factors("contrast", "contrast_range")
+    found["brightness"] = factors("brightness", _FACTORS)
+    found["contrast"] = factors("contrast", _FACTORS)
     zoom = np.ones(channels, np.float32)
     if drawn("low_resolution"):
-        zooms = generator.uniform(*augment["low_resolution_zoom"], channels)
+        zooms = generator.uniform(*_ZOOMS, channels)
         zoom = np.where(of_channels(), zooms, 1).astype(np.float32)
     found["zoom"] = zoom
-    found["inverted_gamma"] = factors("inverted_gamma", "gamma_range")
-    found["gamma"] = factors("gamma", "gamma_range")
+    found["inverted_gamma"] = factors("inverted_gamma", _EXPONENTS)
+    found["gamma"] = factors("gamma", _EXPONENTS)
     return found
 
 

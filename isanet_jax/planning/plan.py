@@ -6,7 +6,6 @@ library's workspaces.
 """
 
 import contextlib
-import copy
 import importlib.util
 import time
 
@@ -20,13 +19,13 @@ from isanet_jax.cases.grid import as_three
 from isanet_jax.distributed.mesh import compiler_options, make_mesh, make_mesh_of, state_shardings
 from isanet_jax.errors import ConfigError
 from isanet_jax.network import systems
-from isanet_jax.pipeline.dataset import batch_shapes
+from isanet_jax.pipeline.inputs import batch_shapes, make_inputs
 from isanet_jax.planning.operations import operations, roofline_seconds
 from isanet_jax.planning.targets import GPUS, Gpu
 from isanet_jax.runtime import GPU_MEMORY_SHARE
-from isanet_jax.training.config import make_inputs, model_config, patch_of
+from isanet_jax.settings import Config, changed
 from isanet_jax.training.cost import StepCost, analyse_cost, count_flops, device_bytes
-from isanet_jax.training.optimizer import make_optimizer_from, make_schedule
+from isanet_jax.training.optimizer import make_optimizer, make_schedule
 from isanet_jax.training.step import abstract_state, make_predict, make_train_step
 
 INSTALL = f"pip install jax-cuda12-plugin=={jax.__version__}"
@@ -65,21 +64,21 @@ class Plan:
         text: of what was compiled last for a GPU, as XLA's compiler has made it.
 
     Args:
-        config: see configs/hecktor.py.
+        config: the settings, checked.
         target: `cpu` or a name of `isanet_jax.planning.targets.GPUS`.
     """
 
-    def __init__(self, config: dict, target: str):
-        self.config, self.text = copy.deepcopy(config), ""
-        if self.config["model"]["convolution"] == "auto":
+    def __init__(self, config: Config, target: str):
+        if config.model.convolution == "auto":
             form = "folded" if target == "cpu" else "native"
-            self.config["model"]["convolution"] = form
+            config = changed(config, {"model.convolution": form})
+        self.config, self.text = config, ""
         self.gpu: Gpu | None = GPUS.get(target)
         self.inputs = make_inputs(self.config)
-        self.mesh = target_mesh(target, config["mesh"]["data"], config["mesh"]["space"])
-        model = model_config(self.config)
-        self.optimizer = make_optimizer_from(make_schedule(self.config, 1), self.config)
-        self.graphdef, self._state = abstract_state(model, self.optimizer)
+        self.mesh = target_mesh(target, config.mesh.data, config.mesh.space)
+        schedule = make_schedule(config.optimizer, config.train.epochs, 1)
+        self.optimizer = make_optimizer(config.optimizer, schedule)
+        self.graphdef, self._state = abstract_state(systems.of_config(config), self.optimizer)
         self.parameters = systems.count_parameters(self._state.params)
 
     @property
@@ -99,7 +98,7 @@ class Plan:
                 self.optimizer,
                 mesh,
                 self.inputs,
-                loss=self.config["loss"],
+                loss=self.config.loss,
                 options=compiler_options(self.config, mesh),
             )
             state = _shaped(self._state, state_shardings(self._state, mesh))
@@ -109,8 +108,8 @@ class Plan:
 
     def prediction(self) -> StepCost:
         """What the real prediction of one volume needs; of `whole`, of one window."""
-        patch, whole = patch_of(self.config), self.config["data"]["fit"] == "whole"
-        shape = patch if whole else as_three(self.config["data"]["size"])
+        data = self.config.data
+        shape = data.patch_shape if data.is_whole else as_three(data.size)
         volume = jax.ShapeDtypeStruct((1, *shape), np.float32)
         images = dict.fromkeys(self.inputs.images, volume)
         # One volume: over the devices that share it.
@@ -121,9 +120,9 @@ class Plan:
                 self.graphdef,
                 mesh,
                 tuple(self.inputs.images.items()),
-                window=None if whole else patch,
+                window=None if data.is_whole else data.patch_shape,
                 of_volume=self.inputs.of_volume,
-                mirror=self.config["predict"]["mirror"],
+                mirror=self.config.predict.mirror,
                 options=compiler_options(self.config, mesh),
             )
             return predict.lower(_placed(self._state.params, mesh), images)
@@ -150,7 +149,7 @@ class Plan:
         """
         if self.gpu is None:
             return cost.flops / matrix_product_rate()
-        rate = 1e12 * self.gpu.tflops[self.config["model"]["dtype"]] * devices
+        rate = 1e12 * self.gpu.tflops[self.config.model.dtype] * devices
         return max(cost.flops / rate, cost.argument_bytes / self.gpu.bandwidth)
 
     def roofline(self, cost: StepCost) -> dict[str, float]:
@@ -161,7 +160,7 @@ class Plan:
         """
         if self.gpu is None:
             return {}
-        rate = 1e12 * self.gpu.tflops[self.config["model"]["dtype"]]
+        rate = 1e12 * self.gpu.tflops[self.config.model.dtype]
         return roofline_seconds(cost.operations, rate, self.gpu.bandwidth)
 
 

@@ -25,24 +25,16 @@ from isanet_jax.datasets.layout import Scan
 from isanet_jax.distributed.mesh import compiler_options, fill_up, make_mesh
 from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.files import is_bundle
-from isanet_jax.kinds import KINDS
+from isanet_jax.kinds import KINDS, WIDE, CtWindow
 from isanet_jax.network import systems
 from isanet_jax.network.whole_volume import over_windows
-from isanet_jax.pipeline.dataset import standardised, statistics_of
+from isanet_jax.pipeline.normalise import standardised, statistics_of
 from isanet_jax.prediction.rules import default_rules, parse_rules, read_rules
 from isanet_jax.prediction.windows import predict_windows
+from isanet_jax.runs.bundle import as_tree, read_bundle
+from isanet_jax.runs.checkpoint import check_version, load_params
 from isanet_jax.runtime import command
-from isanet_jax.training.bundle import as_tree, read_bundle
-from isanet_jax.training.checkpoint import check_version, load_params
-from isanet_jax.training.config import (
-    class_names,
-    ct_windows_of,
-    image_kinds,
-    input_shape,
-    model_config,
-    patch_of,
-    pet_scaling,
-)
+from isanet_jax.settings import Config, read_stored
 from isanet_jax.training.step import make_predict
 from isanet_jax.volume import Volume, bounds_mm
 
@@ -83,31 +75,28 @@ class Predictor:
             workdirs = [workdirs]
         predict_of = functools.cache(make_predict)  # runs of one config share what is compiled
         for workdir, graphdef, params, description in _loaded(workdirs, half, checkpoint):
-            config = description["config"]
+            config = read_stored(description["config"])
             mesh = make_mesh(*_devices_for(config))
             self.devices = math.lcm(self.devices, mesh.shape["data"])
             replicated = NamedSharding(mesh, PartitionSpec())
-            kinds, patch = image_kinds(config), patch_of(config)
-            pet_scale, of_volume = pet_scaling(config)
-            is_whole = config["data"]["fit"] == "whole"
+            data = config.data
             predict = predict_of(
                 graphdef,
                 mesh,
-                tuple(kinds.items()),
-                window=None if is_whole else patch,
-                of_volume=of_volume,
+                tuple(data.kinds.items()),
+                window=None if data.is_whole else data.patch_shape,
+                of_volume=data.pet_is_of_volume,
                 ct_windows=ct_windows_of(description),
-                mirror=config["predict"]["mirror"],
+                mirror=config.predict.mirror,
                 options=compiler_options(config, mesh),
             )
             placed = jax.device_put(params, replicated)
-            shape = input_shape(config)
-            member = _Member(predict, placed, kinds, of_volume, pet_scale, shape)
-            self._members.append(member)
+            self._members.append(_Member(predict, placed, config))
             self.descriptions.append(description)
             first, this = (
-                settings_of(d["preparation"]).to_json() | {"learnt": class_names(d["config"])}
-                for d in (self.descriptions[0], description)
+                settings_of(self.descriptions[i]["preparation"]).to_json()
+                | {"learnt": self._members[i].config.data.classes}
+                for i in (0, -1)
             )
             if this != first:
                 differences = ", ".join(
@@ -123,7 +112,7 @@ class Predictor:
         needed = {name for member in self._members for name in member.kinds}
         images = {name: kind for name, kind in prepared.images.items() if name in needed}
         self.settings = dataclasses.replace(prepared, images=images)
-        self.classes = class_names(self.descriptions[0]["config"])
+        self.classes = self._members[0].config.data.classes
         self.rules = self._rules(workdirs, rules)
         self.seen = self.descriptions[0].get("seen", {})
 
@@ -137,7 +126,7 @@ class Predictor:
 
     @property
     def networks(self) -> list[tuple[dict, dict]]:
-        """(description, parameters) of each, as `isanet_jax.training.bundle` takes them."""
+        """(description, parameters) of each, as `isanet_jax.runs.bundle` takes them."""
         members = zip(self.descriptions, self._members, strict=True)
         return [(description, member.params) for description, member in members]
 
@@ -183,7 +172,7 @@ class Predictor:
                 lambda windows, member=member: self._padded(member, windows, case, size),
                 images,
                 outside,
-                member.shape,
+                member.config.data.input_shape,
                 len(self.classes),
                 body=body,
                 batch=size,
@@ -267,24 +256,24 @@ class _Member(NamedTuple):
     Attributes:
         predict: compiled, of `isanet_jax.training.step.make_predict`.
         params: its parameters.
-        kinds: of its images, by name, in the order of its channels.
-        of_volume: whether it standardises the PET, by the volume that it is given.
-        pet_scale: of `isanet_jax.pipeline.dataset.PET_SCALES`.
-        shape: (D, H, W) of its input.
+        config: of its run.
     """
 
     predict: Callable
     params: dict
-    kinds: Mapping[str, str]
-    of_volume: bool
-    pet_scale: str
-    shape: tuple[int, int, int]
+    config: Config
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """Of its images, by name, in the order of its channels."""
+        return self.config.data.kinds
 
     def standardised(self, case):
         """A case's images, or windows of them, as this network is given them."""
         images = {name: case.images[name] for name in self.kinds}
-        known = statistics_of(case, self.kinds, self.pet_scale)
-        return standardised(images, known, self.kinds, of_volume=self.of_volume)[0]
+        known = statistics_of(case, self.kinds, self.config.data.pet_scale)
+        of_volume = self.config.data.pet_is_of_volume
+        return standardised(images, known, self.kinds, of_volume=of_volume)[0]
 
     def given(self, cases):
         """Cases of one shape together: name -> (n, D, H, W)."""
@@ -314,10 +303,16 @@ def check_finite(probability: np.ndarray, *, case: str, file=None) -> None:
 
 def _devices_for(config) -> tuple[int, int]:
     """The mesh (data, space) of all devices that predicts with a run of this config."""
-    devices, space = jax.device_count(), config["mesh"]["space"]
+    devices, space = jax.device_count(), config.mesh.space
     if 1 < space <= devices:  # its volumes may not fit one device
         return devices // space, space
     return devices, 1
+
+
+def ct_windows_of(description: dict) -> tuple[CtWindow, ...]:
+    """How a trained network is shown its CT; its description is of any version of this program."""
+    several = description.get("ct_windows") or [description.get("ct_window", WIDE)]
+    return tuple(CtWindow(*window) for window in several)
 
 
 def _loaded(workdirs, half, checkpoint):
@@ -336,8 +331,9 @@ def _loaded(workdirs, half, checkpoint):
 
 def _abstract(description, half):
     """A network's structure on the devices that there are, and the shapes of its parameters."""
-    data, space = _devices_for(description["config"])  # not those that it was trained on
-    model = model_config(description["config"] | {"mesh": {"data": data, "space": space}})
+    config = read_stored(description["config"])
+    _, space = _devices_for(config)  # not those that it was trained on
+    model = systems.of_config(config, is_split=space > 1)
     if half:
         model = dataclasses.replace(model, dtype="bfloat16")
     return systems.create_abstract(model)

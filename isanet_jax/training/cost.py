@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from isanet_jax.pipeline.dataset import Inputs, batch_shapes
+from isanet_jax.pipeline.inputs import Inputs, batch_shapes
 from isanet_jax.runtime import memory_bytes
 
 GIB = 2**30

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from isanet_jax.cases.ranges import scan_ranges
 from isanet_jax.distributed.mesh import make_mesh, place_batch
@@ -17,36 +18,48 @@ from isanet_jax.distributed.processes import first_process_first
 from isanet_jax.errors import IsaNetError
 from isanet_jax.files import replace_when_done
 from isanet_jax.locks import only_here
+from isanet_jax.runs.checkpoint import Checkpoints, check_record
+from isanet_jax.runs.folder import claim_workdir, compare_workdir
+from isanet_jax.runs.log import NoLog, RunLog
+from isanet_jax.runs.track import Tracker, tracker_package
 from isanet_jax.runtime import CLOCKS, command, return_memory, seconds_by
-from isanet_jax.training.checkpoint import Checkpoints, check_record
-from isanet_jax.training.config import plain_config
-from isanet_jax.training.config_check import check_config
-from isanet_jax.training.log import NoLog, RunLog
+from isanet_jax.settings import Config, to_dict
+from isanet_jax.training.check import check_config
 from isanet_jax.training.optimizer import averaged
 from isanet_jax.training.profile import StepTrace
-from isanet_jax.training.run import build_run, check_labels, compile_step, load_cohort, split_cohort
+from isanet_jax.training.setup import (
+    check_labels,
+    compile_step,
+    load_cohort,
+    set_up,
+    split_cohort,
+)
 from isanet_jax.training.start import started_from
 from isanet_jax.training.step import not_finite
 from isanet_jax.training.stop import StopRequest, interruptibly
-from isanet_jax.training.track import Tracker, tracker_package
 from isanet_jax.training.validate import validate
-from isanet_jax.training.workdir import claim_workdir, compare_workdir
 
 _KEPT_SHARE = 0.9  # of an exponential average, at each validation (nnU-Net)
 
 
-def train(config, workdir: Path, *, profiled_steps: int = 0, track: str | None = None) -> bool:
+def train(
+    config: Config | ConfigDict | dict,
+    workdir: Path,
+    *,
+    profiled_steps: int = 0,
+    track: str | None = None,
+) -> bool:
     """Trains until the last epoch, or resumes where an earlier call was stopped.
 
     With several processes (`isanet_jax.distributed.processes`), each calls it with the same
     arguments.
 
     Args:
-        config: a ConfigDict or a dict, see configs/hecktor.py.
+        config: the settings.
         workdir: gets config.json, checkpoints/, metrics.jsonl and tensorboard/.
         profiled_steps: how many steps are traced into profile/; see
             `isanet_jax.training.profile`.
-        track: a name of `isanet_jax.training.track.TRACKERS`, that records the run, too.
+        track: a name of `isanet_jax.runs.track.TRACKERS`, that records the run, too.
 
     Returns:
         Whether the training is complete; False where a signal stopped it.
@@ -56,12 +69,11 @@ def train(config, workdir: Path, *, profiled_steps: int = 0, track: str | None =
             in the folder.
         IsaNetError: the loss, the parameters or a probability are not finite.
     """
-    config = plain_config(config)
-    check_config(config)
+    config = check_config(config)
     if track:
         tracker_package(track)
     workdir = Path(workdir)
-    mesh = make_mesh(config["mesh"]["data"], config["mesh"]["space"])
+    mesh = make_mesh(config.mesh.data, config.mesh.space)
 
     def look():
         compare_workdir(workdir, config)
@@ -82,17 +94,17 @@ def _train_alone(config, workdir, mesh, cohort, *, profiled_steps, track):
     """`train`, in a folder that no other program trains in."""
     is_first = jax.process_index() == 0
     began = {clock: seconds_by(clock) for clock in CLOCKS}
-    run, state = build_run(config, cohort, mesh)
-    parts = run.parts
+    training, state = set_up(config, cohort, mesh)
+    parts = training.parts
     info = {
-        "config": config,
+        "config": to_dict(config),
         "preparation": cohort.settings,
         "seen": scan_ranges(cohort, parts.train),
-        "ct_windows": [list(window) for window in run.inputs.ct_windows],
+        "ct_windows": [list(window) for window in training.inputs.ct_windows],
         "split": {"train": parts.train, "selection": parts.selection, "test": parts.test},
     }
     with (
-        contextlib.closing(run.batches()) as batches,
+        contextlib.closing(training.batches()) as batches,
         Checkpoints(workdir, info=info) as checkpoints,
         StopRequest() as stop,
     ):
@@ -104,29 +116,31 @@ def _train_alone(config, workdir, mesh, cohort, *, profiled_steps, track):
             batches.set_state(progress["data"])
             if progress["best_epoch"]:
                 checkpoints.check_best()
-        elif config["init"]:
-            params, said = started_from(config["init"], state.params)
+        elif config.init:
+            params, said = started_from(config.init, state.params)
             state = state._replace(params=params)
             print(said)
         # As if what earlier calls took had been just before this one.
         began = {clock: began[clock] - progress["seconds"][clock] for clock in CLOCKS}
         step = int(state.step)
-        if step >= run.total_steps:
+        if step >= training.total_steps:
             print(f"{workdir} is trained already; next: {command('eval')} --workdir {workdir}")
             return True
         if step:
-            print(f"resuming from step {step} (epoch {step // run.steps_per_epoch + 1})")
+            print(f"resuming from step {step} (epoch {step // training.steps_per_epoch + 1})")
         print("compiling the train step: this takes a while the first time ...", flush=True)
-        compiled = interruptibly(partial(compile_step, run, state))
-        run = dataclasses.replace(run, train_step=compiled)
+        compiled = interruptibly(partial(compile_step, training, state))
+        training = dataclasses.replace(training, train_step=compiled)
         first_process_first(
             partial(claim_workdir, workdir, config)
         )  # nothing refuses the config any more
-        tracker = Tracker(track, workdir, config) if track and is_first else None
-        record = RunLog(workdir, step, run.total_steps, run.steps_per_epoch, tracker=tracker)
+        tracker = Tracker(track, workdir, to_dict(config)) if track and is_first else None
+        record = RunLog(
+            workdir, step, training.total_steps, training.steps_per_epoch, tracker=tracker
+        )
         with record if is_first else NoLog() as log:
             return _train_steps(
-                run,
+                training,
                 state,
                 progress,
                 began,
@@ -139,7 +153,9 @@ def _train_alone(config, workdir, mesh, cohort, *, profiled_steps, track):
             )
 
 
-def _train_steps(run, state, progress, began, *, workdir, batches, checkpoints, stop, log, trace):
+def _train_steps(
+    training, state, progress, began, *, workdir, batches, checkpoints, stop, log, trace
+):
     """Steps from the state's on, until the last (True) or until a stop is requested (False).
 
     A step's metrics are read when the next one has been started, and its batch is on the device
@@ -147,16 +163,16 @@ def _train_steps(run, state, progress, began, *, workdir, batches, checkpoints, 
     """
     step = int(state.step)
     batch_now = _next_batch(batches, stop)
-    placed, unread = place_batch(batch_now, run.mesh), None
-    reader = _Reader(run, workdir, stop, log, trace, saved=step)
-    while step < run.total_steps:
+    placed, unread = place_batch(batch_now, training.mesh), None
+    reader = _Reader(training, workdir, stop, log, trace, saved=step)
+    while step < training.total_steps:
         progress["data"] = batches.get_state()  # the iterator's place after this step's batch
-        state, metrics = run.train_step(state, placed)
+        state, metrics = training.train_step(state, placed)
         step, stop.has_steps = step + 1, True
         # The step runs on its own; the next batch is fetched and copied meanwhile.
         asked = time.perf_counter()
         upcoming = _next_batch(batches, stop)
-        placed = place_batch(upcoming, run.mesh)
+        placed = place_batch(upcoming, training.mesh)
         # The device has waited only if its step was done before the batch came: at most so long.
         waited = time.perf_counter() - asked if metrics["loss"].is_ready() else 0.0
         if unread:
@@ -164,25 +180,25 @@ def _train_steps(run, state, progress, began, *, workdir, batches, checkpoints, 
         unread = _Started(step, metrics, batch_now, waited)
         batch_now = upcoming
 
-        epoch, within = divmod(step, run.steps_per_epoch)
-        is_due = within == 0 and epoch % run.config["train"]["validate_every"] == 0
-        is_due |= step == run.total_steps
+        epoch, within = divmod(step, training.steps_per_epoch)
+        is_due = within == 0 and epoch % training.config.train.validate_every == 0
+        is_due |= step == training.total_steps
         reason = stop.reason  # may change at any time
         if is_due or reason:
             reader.read(unread)
             unread = None
             _check_parameters(state, step, reader.saved)
             if is_due:
-                _select(run, state, progress, step, epoch, log=log, checkpoints=checkpoints)
+                _select(training, state, progress, step, epoch, log=log, checkpoints=checkpoints)
                 reason = reason or stop.reason
             log.flush()
             progress["seconds"] = {clock: seconds_by(clock) - began[clock] for clock in CLOCKS}
             checkpoints.save_latest(step, state, progress)
             return_memory()  # of the validation and of what was written
             reader.start_again(saved=step)
-        if (reason or step == run.total_steps) and (message := trace.stop()):
+        if (reason or step == training.total_steps) and (message := trace.stop()):
             log.message(message)
-        if reason and step < run.total_steps:
+        if reason and step < training.total_steps:
             checkpoints.close()
             log.message(
                 f"stopped on {reason} after step {step}, saved; the same command resumes from here"
@@ -191,10 +207,10 @@ def _train_steps(run, state, progress, began, *, workdir, batches, checkpoints, 
     checkpoints.check_best()
     checkpoints.close()
     best, following = "the last checkpoint counts", f"{command('eval')} --workdir {workdir}"
-    if run.parts.selection:
+    if training.parts.selection:
         best = f"best validation DSC {progress['best_dsc']:.4f} in epoch {progress['best_epoch']}"
-    elif not run.parts.test:
-        best = f"all {len(run.parts.train)} cases were trained on, and none is left to score"
+    elif not training.parts.test:
+        best = f"all {len(training.parts.train)} cases were trained on, and none is left to score"
         following = f"{command('predict')} --workdir {workdir} --ct CT --pet PET --output MASK"
     log.message(f"done: {best}; next: {following}")
     return True
@@ -216,8 +232,14 @@ class _Reader:
         saved: the last step that a checkpoint has.
     """
 
-    def __init__(self, run, workdir, stop, log, trace, *, saved):
-        self.run, self.workdir, self.stop, self.log, self.trace = run, workdir, stop, log, trace
+    def __init__(self, training, workdir, stop, log, trace, *, saved):
+        self.training, self.workdir, self.stop, self.log, self.trace = (
+            training,
+            workdir,
+            stop,
+            log,
+            trace,
+        )
         self.start_again(saved=saved)
 
     def start_again(self, *, saved):
@@ -229,13 +251,15 @@ class _Reader:
         metrics = {name: float(value) for name, value in late.metrics.items()}
         self.stop.is_agreed = bool(metrics.pop("stop", False))
         if not np.isfinite(metrics["loss"]):
-            raise _not_finite(self.workdir, late, self.run.parts.train, metrics, saved=self.saved)
+            raise _not_finite(
+                self.workdir, late, self.training.parts.train, metrics, saved=self.saved
+            )
         before, self._clock = self._clock, time.perf_counter()
         self.log.step(
             late.step,
             metrics,
-            self.run.schedule(late.step - 1),
-            cases=self.run.config["train"]["batch"],
+            self.training.schedule(late.step - 1),
+            cases=self.training.config.train.batch,
             seconds=self._clock - before,
             waited=late.waited,
         )
@@ -243,18 +267,18 @@ class _Reader:
             self.log.message(message)
 
 
-def _select(run, state, progress, step, epoch, *, log, checkpoints):
+def _select(training, state, progress, step, epoch, *, log, checkpoints):
     """Validates, and keeps the state where it is the best so far."""
-    if not run.parts.selection and step < run.total_steps:
+    if not training.parts.selection and step < training.total_steps:
         return  # nothing to choose by: the last is the best
-    params = averaged(state.params, state.opt_state, run.config["optimizer"]["average"])
-    if not run.parts.selection:
+    params = averaged(state.params, state.opt_state, training.config.optimizer.average)
+    if not training.parts.selection:
         progress |= {"best_dsc": None, "best_epoch": epoch}
         checkpoints.save_best(step, state._replace(params=params), progress)
         return
-    dsc = validate(run, params, epoch, show=log.picture and partial(log.picture, step))
+    dsc = validate(training, params, epoch, show=log.picture and partial(log.picture, step))
     value = dsc["mean"]
-    if run.config["train"]["validate_on"] == "patches":
+    if training.config.train.validate_on == "patches":
         # Of few patches, a single validation is mostly luck.
         before = progress.get("average_dsc", value)
         value = progress["average_dsc"] = _KEPT_SHARE * before + (1 - _KEPT_SHARE) * value

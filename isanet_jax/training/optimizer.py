@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from isanet_jax.settings.table import Optimizer
 from isanet_jax.training.schedule import cosine_schedule, poly_schedule, restart_schedule
-
-OPTIMIZERS = ("adam", "adamw", "sgd")
 
 
 class WeightAverage(NamedTuple):
@@ -55,68 +54,43 @@ def _without_zeros(state, decay):
     return jax.tree.map(lambda x: x / share, state.sum)
 
 
-def make_optimizer(
-    schedule: optax.Schedule,
-    *,
-    name="adam",
-    b1=0.9,
-    b2=0.99,
-    momentum=0.99,
-    weight_decay=0.0,
-    clip_norm=0.0,
-    average=0.0,
-) -> optax.GradientTransformation:
+def make_optimizer(settings: Optimizer, schedule: optax.Schedule) -> optax.GradientTransformation:
     """Adam as in the paper, AdamW, or nnU-Net's SGD with Nesterov momentum.
 
     Args:
+        settings: `weight_decay` is an L2 penalty, added to the gradient; of AdamW, taken off the
+            weights (Loshchilov and Hutter 2019). The others as their texts say.
         schedule: step -> learning rate.
-        name: see `OPTIMIZERS`.
-        b1, b2: Adam's momentum factors.
-        momentum: of SGD.
-        weight_decay: L2 penalty, added to the gradient; of AdamW, taken off the weights
-            (Loshchilov and Hutter 2019); 0: none.
-        clip_norm: largest norm of the whole gradient; 0: not clipped.
-        average: decay of `average_weights`; 0: none is kept.
     """
     parts = []
-    if clip_norm:
-        parts.append(optax.clip_by_global_norm(clip_norm))
-    if weight_decay and name != "adamw":
-        parts.append(optax.add_decayed_weights(weight_decay))
-    if name == "sgd":
-        parts.append(optax.sgd(schedule, momentum=momentum, nesterov=True))
-    elif name == "adamw":
-        parts.append(optax.adamw(schedule, b1=b1, b2=b2, weight_decay=weight_decay))
+    if settings.clip_norm:
+        parts.append(optax.clip_by_global_norm(settings.clip_norm))
+    if settings.weight_decay and settings.name != "adamw":
+        parts.append(optax.add_decayed_weights(settings.weight_decay))
+    if settings.name == "sgd":
+        parts.append(optax.sgd(schedule, momentum=settings.momentum, nesterov=True))
+    elif settings.name == "adamw":
+        decay = {"weight_decay": settings.weight_decay}
+        parts.append(optax.adamw(schedule, b1=settings.b1, b2=settings.b2, **decay))
     else:
-        parts.append(optax.adam(schedule, b1=b1, b2=b2))
-    if average:
-        parts.append(average_weights(average))
+        parts.append(optax.adam(schedule, b1=settings.b1, b2=settings.b2))
+    if settings.average:
+        parts.append(average_weights(settings.average))
     return optax.chain(*parts)
 
 
-def make_schedule(config: dict, steps_per_epoch: int) -> optax.Schedule:
-    """The config's learning rate: step -> rate."""
-    settings = config["optimizer"]
-    peak = settings["peak_learning_rate"]
-    epochs = config["train"]["epochs"]
-    if settings["schedule"] == "cosine":
-        return cosine_schedule(
-            peak=peak,
-            floor=settings["floor_learning_rate"],
-            warmup_steps=settings["warmup_epochs"] * steps_per_epoch,
-            steps=epochs * steps_per_epoch,
-        )
-    if settings["schedule"] == "poly":
+def make_schedule(settings: Optimizer, epochs: int, steps_per_epoch: int) -> optax.Schedule:
+    """The learning rate of a training of so many epochs: step -> rate."""
+    peak, floor = settings.peak_learning_rate, settings.floor_learning_rate
+    if settings.schedule == "cosine":
+        warmup_steps = settings.warmup_epochs * steps_per_epoch
+        steps = epochs * steps_per_epoch
+        return cosine_schedule(peak=peak, floor=floor, warmup_steps=warmup_steps, steps=steps)
+    if settings.schedule == "poly":
         return poly_schedule(peak=peak, epochs=epochs, steps_per_epoch=steps_per_epoch)
     return restart_schedule(
         peak=peak,
-        floor=settings["floor_learning_rate"],
-        restart_epochs=settings["restart_epochs"],
+        floor=floor,
+        restart_epochs=settings.restart_epochs,
         steps_per_epoch=steps_per_epoch,
     )
-
-
-def make_optimizer_from(schedule: optax.Schedule, config: dict) -> optax.GradientTransformation:
-    """The config's optimiser."""
-    names = ("name", "b1", "b2", "momentum", "weight_decay", "clip_norm", "average")
-    return make_optimizer(schedule, **{name: config["optimizer"][name] for name in names})

@@ -3,8 +3,6 @@
 import jax.numpy as jnp
 import optax
 
-SCHEDULES = ("restart", "poly", "cosine")
-
 
 def restart_schedule(
     *, peak: float, floor: float, restart_epochs: int, steps_per_epoch: int

@@ -6,9 +6,9 @@ import numpy as np
 from isanet_jax.errors import CheckpointError, ConfigError
 from isanet_jax.files import is_bundle
 from isanet_jax.network import systems
-from isanet_jax.training.bundle import named_arrays, read_bundle
-from isanet_jax.training.checkpoint import check_version, load_params
-from isanet_jax.training.config import model_config
+from isanet_jax.runs.bundle import named_arrays, read_bundle
+from isanet_jax.runs.checkpoint import check_version, load_params
+from isanet_jax.settings import read_stored
 
 _LEAST_SHARE = 0.25  # of a network's arrays: fewer are alike by chance
 
@@ -30,7 +30,7 @@ def trained_arrays(path) -> dict[str, np.ndarray]:
         return networks[0][1]
 
     def abstract(description):
-        return systems.create_abstract(model_config(description["config"]))[1]
+        return systems.create_abstract(systems.of_config(read_stored(description["config"])))[1]
 
     params, _ = load_params(path, abstract)
     return {name: np.asarray(array) for name, array in named_arrays(params)}

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,30 +13,20 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from isanet_jax.distributed.mesh import state_shardings, whole_value
 from isanet_jax.distributed.placement import on_each_device, on_parts, over_mesh
 from isanet_jax.kinds import WIDE, CtWindow
+from isanet_jax.losses import segmentation_loss
 from isanet_jax.network import systems
 from isanet_jax.network.whole_volume import mirrored, windowed
-from isanet_jax.pipeline.augment import augment, normalise, normalised
-from isanet_jax.pipeline.dataset import Inputs
+from isanet_jax.pipeline.augment import augment
+from isanet_jax.pipeline.inputs import Inputs
 from isanet_jax.pipeline.intensity import change_intensity
-from isanet_jax.training.losses import segmentation_loss
+from isanet_jax.pipeline.normalise import normalise, normalised
+from isanet_jax.runs.checkpoint import TrainState
+from isanet_jax.settings.table import Loss
 
 # Of a step whose volumes are split. XLA's GPU scheduler moves operations away from where memory is
 # least in use, to overlap them with the exchange of planes: 4 % more memory with remat=blocks
 # (docs/distributed.md). It is left out: volumes are split for memory.
 _FOR_MEMORY = {"xla_disable_hlo_passes": "latency-hiding-scheduler"}
-
-
-class TrainState(NamedTuple):
-    """Everything that a step changes, and the key the parameters were drawn from.
-
-    `key` is the raw data of a `jax.random.key`: all randomness of the run follows from it and
-    from the data iterator's seed.
-    """
-
-    params: dict
-    opt_state: optax.OptState
-    step: jax.Array
-    key: jax.Array
 
 
 def not_finite(tree) -> list[str]:
@@ -69,7 +58,7 @@ def abstract_state(model_config, optimizer) -> tuple[nnx.GraphDef, TrainState]:
 
 
 def make_train_step(
-    graphdef, optimizer, mesh: Mesh, inputs: Inputs, *, loss: dict, options: tuple = ()
+    graphdef, optimizer, mesh: Mesh, inputs: Inputs, *, loss: Loss, options: tuple = ()
 ) -> Callable:
     """Compiles (state, batch) -> (state, metrics); the state's memory is reused.
 
@@ -79,17 +68,17 @@ def make_train_step(
         mesh: the batch is split over its `data` axis, its volumes' depth over `space`; the state
             lies as `isanet_jax.distributed.mesh.state_shardings` says.
         inputs: what a batch holds, see `isanet_jax.pipeline.dataset.training_data`.
-        loss: settings of `isanet_jax.training.losses.segmentation_loss`.
+        loss: the settings of it.
         options: of the compiler, see `isanet_jax.distributed.mesh.compiler_options`.
 
     Returns:
-        The step. Its metrics are scalars: loss, dice_loss, focal_loss; and stop, where the batch
-        has it: whether any element of it is True.
+        The step. Its metrics are scalars: loss and its parts; and stop, where the batch has it:
+        whether any element of it is True.
     """
     network = on_parts(partial(systems.apply, graphdef), mesh)
 
     def loss_fn(params, image, label, ignored):
-        return segmentation_loss(network(params, image), label, ignored=ignored, **loss)
+        return segmentation_loss(network(params, image), label, loss, ignored)
 
     def step(state, batch):
         # Rotation reads a whole volume, which every device has, for the part that it keeps.
@@ -141,7 +130,7 @@ def make_predict(
 ) -> Callable:
     """Compiles (params, images) -> probability (B, D, H, W, classes).
 
-    The images are name -> (B, D, H, W), see `isanet_jax.pipeline.dataset.standardised`.
+    The images are name -> (B, D, H, W), see `isanet_jax.pipeline.normalise.standardised`.
 
     Args:
         graphdef: the network's structure.
@@ -149,7 +138,7 @@ def make_predict(
             depth is split over `space`.
         kinds: (name, kind) of the images, in the order of the network's channels.
         window: (3,) that the network sees at once; None: the whole.
-        of_volume, ct_windows: see `isanet_jax.pipeline.augment.normalise`.
+        of_volume, ct_windows: see `isanet_jax.pipeline.normalise.normalise`.
         mirror: take the mean over the eight mirror images (nnU-Net's test-time augmentation).
         options: of the compiler, see `isanet_jax.distributed.mesh.compiler_options`.
     """

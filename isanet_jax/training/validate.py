@@ -10,19 +10,15 @@ from isanet_jax.distributed.mesh import batch_part, fill_up, local_rows, place_b
 from isanet_jax.errors import IsaNetError
 from isanet_jax.kinds import KINDS
 from isanet_jax.network.whole_volume import over_windows
-from isanet_jax.pipeline.dataset import (
-    evaluation_data,
-    standardised,
-    statistics_of,
-    training_data,
-)
+from isanet_jax.pipeline.dataset import evaluation_data, training_data
+from isanet_jax.pipeline.normalise import standardised, statistics_of
 from isanet_jax.training.picture import PICTURED, picture
-from isanet_jax.training.run import Run
+from isanet_jax.training.setup import Training
 
 _PATCHES = 50  # of a validation on patches, as in nnU-Net
 
 
-def validate(run: Run, params, epoch: int, *, show=None) -> dict:
+def validate(training: Training, params, epoch: int, *, show=None) -> dict:
     """DSC at threshold 0.5, of whole cases or of patches, as `train.validate_on` says.
 
     Of cases: on the case grid, spread over the mesh's `data` axis; two empty masks count 1. Of
@@ -30,7 +26,7 @@ def validate(run: Run, params, epoch: int, *, show=None) -> dict:
     the DSC of each class is of the voxels of all of them together.
 
     Args:
-        run, params, epoch: what is validated, and when.
+        training, params, epoch: what is validated, and when.
         show: called with the ID and a picture of each of the first cases; None: none are drawn.
 
     Returns:
@@ -40,11 +36,11 @@ def validate(run: Run, params, epoch: int, *, show=None) -> dict:
     Raises:
         IsaNetError: a probability is not finite.
     """
-    if run.config["train"]["validate_on"] == "patches":
-        return _validate_patches(run, params, epoch)
-    cases, classes = run.parts.selection, run.inputs.classes
-    count = _count_windows if run.config["data"]["fit"] == "whole" else _count_volumes
-    both = count(run, params, cases, show)
+    if training.config.train.validate_on == "patches":
+        return _validate_patches(training, params, epoch)
+    cases, classes = training.parts.selection, training.inputs.classes
+    count = _count_windows if training.config.data.is_whole else _count_volumes
+    both = count(training, params, cases, show)
     scores = {case: [_dice(*counts) for counts in both[i].tolist()] for i, case in enumerate(cases)}
     by_case = {case: float(np.mean(of_case)) for case, of_case in scores.items()}
     means = np.mean(list(scores.values()), 0)
@@ -55,25 +51,24 @@ def validate(run: Run, params, epoch: int, *, show=None) -> dict:
     }
 
 
-def _validate_patches(run, params, epoch):
+def _validate_patches(training, params, epoch):
     """See `validate`; each process reads its part of every batch."""
-    rows, classes = run.mesh.shape["data"], run.inputs.classes
-    settings = run.config["augment"]
-    share = settings["tumour_patch_probability"]
-    plain = {name: 0.0 if name.endswith("probability") else v for name, v in settings.items()}
+    rows, classes = training.mesh.shape["data"], training.inputs.classes
     data = training_data(
-        run.cohort,
-        run.parts.selection,
-        run.inputs._replace(read=run.inputs.shape),
+        training.cohort,
+        training.parts.selection,
+        training.inputs._replace(read=training.inputs.shape),
         batch=rows,
-        seed=int(np.random.SeedSequence([run.config["seed"], epoch]).generate_state(1)[0]),
-        augment=plain | {"tumour_patch_probability": share},
-        part=batch_part(run.mesh),
+        seed=int(np.random.SeedSequence([training.config.seed, epoch]).generate_state(1)[0]),
+        augment=training.config.augment.without,
+        part=batch_part(training.mesh),
     )
     both = np.zeros((len(classes), 2), np.int64)
     with contextlib.closing(iter(data)) as batches:
         for batch in islice(batches, -(-_PATCHES // rows)):
-            found = local_rows(run.predict(params, place_batch(batch["images"], run.mesh)))
+            found = local_rows(
+                training.predict(params, place_batch(batch["images"], training.mesh))
+            )
             _check_finite(found, "a validation patch")
             known = batch["ignored"] == 0 if "ignored" in batch else True
             for index, name in enumerate(classes):
@@ -91,75 +86,75 @@ def _dice(total, common):
     return 2 * common / total if total else 1.0
 
 
-def _count_volumes(run, params, cases, show):
+def _count_volumes(training, params, cases, show):
     """Index of a case -> (classes, 2), see `_counts`: whole volumes, spread over the devices."""
-    rows, (part, parts) = run.mesh.shape["data"], batch_part(run.mesh)
+    rows, (part, parts) = training.mesh.shape["data"], batch_part(training.mesh)
     each = rows // parts  # cases of this process at a time
     # The last case fills up the last batch.
     own = [i for i in range(-(-len(cases) // rows) * rows) if i // each % parts == part]
     names = [cases[min(i, len(cases) - 1)] for i in own]
-    stored = iter(evaluation_data(run.cohort, names, run.inputs.images))
+    stored = iter(evaluation_data(training.cohort, names, training.inputs.images))
     counts = []
     while batch := [case for _, case in islice(stored, each)]:
-        given = [_given(run, case)[0] for case in batch]
-        images = {name: np.stack([one[name] for one in given]) for name in run.inputs.images}
-        found = local_rows(run.predict(params, place_batch(images, run.mesh)))
-        counts += [_counts(run, *both) for both in zip(batch, found, strict=True)]
+        given = [_given(training, case)[0] for case in batch]
+        images = {name: np.stack([one[name] for one in given]) for name in training.inputs.images}
+        found = local_rows(training.predict(params, place_batch(images, training.mesh)))
+        counts += [_counts(training, *both) for both in zip(batch, found, strict=True)]
         for case, probability in zip(batch, found, strict=True):
-            _show(run, case, probability, cases, show)
+            _show(training, case, probability, cases, show)
     table = np.concatenate([np.array(own)[:, None], np.reshape(counts, (len(own), -1))], 1)
     of_all = multihost_utils.process_allgather(table.astype(np.int32))
     rows_of_all = of_all.reshape(-1, table.shape[1])
     return {row[0]: np.reshape(row[1:], (-1, 2)) for row in rows_of_all}
 
 
-def _count_windows(run, params, cases, show):
+def _count_windows(training, params, cases, show):
     """The same of cases of any shape, one after the other: its windows are spread."""
-    rows, (part, parts) = run.mesh.shape["data"], batch_part(run.mesh)
+    rows, (part, parts) = training.mesh.shape["data"], batch_part(training.mesh)
     own = slice(part * (rows // parts), (part + 1) * (rows // parts))
 
     def predict(images):
         count = len(next(iter(images.values())))
         images = {name: x[own] for name, x in fill_up(images, rows).items()}
-        found = local_rows(run.predict(params, place_batch(images, run.mesh)))
+        found = local_rows(training.predict(params, place_batch(images, training.mesh)))
         if parts > 1:
             found = multihost_utils.process_allgather(found).reshape(-1, *found.shape[1:])
         return found[:count]
 
     counts = {}
-    stored = evaluation_data(run.cohort, cases, run.inputs.images)
-    window, classes = run.inputs.shape, len(run.inputs.classes)
+    stored = evaluation_data(training.cohort, cases, training.inputs.images)
+    window, classes = training.inputs.shape, len(training.inputs.classes)
     for index, (_, case) in enumerate(stored):
-        images, outside = _given(run, case)
-        name, kind = next(iter(run.inputs.images.items()))
+        images, outside = _given(training, case)
+        name, kind = next(iter(training.inputs.images.items()))
         body = KINDS[kind].body(case.images[name])
         found = over_windows(predict, images, outside, window, classes, body=body, batch=rows)
-        counts[index] = np.array(_counts(run, case, found))
-        _show(run, case, found, cases, show)
+        counts[index] = np.array(_counts(training, case, found))
+        _show(training, case, found, cases, show)
     return counts
 
 
-def _show(run, case, probability, cases, show):
+def _show(training, case, probability, cases, show):
     if show is not None and (name := case.meta["case"]) in cases[:PICTURED]:
-        show(name, picture(case.images, probability, case.masks(run.inputs.classes)))
+        show(name, picture(case.images, probability, case.masks(training.inputs.classes)))
 
 
-def _given(run, case):
+def _given(training, case):
     """Images as the device is given them, and what they are beyond their fields."""
     return standardised(
         case.images,
-        statistics_of(case, run.inputs.images, run.inputs.pet_scale),
-        run.inputs.images,
-        of_volume=run.inputs.of_volume,
+        statistics_of(case, training.inputs.images, training.inputs.pet_scale),
+        training.inputs.images,
+        of_volume=training.inputs.of_volume,
     )
 
 
-def _counts(run, case, probability):
+def _counts(training, case, probability):
     """(classes, 2): the voxels of both masks together, and those that they share."""
     _check_finite(probability, f"the validation case {case.meta['case']}")
     known = True if case.ignored is None else ~case.ignored
     counts = []
-    for index, label in enumerate(case.masks(run.inputs.classes).values()):
+    for index, label in enumerate(case.masks(training.inputs.classes).values()):
         mask, truth = (probability[..., index] >= 0.5) & known, label & known
         counts.append((mask.sum() + truth.sum(), (mask & truth).sum()))
     return counts

@@ -16,8 +16,8 @@ from isanet_jax.comparison.resources import Resources
 from isanet_jax.errors import ConfigError
 from isanet_jax.files import write_json
 from isanet_jax.prediction.predictor import Predictor
-from isanet_jax.training.checkpoint import read_progress
-from isanet_jax.training.config import plain_config
+from isanet_jax.runs.checkpoint import read_progress
+from isanet_jax.settings import changed, to_dict
 from tests.conftest import small_config
 
 COST = {"start_s": 10.0, "epoch_s": 10.0, "validation_s": 1.0}
@@ -25,7 +25,7 @@ COST = {"start_s": 10.0, "epoch_s": 10.0, "validation_s": 1.0}
 
 @pytest.fixture
 def comparison(cohort_folder):
-    base = plain_config(small_config(cohort_folder))
+    base = to_dict(small_config(cohort_folder))
     methods = {
         name: {"label": name, "settings": {"model": {"width": width}}, "published": {}}
         for name, width in (("narrow", 2), ("wide", 4))
@@ -44,10 +44,10 @@ def test_what_fits_is_trained(comparison, tmp_path, capsys):
     assert comparison == before  # it is another's
     trained = {cell.method: cell.config for cell in make_cells(found, tmp_path)}
     # (60 - 10 - 5 x 1) s over 10 and over 3
-    assert trained["narrow"]["train"]["epochs"] == 4
-    assert trained["wide"]["train"]["epochs"] == 15
-    assert trained["wide"]["train"]["validate_every"] == 3
-    assert trained["narrow"]["optimizer"]["restart_epochs"] <= 4
+    assert trained["narrow"].train.epochs == 4
+    assert trained["wide"].train.epochs == 15
+    assert trained["wide"].train.validate_every == 3
+    assert trained["narrow"].optimizer.restart_epochs <= 4
     assert "narrow: 10 s to start, 10.0 s an epoch" in capsys.readouterr().out
     assert (
         budget.within_budget(comparison | {"cpu_minutes": 0}, tmp_path)["methods"]
@@ -64,16 +64,15 @@ def test_the_networks_of_an_ensemble_share_the_time_and_predict_together(
     comparison |= {"order": ["narrow"], "reference": "narrow", "folds": (0,), "seeds": (3,)}
     found = budget.within_budget(comparison, tmp_path)
     cell = make_cells(found, tmp_path)[0]
-    assert cell.config["train"]["epochs"] == 5  # (30 - 10 - 5) s over 3
-    config = copy.deepcopy(cell.config)
-    config["train"] |= {"epochs": 1, "validate_every": 1}
-    config["selection"] = "nested"
-    members = [config | {"loss": member["loss"]} for member in cell.members]
+    assert cell.config.train.epochs == 5  # (30 - 10 - 5) s over 3
+    short = {"train.epochs": 1, "train.validate_every": 1, "selection": "nested"}
+    config = changed(cell.config, short)
+    members = [changed(member, short) for member in cell.members]
     assert run_cell(config, cell.folder, thresholds=False, members=members)
     both = [cell.folder / "member0", cell.folder / "member1"]
     seeds = [json.loads((run / "config.json").read_text())["seed"] for run in both]
     assert seeds == [6, 7]
-    predictor, cohort = Predictor(both), read_cohort(config["data"]["cases"])
+    predictor, cohort = Predictor(both), read_cohort(config.data.cases)
     # Each is chosen on other cases, which the others are trained on.
     first, second = (description["split"] for description in predictor.descriptions)
     assert not set(first["selection"]) & set(second["selection"])
@@ -106,7 +105,7 @@ def test_networks_that_would_not_learn_enough_are_left_out(comparison, tmp_path,
         comparison["methods"]["narrow"]["least_epochs"] = least
         found = budget.within_budget(comparison, tmp_path)
         cell = make_cells(found, tmp_path)[0]
-        assert (len(cell.members), cell.config["train"]["epochs"]) == (networks, epochs)
+        assert (len(cell.members), cell.config.train.epochs) == (networks, epochs)
         assert ("1 of its 3 networks" in capsys.readouterr().out) == (networks == 1)
     assert budget.networks_within(COST, 1.0, 0, 60) == 0
 
@@ -116,8 +115,8 @@ def test_snapshots_are_of_one_training_over_restarts(comparison, tmp_path):
     method |= {"members": [{}, {}], "snapshots": True}
     comparison |= {"order": ["narrow"], "reference": "narrow", "folds": (0,), "seeds": (3,)}
     cell = make_cells(comparison, tmp_path)[0]
-    config = copy.deepcopy(cell.config) | {"selection": "nested"}
-    config["train"] |= {"epochs": 1, "validate_every": 1}
+    short = {"train.epochs": 1, "train.validate_every": 1, "selection": "nested"}
+    config = changed(cell.config, short)
     options = {"members": [config, config], "snapshots": cell.snapshots}
     assert run_cell(config, cell.folder, thresholds=False, **options)
     both = [cell.folder / "member0", cell.folder / "member1"]
@@ -171,4 +170,4 @@ def test_a_gpus_time_is_shared_where_there_is_one(comparison, tmp_path, monkeypa
         write_json(tmp_path / name / "cost.json", COST)
     found = budget.within_budget(comparison, tmp_path)
     trained = [cell for cell in make_cells(found, tmp_path) if cell.method in comparison["order"]]
-    assert {cell.config["train"]["epochs"] for cell in trained} == {4}
+    assert {cell.config.train.epochs for cell in trained} == {4}

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from isanet_jax.comparison import grid, resources, runner
 from isanet_jax.comparison.grid import make_cells, with_systems
 from isanet_jax.comparison.runner import run_cells
 from isanet_jax.errors import ConfigError, DataError
-from isanet_jax.training.config import parse_command_line
+from isanet_jax.settings import changed
+from isanet_jax.settings.command_line import parse_command_line
 from tests.conftest import small_config
 
 ROOT = Path(__file__).parents[2]
@@ -53,15 +55,15 @@ def test_every_comparison_has_settings_that_work(path, options):
     assert len(cells) == methods * len(config["folds"])
     assert len({cell.folder for cell in cells}) == len(cells)
     if path.stem == "everything":
-        assert {cell.config["selection"] for cell in cells} == {"nested"}
+        assert {cell.config.selection for cell in cells} == {"nested"}
     if path.stem not in ("fits", "nodes", *OF_ONE_SIZE):
         size = 32 if "smoke" in options else 144
-        assert all(cell.config["data"]["size"] == size for cell in cells)
+        assert all(cell.config.data.size == size for cell in cells)
 
 
 def test_starting_from_a_model_is_compared_with_starting_from_nothing():
     cells = make_cells(comparison("finetune", "model.isanet"), Path("w"))
-    found = {(cell.method, cell.seed): cell.config["init"] for cell in cells}
+    found = {(cell.method, cell.seed): cell.config.init for cell in cells}
     of_method = {"drawn": "", "started": "model.isanet"}
     assert found == {(name, seed): init for name, init in of_method.items() for seed in range(3)}
     with pytest.raises(ConfigError, match="say what to start from"):
@@ -76,7 +78,7 @@ def test_the_papers_recipes_reach_the_cells():
     settings = {
         cell.method: cell.config for cell in make_cells(comparison("table3", "sts"), Path("w"))
     }
-    rates = {n: (s["optimizer"]["name"], s["optimizer"]["peak_learning_rate"])
+    rates = {n: (s.optimizer.name, s.optimizer.peak_learning_rate)
              for n, s in settings.items()}  # fmt: skip
     assert rates == {
         "iantsen2020": ("adam", 1e-4),
@@ -88,20 +90,20 @@ def test_the_papers_recipes_reach_the_cells():
     own = {
         cell.method: cell.config for cell in make_cells(comparison("table3", "sts,own"), Path("w"))
     }
-    assert own["xie2021"]["data"]["patch"] == 128
-    assert own["xie2021"]["optimizer"]["schedule"] == "poly"
-    assert own["xie2021"]["data"]["cases"] == "cases/sts"
+    assert own["xie2021"].data.patch == 128
+    assert own["xie2021"].optimizer.schedule == "poly"
+    assert own["xie2021"].data.cases == "cases/sts"
     assert own["isa"] == settings["isa"]
     fig6 = settings_of_methods("fig6", "sts")
-    assert fig6["alpha_inf"]["model"]["fusion_weights"] == [0.0, 1.0]
+    assert fig6["alpha_inf"].model.fusion_weights == (0.0, 1.0)
     table1 = settings_of_methods("table1")
-    assert table1["pet"]["model"]["modalities"] == ["pet"]
+    assert table1["pet"].model.modalities == ("pet",)
 
 
 def test_any_system_can_be_compared_by_its_name():
     config = with_systems(comparison("table2", "sts,smoke") | {"order": ["isa", "an2021"]})
     cells = [cell for cell in make_cells(config, Path("w")) if cell.method == "an2021"]
-    assert {cell.config["model"]["name"] for cell in cells} == {"an2021"}
+    assert {cell.config.model.name for cell in cells} == {"an2021"}
     assert config["methods"]["an2021"]["label"] == "an2021"
 
 
@@ -181,9 +183,9 @@ def test_cases_are_looked_at_before_anything_is_run(tmp_path, cohort_folder):
     cells = cells_in(tmp_path, order=["isa", "se"], folds=(0, 9))
     with pytest.raises(DataError, match=r"cases/sts32.*no such folder"):
         run_cells(cells)
-    for cell in cells:
-        cell.config["data"] |= small_config(cohort_folder)["data"]
-    cells[0].config["data"]["size"] = 32
+    data = {f"data.{name}": x for name, x in small_config(cohort_folder)["data"].items()}
+    cells = [replace(cell, config=changed(cell.config, data)) for cell in cells]
+    cells[0] = replace(cells[0], config=changed(cells[0].config, {"data.size": 32}))
     problems = grid.check_data(cells)
     assert problems.keys() == {"isa fold 0 seed 0", "isa fold 9 seed 0", "se fold 9 seed 0"}
     assert "prepared with size 16" in str(problems["isa fold 0 seed 0"])
@@ -195,7 +197,8 @@ def test_cases_are_looked_at_before_anything_is_run(tmp_path, cohort_folder):
 PARENT = """
 from isanet_jax.cli import compare as command
 from isanet_jax.comparison import grid, report, runner
-from isanet_jax.training.config import parse_command_line
+from isanet_jax.settings import changed
+from isanet_jax.settings.command_line import parse_command_line
 from tests.conftest import small_config
 from jax._src import xla_bridge
 config, workdir = parse_command_line(["c", "--config", "configs/compare/table3.py:sts,own"])
@@ -237,9 +240,9 @@ def test_the_time_that_is_left_is_of_trainings(tmp_path, capsys):
 @pytest.mark.usefixtures("stand_in")
 def test_a_folder_of_other_settings_is_a_failed_cell(tmp_path):
     run_cells(cells_in(tmp_path, order=["isa"]))
-    changed = cells_in(tmp_path, order=["isa"])
-    changed[0].config["train"]["epochs"] = 7
-    failures, *_ = run_cells(changed)
+    cells = cells_in(tmp_path, order=["isa"])
+    cells[0] = replace(cells[0], config=changed(cells[0].config, {"train.epochs": 7}))
+    failures, *_ = run_cells(cells)
     assert list(failures) == ["isa fold 0 seed 0"]
     assert "train.epochs: 25 there, 7 now" in failures["isa fold 0 seed 0"]
 

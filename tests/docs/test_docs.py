@@ -1,5 +1,6 @@
 """The site builds, its pages say what there is, and every command of a tutorial runs."""
 
+import html
 import importlib
 import importlib.util
 import json
@@ -17,6 +18,9 @@ from isanet_jax import cli
 from isanet_jax.datasets.phantom import make_phantom
 from isanet_jax.metrics import METRICS
 from isanet_jax.network import systems
+from isanet_jax.settings import Config
+from isanet_jax.settings.declare import thawed, value_of
+from isanet_jax.settings.read import DECLARED
 from isanet_jax.volume import write_volume
 from tests.dicom import make_dicom
 from tests.test_challenges import patient
@@ -45,8 +49,13 @@ def test_the_site_builds_strictly(tmp_path):
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(output)]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr[-3000:]
-    settings = (output / "reference" / "settings" / "index.html").read_text()
-    assert "optimizer.peak_learning_rate" in settings
+    settings = html.unescape((output / "reference" / "settings" / "index.html").read_text())
+    rows = dict(re.findall(r"<tr>\s*<td><code>([\w.]+)</code></td>(.*?)</tr>", settings, re.S))
+    assert rows.keys() == DECLARED.keys()
+    for name, row in rows.items():
+        default = thawed(value_of(Config(), name))
+        assert f"<code>{default!r}</code>" in row, name
+        assert DECLARED[name].text[1:].rstrip(".") in row, name
     commands = (output / "reference" / "commands" / "index.html").read_text()
     for name in cli.COMMANDS:
         assert f"isanet {name}" in commands

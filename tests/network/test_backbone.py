@@ -188,7 +188,7 @@ def test_alpha_zero_ignores_pet_and_alpha_infinity_ignores_the_ct_skips(generato
         ({"images": ("ct", "ct")}, "each image's name once"),
         ({"images": THREE, "fusion_weights": (1.0, 2.0)}, "for each of ct, pet, mr"),
         ({"classes": 0}, "at least one"),
-        ({"fusion_weights": (1.0, -1.0)}, "a factor >= 0"),
+        ({"fusion_weights": (1.0, -1.0)}, "it must be a number, 0 or more"),
         ({"dtype": "float16"}, "bfloat16"),
         ({"levels": 1}, "at least 2"),
         ({"decoder": "shared", "modalities": ("ct",)}, "needs several images"),

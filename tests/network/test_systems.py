@@ -11,11 +11,12 @@ import pytest
 
 from isanet_jax.cases.case import read_case
 from isanet_jax.errors import ConfigError
+from isanet_jax.losses import segmentation_loss
 from isanet_jax.network import systems
 from isanet_jax.network.blocks import network_input
 from isanet_jax.network.config import ModelConfig
-from isanet_jax.pipeline.augment import normalise
-from isanet_jax.training.losses import segmentation_loss
+from isanet_jax.pipeline.normalise import normalise
+from isanet_jax.settings.table import Loss
 
 OURS = [name for name in systems.SYSTEMS if name != "plain"]  # without the tests' own
 UNET = 12_556_849  # the two-branch backbone, see test_backbone.py
@@ -182,7 +183,6 @@ def tiny(name, **changes):
 def step(phantom):
     """Of a system: its parameters, and one compiled step of Adam on the phantom."""
     image, label = phantom
-    weights = {"dice_squared": False, "dice_smooth": 1e-3, "alpha": 0.5, "gamma": 2.0}
 
     @cache
     def make(name):
@@ -194,7 +194,7 @@ def step(phantom):
         def run(params, opt_state):
             def loss_fn(params):
                 output = systems.apply(graphdef, params, image)
-                loss = segmentation_loss(output, label, **weights, focal_weight=1.0)[0]
+                loss = segmentation_loss(output, label, Loss())[0]
                 return loss, output.logits
 
             (_, logits), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
@@ -258,7 +258,7 @@ def test_prior_moves_what_an_untrained_system_says_and_nothing_else(name, step):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"prior": 1.0}, "model.prior is 1.0; it must be above 0 and below 1"),
+        ({"prior": 1.0}, "model.prior is 1.0; it must be a number, 1e-06 to 0.999999"),
         ({"prior": 0.05, "reading": "text"}, "model.prior is 0.05 and model.reading 'text'"),
         ({"name": "isaa"}, "model.name is 'isaa'; choose one of\ncbam "),
         ({"name": "vnet", "decoder": "shared"}, "model.decoder is 'shared', and vnet has no such"),

@@ -4,11 +4,11 @@ import jax
 import numpy as np
 import pytest
 
+from isanet_jax.losses import segmentation_loss
 from isanet_jax.network import systems
 from isanet_jax.network.config import ModelConfig
-from isanet_jax.training.losses import segmentation_loss
+from isanet_jax.settings.table import Loss
 
-LOSS = {"dice_squared": False, "dice_smooth": 1e-3, "alpha": 0.5, "gamma": 2.0, "focal_weight": 1.0}
 PAPER = {"size": 16}
 # D is not H: the slices that ISA multiplies are square all the same.
 WIDE = {"size": (8, 16, 16), "images": ("ct", "pet", "mr"), "classes": 2}
@@ -34,7 +34,7 @@ def test_gradients_are_those_of_a_pytorch_twin(settings, generator):
         @jax.jit
         def function(params, image, label):
             output = systems.apply(graphdef, params, image)
-            return segmentation_loss(output, label, **LOSS)[0]
+            return segmentation_loss(output, label, Loss())[0]
 
         loss, gradients = jax.value_and_grad(function)(params, image, label)
         loss, gradients = jax.device_get((loss, gradients))

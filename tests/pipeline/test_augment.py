@@ -8,7 +8,8 @@ from scipy import ndimage
 
 from isanet_jax.kinds import WIDE, CtWindow
 from isanet_jax.pipeline import augment
-from isanet_jax.pipeline.dataset import rotation_matrix
+from isanet_jax.pipeline.draw import rotation_matrix
+from isanet_jax.pipeline.normalise import normalise
 
 _rotate = jax.jit(augment.rotate, static_argnames=("shape", "order"))
 _augment = jax.jit(augment.augment, static_argnames="shape")
@@ -134,18 +135,18 @@ def test_normalisation(generator):
     ct = np.array([-3000.0, -512.0, 0.0, 3000.0]).reshape(1, 2, 2, 1)
     pet = generator.gamma(2.0, size=(1, 2, 2, 1)).astype(np.float32) * 5
     images = {"ct": ct, "pet": pet, "t1": ct / 7}
-    out = np.asarray(augment.normalise(images, kinds, of_volume=True))
+    out = np.asarray(normalise(images, kinds, of_volume=True))
     np.testing.assert_allclose(out[..., 0].ravel(), [-1, -0.5, 0, 1])
     np.testing.assert_allclose(out[..., 1], (pet - pet.mean()) / pet.std(), rtol=1e-4)
     window = CtWindow(-600.0, 500.0, 44.0, 20.0)
     windows = (window, WIDE)
-    shown = np.asarray(augment.normalise(images, kinds, of_volume=True, ct_windows=windows))
+    shown = np.asarray(normalise(images, kinds, of_volume=True, ct_windows=windows))
     np.testing.assert_allclose(shown[..., 0].ravel(), [-32.2, -27.8, -2.2, 22.8], rtol=1e-6)
     np.testing.assert_array_equal(shown[..., 1:], out)  # the wide one is a channel beside it
     np.testing.assert_allclose(out[..., 2], ct / 7)  # comes normalised from the host
     constant = images | {"pet": np.ones_like(pet)}
-    assert np.isfinite(augment.normalise(constant, kinds, of_volume=True)).all()
-    of_patch = np.asarray(augment.normalise(images, kinds, of_volume=False))
+    assert np.isfinite(normalise(constant, kinds, of_volume=True)).all()
+    of_patch = np.asarray(normalise(images, kinds, of_volume=False))
     np.testing.assert_array_equal(of_patch[..., 1], pet)  # by its case's statistics, before
 
 

@@ -1,25 +1,24 @@
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
 
 from isanet_jax.cases.case import StoredCase, read_case
-from isanet_jax.configs import hecktor
 from isanet_jax.errors import ConfigError
 from isanet_jax.pipeline import dataset
-from isanet_jax.pipeline.dataset import (
-    Inputs,
-    batch_shapes,
+from isanet_jax.pipeline.dataset import evaluation_data, training_data
+from isanet_jax.pipeline.draw import (
     draw_augmentation,
-    evaluation_data,
     patch_start,
     read_shape,
     rotation_matrix,
-    training_data,
     tumour_patches,
 )
+from isanet_jax.pipeline.inputs import Inputs, batch_shapes
+from isanet_jax.settings.table import Augment
 
-AUGMENT = hecktor.get_config().augment.to_dict()
-
+AUGMENT = Augment()
 
 INPUTS = Inputs({"ct": "ct", "pet": "pet"}, ("tumour",), (16, 16, 16), (16, 16, 16))
 PATCHES = INPUTS._replace(shape=(6, 8, 8), read=(13, 14, 14), is_patch=True)
@@ -58,7 +57,7 @@ def test_draws_have_the_papers_probabilities(generator):
 
 def test_one_two_and_three_axes_are_turned_equally_often(generator):
     """By the angles that give the matrix: of three axes, no element of it is 0."""
-    always = AUGMENT | {"rotation_probability": 1.0}
+    always = replace(AUGMENT, **{"rotation_probability": 1.0})
     draws = [draw_augmentation(generator, always, np.ones(3))["rotation"] for _ in range(3000)]
     zeros = np.array([np.sum(np.abs(matrix) < 1e-7) for matrix in draws])
     # About one axis, four elements are 0; about two, one; about three, none.
@@ -103,7 +102,7 @@ def test_a_third_of_single_patches_is_around_the_tumour(cohort, monkeypatch):
         return start_of(*arguments)
 
     monkeypatch.setattr(dataset, "patch_start", watched)
-    never = AUGMENT | {"mixup_probability": 0.0}
+    never = replace(AUGMENT, **{"mixup_probability": 0.0})
     take(data(cohort, batch=1, inputs=PATCHES, augment=never), 300)
     assert np.mean(picks) == pytest.approx(0.33, abs=0.09)
 
@@ -131,7 +130,7 @@ def test_the_parts_of_a_batch_together_are_the_batch(cohort):
 
 def test_patches_are_what_the_case_has_there(cohort):
     """Not rotated: the patch within what was read is a part of the case, wherever it is."""
-    still = AUGMENT | {"rotation_probability": 0.0, "mixup_probability": 0.0}
+    still = replace(AUGMENT, **{"rotation_probability": 0.0, "mixup_probability": 0.0})
     cases = sorted(cohort.cases)
     for batch in take(data(cohort, inputs=PATCHES, augment=still), 12):
         assert shapes(batch) == shapes(batch_shapes(2, PATCHES))
@@ -153,7 +152,7 @@ def test_patches_are_what_the_case_has_there(cohort):
 def test_a_pet_of_fixed_scale_is_suv_over_five_in_every_case(cohort, inputs):
     fixed = inputs._replace(pet_scale="suv")
     assert not fixed.of_volume  # the device leaves it as it comes
-    plain = {name: 0.0 if name.endswith("probability") else v for name, v in AUGMENT.items()}
+    plain = AUGMENT.without
     own, alike = (
         take(data(cohort, batch=1, inputs=one, augment=plain), 4) for one in (inputs, fixed)
     )
@@ -203,7 +202,7 @@ def test_a_patch_begins_anywhere_or_around_a_voxel_of_a_class():
 def test_what_is_read_holds_every_rotated_patch():
     """The corners of patches that are turned by any of the angles, with a voxel to spare."""
     patch, largest = np.array([9, 12, 15]), (100, 100, 100)
-    still = AUGMENT | {"rotation_probability": 0.0}
+    still = replace(AUGMENT, **{"rotation_probability": 0.0})
     for spacing in ([1, 1, 1], [3, 1, 2]):
         read = np.array(read_shape(patch, AUGMENT, [spacing], largest))
         generator = np.random.default_rng(0)
@@ -215,7 +214,7 @@ def test_what_is_read_holds_every_rotated_patch():
 
 
 def test_a_mixup_partner_is_another_case(cohort):
-    always = AUGMENT | {"mixup_probability": 1.0}
+    always = replace(AUGMENT, **{"mixup_probability": 1.0})
     cases = sorted(cohort.cases)[:3]
     batches = take(iter(training_data(cohort, cases, INPUTS, batch=1, seed=0, augment=always)), 60)
     pairs = [(int(b["case"][0]), int(b["partner"][0])) for b in batches]
@@ -257,10 +256,10 @@ def test_no_cases_is_an_error(cohort):
 
 def test_scaled_and_moved_patches_are_image_everywhere(cohort):
     """What is read reaches as far as the farthest of the images, and each is moved by its own."""
-    settings = AUGMENT | {
+    settings = replace(AUGMENT, **{
         "scaling_probability": 1.0, "misalignment_probability": 1.0, "misalignment_mm": 40.0,
         "misalignment_degrees": 10.0, "mixup_probability": 0.0,
-    }  # fmt: skip
+    })  # fmt: skip
     spacings = [entry["spacing_mm"] for entry in cohort.cases.values()]
     read = read_shape(np.array((6, 5, 4)), settings, spacings, (10**6,) * 3)
     inputs = PATCHES._replace(shape=(6, 5, 4), read=read, is_misaligned=True)
@@ -286,12 +285,12 @@ def test_scaled_and_moved_patches_are_image_everywhere(cohort):
             assert (in_read | ~in_case).all()
     for batch in take(data(cohort, inputs=inputs, augment=settings), 2):
         assert shapes(batch) == shapes(batch_shapes(2, inputs))
-    still = settings | {"misalignment_probability": 1e-9}
+    still = replace(settings, **{"misalignment_probability": 1e-9})
     (batch,) = take(data(cohort, inputs=inputs, augment=still), 1)
     np.testing.assert_array_equal(batch["misalignment"]["pet"][0], np.eye(3))
 
 
-CROPPED = AUGMENT | {"crop_probability": 1.0, "crop_share": 0.3}
+CROPPED = replace(AUGMENT, **{"crop_probability": 1.0, "crop_share": 0.3})
 
 
 def test_a_cropped_field_is_what_is_left_of_it_resized(cohort):
@@ -303,7 +302,7 @@ def test_a_cropped_field_is_what_is_left_of_it_resized(cohort):
     still = dict.fromkeys(("rotation_probability", "mirror_probability", "mixup_probability"), 0.0)
     stored = {n: read_case(cohort.path(case)) for n, case in enumerate(sorted(cohort.cases))}
     lows, highs = [], []
-    for batch in take(data(cohort, augment=CROPPED | still), 6):
+    for batch in take(data(cohort, augment=replace(CROPPED, **still)), 6):
         assert shapes(batch) == shapes(batch_shapes(2, INPUTS))
         images, labels, _ = augment(batch, INPUTS.shape)
         for element, index in enumerate(batch["case"]):

@@ -1,23 +1,25 @@
 """Augmentation of intensities against NumPy and SciPy, and against nnU-Net's own package."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import ndimage
 
-from isanet_jax.configs import hecktor
 from isanet_jax.pipeline import augment, intensity
-from isanet_jax.pipeline.dataset import draw_augmentation, rotation_matrix
+from isanet_jax.pipeline.draw import draw_augmentation, rotation_matrix
+from isanet_jax.settings.table import Augment
 
 SHAPE = (12, 14, 16)
-OFF = hecktor.get_config().augment.to_dict()
+OFF = Augment()
 # nnU-Net's probabilities.
-NNUNET = OFF | {
+NNUNET = replace(OFF, **{
     "noise_probability": 0.1, "blur_probability": 0.2, "brightness_probability": 0.15,
     "contrast_probability": 0.15, "low_resolution_probability": 0.25,
     "inverted_gamma_probability": 0.1, "gamma_probability": 0.3,
-}  # fmt: skip
+})  # fmt: skip
 
 
 @jax.jit
@@ -48,8 +50,8 @@ def with_values(**values):
 
 def test_nothing_drawn_changes_nothing(image):
     np.testing.assert_array_equal(change(image, nothing()), image)
-    assert not intensity.is_asked(OFF)
-    assert intensity.is_asked(NNUNET)
+    assert not OFF.changes_intensity
+    assert NNUNET.changes_intensity
 
 
 def test_each_transform_is_what_its_formula_says(image):
@@ -198,8 +200,8 @@ def test_rotation_and_scaling_are_batchgeneratorsv2s(torch, image):
 
 
 def test_a_scaled_draw_is_a_rotation_times_a_factor(generator):
-    settings = OFF | {"scaling_probability": 0.2, "rotation_probability": 0.2,
-                      "rotation_degrees": 30.0, "rotation_of_all_axes": True}  # fmt: skip
+    settings = replace(OFF, **{"scaling_probability": 0.2, "rotation_probability": 0.2,
+                      "rotation_degrees": 30.0, "rotation_of_all_axes": True})  # fmt: skip
     draws = [draw_augmentation(generator, settings, np.ones(3))["rotation"] for _ in range(4000)]
     scales = np.cbrt([np.linalg.det(matrix) for matrix in draws])
     is_scaled = np.abs(scales - 1) > 1e-6
@@ -210,6 +212,8 @@ def test_a_scaled_draw_is_a_rotation_times_a_factor(generator):
     ]
     assert np.mean(turned) == pytest.approx(0.2, abs=0.02)
     flat = rotation_matrix([30.0, 0, 0], np.ones(3))
-    in_plane = settings | {"rotation_degrees": [180.0, 0.0, 0.0], "rotation_probability": 1.0}
+    in_plane = replace(
+        settings, **{"rotation_degrees": (180.0, 0.0, 0.0), "rotation_probability": 1.0}
+    )
     matrix = draw_augmentation(generator, in_plane, np.ones(3))["rotation"]
     assert (matrix == 0).sum() == (flat == 0).sum()

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from isanet_jax.errors import ConfigError
-from isanet_jax.network.config import ModelConfig
-from isanet_jax.network.systems import SYSTEMS, ShapesOnly
+from isanet_jax.network.systems import SYSTEMS, ShapesOnly, resolve
 from isanet_jax.planning.nnunet import PRESETS, feature_values, plan, topology
 from tests.planning.nnunet_plans import CLASSES, PLANS, cohorts
 
@@ -52,12 +51,12 @@ def test_nnunets_own_count_of_a_residual_network():
 def test_a_plan_is_a_network(preset):
     spacings, shapes = cohorts()["anisotropic"]
     found = plan(np.median(spacings, 0), shapes, classes=1, preset=preset)
-    config = ModelConfig(
-        name=PRESETS[preset].system,
-        size=found.topology.patch,
-        strides=found.topology.strides,
-        kernels=found.topology.kernels,
-    )
+    settings = {
+        "name": PRESETS[preset].system,
+        "strides": found.topology.strides,
+        "kernels": found.topology.kernels,
+    }
+    config = resolve(found.topology.patch, settings)
     SYSTEMS[config.name].make(config, rngs=ShapesOnly())
     assert config.levels == len(found.topology.strides)
 

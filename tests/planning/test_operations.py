@@ -13,6 +13,7 @@ from isanet_jax.planning.operations import (
     roofline_seconds,
 )
 from isanet_jax.planning.plan import Plan, has_gpu_compiler, target_mesh
+from isanet_jax.settings import read
 
 needs_compiler = pytest.mark.skipif(
     not has_gpu_compiler(), reason="no jax-cuda12-plugin; requirements-dev.txt installs it"
@@ -64,7 +65,7 @@ def test_the_roofline_sums_what_is_bound_by_operations_and_by_memory():
 
 def text_of(config):
     """The compiled text of a config's train step for an H100."""
-    plan = Plan(config, "h100")
+    plan = Plan(read(config), "h100")
     cost = plan.train_step(1)
     assert cost.operations == operations(plan.text)
     big = cost._replace(flops=494.7e12, argument_bytes=2 * 3.35232e12)

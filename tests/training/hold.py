@@ -12,8 +12,8 @@ from pathlib import Path
 
 import jax
 
-from isanet_jax.training.checkpoint import Checkpoints
-from isanet_jax.training.log import RunLog
+from isanet_jax.runs.checkpoint import Checkpoints
+from isanet_jax.runs.log import RunLog
 
 _log, _save = RunLog.step, Checkpoints.save_latest
 

@@ -28,10 +28,10 @@ from isanet_jax.network.blocks import (
 from isanet_jax.network.config import ModelConfig
 from isanet_jax.network.convolution import max_pool
 from isanet_jax.network.systems import SYSTEMS
-from isanet_jax.pipeline.dataset import Inputs, rotation_matrix
+from isanet_jax.pipeline.draw import rotation_matrix
+from isanet_jax.pipeline.inputs import Inputs
+from isanet_jax.settings.table import Loss
 from isanet_jax.training.step import init_state, make_train_step
-
-LOSS = {"dice_squared": False, "dice_smooth": 1e-3, "alpha": 0.5, "gamma": 2.0, "focal_weight": 1.0}
 
 
 class Attended(nnx.Module):
@@ -93,7 +93,7 @@ def gradients(name, data, space, size, levels, batch, remat):
     before = jax.device_get(state.params)
     shape = (size,) * 3
     inputs = Inputs({"ct": "ct", "pet": "pet"}, ("tumour",), shape, shape)
-    step = make_train_step(graphdef, optimizer, mesh, inputs, loss=LOSS)
+    step = make_train_step(graphdef, optimizer, mesh, inputs, loss=Loss())
     state, metrics = step(state, batch_of(batch, size))
     after = jax.device_get(state.params)
     return float(metrics["loss"]), jax.tree.leaves(jax.tree.map(np.subtract, before, after))

@@ -16,7 +16,7 @@ import numpy as np
 from isanet_jax.cases.case import read_case
 from isanet_jax.cases.cohort import read_cohort
 from isanet_jax.prediction.predictor import Predictor
-from isanet_jax.training.log import RunLog, read_log
+from isanet_jax.runs.log import RunLog, read_log
 from isanet_jax.training.loop import train
 from tests.conftest import small_config
 

@@ -23,17 +23,19 @@ from isanet_jax.evaluation.tune import tune_runs
 from isanet_jax.locks import only_here
 from isanet_jax.network import systems
 from isanet_jax.network.config import ModelConfig
-from isanet_jax.pipeline.dataset import standardised
+from isanet_jax.pipeline.inputs import make_inputs
+from isanet_jax.pipeline.normalise import standardised
 from isanet_jax.prediction.predictor import Predictor
+from isanet_jax.runs import log
+from isanet_jax.runs.checkpoint import Checkpoints, load_params, read_progress
+from isanet_jax.runs.log import RunLog, read_log
 from isanet_jax.runtime import CLOCKS, seconds_by
-from isanet_jax.training import log, loop
-from isanet_jax.training import run as run_module
-from isanet_jax.training.checkpoint import Checkpoints, load_params, read_progress
-from isanet_jax.training.config import make_inputs, model_config
+from isanet_jax.settings import Config, read
+from isanet_jax.settings.table import Optimizer
+from isanet_jax.training import loop, setup
 from isanet_jax.training.cost import StepCost
-from isanet_jax.training.log import RunLog, read_log
 from isanet_jax.training.optimizer import make_optimizer
-from isanet_jax.training.run import check_labels, load_cohort, split_cohort
+from isanet_jax.training.setup import check_labels, load_cohort, split_cohort
 from isanet_jax.training.step import TrainState, init_state, make_predict, make_train_step
 from isanet_jax.training.validate import validate
 from tests.conftest import PATIENCE, small_flags
@@ -42,8 +44,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def latest_params(workdir, config):
-    optimizer = make_optimizer(lambda step: 0.0)
-    _, state = init_state(model_config(config), optimizer, seed=99)
+    optimizer = make_optimizer(Optimizer(), lambda step: 0.0)
+    _, state = init_state(systems.of_config(read(config)), optimizer, seed=99)
     with Checkpoints(workdir, info={}) as checkpoints:
         return checkpoints.load_latest(state)[0]
 
@@ -72,7 +74,7 @@ def test_training_learns_and_leaves_its_record(trained, config):
     assert list((trained / "tensorboard").glob("events*"))
     _, description = load_params(
         trained,
-        lambda d: systems.create(model_config(d["config"]), jax.random.key(0))[1],
+        lambda d: systems.create(systems.of_config(read(d["config"])), jax.random.key(0))[1],
     )
     best = max(checks, key=lambda c: c["validation_dsc"])
     assert description["progress"]["best_dsc"] == best["validation_dsc"]
@@ -167,8 +169,7 @@ def test_a_step_is_started_and_its_batch_copied_before_the_last_ones_metrics_are
     run = SimpleNamespace(
         train_step=train_step, total_steps=4, steps_per_epoch=2, mesh=None, predict=None,
         schedule=lambda step: 0.1, cohort=None, parts=SimpleNamespace(train=[], selection=["A"]),
-        config={"train": {"validate_every": 1, "batch": 1, "validate_on": "cases"},
-                "optimizer": {"average": 0.0}},
+        config=Config(),
     )  # fmt: skip
     state = TrainState(np.zeros(1), (), 0, None)
     monkeypatch.setattr(loop, "not_finite", lambda state: [])
@@ -269,22 +270,22 @@ def test_cases_prepared_otherwise_are_refused(config, tmp_path):
 
 def test_phantoms_have_the_classes_that_are_asked_for(config, tmp_path):
     config["data"] |= {"cases": str(tmp_path / "nodes"), "phantoms": 5, "classes": ("gtvp", "gtvn")}
-    assert tuple(load_cohort(config).settings["classes"]) == ("gtvp", "gtvn")
+    assert tuple(load_cohort(read(config)).settings["classes"]) == ("gtvp", "gtvn")
 
 
 def test_one_step_of_two_samples_is_the_mean_of_their_gradients(config, cohort):
     """The batch's loss is the mean over its samples: a step on [a, a] is a step on [a]."""
     from isanet_jax.pipeline.dataset import training_data
 
-    optimizer = make_optimizer(lambda step: 1e-3)
-    inputs, cases = make_inputs(config, cohort), sorted(cohort.cases)
-    options = {"batch": 1, "seed": 0, "augment": config["augment"]}
+    optimizer = make_optimizer(Optimizer(), lambda step: 1e-3)
+    inputs, cases = make_inputs(read(config), cohort), sorted(cohort.cases)
+    options = {"batch": 1, "seed": 0, "augment": read(config).augment}
     batch = next(iter(training_data(cohort, cases, inputs, **options)))
     double = jax.tree.map(lambda value: np.concatenate([value, value]), batch)
     results = []
     for data in (batch, double):
-        graphdef, state = init_state(model_config(config), optimizer, 0)
-        step = make_train_step(graphdef, optimizer, make_mesh(1, 1), inputs, loss=config["loss"])
+        graphdef, state = init_state(systems.of_config(read(config)), optimizer, 0)
+        step = make_train_step(graphdef, optimizer, make_mesh(1, 1), inputs, loss=read(config).loss)
         _, metrics = step(state, data)
         results.append({name: float(value) for name, value in metrics.items()})
     assert results[0] == pytest.approx(results[1], rel=1e-5)
@@ -292,7 +293,7 @@ def test_one_step_of_two_samples_is_the_mean_of_their_gradients(config, cohort):
 
 def test_an_epoch_has_each_training_case_once_and_a_part_of_a_batch_is_a_step(config, cohort):
     config["train"] |= {"batch": 2, "steps_per_epoch": 0}
-    run, _ = run_module.build_run(config, cohort, make_mesh(1, 1))
+    run, _ = setup.set_up(read(config), cohort, make_mesh(1, 1))
     assert run.steps_per_epoch == -(-len(run.parts.train) // 2)
 
 
@@ -332,9 +333,10 @@ def test_patches_sgd_deep_supervision_and_mirrors_train_and_predict(config, coho
     rates = [line["learning_rate"] for line in lines if "loss" in line]
     np.testing.assert_allclose(rates, [0.05] * 6 + [0.05 * 0.5**0.9] * 6, rtol=1e-5)
     params, description = load_params(
-        tmp_path, lambda d: systems.create(model_config(d["config"]), jax.random.key(0))[1]
+        tmp_path,
+        lambda d: systems.create(systems.of_config(read(d["config"])), jax.random.key(0))[1],
     )
-    graphdef, _ = systems.create(model_config(config), jax.random.key(0))
+    graphdef, _ = systems.create(systems.of_config(read(config)), jax.random.key(0))
     # Windows; validation is without mirror images.
     kinds = {"ct": "ct", "pet": "pet"}
     windows = {"window": (8, 8, 8), "of_volume": False}
@@ -360,9 +362,8 @@ def test_patches_sgd_deep_supervision_and_mirrors_train_and_predict(config, coho
 
 
 def test_clipping_and_decay_come_before_the_momentum():
-    optimizer = make_optimizer(
-        lambda step: 0.1, name="sgd", momentum=0.9, weight_decay=0.5, clip_norm=1.0
-    )
+    settings = Optimizer(name="sgd", momentum=0.9, weight_decay=0.5, clip_norm=1.0)
+    optimizer = make_optimizer(settings, lambda step: 0.1)
     params, velocity = np.array([2.0, -1.0]), np.zeros(2)
     state, jax_params = optimizer.init(params), jax.numpy.asarray(params)
     for gradient in ([3.0, 4.0], [0.3, 0.0]):
@@ -387,7 +388,9 @@ def test_the_log_says_what_share_of_the_time_the_steps_waited(trained):
 
 @pytest.mark.parametrize("name", ["adam", "sgd"])
 def test_the_optimisers_state_starts_as_its_init_says(name):
-    optimizer = make_optimizer(lambda step: 1e-3, name=name, clip_norm=1.0, weight_decay=0.1)
+    optimizer = make_optimizer(
+        Optimizer(name=name, clip_norm=1.0, weight_decay=0.1), lambda step: 1e-3
+    )
     model = ModelConfig(size=8, width=2, levels=2)
     _, state = init_state(model, optimizer, 0)
     expected = optimizer.init(state.params)
@@ -416,8 +419,8 @@ def test_a_step_that_cannot_fit_is_refused_with_what_would(
         peak = 8 if len(asked) == 1 else 5  # the config's, then the settings that save
         return None, StepCost(1e9, peak * 2**30, 0, 0, 0, {})
 
-    monkeypatch.setattr(run_module, "compile_with_cost", needs)
-    monkeypatch.setattr(run_module, "device_bytes", lambda _: usable * 2**30)
+    monkeypatch.setattr(setup, "compile_with_cost", needs)
+    monkeypatch.setattr(setup, "device_bytes", lambda _: usable * 2**30)
     with pytest.raises(ConfigError, match=message):
         loop.train(config, tmp_path / "run")
     assert not list((tmp_path / "run").rglob("*.jsonl"))
@@ -440,7 +443,7 @@ def test_a_validation_that_is_not_finite_is_an_error(config, cohort):
         ct = images["ct"][..., None]
         return jax.numpy.where(ct > -2000, jax.numpy.nan, ct)
 
-    run, state = run_module.build_run(config, cohort, make_mesh(1, 1))
+    run, state = setup.set_up(read(config), cohort, make_mesh(1, 1))
     with pytest.raises(IsaNetError, match="not finite on the validation case phantom_00"):
         validate(dataclasses.replace(run, predict=predict), state.params, 1)
 
@@ -483,7 +486,7 @@ def test_a_refused_config_does_not_claim_the_folder(config, tmp_path):
 
 def test_labels_that_are_all_empty_are_refused(config, cohort):
     for which, what in (("train", "training"), ("selection", "validation")):
-        parts = split_cohort(config, cohort)
+        parts = split_cohort(read(config), cohort)
         cases = {
             case: entry
             | ({"volumes_case_ml": {"tumour": 0.0}} if case in getattr(parts, which) else {})
@@ -491,7 +494,7 @@ def test_labels_that_are_all_empty_are_refused(config, cohort):
         }
         emptied = dataclasses.replace(cohort, cases=cases)
         with pytest.raises(DataError, match=f"labels of all . {what} cases are empty"):
-            check_labels(config, emptied, parts)
+            check_labels(read(config), emptied, parts)
 
 
 def test_a_signal_is_heard_while_the_step_is_compiled(config, tmp_path, monkeypatch):
@@ -506,7 +509,7 @@ def test_a_signal_is_heard_while_the_step_is_compiled(config, tmp_path, monkeypa
         compiling.wait(60)
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(run_module, "compile_with_cost", compile_slowly)
+    monkeypatch.setattr(setup, "compile_with_cost", compile_slowly)
     threading.Thread(target=interrupt, daemon=True).start()
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
@@ -543,7 +546,7 @@ def test_a_reader_that_leaves_does_not_stop_the_training(trained, config, cohort
 
 def test_sixty_validations_leave_nothing_behind(trained, config, cohort):
     """Files, threads and memory: of the data's readers, and of what is computed."""
-    run, state = run_module.build_run(config, cohort, make_mesh(1, 1))
+    run, state = setup.set_up(read(config), cohort, make_mesh(1, 1))
     used = []
     for _ in range(60):
         validate(run, state.params, 1)

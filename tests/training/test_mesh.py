@@ -10,7 +10,7 @@ import pytest
 
 from isanet_jax.distributed.placement import splits
 from isanet_jax.errors import ConfigError
-from isanet_jax.training.config_check import check_config
+from isanet_jax.training.check import check_config
 
 ROOT = Path(__file__).parents[2]
 _FLAGS = (

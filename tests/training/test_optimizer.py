@@ -5,6 +5,7 @@ import numpy as np
 import optax
 import pytest
 
+from isanet_jax.settings.table import Optimizer
 from isanet_jax.training.optimizer import averaged, make_optimizer
 
 
@@ -21,8 +22,8 @@ def trained(optimizer, steps, gradient=lambda w: w):
 
 def test_the_average_of_weights_is_exponential_and_changes_no_step():
     decay = 0.7
-    plain, _, _ = trained(make_optimizer(lambda _: 0.1), 6)
-    seen, params, state = trained(make_optimizer(lambda _: 0.1, average=decay), 6)
+    plain, _, _ = trained(make_optimizer(Optimizer(), lambda _: 0.1), 6)
+    seen, params, state = trained(make_optimizer(Optimizer(average=decay), lambda _: 0.1), 6)
     np.testing.assert_array_equal(seen, plain)
     weights = decay ** np.arange(len(seen))[::-1]
     expected = np.average(seen, 0, weights)
@@ -32,8 +33,10 @@ def test_the_average_of_weights_is_exponential_and_changes_no_step():
 
 def test_adamw_takes_the_decay_off_the_weights_and_not_into_the_moments():
     still = {"gradient": jnp.zeros_like, "steps": 1}
-    (one,), _, _ = trained(make_optimizer(lambda _: 0.1, name="adamw", weight_decay=0.5), **still)
+    (one,), _, _ = trained(
+        make_optimizer(Optimizer(name="adamw", weight_decay=0.5), lambda _: 0.1), **still
+    )
     np.testing.assert_allclose(one, np.array([1.0, -2.0]) * (1 - 0.1 * 0.5), rtol=1e-6)
     # Of Adam it is a part of the gradient, whose size does not count.
-    (one,), _, _ = trained(make_optimizer(lambda _: 0.1, weight_decay=0.5), **still)
+    (one,), _, _ = trained(make_optimizer(Optimizer(weight_decay=0.5), lambda _: 0.1), **still)
     assert one == pytest.approx([0.9, -1.9], abs=1e-4)

@@ -13,7 +13,7 @@ import pytest
 
 from isanet_jax.distributed.processes import found_processes, local_devices
 from isanet_jax.errors import ConfigError
-from isanet_jax.training.log import read_log
+from isanet_jax.runs.log import read_log
 from tests.conftest import PATIENCE, PLAIN, small_flags
 
 ROOT = Path(__file__).parents[2]

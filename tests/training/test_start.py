@@ -8,8 +8,8 @@ import isanet_jax as isa
 from isanet_jax.errors import CheckpointError, ConfigError
 from isanet_jax.network import systems
 from isanet_jax.prediction.predictor import Predictor
-from isanet_jax.training.bundle import named_arrays, write_bundle
-from isanet_jax.training.config import model_config, plain_config
+from isanet_jax.runs.bundle import named_arrays, write_bundle
+from isanet_jax.settings import read
 from isanet_jax.training.start import started_from
 from tests.conftest import small_config
 
@@ -20,7 +20,7 @@ def model(trained, tmp_path_factory):
 
 
 def drawn(config):
-    _, params = systems.create(model_config(plain_config(config)), jax.random.key(7))
+    _, params = systems.create(systems.of_config(read(config)), jax.random.key(7))
     return params
 
 

@@ -2,8 +2,8 @@
 
 `native` uses XLA's own 3D operations and is right on GPU and TPU. `folded` computes the same sums
 through 2D convolutions and matrix products, which XLA's CPU backend runs about ten times faster
-(docs/performance.md has the measurements). The config's name of a form (`FORMS`) goes down to
-here, where the form is chosen. Arrays are channels-last: (B, D, H, W, C).
+(docs/performance.md has the measurements). The setting `model.convolution` goes down to here, where
+the form is chosen. Arrays are channels-last: (B, D, H, W, C).
 """
 
 from collections.abc import Sequence
@@ -12,21 +12,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from isanet_jax.errors import ConfigError
 from isanet_jax.network.convolution import folded, native
 from isanet_jax.network.convolution.native import gradients_together as gradients_together
 
-FORMS = ("auto", "native", "folded")
-
 
 def is_folded(form: str) -> bool:
-    """Resolves a form's name; `auto` folds on CPU only.
-
-    Raises:
-        ConfigError: `form` is not one of `FORMS`.
-    """
-    if form not in FORMS:
-        raise ConfigError(f"model.convolution is {form!r}; choose one of {', '.join(FORMS)}")
+    """Resolves the name of a form (`model.convolution`); `auto` folds on CPU only."""
     return form == "folded" or (form == "auto" and jax.default_backend() == "cpu")
 
 
@@ -45,7 +36,7 @@ def conv3d(
     Args:
         x: (B, D, H, W, C); or several maps, whose channels follow each other in the kernel.
         kernel: (k, k, k, C / groups, O), k odd; or of a size of its own on each axis.
-        form: which of the two equal forms, see `FORMS`.
+        form: which of the two equal forms, see `is_folded`.
         stride, dilation, groups: as in PyTorch's Conv3d; the dilation is the same on every axis.
         pads_depth: False where the padding of D is there already, as planes of another device.
 
@@ -117,7 +108,7 @@ def upsample_conv3d(x: jax.Array, kernel: jax.Array, form: str = "auto") -> jax.
     Args:
         x: (B, D, H, W, C).
         kernel: (3, 3, 3, C, O).
-        form: which of the two equal forms, see `FORMS`.
+        form: which of the two equal forms, see `is_folded`.
 
     Returns:
         (B, 2D, 2H, 2W, O).

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from scipy import special
 
+from isanet_jax.losses.parts import cross_entropy, dice_loss, focal_loss
+from isanet_jax.losses.segmentation import LOSSES, segmentation_loss
 from isanet_jax.network.blocks import Output
-from isanet_jax.training import losses
-from isanet_jax.training.losses import dice_loss, focal_loss, segmentation_loss
+from isanet_jax.settings.table import Loss
 
 SHAPE = (2, 3, 4, 5, 3)
 
@@ -47,7 +48,7 @@ def test_a_batchs_dice_is_that_of_its_samples_as_one(generator):
     assert found == pytest.approx(squared, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", losses.LOSSES)
+@pytest.mark.parametrize("name", LOSSES)
 def test_unknown_voxels_are_as_if_they_were_not_there(generator, name):
     """Against a volume without them; and no gradient comes from them."""
     logits = generator.normal(size=(1, 6, 4, 5, 2)).astype("f4")
@@ -56,9 +57,7 @@ def test_unknown_voxels_are_as_if_they_were_not_there(generator, name):
     ignored[:, 4:] = 0.5
 
     def loss(z, y, ignored=None):
-        return segmentation_loss(
-            Output(z), y, name=name, ignored=ignored, **PLAIN, focal_weight=1.0
-        )
+        return segmentation_loss(Output(z), y, Loss(name=name), ignored)
 
     value, gradient = jax.value_and_grad(lambda z: loss(z, label, ignored)[0])(jnp.array(logits))
     assert value == pytest.approx(float(loss(logits[:, :4], label[:, :4])[0]), rel=1e-5)
@@ -87,26 +86,25 @@ def test_extremes_and_empty_labels_stay_finite(logit, value):
         assert jnp.isfinite(grads).all()
 
 
-PLAIN = {"dice_squared": False, "dice_smooth": 1e-3, "alpha": 0.5, "gamma": 2.0}
-
-
 def test_the_own_recipes_focal_settings_are_the_cross_entropy(generator):
     logits, label = generator.normal(size=SHAPE), generator.integers(0, 2, SHAPE)
-    cross_entropy = -np.mean(
+    expected = -np.mean(
         label * np.log(special.expit(logits)) + (1 - label) * np.log(special.expit(-logits))
     )
-    settings = PLAIN | {"gamma": 0.0, "focal_weight": 2.0}
-    _, parts = segmentation_loss(Output(jnp.float32(logits)), jnp.float32(label), **settings)
-    assert parts["focal_loss"] == pytest.approx(cross_entropy, rel=1e-5)
-    found = losses.cross_entropy(jnp.float32(logits), jnp.float32(label))
-    assert found == pytest.approx(cross_entropy, rel=1e-5)
+    output, label = Output(jnp.float32(logits)), jnp.float32(label)
+    _, parts = segmentation_loss(output, label, Loss(gamma=0.0, focal_weight=2.0))
+    assert parts["focal_loss"] == pytest.approx(expected, rel=1e-5)
+    assert cross_entropy(output.logits, label) == pytest.approx(expected, rel=1e-5)
+    total, parts = segmentation_loss(output, label, Loss(name="dice_ce"))
+    assert parts["cross_entropy"] == pytest.approx(expected, rel=1e-5)
+    assert total == pytest.approx(float(parts["dice_loss"]) + expected, rel=1e-5)
 
 
 def test_every_supervised_output_counts_with_its_weight(generator):
     fine, coarse = generator.normal(size=(2, 4, 4, 4, 2)), generator.normal(size=(2, 2, 2, 2, 2))
     label = generator.integers(0, 2, (2, 4, 4, 4, 2))
     output = Output(jnp.float32(fine), ((0.5, jnp.float32(coarse)),))
-    loss, parts = segmentation_loss(output, jnp.float32(label), **PLAIN, focal_weight=3.0)
+    loss, parts = segmentation_loss(output, jnp.float32(label), Loss(focal_weight=3.0))
     of_fine, of_coarse = naive(fine, label), naive(coarse, label[:, 1::2, 1::2, 1::2])
     sums = [dice + 3 * focal for dice, _, focal in (of_fine, of_coarse)]
     assert loss == pytest.approx((sums[0] + 0.5 * sums[1]) / 1.5, rel=1e-5)
@@ -116,6 +114,4 @@ def test_every_supervised_output_counts_with_its_weight(generator):
 
 def test_a_label_that_would_be_broadcast_is_refused():
     with pytest.raises(ValueError, match=r"label \(1, 4, 4, 4\) for logits \(1, 4, 4, 4, 1\)"):
-        segmentation_loss(
-            Output(jnp.zeros((1, 4, 4, 4, 1))), jnp.zeros((1, 4, 4, 4)), **PLAIN, focal_weight=1.0
-        )
+        segmentation_loss(Output(jnp.zeros((1, 4, 4, 4, 1))), jnp.zeros((1, 4, 4, 4)), Loss())

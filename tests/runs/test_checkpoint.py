@@ -9,14 +9,14 @@ import pytest
 
 from isanet_jax.errors import CheckpointError
 from isanet_jax.prediction.predictor import Predictor
+from isanet_jax.runs.checkpoint import Checkpoints
+from isanet_jax.runs.log import read_log
 from isanet_jax.training import loop
-from isanet_jax.training.checkpoint import Checkpoints
-from isanet_jax.training.log import read_log
 
 _MANY_SAVES = """
 import os, sys, threading
 import jax.numpy as jnp
-from isanet_jax.training.checkpoint import Checkpoints
+from isanet_jax.runs.checkpoint import Checkpoints
 from isanet_jax.training.step import TrainState
 
 def used():
@@ -153,7 +153,7 @@ def test_a_missing_best_checkpoint_is_an_error_at_the_end_and_on_resuming(
 
 
 def test_a_checkpoint_of_another_version_of_its_system_is_refused(run, config, monkeypatch):
-    from isanet_jax.training import checkpoint
+    from isanet_jax.runs import checkpoint
 
     newer = checkpoint.SYSTEMS["plain"]._replace(version=2)
     monkeypatch.setitem(checkpoint.SYSTEMS, "plain", newer)

@@ -22,7 +22,8 @@ import isanet_jax
 from isanet_jax.cases.cohort import Cohort, read_cohort
 from isanet_jax.errors import CheckpointError, ConfigError, DataError
 from isanet_jax.files import BUNDLE_SUFFIX, check_new, replace_when_done
-from isanet_jax.training.card import model_card
+from isanet_jax.runs.card import model_card
+from isanet_jax.settings import changed, read_stored, to_dict
 
 FORMAT = 1
 _MODEL, _CARD = "model.json", "CARD.md"
@@ -104,9 +105,9 @@ def _described(description):
     """A run's description without what names cases or folders."""
     if "counts" in description:  # of a network that comes from a model
         return {k: v for k, v in description.items() if k not in ("weights", "sha256", "rules")}
-    config = json.loads(json.dumps(description["config"]))
-    digests = _digests(config["data"]["cases"], description["split"])
-    config["data"]["cases"] = ""
+    config = read_stored(description["config"])
+    digests = _digests(config.data.cases, description["split"])
+    config = to_dict(changed(config, {"data.cases": ""}))
     progress = {k: description["progress"][k] for k in ("best_dsc", "best_epoch")}
     kept = {name: description[name] for name in _KEPT if name in description}
     return kept | {

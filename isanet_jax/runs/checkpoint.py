@@ -10,9 +10,11 @@ import contextlib
 import hashlib
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
+import optax
 from orbax.checkpoint import v1 as ocp
 
 from isanet_jax.distributed.mesh import whole_value
@@ -20,13 +22,25 @@ from isanet_jax.errors import CheckpointError, DataError
 from isanet_jax.files import write_json
 from isanet_jax.network.systems import SYSTEMS
 from isanet_jax.runtime import command, config_name
-from isanet_jax.training.step import TrainState
 
 _PARAMS, _REST = "params", "rest"
 SERIES = ("best", "latest")
 _VALUE = "value"
 _DISK = ("os_error_code", "No space", "File too large", "OS error")  # TensorStore's words
 _SAVED = "saved.json"  # beside the series: the step of each that was written whole, and its files
+
+
+class TrainState(NamedTuple):
+    """Everything that a step changes, and the key the parameters were drawn from.
+
+    `key` is the raw data of a `jax.random.key`: all randomness of the run follows from it and
+    from the data iterator's seed.
+    """
+
+    params: dict
+    opt_state: optax.OptState
+    step: jax.Array
+    key: jax.Array
 
 
 class Checkpoints:

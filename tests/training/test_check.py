@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from isanet_jax.errors import ConfigError
-from isanet_jax.training.config import parse_command_line
-from isanet_jax.training.config_check import check_config, resolved_config
+from isanet_jax.settings.command_line import parse_command_line
+from isanet_jax.training.check import check_config, resolved_config
 
 BASE = ["train.py", "--config", "hecktor", "--workdir", "w"]
 ROOT = Path(__file__).parents[2]
@@ -85,7 +85,7 @@ def test_what_is_no_config_of_a_run_is_refused():
     with pytest.raises(ConfigError, match="the config has no loss"):
         check_config(config)
     config["loss"] = {}
-    with pytest.raises(ConfigError, match="the config has no setting loss.dice_smooth"):
+    with pytest.raises(ConfigError, match="the config has no setting loss.name"):
         check_config(config)
 
 
@@ -98,7 +98,7 @@ def test_what_is_no_config_of_a_run_is_refused():
         (["optimizer.name=sgd", "optimizer.b1=0.5"], "with optimizer.name 'sgd'; use 0.9"),
         (["optimizer.schedule=poly", "optimizer.restart_epochs=5"], "'poly'; use 25"),
         (["model.deep_supervision=True"], "with model.name 'isa'; use False"),
-        (["loss.name=dice"], "choose one of dice_focal, dice_ce"),
+        (["loss.name=dice"], "loss.name is 'dice'; choose one of dice_ce, dice_focal"),
     ],
 )
 def test_settings_that_nothing_reads_are_refused(overrides, message):
@@ -110,8 +110,8 @@ def test_settings_that_nothing_reads_are_refused(overrides, message):
 def test_what_would_run_is_shown_with_the_systems_own_size():
     config, _ = parse_command_line(["t", "--config", "own/xie2021:sts"])
     shown = resolved_config(config)
-    assert (shown["model"]["width"], shown["model"]["levels"]) == (32, 6)
-    assert shown["data"]["cases"] == "cases/sts"
+    assert (shown.model.width, shown.model.levels) == (32, 6)
+    assert shown.data.cases == "cases/sts"
     assert config["model"]["width"] == 0
     of_nodes, _ = parse_command_line(["t", "--config", "strong:hecktor22"])
     check_config(of_nodes)

@@ -18,7 +18,7 @@ class RunLog:
     metrics.jsonl has a line per step (`step`, `epoch`, `loss`, ..., `learning_rate`, `seconds`,
     `waiting_seconds`) and per validation (`step`, `epoch`, `validation_dsc`, `cases`, `classes`,
     `waiting_share`: of the epoch's time, what its steps waited for data); a `tracker`
-    (`isanet_jax.training.track`) gets the same numbers. On a resumed run, lines later than the
+    (`isanet_jax.runs.track`) gets the same numbers. On a resumed run, lines later than the
     checkpoint are dropped: their steps come again.
     """
 

@@ -1,6 +1,5 @@
-"""What a run is made of: cases, splits, compiled functions and the first state."""
+"""What a training is made of: cases, splits, compiled functions and the first state."""
 
-import copy
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -17,12 +16,14 @@ from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.locks import only_here
 from isanet_jax.network import systems
 from isanet_jax.network.systems import count_parameters
-from isanet_jax.pipeline.dataset import Inputs, training_data
+from isanet_jax.pipeline.dataset import training_data
+from isanet_jax.pipeline.inputs import Inputs, make_inputs
+from isanet_jax.runs.checkpoint import TrainState
 from isanet_jax.runtime import command, map_memory, return_memory
-from isanet_jax.training.config import class_names, make_inputs, model_config, patch_of
-from isanet_jax.training.config_check import check_cohort
+from isanet_jax.settings import Config, changed
+from isanet_jax.training.check import check_cohort
 from isanet_jax.training.cost import GIB, compile_with_cost, device_bytes
-from isanet_jax.training.optimizer import make_optimizer_from, make_schedule
+from isanet_jax.training.optimizer import make_optimizer, make_schedule
 from isanet_jax.training.step import init_state, make_predict, make_train_step
 
 # Of a device's memory, that a step may need for its memory to be kept for the next step: up to
@@ -39,29 +40,28 @@ _SAVINGS = (
 )
 
 
-def load_cohort(config: dict) -> Cohort:
+def load_cohort(config: Config) -> Cohort:
     """The config's cases; makes the phantoms where the config asks for them and they are missing.
 
     Raises:
         DataError: no prepared cases.
         ConfigError: cases that were prepared otherwise.
     """
-    data = config["data"]
-    manifest = Path(data["cases"]) / "manifest.json"
-    if data["phantoms"] and not manifest.exists():
-        with only_here(data["cases"], "prepare", "makes cases there", wait=True):
+    data = config.data
+    manifest = Path(data.cases) / "manifest.json"
+    if data.phantoms and not manifest.exists():
+        with only_here(data.cases, "prepare", "makes cases there", wait=True):
             if not manifest.exists():
-                print(f"making {data['phantoms']} phantoms in {data['cases']}")
-                is_nodal = set(data["classes"]) <= set(NODAL_CLASSES)
-                kind = "body" if data["fit"] == "whole" else "nodes" if is_nodal else "head"
-                options = {"cases": data["phantoms"], "size": data["size"], "seed": 0}
-                prepare_phantoms(data["cases"], kind=kind, **options)
-    cohort = read_cohort(data["cases"])
+                print(f"making {data.phantoms} phantoms in {data.cases}")
+                is_nodal = set(data.classes) <= set(NODAL_CLASSES)
+                kind = "body" if data.is_whole else "nodes" if is_nodal else "head"
+                prepare_phantoms(data.cases, kind=kind, cases=data.phantoms, size=data.size, seed=0)
+    cohort = read_cohort(data.cases)
     check_cohort(config, cohort)
     return cohort
 
 
-def split_cohort(config: dict, cohort: Cohort) -> Split:
+def split_cohort(config: Config, cohort: Cohort) -> Split:
     """The roles of the cases in a run.
 
     Raises:
@@ -69,28 +69,28 @@ def split_cohort(config: dict, cohort: Cohort) -> Split:
     """
     return split(
         run_folds(config, cohort),
-        fold=config["fold"],
-        selection=config["selection"],
-        inner_fold=config.get("inner_fold", 0),
+        fold=config.fold,
+        selection=config.selection,
+        inner_fold=config.inner_fold,
     )
 
 
-def run_folds(config: dict, cohort: Cohort) -> dict[str, int]:
+def run_folds(config: Config, cohort: Cohort) -> dict[str, int]:
     """Case ID -> fold, as a run's `fold_by` counts them.
 
     Raises:
         ConfigError, DataError: see `isanet_jax.cases.folds.folds_by_centre`.
     """
-    if config["fold_by"] == "centre":
+    if config.fold_by == "centre":
         return folds_by_centre(cohort.cases)
     return cohort.fold_of
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
-    """What a run is made of, besides its state."""
+class Training:
+    """What a training is made of, besides its state."""
 
-    config: dict
+    config: Config
     cohort: Cohort
     parts: Split
     inputs: Inputs
@@ -102,7 +102,7 @@ class Run:
 
     @property
     def total_steps(self):
-        return self.config["train"]["epochs"] * self.steps_per_epoch
+        return self.config.train.epochs * self.steps_per_epoch
 
     def batches(self):
         """What is trained on, see `isanet_jax.pipeline.dataset.training_data`; an iterator."""
@@ -110,60 +110,59 @@ class Run:
             self.cohort,
             self.parts.train,
             self.inputs,
-            batch=self.config["train"]["batch"],
-            seed=self.config["seed"],
-            augment=self.config["augment"],
+            batch=self.config.train.batch,
+            seed=self.config.seed,
+            augment=self.config.augment,
             part=batch_part(self.mesh),
         )
         return iter(data)
 
 
-def build_run(config, cohort, mesh):
-    """Compiled functions and the initial state of a run; says what it will do."""
+def set_up(config: Config, cohort: Cohort, mesh: Mesh) -> tuple[Training, TrainState]:
+    """Compiled functions and the initial state of a training; says what it will do."""
     parts = split_cohort(config, cohort)
-    train = config["train"]
-    steps_per_epoch = train["steps_per_epoch"] or -(-len(parts.train) // train["batch"])
-    schedule = make_schedule(config, steps_per_epoch)
-    optimizer = make_optimizer_from(schedule, config)
-    graphdef, state = init_state(model_config(config), optimizer, config["seed"])
+    train = config.train
+    steps_per_epoch = train.steps_per_epoch or -(-len(parts.train) // train.batch)
+    schedule = make_schedule(config.optimizer, train.epochs, steps_per_epoch)
+    optimizer = make_optimizer(config.optimizer, schedule)
+    graphdef, state = init_state(systems.of_config(config), optimizer, config.seed)
     state = jax.device_put(state, state_shardings(state, mesh))
     print(
         f"{count_parameters(state.params):,} parameters, {len(parts.train)} cases to train on, "
-        f"{len(parts.selection)} to validate (selection {config['selection']!r}, fold "
-        f"{config['fold']}), on {mesh.size} {jax.devices()[0].platform} device(s)"
+        f"{len(parts.selection)} to validate (selection {config.selection!r}, fold "
+        f"{config.fold}), on {mesh.size} {jax.devices()[0].platform} device(s)"
         + (f" of {jax.process_count()} processes" if jax.process_count() > 1 else "")
     )
-    empty = [case for case in parts.train if not has_tumour(cohort, case, config)]
+    empty = [case for case in parts.train if not has_tumour(cohort, case, config.data.classes)]
     if empty:
         print(f"warning: {len(empty)} training cases have an empty label: {', '.join(empty)}")
     inputs = make_inputs(config, cohort, parts.train)
     options = compiler_options(config, mesh)
     train_step = make_train_step(
-        graphdef, optimizer, mesh, inputs, loss=config["loss"], options=options
+        graphdef, optimizer, mesh, inputs, loss=config.loss, options=options
     )
     # Mirror images are left to the final prediction: they would make each validation cost eight.
     predict = make_predict(
         graphdef,
         mesh,
         tuple(inputs.images.items()),
-        window=None if config["data"]["fit"] == "whole" else patch_of(config),
+        window=None if config.data.is_whole else config.data.patch_shape,
         of_volume=inputs.of_volume,
         ct_windows=inputs.ct_windows,
         options=options,
     )
-    run = Run(config, cohort, parts, inputs, steps_per_epoch, schedule, mesh, train_step, predict)
-    return run, state
+    made = (config, cohort, parts, inputs, steps_per_epoch, schedule, mesh, train_step, predict)
+    return Training(*made), state
 
 
-def compile_step(run, state):
+def compile_step(training: Training, state: TrainState):
     """The compiled train step; says what it needs.
 
     Raises:
         ConfigError: it needs more memory than a device has; names settings that need less.
     """
-    compiled, cost = compile_with_cost(
-        run.train_step, state, run.config["train"]["batch"], run.inputs
-    )
+    batch, inputs = training.config.train.batch, training.inputs
+    compiled, cost = compile_with_cost(training.train_step, state, batch, inputs)
     return_memory()
     usable = device_bytes(jax.local_devices()[0])
     print(
@@ -179,23 +178,21 @@ def compile_step(run, state):
             map_memory()
         return compiled
     for settings in _SAVINGS:
-        config = copy.deepcopy(run.config)
-        for name, value in settings.items():
-            group, key = name.split(".")
-            config[group][key] = run.mesh.size if name == "train.batch" else value
-        graphdef, _ = systems.create_abstract(model_config(config))
-        optimizer = make_optimizer_from(run.schedule, config)
-        options = compiler_options(config, run.mesh)
+        changes = {
+            name: training.mesh.size if name == "train.batch" else value
+            for name, value in settings.items()
+        }
+        config = changed(training.config, changes)
+        graphdef, _ = systems.create_abstract(systems.of_config(config))
+        optimizer = make_optimizer(config.optimizer, training.schedule)
+        options = compiler_options(config, training.mesh)
         step = make_train_step(
-            graphdef, optimizer, run.mesh, run.inputs, loss=config["loss"], options=options
+            graphdef, optimizer, training.mesh, inputs, loss=config.loss, options=options
         )
-        _, less = compile_with_cost(step, state, config["train"]["batch"], run.inputs)
+        _, less = compile_with_cost(step, state, config.train.batch, inputs)
         if less.peak_bytes <= usable:
-            changes = " ".join(
-                f"--config.{name}={config[name.split('.')[0]][name.split('.')[1]]}"
-                for name in settings
-            )
-            advice = f"{less.peak_bytes / GIB:.2f} GiB would do with {changes}"
+            flags = " ".join(f"--config.{name}={value}" for name, value in changes.items())
+            advice = f"{less.peak_bytes / GIB:.2f} GiB would do with {flags}"
             break
     else:
         advice = "use a smaller --config.data.patch, --config.model.width or data.size"
@@ -205,13 +202,13 @@ def compile_step(run, state):
     )
 
 
-def has_tumour(cohort: Cohort, case: str, config: dict) -> bool:
-    """Whether a case has any of the config's classes on its grid."""
+def has_tumour(cohort: Cohort, case: str, classes) -> bool:
+    """Whether a case has any of the classes on its grid."""
     volumes_ml = cohort.cases[case]["volumes_case_ml"]
-    return any(volumes_ml[name] > 0 for name in class_names(config))
+    return any(volumes_ml[name] > 0 for name in classes)
 
 
-def check_labels(config: dict, cohort: Cohort, parts: Split) -> None:
+def check_labels(config: Config, cohort: Cohort, parts: Split) -> None:
     """Refuses a run that has nothing to learn, or nothing to choose its checkpoint by.
 
     Raises:
@@ -222,7 +219,7 @@ def check_labels(config: dict, cohort: Cohort, parts: Split) -> None:
         (parts.train, "training", "there is nothing to learn"),
         *([of_selection] if parts.selection else []),
     ):
-        if not any(has_tumour(cohort, case, config) for case in cases):
+        if not any(has_tumour(cohort, case, config.data.classes) for case in cases):
             raise DataError(
                 f"the labels of all {len(cases)} {what} cases are empty: {consequence}",
                 file=cohort.folder,

@@ -1,7 +1,9 @@
 import pytest
 
 from isanet_jax.errors import ConfigError
-from isanet_jax.training.config import model_config, parse_command_line
+from isanet_jax.network import systems
+from isanet_jax.settings import read
+from isanet_jax.settings.command_line import parse_command_line
 
 BASE = ["train.py", "--config", "hecktor", "--workdir", "w"]
 
@@ -12,7 +14,7 @@ def test_overrides_are_typed_and_reach_the_network():
          "--config.model.fusion_weights=(1.0, 2.0)", "--config.model.dtype=bfloat16"]
     )  # fmt: skip
     assert config["fold"] == 3
-    made = model_config(config)
+    made = systems.of_config(read(config))
     assert (made.modalities, made.fusion_weights) == (("pet",), (1.0, 2.0))
     assert (made.dtype, made.shape) == ("bfloat16", (144, 144, 144))
 

@@ -14,7 +14,7 @@ from isanet_jax.cli import evaluate, predict, tune
 from isanet_jax.errors import CheckpointError, ConfigError, DataError
 from isanet_jax.files import write_json
 from isanet_jax.prediction.predictor import Predictor
-from isanet_jax.training.bundle import read_bundle, write_bundle
+from isanet_jax.runs.bundle import read_bundle, write_bundle
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,8 @@
 from collections import Counter
 from collections.abc import Mapping
 
+from isanet_jax.settings import read_stored
+
 _SAID_BY_DEFAULT = {
     "intended_use": "Research. It is no medical device, and its masks need a physician's eyes.",
     "limits": "Scans unlike those below were not tried; isanet predict warns of them.",
@@ -24,20 +26,21 @@ def model_card(networks: list[dict], rules: Mapping, metrics, about: Mapping[str
     """Markdown.
 
     Args:
-        networks: descriptions, see `isanet_jax.training.bundle.Bundle`.
+        networks: descriptions, see `isanet_jax.runs.bundle.Bundle`.
         rules: class -> how its probability becomes a mask.
         metrics: contents of metrics.json, of the runs that were evaluated.
         about: `intended_use`, `limits`, `licence`, `citation`, where something else is to be said.
     """
     said = _SAID_BY_DEFAULT | {name: text for name, text in about.items() if text}
     first = networks[0]
-    config, preparation = first["config"], first["preparation"]
-    systems = Counter(network["config"]["model"]["name"] for network in networks)
+    configs = [read_stored(network["config"]) for network in networks]
+    preparation = first["preparation"]
+    systems = Counter(config.model.name for config in configs)
     lines = [
         "# Model card",
         "",
         f"Networks: {', '.join(f'{count} × {name}' for name, count in systems.items())}. Classes: "
-        f"{', '.join(config['data'].get('classes', ['tumour']))}. Images: "
+        f"{', '.join(configs[0].data.classes)}. Images: "
         f"{', '.join(f'{name} ({kind})' for name, kind in preparation['images'].items())}.",
         "",
         "## Intended use",
@@ -51,12 +54,12 @@ def model_card(networks: list[dict], rules: Mapping, metrics, about: Mapping[str
         "| network | trained on | chosen on | fold | seed | best epoch | validation DSC |",
         "|---" * 7 + "|",
     ]
-    for number, network in enumerate(networks):
-        counts, progress, of = network["counts"], network["progress"], network["config"]
+    for number, (network, config) in enumerate(zip(networks, configs, strict=True)):
+        counts, progress = network["counts"], network["progress"]
         dsc = progress["best_dsc"]
         lines.append(
-            f"| {number} | {counts['train']} cases | {counts['selection']} cases | {of['fold']} "
-            f"| {of['seed']} | {progress['best_epoch']} | {'–' if dsc is None else f'{dsc:.4f}'} |"
+            f"| {number} | {counts['train']} cases | {counts['selection']} cases | {config.fold} "
+            f"| {config.seed} | {progress['best_epoch']} | {'–' if dsc is None else f'{dsc:.4f}'} |"
         )
     lines += ["", "## Metrics", ""]
     for content in metrics:

@@ -1,11 +1,10 @@
-"""Dice with focal loss (paper section 2.5) or cross-entropy, from logits, per batch."""
+"""What losses are made of (paper section 2.5): Dice, focal loss and cross-entropy, from logits."""
 
 import jax
 import jax.numpy as jnp
 
-from isanet_jax.network.blocks import Output
+from isanet_jax.settings.table import Loss as LossSettings
 
-LOSSES = ("dice_focal", "dice_ce")
 _VOLUME = (1, 2, 3)
 
 
@@ -41,6 +40,18 @@ def dice_loss(
         return jnp.mean(1 - (2 * overlap + smooth) / (total + smooth))
     total = jnp.sum(label, axes) + jnp.sum(p, axes)
     return jnp.mean(1 - 2 * overlap / (total + 1e-5))
+
+
+def dice_of(logits, label, settings: LossSettings, known) -> jax.Array:
+    """`dice_loss` in the form that the settings ask for."""
+    return dice_loss(
+        logits,
+        label,
+        squared=settings.dice_squared,
+        smooth=settings.dice_smooth,
+        of_batch=settings.batch_dice,
+        known=known,
+    )
 
 
 def focal_loss(
@@ -82,56 +93,3 @@ def cross_entropy(
         () float32.
     """
     return 2.0 * focal_loss(logits, label, alpha=0.5, gamma=0.0, known=known)
-
-
-def segmentation_loss(
-    output: Output,
-    label: jax.Array,
-    *,
-    name="dice_focal",
-    dice_squared,
-    dice_smooth,
-    alpha,
-    gamma,
-    focal_weight,
-    batch_dice=False,
-    ignored: jax.Array | None = None,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Eq. 11, Dice + focal, as the weighted mean over all that the network supervises.
-
-    Args:
-        output: of the network; a coarser auxiliary output is compared with the label's nearest
-            voxels.
-        label: (B, D, H, W, classes), as for `dice_loss`.
-        name: of `LOSSES`: Dice + focal, or Dice + cross-entropy.
-        dice_squared, dice_smooth: see `dice_loss`.
-        alpha, gamma: see `focal_loss`.
-        focal_weight: factor of the focal loss.
-        batch_dice: see `dice_loss`.
-        ignored: (B, D, H, W), above 0 in voxels that are left out; None: all count.
-
-    Raises:
-        ValueError: the label has not the logits' shape.
-
-    Returns:
-        loss, and its parts for the first output: `dice_loss`, `focal_loss` (the second part, also
-        where it is the cross-entropy).
-    """
-    if label.shape != output.logits.shape:  # they would be broadcast
-        raise ValueError(f"a label {label.shape} for logits {output.logits.shape}")
-    total, weights, parts = 0.0, 0.0, None
-    for weight, logits in ((1.0, output.logits), *output.auxiliary):
-        factors = [a // b for a, b in zip(label.shape[1:4], logits.shape[1:4], strict=True)]
-        coarse = (slice(None), *[slice(factor // 2, None, factor) for factor in factors])
-        target = label[coarse]
-        known = None if ignored is None else (ignored[coarse] == 0).astype(logits.dtype)[..., None]
-        form = {"squared": dice_squared, "smooth": dice_smooth, "of_batch": batch_dice}
-        dice = dice_loss(logits, target, known=known, **form)
-        if name == "dice_ce":
-            focal = cross_entropy(logits, target, known=known)
-        else:
-            focal = focal_loss(logits, target, alpha=alpha, gamma=gamma, known=known)
-            focal = focal_weight * focal
-        parts = parts or {"dice_loss": dice, "focal_loss": focal}
-        total, weights = total + weight * (dice + focal), weights + weight
-    return total / weights, parts

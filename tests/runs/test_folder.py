@@ -3,8 +3,8 @@ import json
 import pytest
 
 from isanet_jax.errors import ConfigError
-from isanet_jax.training.config import parse_command_line
-from isanet_jax.training.workdir import claim_workdir, compare_workdir
+from isanet_jax.runs.folder import claim_workdir, compare_workdir
+from isanet_jax.settings.command_line import parse_command_line
 
 BASE = ["train.py", "--config", "hecktor", "--workdir", "w"]
 
