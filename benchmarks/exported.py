@@ -1,6 +1,6 @@
 """Every system as ONNX beside JAX, on a real case: difference, size, and time of a prediction.
 
-    python prepare.py sts --source DIR --output cases/sts48 --size 48
+    isanet prepare sts --source DIR --output cases/sts48 --size 48
     python -m benchmarks.exported --cases cases/sts48
 
 Weights are drawn, not trained, and moved by noise so that no part of a network is a constant. JAX
@@ -119,7 +119,7 @@ def compare_masks(runs, ct, pet):
     """Yields the lines of a table: voxels in the masks, and voxels in which they differ."""
     import nibabel
 
-    root = Path(__file__).parent.parent
+    program = ("-m", "isanet_jax")
     yield "| run | system | voxels of the mask | of them different |\n" + "|---" * 4 + "|"
     for run in runs:
         system = json.loads((run / "config.json").read_text())["model"]["name"]
@@ -129,8 +129,18 @@ def compare_masks(runs, ct, pet):
             masks = [folder / "jax.nii.gz", folder / "onnx.nii.gz"]
             model = folder / "model"
             for command in (
-                [root / "predict.py", "--workdir", run, *scan, masks[0]],
-                [root / "export.py", "--workdir", run, "--output", model, "--format", "onnx"],
+                [*program, "predict", "--workdir", run, *scan, masks[0]],
+                [
+                    "-m",
+                    "isanet_jax",
+                    "export",
+                    "--workdir",
+                    run,
+                    "--output",
+                    model,
+                    "--format",
+                    "onnx",
+                ],
                 [model / "isanet_onnx.py", *scan, masks[1]],
             ):
                 done = subprocess.run(

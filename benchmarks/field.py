@@ -7,7 +7,7 @@ over a part of it, for that is what a field resized to a cube shows), with the o
 that fits all patients best, and scores it on the CT's grid.
 
     python -m benchmarks.field --source DIR --output CUT
-    python prepare.py table --source CUT/cases.csv --output cases/cut32 --size 32
+    isanet prepare table --source CUT/cases.csv --output cases/cut32 --size 32
 
 cuts the fields anew, for a comparison in which they say less: of what lies between the label and
 each side of the field, a random part stays (uniform, from nothing to all). NIfTI only.

@@ -1,6 +1,6 @@
 """nnU-Net itself beside our recipes: same patients, folds and processor time, one table.
 
-    python prepare.py sts --source DIR --output cases/sts48 --size 48
+    isanet prepare sts --source DIR --output cases/sts48 --size 48
     python -m benchmarks.nnunet --source DIR --cases cases/sts48 --workdir runs/nnunet --smoke
 
 --smoke is one fold at 20 CPU minutes; without it five folds at 5, 20 and 60. nnU-Net is installed
@@ -134,7 +134,7 @@ def worker(python: Path, workdir: Path, *arguments) -> None:
 def compare(args, minutes: float, masks: Path, workdir: Path) -> None:
     """Trains ours within the same time, and scores all."""
     command = [
-        *(sys.executable, str(ROOT / "compare.py")),
+        *(sys.executable, "-m", "isanet_jax", "compare"),
         *("--config", args.config.format(minutes=minutes), "--workdir", str(workdir)),
         *("--jobs", str(args.jobs)),
         *_settings_of(args.cases, args.patch),

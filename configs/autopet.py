@@ -1,8 +1,8 @@
 """ISA-Net on whole bodies (autoPET, nnU-Net's raw format), in patches.
 
-    python prepare.py nnunet --source DIR --output cases/autopet --fit whole --spacing-mm 2 2 3
-    python train.py --config configs/autopet.py --workdir runs/a0 --config.fold=0
-    python eval.py --workdir runs/a0
+    isanet prepare nnunet --source DIR --output cases/autopet --fit whole --spacing-mm 2 2 3
+    isanet train --config autopet --workdir runs/a0 --config.fold=0
+    isanet eval --workdir runs/a0
 
 Not run on autoPET yet.
 """

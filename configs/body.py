@@ -2,8 +2,8 @@
 
 It makes the phantoms where they are missing; nothing has to be downloaded.
 
-    python train.py --config configs/body.py --workdir runs/body
-    python eval.py --workdir runs/body
+    isanet train --config body --workdir runs/body
+    isanet eval --workdir runs/body
 """
 
 from isanet_jax.configs import hecktor

@@ -3,9 +3,9 @@
 The paper reports a mean DSC of 0.8076 over five folds (Table 2). Not reproduced yet: the data is
 gated, and a run takes a GPU. Prepare the data, then train one of the five folds:
 
-    python prepare.py hecktor --source DIR --output cases/hecktor
-    python train.py --config configs/hecktor.py --workdir runs/h0 --config.fold=0
-    python eval.py --workdir runs/h0
+    isanet prepare hecktor --source DIR --output cases/hecktor
+    isanet train --config hecktor --workdir runs/h0 --config.fold=0
+    isanet eval --workdir runs/h0
 """
 
 from ml_collections import ConfigDict

@@ -1,8 +1,8 @@
 """ISA-Net on HECKTOR 2022 and later: primary tumours (GTVp) and lymph nodes (GTVn), two classes.
 
-    python prepare.py hecktor --source DIR --output cases/hecktor22 --classes gtvp=1 gtvn=2
-    python train.py --config configs/hecktor22.py --workdir runs/h22 --config.fold=0
-    python eval.py --workdir runs/h22
+    isanet prepare hecktor --source DIR --output cases/hecktor22 --classes gtvp=1 gtvn=2
+    isanet train --config hecktor22 --workdir runs/h22 --config.fold=0
+    isanet eval --workdir runs/h22
 
 The evaluation has the aggregated DSC of each class and their mean, as the challenge ranks.
 Not run on the challenge's data yet, which is gated.

@@ -1,8 +1,8 @@
 """nnU-Net, planned by its own rules from prepared cases: patch, levels, kernels, batch.
 
-    python prepare.py table --source scans.csv --output cases/mine --fit whole --spacing-mm auto
-    python train.py --config configs/nnunet.py:cases/mine --workdir runs/n0 --config.fold=0
-    python eval.py --workdir runs/n0 --checkpoint latest
+    isanet prepare table --source scans.csv --output cases/mine --fit whole --spacing-mm auto
+    isanet train --config nnunet:cases/mine --workdir runs/n0 --config.fold=0
+    isanet eval --workdir runs/n0 --checkpoint latest
 
 cases/mine,resenc_m (or resenc_l, resenc_xl: 8, 24 and 40 GB) plans its network with a residual
 encoder. The recipe is configs/own/nnunet.py's; --print-config shows the plan. As in nnU-Net,

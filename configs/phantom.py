@@ -2,8 +2,8 @@
 
 It makes the phantoms where they are missing; nothing has to be downloaded.
 
-    python train.py --config configs/phantom.py --workdir runs/demo
-    python eval.py --workdir runs/demo
+    isanet train --config phantom --workdir runs/demo
+    isanet eval --workdir runs/demo
 """
 
 from isanet_jax.configs import hecktor

@@ -13,7 +13,7 @@ def with_recipe(recipe: dict, dataset: str = ""):
     Args:
         recipe: section -> setting -> value.
         dataset: a name of `DATASETS`; "": hecktor. On the command line it follows a colon, as in
-            --config configs/own/xie2021.py:sts.
+            --config own/xie2021:sts.
 
     Raises:
         ValueError: no such dataset.

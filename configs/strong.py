@@ -1,8 +1,8 @@
 """The recipe that this project recommends, as docs/benchmarks/search.md found it.
 
-    python prepare.py sts --source DIR --output cases/sts144
-    python train.py --config configs/strong.py:sts --workdir runs/s0 --config.fold=0
-    python eval.py --workdir runs/s0
+    isanet prepare sts --source DIR --output cases/sts144
+    isanet train --config strong:sts --workdir runs/s0 --config.fold=0
+    isanet eval --workdir runs/s0
 
 For any network (--config.model.name=isa) and dataset (strong.py:hecktor22), see configs/recipe.py.
 """

@@ -3,9 +3,9 @@
 The paper reports a mean DSC of 0.8378 over five folds (Table 2). 14 of the 51 tumours are longer
 than 144 mm, so its "1 mm and 144^3" cannot both hold; here the field of view is kept.
 
-    python prepare.py sts --source DIR --output cases/sts
-    python train.py --config configs/sts.py --workdir runs/s0 --config.fold=0
-    python eval.py --workdir runs/s0
+    isanet prepare sts --source DIR --output cases/sts
+    isanet train --config sts --workdir runs/s0 --config.fold=0
+    isanet eval --workdir runs/s0
 """
 
 from isanet_jax.configs import hecktor

@@ -2,10 +2,10 @@ r"""ISA-Net on CT, PET and T1-weighted MRI: the 34 sarcoma patients that have al
 
 A branch for each image. The patient's body in voxels of 2 mm, in patches:
 
-    python prepare.py sts --source DIR --output cases/sts_mr --images ct,pet,mr_t1 \
+    isanet prepare sts --source DIR --output cases/sts_mr --images ct,pet,mr_t1 \
         --fit whole --spacing-mm 2 --skip-bad
-    python train.py --config configs/sts_mr.py --workdir runs/mr0 --config.fold=0
-    python eval.py --workdir runs/mr0
+    isanet train --config sts_mr --workdir runs/mr0 --config.fold=0
+    isanet eval --workdir runs/mr0
 
 --config.model.modalities="('mr_t1',)" sees the MRI alone. Not run at this size yet.
 """

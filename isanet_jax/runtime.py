@@ -21,11 +21,9 @@ from isanet_jax.errors import ConfigError, IsaNetError
 
 # glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -3, -4, -8
-GPU_MEMORY_SHARE = 0.92  # of a GPU, that JAX takes and plan.py counts on
-_SCRIPTS = (
-    *("prepare.py", "train.py", "eval.py", "predict.py", "tune.py", "bundle.py", "export.py"),
-    *("node.py", "compare.py", "plan.py", "doctor.py"),
-)
+GPU_MEMORY_SHARE = 0.92  # of a GPU, that JAX takes and isanet plan counts on
+_SCRIPTS = ("prepare.py", "train.py", "eval.py", "predict.py")  # of a clone
+AS_MODULE = "python -m isanet_jax"
 _DRIVERS = ("/dev/nvidiactl", "/dev/dxg")  # Linux, and Windows' subsystem for it
 _PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -123,9 +121,12 @@ def seconds_by(clock: str) -> float:
 
 
 def command(name: str) -> str:
-    """How the user calls a program: `python train.py` in a clone, else `isanet train`."""
+    """How the user calls a program: `isanet train`, unless another one was called otherwise."""
     is_script = Path(sys.argv[0]).name in _SCRIPTS
-    return f"python {name}.py" if is_script else f"isanet {name}"
+    if is_script and f"{name}.py" in _SCRIPTS:
+        return f"python {name}.py"
+    by_module = is_script or sys.argv[0].startswith(AS_MODULE)
+    return f"{AS_MODULE if by_module else 'isanet'} {name}"
 
 
 def config_name(name: str) -> str:
@@ -329,7 +330,7 @@ def choose_platform() -> None:
     """Settles what JAX runs on where it would fail or waste: by environment, before its import.
 
     JAX's CUDA plugin reports a missing driver with tracebacks; without a driver it is left out.
-    On a GPU, JAX takes three quarters of the memory by default; plan.py counts on 92 %.
+    On a GPU, JAX takes three quarters of the memory by default; isanet plan counts on 92 %.
     """
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", str(GPU_MEMORY_SHARE))
     plugins = [name for name in _PLUGINS if importlib.util.find_spec(name)]

@@ -62,7 +62,7 @@ def test_the_first_steps_of_somebody_who_has_only_the_wheel(wheel, tmp_path):
     assert "isanet train --config hecktor" in refused
     assert not list(here.iterdir())
     small = ["--config.data.size=16", "--config.data.spacing_mm=12.0", "--config.data.phantoms=6"]
-    small += ["--config.model.width=2", "--config.model.levels=3", "--config.train.epochs=2"]
+    small += ["--config.model.width=2", "--config.model.levels=2", "--config.train.epochs=2"]
     done = run(isanet, "train", "--config", "phantom", "--workdir", "r", *small, cwd=here)
     assert "next: isanet eval --workdir r" in done
     assert "mean DSC" in run(isanet, "eval", "--workdir", "r", cwd=here)

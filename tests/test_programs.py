@@ -15,9 +15,14 @@ from isanet_jax.settings import Config
 
 
 def run(root, *arguments, cwd=None):
+    """A program of the clone, or `python -m isanet_jax NAME`."""
+    name, *rest = arguments
+    program = [str(root / name)] if name.endswith(".py") else ["-m", "isanet_jax", name]
+    rest = [str(root / word) if ".py" in word else word for word in rest]
     return subprocess.run(
-        [sys.executable, *(str(root / a) if ".py" in a else a for a in arguments)],
+        [sys.executable, *program, *rest],
         cwd=cwd or root,
+        env=os.environ | {"PYTHONPATH": str(root)},
         capture_output=True,
         text=True,
         timeout=120,
@@ -26,7 +31,7 @@ def run(root, *arguments, cwd=None):
 
 
 @pytest.mark.parametrize(
-    "program", ["prepare.py", "train.py", "eval.py", "predict.py", "compare.py"]
+    "program", [*("prepare.py", "train.py", "eval.py", "predict.py"), "compare"]
 )
 def test_help(request, program):
     done = run(request.config.rootpath, program, "--help")
@@ -42,7 +47,7 @@ def test_help(request, program):
         (["train.py", "--config", "configs/hecktor.py", "--config.fodl=1"], "fodl"),
         (["predict.py", "--workdir", "w", "--ct", "c.nii", "--output", "o.nii"], "--pet"),
         (["eval.py", "--workdir", "absent"], "no trained network"),
-        (["compare.py", "--config", "configs/compare/table2.py:sts,tiny"], "smoke and own"),
+        (["compare", "--config", "compare/table2:sts,tiny"], "smoke and own"),
     ],
 )
 def test_errors_are_one_line_and_status_2(request, tmp_path, arguments, message):

@@ -20,7 +20,7 @@ The config of a comparison:
     gpu_minutes: the same on a GPU, by the clock.
     curve: label of the x axis of a curve through the methods (Fig. 6); empty: none.
 
-Options follow a colon, as in --config configs/compare/table2.py:sts,smoke
+Options follow a colon, as in --config compare/table2:sts,smoke
     hecktor, sts: the cohort (default: hecktor).
     smoke: a size for two CPU cores; it shows that everything works, not the paper's figures.
     own: each system's own recipe (configs/own) where the paper gave all the same loop.

@@ -1,6 +1,6 @@
 r"""The methods of the paper's tables and this project's, each for the same processor time.
 
-    python -m benchmarks.nnunet --config configs/compare/everything.py:sts,smoke \
+    python -m benchmarks.nnunet --config compare/everything:sts,smoke \
         --source DIR --cases cases/sts32 --workdir runs/everything --minutes 5 --jobs 2
 
 sets nnU-Net itself beside them: docs/benchmarks/sts.md. compare.py takes the config, too. The

@@ -1,6 +1,6 @@
 """The paper's Fig. 6: the weights of PET and CT in the decoder's fusion.
 
-    python compare.py --config configs/compare/fig6.py:sts --workdir runs/fig6
+    isanet compare --config compare/fig6:sts --workdir runs/fig6
 
 The options after the colon are in comparison.py, beside this.
 """

@@ -1,8 +1,8 @@
 r"""What it is worth to start from a trained network, where there are few patients of one's own.
 
     isanet bundle --workdir runs/demo --output phantoms.isanet
-    python prepare.py table --source eight.csv --output cases/eight --fit resize --size 32
-    python compare.py --config configs/compare/finetune.py:phantoms.isanet \
+    isanet prepare table --source eight.csv --output cases/eight --fit resize --size 32
+    isanet compare --config compare/finetune:phantoms.isanet \
         --config.base.data.cases=cases/eight --workdir runs/finetune
 
 The table's column `fold` says who is tested on (0), who chooses the checkpoint (1), and who is
@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 def get_config(model: str = "") -> ConfigDict:
     """From drawn parameters, and from a model's."""
     if not model:
-        raise ValueError("say what to start from: --config configs/compare/finetune.py:MODEL")
+        raise ValueError("say what to start from: --config compare/finetune:MODEL")
     config = comparison("Starting from a trained network", "sts")
     config.size = "32³"
     config.folds, config.seeds = (0,), (0, 1, 2)

@@ -1,8 +1,8 @@
 """ISA-Net on the sarcoma cohort in two grids: patches of one voxel size, and the field resized.
 
-    python prepare.py sts --source DIR --output cases/sts96 --fit resize --size 96
-    python prepare.py sts --source DIR --output cases/sts_2mm --fit whole --spacing-mm 2
-    python compare.py --config configs/compare/fits.py --workdir runs/fits
+    isanet prepare sts --source DIR --output cases/sts96 --fit resize --size 96
+    isanet prepare sts --source DIR --output cases/sts_2mm --fit whole --spacing-mm 2
+    isanet compare --config compare/fits --workdir runs/fits
 
 Either sees 96^3 voxels in a step. fits.py:sts,smoke is a size for two CPU cores: 48^3 voxels, and 4
 mm (`--size 48 --output cases/sts48`, `--spacing-mm 4 --output cases/sts_4mm`).

@@ -5,7 +5,7 @@ weights as summing to one or as having mean one. Beside them, the same backbone 
 squeeze-excitation and without attention. Two folds and two seeds; the checkpoint is chosen on a
 fold that is not reported.
 
-    python compare.py --config configs/compare/isa_fusion.py:sts,smoke --workdir runs/readings
+    isanet compare --config compare/isa_fusion:sts,smoke --workdir runs/readings
 """
 
 from isanet_jax.configs.compare.comparison import SMOKE_SEEDS, add_method, comparison

@@ -1,6 +1,6 @@
 """ISA-Net as its authors' code has it, and as the paper's text says (`model.reading`).
 
-    python compare.py --config configs/compare/isa_text.py:sts,smoke --workdir runs/text --jobs 2
+    isanet compare --config compare/isa_text:sts,smoke --workdir runs/text --jobs 2
 
 What differs is in docs/decisions.md, what was measured in docs/comparisons/README.md.
 """

@@ -1,8 +1,8 @@
 r"""`strong` on phantoms of two classes, a primary tumour and lymph nodes as in HECKTOR 2022, beside
 nnU-Net.
 
-    python prepare.py phantom --kind nodes --cases 40 --output cases/nodes48
-    python -m benchmarks.nnunet --config configs/compare/nodes.py --minutes 20 \
+    isanet prepare phantom --kind nodes --cases 40 --output cases/nodes48
+    python -m benchmarks.nnunet --config compare/nodes --minutes 20 \
         --source cases/nodes48/scans/cases.csv --cases cases/nodes48 --workdir runs/nodes
 
 docs/benchmarks/sts.md has what came of it.

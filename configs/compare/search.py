@@ -1,7 +1,7 @@
 """The search that configs/strong.py comes from: one change at a time, the same processor time.
 
-    python prepare.py sts --source DIR --output cases/sts32 --size 32
-    python compare.py --config configs/compare/search.py --workdir runs/search
+    isanet prepare sts --source DIR --output cases/sts32 --size 32
+    isanet compare --config compare/search --workdir runs/search
 
 Five folds, each with a checkpoint chosen on the next ("nested"), which is what candidates are
 chosen by (but the one without selection); the test folds are looked at once, in the table.

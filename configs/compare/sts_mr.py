@@ -1,8 +1,8 @@
 """ISA-Net on T1-weighted MRI, on PET/CT and on all three, for the 34 patients that have them.
 
-    python prepare.py sts --source DIR --output cases/sts_mr --images ct,pet,mr_t1 --skip-bad \
+    isanet prepare sts --source DIR --output cases/sts_mr --images ct,pet,mr_t1 --skip-bad \
         --fit whole --spacing-mm 2
-    python compare.py --config configs/compare/sts_mr.py --workdir runs/sts_mr
+    isanet compare --config compare/sts_mr --workdir runs/sts_mr
 
 The paper has no such table. sts_mr.py:sts,smoke is a size for two CPU cores, of cases that are made
 with `--fit resize --size 32 --output cases/sts_mr32`.

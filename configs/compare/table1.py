@@ -1,6 +1,6 @@
 """The paper's Table 1: ISA-Net on CT, on PET and on both.
 
-    python compare.py --config configs/compare/table1.py:sts --workdir runs/table1
+    isanet compare --config compare/table1:sts --workdir runs/table1
 
 The options after the colon are in comparison.py, beside this.
 """

@@ -1,6 +1,6 @@
 """The paper's Table 2: the attention modules on one backbone, and V-Net.
 
-    python compare.py --config configs/compare/table2.py:sts --workdir runs/table2
+    isanet compare --config compare/table2:sts --workdir runs/table2
 
 The options after the colon are in comparison.py, beside this.
 """

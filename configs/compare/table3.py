@@ -1,6 +1,6 @@
 """The paper's Table 3: the systems of the HECKTOR challenges.
 
-    python compare.py --config configs/compare/table3.py:sts --workdir runs/table3
+    isanet compare --config compare/table3:sts --workdir runs/table3
 
 The options after the colon are in comparison.py, beside this.
 """

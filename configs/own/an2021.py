@@ -3,7 +3,7 @@
 The report gives no optimiser that could be confirmed: the paper's Adam at 1e-4 is kept. One
 command trains all three networks:
 
-    python train.py --config configs/own/an2021.py --workdir runs/an0
+    isanet train --config own/an2021 --workdir runs/an0
 """
 
 from isanet_jax.configs.recipe import with_recipe

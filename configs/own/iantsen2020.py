@@ -4,9 +4,9 @@ Trained on four leave-one-centre-out and four random splits; the mean of the eig
 the prediction. Epochs, batch and learning rates are those of the public configuration
 (github.com/iantsen/hecktor, config/model_train.yaml).
 
-    python train.py --config configs/own/iantsen2020.py --workdir runs/i0 --config.fold_by=centre
-    python train.py --config configs/own/iantsen2020.py --workdir runs/i4 --config.fold=0
-    python predict.py --workdir runs/i0 runs/i4 ... --table scans.csv --output masks
+    isanet train --config own/iantsen2020 --workdir runs/i0 --config.fold_by=centre
+    isanet train --config own/iantsen2020 --workdir runs/i4 --config.fold=0
+    isanet predict --workdir runs/i0 runs/i4 ... --table scans.csv --output masks
 """
 
 from isanet_jax.configs.recipe import with_recipe

@@ -4,8 +4,8 @@ Dice + cross-entropy on 128^3 patches, a third of them on the tumour, batch 2, d
 with Nesterov momentum and a poly schedule over 1000 epochs of 250 steps; its augmentation; a
 sliding window with half overlap and Gaussian weights, and the mean over the mirror images:
 
-    python train.py --config configs/own/nnunet.py --workdir runs/n0 --config.fold=0
-    python eval.py --workdir runs/n0 --checkpoint latest
+    isanet train --config own/nnunet --workdir runs/n0 --config.fold=0
+    isanet eval --workdir runs/n0 --checkpoint latest
 
 The CT is standardised by the training cases' tumours, and the checkpoint that it calls best is
 chosen on drawn patches; what predicts in nnU-Net is the last one. Not as in nnU-Net: the patch and

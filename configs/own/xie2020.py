@@ -1,6 +1,6 @@
 """Xie et al., third of HECKTOR 2020, by its own recipe: nnU-Net with scSE.
 
-python train.py --config configs/own/xie2020.py --workdir runs/x0
+isanet train --config own/xie2020 --workdir runs/x0
 """
 
 from isanet_jax.configs.own import nnunet

@@ -3,9 +3,9 @@
 The mean of the five folds' probabilities is the prediction:
 
     for k in 0 1 2 3 4; do
-      python train.py --config configs/own/xie2021.py --workdir runs/x$k --config.fold=$k
+      isanet train --config own/xie2021 --workdir runs/x$k --config.fold=$k
     done
-    python predict.py --workdir runs/x0 runs/x1 runs/x2 runs/x3 runs/x4 --table scans.csv \
+    isanet predict --workdir runs/x0 runs/x1 runs/x2 runs/x3 runs/x4 --table scans.csv \
       --output masks
 """
 

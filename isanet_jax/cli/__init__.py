@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from pathlib import Path
 
 import isanet_jax
 from isanet_jax import runtime
@@ -39,7 +40,8 @@ def main() -> None:
     elif name == "--version":
         print(isanet_jax.__version__)
     elif name in COMMANDS:
-        sys.argv = [f"isanet {name}", *sys.argv[2:]]
+        by_module = Path(sys.argv[0]).name == "__main__.py"
+        sys.argv = [f"{runtime.AS_MODULE if by_module else 'isanet'} {name}", *sys.argv[2:]]
         run(name)
     else:
         print(f"error: no command {name!r}; choose from {', '.join(COMMANDS)}", file=sys.stderr)

@@ -8,7 +8,7 @@ from isanet_jax.runtime import command, say_devices
 
 
 def parser() -> argparse.ArgumentParser:
-    """The arguments of bundle.py."""
+    """The arguments of isanet bundle."""
     root = argparse.ArgumentParser(
         description="Makes one file of a run's network, or of several as an ensemble: weights, "
         "settings, rules and a card. It holds no code, no case's ID and no folder, and is given to "
@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments=None) -> None:
-    """Runs bundle.py."""
+    """Runs isanet bundle."""
     args = parser().parse_args(arguments)
     from isanet_jax.prediction.predictor import Predictor  # imports JAX
     from isanet_jax.prediction.rules import write_form

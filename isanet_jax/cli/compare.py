@@ -1,4 +1,4 @@
-"""The command line of compare.py."""
+"""The command line of isanet compare."""
 
 import json
 import os
@@ -31,7 +31,7 @@ stopped, and tries failed cells again; finished cells are not run twice."""
 
 
 def main():
-    """Runs compare.py."""
+    """Runs isanet compare."""
     if {"-h", "--help"} & set(sys.argv):
         print(
             _USAGE.format(
@@ -54,8 +54,8 @@ def main():
     comparison, workdir = parse_command_line(argv)
     if "methods" not in comparison:
         raise ConfigError(
-            "this config is of one run; compare.py takes one of configs/compare, as in --config "
-            "configs/compare/table2.py:sts"
+            "this config is of one run; isanet compare takes one of configs/compare, as in "
+            "--config compare/table2:sts"
         )
     comparison = with_external(with_systems(comparison))
     if not is_shown:

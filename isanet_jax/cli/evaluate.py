@@ -1,4 +1,4 @@
-"""The command line of eval.py."""
+"""The command line of isanet eval."""
 
 import argparse
 from pathlib import Path
@@ -12,7 +12,7 @@ from isanet_jax.runtime import say_devices
 
 
 def parser() -> argparse.ArgumentParser:
-    """The arguments of eval.py."""
+    """The arguments of isanet eval."""
     root = argparse.ArgumentParser(description="Scores a trained run, or anyone's masks.")
     root.add_argument(
         "--workdir",
@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments=None) -> None:
-    """Runs eval.py."""
+    """Runs isanet eval."""
     args = parser().parse_args(arguments)
     if bool(args.workdir) == bool(args.predictions or args.references):
         raise ConfigError("give either --workdir, or --predictions and --references")

@@ -8,7 +8,7 @@ from isanet_jax.runtime import command, say_devices
 
 
 def parser() -> argparse.ArgumentParser:
-    """The arguments of export.py."""
+    """The arguments of isanet export."""
     root = argparse.ArgumentParser(
         description="Writes trained networks for programs without JAX: ONNX files with the images' "
         "normalisation inside, and isanet_onnx.py, which predicts with them by numpy, scipy, "
@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments=None) -> None:
-    """Runs export.py."""
+    """Runs isanet export."""
     args = parser().parse_args(arguments)
     from isanet_jax.export.model import write_model
     from isanet_jax.prediction.predictor import Predictor  # imports JAX

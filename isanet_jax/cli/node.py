@@ -7,7 +7,7 @@ import threading
 import time
 
 from isanet_jax.errors import ConfigError, IsaNetError
-from isanet_jax.prediction.write import DICOM
+from isanet_jax.prediction.formats import of_dicom
 from isanet_jax.runtime import say_devices, stop_signals
 
 _TITLE = re.compile(r"[\x21-\x5b\x5d-\x7e]([\x20-\x5b\x5d-\x7e]{0,14}[\x21-\x5b\x5d-\x7e])?")
@@ -16,7 +16,7 @@ _PEER = re.compile(r"(?P<host>[A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\]):(?P<port>\d+):(?
 
 
 def parser() -> argparse.ArgumentParser:
-    """The arguments of node.py."""
+    """The arguments of isanet node."""
     root = argparse.ArgumentParser(
         description="A DICOM node: takes studies by C-STORE, waits until nothing more of them "
         "comes, predicts, and sends SEG and RTSTRUCT back. Its queue is on disk: the same command "
@@ -41,8 +41,8 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument(
         "--format",
         nargs="+",
-        choices=DICOM,
-        default=list(DICOM),
+        choices=of_dicom(),
+        default=of_dicom(),
         help="of the results (default: both)",
     )
     root.add_argument(
@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments=None) -> None:
-    """Runs node.py."""
+    """Runs isanet node."""
     args = parser().parse_args(arguments)
     try:
         import pynetdicom  # noqa: F401

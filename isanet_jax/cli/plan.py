@@ -1,4 +1,4 @@
-"""The command line of plan.py."""
+"""The command line of isanet plan."""
 
 import argparse
 import json
@@ -17,7 +17,7 @@ the bandwidth, one kind after the other; starting kernels, and caches, are not i
 
 
 def parser() -> argparse.ArgumentParser:
-    """The arguments of plan.py."""
+    """The arguments of isanet plan."""
     root = argparse.ArgumentParser(
         description="Compiles the real train step and prediction for this CPU and for GPUs that "
         "need not be there, and says what they need.",
@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments=None) -> None:
-    """Runs plan.py."""
+    """Runs isanet plan."""
     args, overrides = parser().parse_known_args(arguments)
     if unknown := [word for word in overrides if not word.startswith("--config.")]:
         raise ConfigError(f"unexpected arguments {' '.join(unknown)}; settings are --config.NAME=V")

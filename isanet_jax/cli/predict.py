@@ -1,4 +1,4 @@
-"""The command line of predict.py."""
+"""The command line of isanet predict."""
 
 import argparse
 import csv
@@ -13,14 +13,15 @@ from isanet_jax.datasets.layout import PET_CT, Scan, box_from_lps
 from isanet_jax.datasets.table import read_table
 from isanet_jax.errors import ConfigError, DataError, failure_of
 from isanet_jax.files import check_new, is_bundle
-from isanet_jax.prediction.write import SUFFIXES
+from isanet_jax.prediction.formats import suffixes
+from isanet_jax.prediction.write import MAPS
 from isanet_jax.runtime import say_devices
 from isanet_jax.settings import read_stored
 from isanet_jax.volume import NIFTI_SUFFIXES, check_output
 
 
 def parser() -> argparse.ArgumentParser:
-    """The arguments of predict.py."""
+    """The arguments of isanet predict."""
     root = argparse.ArgumentParser(
         description="Predicts tumour masks on each CT's own grid, as NIfTI or DICOM.",
     )
@@ -52,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument(
         "--format",
         default="nifti",
-        help=f"of the masks, comma-separated: {', '.join(SUFFIXES)}; the DICOM ones need the CT "
+        help=f"of the masks, comma-separated: {', '.join(suffixes())}; the DICOM ones need the CT "
         "as DICOM, and stand beside the NIfTI with other endings (default: nifti)",
     )
     root.add_argument(
@@ -114,7 +115,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments=None) -> None:
-    """Runs predict.py."""
+    """Runs isanet predict."""
     args = parser().parse_args(arguments)
     images = _images_of(args.workdir[0])
     jobs = _jobs(args, images)
@@ -195,11 +196,9 @@ def _check_outputs(args, jobs):
         if Path(args.report).suffix != ".html":
             raise ConfigError(f"--report is {args.report}; name a file that ends in .html")
         check_new(args.report, overwrite=args.overwrite)
-    for path in (path for _, paths in jobs for path in paths.values()):
-        if path.suffix == ".dcm":
-            check_new(path, overwrite=args.overwrite)
-        else:
-            check_output(path, overwrite=args.overwrite)
+    for kind, path in (item for _, paths in jobs for item in paths.items()):
+        is_nifti = kind == "nifti" or kind in MAPS
+        (check_output if is_nifti else check_new)(path, overwrite=args.overwrite)
 
 
 def _images_of(workdir):
@@ -218,10 +217,10 @@ def _images_of(workdir):
 def _jobs(args, images):
     """(scan, {format of the mask, "probability" or "uncertainty": its path}) per case."""
     formats = args.format.split(",")
-    unknown = [name for name in formats if name not in SUFFIXES]
+    unknown = [name for name in formats if name not in suffixes()]
     if unknown:
-        raise ConfigError(f"--format is {args.format!r}; choose from {', '.join(SUFFIXES)}")
-    maps = {k: Path(v) for k in ("probability", "uncertainty") if (v := getattr(args, k))}
+        raise ConfigError(f"--format is {args.format!r}; choose from {', '.join(suffixes())}")
+    maps = {k: Path(v) for k in MAPS if (v := getattr(args, k))}
     output = Path(args.output)
     if args.table:
         if args.ct or args.pet or args.image or args.box:
@@ -229,7 +228,7 @@ def _jobs(args, images):
         jobs = []
         for scan in read_table(args.table, images=images, with_label=False):
             paths = {kind: place / f"{scan.case}.nii.gz" for kind, place in maps.items()}
-            paths |= {kind: output / f"{scan.case}{SUFFIXES[kind]}" for kind in formats}
+            paths |= {kind: output / f"{scan.case}{suffixes()[kind]}" for kind in formats}
             if not (args.skip_existing and all(paths[kind].exists() for kind in formats)):
                 jobs.append((scan, paths))
         return jobs
@@ -246,9 +245,9 @@ def _jobs(args, images):
     paths = {name: Path(given[name]) for name in images}
     scan = Scan("scan", paths, None, "scan", box_mm=box_mm)
     stem = output.name
-    for suffix in (*NIFTI_SUFFIXES, *SUFFIXES.values(), ".dcm"):
+    for suffix in (*NIFTI_SUFFIXES, *suffixes().values(), ".dcm"):
         stem = stem.removesuffix(suffix)
-    paths = {kind: output.with_name(stem + SUFFIXES[kind]) for kind in formats}
+    paths = {kind: output.with_name(stem + suffixes()[kind]) for kind in formats}
     if len(formats) == 1 or formats[0] == "nifti":
         paths[formats[0]] = output  # as it was given
     return [(scan, maps | paths)]
@@ -395,7 +394,7 @@ def _write_case(prediction, paths, args, table):
     summary = "; ".join(parts)
     if not rows:
         notes.append("EMPTY: no tumour found")
-    written = next(str(paths[kind]) for kind in SUFFIXES if kind in paths)
+    written = next(str(paths[kind]) for kind in suffixes() if kind in paths)
     return f"{written}: {summary}" + "".join(f"; {note}" for note in notes)
 
 

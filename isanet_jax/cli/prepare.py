@@ -1,4 +1,4 @@
-"""The command line of prepare.py."""
+"""The command line of isanet prepare."""
 
 import argparse
 import sys
@@ -21,7 +21,7 @@ from isanet_jax.volume import VOXEL_MM
 
 
 def parser() -> argparse.ArgumentParser:
-    """The arguments of prepare.py."""
+    """The arguments of isanet prepare."""
     root = argparse.ArgumentParser(
         description="Prepares raw scans, PET/CT or others, for training."
     )
@@ -198,7 +198,7 @@ def _add_workers(command):
 
 
 def main(arguments=None) -> None:
-    """Runs prepare.py."""
+    """Runs isanet prepare."""
     args = parser().parse_args(arguments)
     _check_arguments(args)
     if args.layout == "convert":

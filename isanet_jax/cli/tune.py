@@ -9,7 +9,7 @@ from isanet_jax.runtime import command, say_devices
 
 
 def parser() -> argparse.ArgumentParser:
-    """The arguments of tune.py."""
+    """The arguments of isanet tune."""
     root = argparse.ArgumentParser(
         description="Chooses threshold, smallest lesion, least SUVmax and largest component, class "
         "by class, on the cases that runs were tested on.",
@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments=None) -> None:
-    """Runs tune.py."""
+    """Runs isanet tune."""
     args = parser().parse_args(arguments)
     if len(args.workdir) > 1 and not args.output:
         raise ConfigError("give --output: the rules of several runs belong to none of them")

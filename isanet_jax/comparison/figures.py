@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from isanet_jax.comparison.table import TESTED, Row
+from isanet_jax.comparison.table import Row
 from isanet_jax.evaluation.pictures import (
     PLANES,
     PREDICTION,
@@ -11,7 +11,7 @@ from isanet_jax.evaluation.pictures import (
     draw_plane,
     largest_section,
 )
-from isanet_jax.metrics import METRICS
+from isanet_jax.metrics import METRICS, shown_in
 
 _COLUMN_INCHES = 2.1
 
@@ -24,8 +24,9 @@ def box_plots(path, rows: list[Row]) -> None:
         rows: of the table.
     """
     figure = Figure(figsize=(14, 1.5 + 0.4 * len(rows)), layout="constrained")
-    axes = figure.subplots(1, len(TESTED), sharey=True)
-    for panel, metric in zip(axes, TESTED, strict=True):
+    tested = shown_in("tests")
+    axes = figure.subplots(1, len(tested), sharey=True)
+    for panel, metric in zip(axes, tested, strict=True):
         values = [np.array([case[metric] for case in row.cases.values()]) for row in rows]
         finite = [v[np.isfinite(v)] for v in values]
         panel.boxplot(finite, orientation="horizontal", showmeans=True)

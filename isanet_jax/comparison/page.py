@@ -5,11 +5,10 @@ import numpy as np
 from isanet_jax.cases.case import read_case
 from isanet_jax.cases.cohort import read_cohort
 from isanet_jax.comparison.masks import case_folder, unpacked
-from isanet_jax.comparison.table import COLUMNS
 from isanet_jax.evaluation import charts
 from isanet_jax.evaluation.evaluate import MEAN
-from isanet_jax.evaluation.page import CASE_COLUMNS, Page, metrics_table, pack_case
-from isanet_jax.metrics import METRICS
+from isanet_jax.evaluation.page import Page, metrics_table, pack_case
+from isanet_jax.metrics import METRICS, shown_in
 from isanet_jax.settings import read
 
 
@@ -28,7 +27,7 @@ def write_page(path, *, comparison: dict, lines, rows, of_class, masks, cells) -
     methods = [row for row in rows if row.name in comparison["methods"]]
     all_rows = {MEAN: rows, **of_class} if of_class else {"All cases": rows}
     shown = [
-        charts.boxes(heading, {row.label: row.cases for row in of}, CASE_COLUMNS)
+        charts.boxes(heading, {row.label: row.cases for row in of}, shown_in("page"))
         for heading, of in all_rows.items()
     ]
     if comparison["curve"] and methods:
@@ -66,11 +65,11 @@ def _curve(methods, label):
 
 def _methods_table(all_rows):
     """Headings and rows; of several classes, a row for each."""
-    several = len(all_rows) > 1
-    heads = ["method", *(["class"] * several), *(METRICS[name].heading for name in COLUMNS)]
+    several, columns = len(all_rows) > 1, shown_in("comparison")
+    heads = ["method", *(["class"] * several), *(METRICS[name].heading for name in columns)]
     cells = [
         [
-            *(row.label, *([name] * several), *map(row.shown, COLUMNS)),
+            *(row.label, *([name] * several), *map(row.shown, columns)),
             f"{row.n_infinite} of {row.n_scored}",
         ]
         for name, rows in all_rows.items()

@@ -12,11 +12,11 @@ from isanet_jax.comparison.budget import minutes_of
 from isanet_jax.comparison.grid import Cell
 from isanet_jax.comparison.masks import case_folder, masks_of_cases, unpacked
 from isanet_jax.comparison.page import write_page
-from isanet_jax.comparison.table import COLUMNS, NO_VALUE, Row, collect, tests
+from isanet_jax.comparison.table import NO_VALUE, Row, collect, tests
 from isanet_jax.evaluation.evaluate import MEAN
 from isanet_jax.evaluation.report import SELECTION_NOTES, in_voxels
 from isanet_jax.files import replace_when_done, write_csv
-from isanet_jax.metrics import METRICS
+from isanet_jax.metrics import METRICS, shown_in
 from isanet_jax.metrics.segmentation import DISTANCES
 from isanet_jax.settings import read
 
@@ -228,39 +228,41 @@ def _beside(row, metric):
 
 def markdown_table(rows: list[Row]) -> str:
     """The table in Markdown: ours, below it the paper's figure and the difference."""
+    columns = shown_in("comparison")
     lines = [
         "| method | | "
-        + " | ".join(METRICS[name].heading for name in COLUMNS)
+        + " | ".join(METRICS[name].heading for name in columns)
         + " | infinite | missing cells |",
-        "|---" * (len(COLUMNS) + 4) + "|",
+        "|---" * (len(columns) + 4) + "|",
     ]
     for row in rows:
-        ours = " | ".join(row.shown(metric) for metric in COLUMNS)
+        ours = " | ".join(row.shown(metric) for metric in columns)
         lines.append(
             f"| {row.label} | ours | {ours} | {row.n_infinite} of {row.n_scored} "
             f"| {row.missing} of {row.total} |"
         )
         if row.published:
-            paper = " | ".join(_published(row, metric) for metric in COLUMNS)
-            beside = " | ".join(_beside(row, metric) for metric in COLUMNS)
+            paper = " | ".join(_published(row, metric) for metric in columns)
+            beside = " | ".join(_beside(row, metric) for metric in columns)
             lines += [f"| | paper | {paper} | | |", f"| | difference | {beside} | | |"]
     return "\n".join(lines)
 
 
 def latex_table(rows: list[Row], title: str) -> str:
     """The table in LaTeX (booktabs): ours, and the paper's in parentheses."""
+    columns = shown_in("comparison")
     lines = [
         r"% needs \usepackage{booktabs}",
-        r"\begin{tabular}{l" + "c" * (len(COLUMNS) + 1) + "}",
+        r"\begin{tabular}{l" + "c" * (len(columns) + 1) + "}",
         r"\toprule",
-        "Method & " + " & ".join(METRICS[name].heading for name in COLUMNS) + r" & infinite \\",
+        "Method & " + " & ".join(METRICS[name].heading for name in columns) + r" & infinite \\",
         r"\midrule",
     ]
     for row in rows:
-        ours = " & ".join(row.shown(metric, r"$\pm$") for metric in COLUMNS)
+        ours = " & ".join(row.shown(metric, r"$\pm$") for metric in columns)
         lines.append(rf"{_tex(row.label)} & {ours} & {row.n_infinite}/{row.n_scored} \\")
         if row.published:
-            paper = " & ".join(f"({_published(row, metric)})" for metric in COLUMNS)
+            paper = " & ".join(f"({_published(row, metric)})" for metric in columns)
             lines.append(rf"\quad (paper) & {paper} & \\")
     lines += [r"\bottomrule", r"\end{tabular}"]
     return f"% {title}; mean and standard deviation over the folds\n" + "\n".join(lines) + "\n"
@@ -294,7 +296,7 @@ def tests_table(compared: list[dict]) -> str:
 def _long(rows) -> Iterator[dict]:
     """A line per method and metric, for spreadsheets."""
     for row in rows:
-        for metric in COLUMNS:
+        for metric in shown_in("comparison"):
             mean, sd, folds = row.figure(metric)
             yield {
                 "method": row.name,

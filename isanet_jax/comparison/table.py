@@ -9,15 +9,9 @@ import numpy as np
 from isanet_jax.comparison.grid import THRESHOLDS, Cell
 from isanet_jax.comparison.statistics import holm, paired_test
 from isanet_jax.evaluation.evaluate import NETWORK
-from isanet_jax.metrics import METRICS
+from isanet_jax.metrics import METRICS, shown_in
 from isanet_jax.metrics.segmentation import DISTANCES, summarise
 
-# The paper's columns in its order, then further ones; dsc_agg is over cases, not a mean.
-COLUMNS = (
-    *("dsc", "hd", "assd", "rvd_abs", "voe", "recall", "precision"),
-    *("hd95", "dsc_agg", "lesion_f1"),
-)
-TESTED = ("dsc", "hd95", "assd")
 NO_VALUE = "–"
 
 
@@ -140,7 +134,7 @@ def tests(rows: list[Row], reference: str) -> list[dict]:
     if reference not in by_name:
         return []
     results = []
-    for metric in TESTED:
+    for metric in shown_in("tests"):
         tests_of_metric = []
         for row in rows:
             shared = sorted(row.cases.keys() & by_name[reference].cases.keys())

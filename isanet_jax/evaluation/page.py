@@ -21,7 +21,7 @@ from scipy import ndimage
 from isanet_jax.cases.grid import resample
 from isanet_jax.files import replace_when_done
 from isanet_jax.kinds import KINDS
-from isanet_jax.metrics import METRICS
+from isanet_jax.metrics import METRICS, shown_in
 from isanet_jax.volume import Volume
 
 MOST_CASES = 40  # whose volumes a page holds: those with the lowest scores
@@ -29,7 +29,6 @@ _MOST_VOXELS = 2_500_000  # of a case; of larger ones every second or third alon
 _MOST_LESIONS = 60
 _CORNERS = ndimage.generate_binary_structure(3, 3)
 _PARTS = Path(__file__).parent / "viewer"
-CASE_COLUMNS = ("dsc", "hd95", "assd", "recall", "precision", "lesion_f1", "volume_ml")
 
 
 def steps_of(kind: str, data: np.ndarray) -> np.ndarray:
@@ -260,11 +259,11 @@ def metrics_table(scores, of: str = "class") -> tuple[list[str], list[list[str]]
         scores: class, or method -> ID -> metrics, on the original grid.
         of: what the scores are of, the heading of its column.
     """
-    several = len(scores) > 1
-    heads = ["case", *([of] if several else []), *(METRICS[c].heading for c in CASE_COLUMNS)]
+    several, shown = len(scores) > 1, shown_in("page")
+    heads = ["case", *([of] if several else []), *(METRICS[c].heading for c in shown)]
     rows = [
         [case, *([name] if several else [])]
-        + [f"{metrics[c]:.{METRICS[c].digits}f}" for c in CASE_COLUMNS]
+        + [f"{metrics[c]:.{METRICS[c].digits}f}" for c in shown]
         for name, cases in scores.items()
         for case, metrics in sorted(cases.items(), key=lambda pair: pair[1]["dsc"])
     ]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from isanet_jax.evaluation.evaluate import MEAN
 from isanet_jax.files import replace_when_done, write_json
-from isanet_jax.metrics import METRICS
+from isanet_jax.metrics import METRICS, shown_in
 from isanet_jax.metrics.segmentation import summarise
 from isanet_jax.prediction.rules import Rules
 from isanet_jax.settings import read_stored
@@ -21,8 +21,6 @@ VALIDATION_NOTES = {
     "cases": "validation DSC",
     "patches": "exponential average of the validation patches' DSC",
 }
-_COLUMNS = (*("dsc", "hd", "hd95", "assd", "rvd_abs", "voe", "recall", "precision", "lesion_f1"),)
-_CASE_COLUMNS = ("dsc", "hd95", "assd", "recall", "precision", "volume_ml", "reference_volume_ml")
 
 
 def jsonable(value):
@@ -78,14 +76,15 @@ def summary_table(methods: dict[str, dict[str, dict]]) -> str:
     Args:
         methods: name -> class -> ID -> metrics.
     """
-    names = [METRICS[name].heading for name in _COLUMNS]
+    shown = shown_in("summary")
+    names = [METRICS[name].heading for name in shown]
     lines = [
         "| method | cases | " + " | ".join(names) + " | aggregated DSC | infinite distances |",
         "|---" * (len(names) + 4) + "|",
     ]
     for method, classes in methods.items():
         for of_class, summary in summaries(classes).items():
-            cells = [_mean_and_sd(summary, name) for name in _COLUMNS]
+            cells = [_mean_and_sd(summary, name) for name in shown]
             label = method if len(classes) == 1 else f"{method}: {of_class}"
             lines.append(
                 f"| {label} | {summary['n_cases']} | {' | '.join(cells)} | "
@@ -102,12 +101,13 @@ def _mean_and_sd(summary, name):
 
 def case_table(cases: dict[str, dict], pictures: dict[str, str]) -> str:
     """A Markdown table of each case, hardest first."""
+    shown = shown_in("cases")
     lines = [
-        "| case | " + " | ".join(_CASE_COLUMNS) + " | picture |",
-        "|---" * (len(_CASE_COLUMNS) + 2) + "|",
+        "| case | " + " | ".join(shown) + " | picture |",
+        "|---" * (len(shown) + 2) + "|",
     ]
     for case, metrics in sorted(cases.items(), key=lambda item: item[1]["dsc"]):
-        cells = " | ".join(number(metrics[m]) for m in _CASE_COLUMNS)
+        cells = " | ".join(number(metrics[m]) for m in shown)
         picture = f"[overlay]({pictures[case]})" if case in pictures else ""
         lines.append(f"| {case} | {cells} | {picture} |")
     return "\n".join(lines)

@@ -31,8 +31,9 @@ def evaluate_runs(  # noqa: PLR0915 - one file after the other is written
     from isanet_jax.cases.cohort import read_cohort
     from isanet_jax.evaluation import charts, pictures, report
     from isanet_jax.evaluation.evaluate import NETWORK, score_run, unseen_cases
-    from isanet_jax.evaluation.page import CASE_COLUMNS, Page, metrics_table, pack_case
+    from isanet_jax.evaluation.page import Page, metrics_table, pack_case
     from isanet_jax.files import is_bundle, write_csv
+    from isanet_jax.metrics import shown_in
     from isanet_jax.prediction.predictor import Predictor
     from isanet_jax.prediction.rules import write_form
     from isanet_jax.runs.bundle import in_cohort
@@ -128,7 +129,7 @@ def evaluate_runs(  # noqa: PLR0915 - one file after the other is written
         ],
         tables={"Cases": metrics_table(of_network)},
         charts=[
-            charts.boxes("All cases", of_network, CASE_COLUMNS),
+            charts.boxes("All cases", of_network, shown_in("page")),
             *([charts.learning_curves(logs)] if logs else []),
         ],
     )

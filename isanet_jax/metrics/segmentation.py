@@ -11,6 +11,36 @@ from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial import cKDTree as KDTree
 
+from isanet_jax import metrics as registry
+from isanet_jax.metrics.metric import Metric
+
+_EVERY = ("summary", "cases", "page", "comparison")
+_COUNT = {"is_count": True}
+# The paper's columns in its order, then further ones.
+METRICS = {
+    "dsc": Metric("DSC", shown_in=(*_EVERY, "tests")),
+    "hd": Metric("HD", "mm", 2, ("summary", "comparison")),
+    "assd": Metric("ASSD", "mm", 2, (*_EVERY, "tests")),
+    "rvd_abs": Metric("RVD", shown_in=("summary", "comparison")),
+    "voe": Metric("VOE", shown_in=("summary", "comparison")),
+    "recall": Metric("recall", shown_in=_EVERY),
+    "precision": Metric("precision", shown_in=_EVERY),
+    "hd95": Metric("HD95", "mm", 2, (*_EVERY, "tests")),
+    "dsc_agg": Metric("aggregated DSC", shown_in=("comparison",)),
+    "lesion_f1": Metric("lesion F1", shown_in=("summary", "page", "comparison")),
+    "lesion_precision": Metric("lesion precision"),
+    "lesion_recall": Metric("lesion recall"),
+    "iou": Metric("IoU"),
+    "rvd": Metric("signed RVD"),
+    "assd_pooled": Metric("pooled ASSD", "mm", 2),
+    "fp_ml": Metric("false positive volume", "ml", 2, **_COUNT),
+    "fn_ml": Metric("false negative volume", "ml", 2, **_COUNT),
+    "volume_ml": Metric("volume", "ml", 2, ("cases", "page"), **_COUNT),
+    "reference_volume_ml": Metric("reference volume", "ml", 2, ("cases",), **_COUNT),
+    "tp": Metric("true positive voxels", "", 0, **_COUNT),
+    "predicted_voxels": Metric("predicted voxels", "", 0, **_COUNT),
+    "reference_voxels": Metric("reference voxels", "", 0, **_COUNT),
+}
 DISTANCES = ("hd", "hd95", "assd", "assd_pooled")
 LESION_IOU = 0.3  # HECKTOR 2025
 _EDGES = ndimage.generate_binary_structure(3, 2)  # 18-connectivity, as autoPET's evaluation
@@ -50,6 +80,11 @@ def case_metrics(prediction: np.ndarray, reference: np.ndarray, spacing_mm) -> d
         **surface_distances(prediction, reference, spacing_mm),
         **_component_volumes(prediction, reference, voxel_ml),
         **lesion_detection(prediction, reference),
+        **{
+            name: float(metric.function(prediction, reference, spacing_mm))
+            for name, metric in registry.METRICS.items()
+            if metric.function
+        },
     }
 
 
@@ -183,13 +218,6 @@ def lesion_detection(prediction, reference) -> dict[str, float]:
     }
 
 
-# Of a case, what is counted over its classes; the others are averaged.
-_COUNTS = (
-    *("tp", "predicted_voxels", "reference_voxels", "volume_ml", "reference_volume_ml"),
-    *("fp_ml", "fn_ml"),
-)
-
-
 def mean_over_classes(classes: list[dict[str, float]]) -> dict[str, float]:
     """The metrics of a case with several classes, as one: means, and sums of what is counted.
 
@@ -199,7 +227,7 @@ def mean_over_classes(classes: list[dict[str, float]]) -> dict[str, float]:
         classes: `case_metrics` of each.
     """
     return {
-        name: (np.sum if name in _COUNTS else np.mean)(
+        name: (np.sum if registry.METRICS[name].is_count else np.mean)(
             [metrics[name] for metrics in classes]
         ).item()
         for name in classes[0]

@@ -10,9 +10,10 @@ from isanet_jax.dicom.studies import Asked, choose_images
 from isanet_jax.errors import DataError, failure_of
 from isanet_jax.node.queue import Queue
 from isanet_jax.node.sender import NotSent
+from isanet_jax.prediction.formats import of_dicom, suffixes
 from isanet_jax.prediction.predictor import Predictor
 from isanet_jax.prediction.result import Images, predict
-from isanet_jax.prediction.write import DICOM, SUFFIXES, write_outputs
+from isanet_jax.prediction.write import write_outputs
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 10.0, 600.0
 
@@ -25,15 +26,16 @@ class Worker:
         predictor: the networks.
         peers: what results are sent to, see `isanet_jax.node.sender`; of a study that was sent to
             none, nothing is noted.
-        formats: some of `isanet_jax.prediction.write.DICOM`.
+        formats: some of `isanet_jax.prediction.formats.of_dicom`; None: all.
         keep_identity: results carry the patient's name, IDs and dates: a PACS files them by these.
         say: called with a line for each thing that is done.
     """
 
-    def __init__(self, queue: Queue, predictor: Predictor, peers, *, formats=DICOM,
+    def __init__(self, queue: Queue, predictor: Predictor, peers, *, formats=None,
                  keep_identity=False, say=print):  # fmt: skip
         self.queue, self.predictor, self.peers = queue, predictor, list(peers)
-        self.formats, self.keep_identity, self.say = formats, keep_identity, say
+        self.formats = of_dicom() if formats is None else formats
+        self.keep_identity, self.say = keep_identity, say
         self._pauses = {}  # key -> (when it is tried again, the pause after that)
 
     def step(self, quiet_s: float) -> bool:
@@ -60,7 +62,7 @@ class Worker:
         started, results = time.monotonic(), self.queue.new_results(key)
         try:
             prediction = self._prediction(key)
-            paths = {kind: results / f"result{SUFFIXES[kind]}" for kind in self.formats}
+            paths = {kind: results / f"result{suffixes()[kind]}" for kind in self.formats}
             # A structure set or segmentation of nothing is none: the record says so.
             if prediction.mask.any():
                 write_outputs(prediction, paths, keep_identity=self.keep_identity)

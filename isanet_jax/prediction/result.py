@@ -14,11 +14,12 @@ from isanet_jax.classes import Code
 from isanet_jax.datasets.layout import Scan
 from isanet_jax.dicom import is_dicom
 from isanet_jax.errors import DataError
-from isanet_jax.kinds import pet_name, shown
+from isanet_jax.kinds import pet_name
+from isanet_jax.prediction.formats import FORMATS
 from isanet_jax.prediction.lesions import lesions
 from isanet_jax.prediction.predictor import Predictor, entropy
 from isanet_jax.prediction.rules import Rules
-from isanet_jax.prediction.write import DICOM, write_outputs
+from isanet_jax.prediction.write import write_outputs
 from isanet_jax.volume import Volume, read_volume
 
 
@@ -64,15 +65,11 @@ def read_images(
             continue
         volumes[name], of_image = _read(scan.image(name), kind, scan.case, warnings)
         slices = of_image if index == 0 else slices
-    if slices is None and not set(DICOM).isdisjoint(formats):
-        raise DataError(
-            f"--format asks for DICOM and the {shown(*next(iter(kinds.items())))} is NIfTI",
-            case=scan.case,
-            file=scan.place,
-            wanted="a DICOM image, which the output references",
-            action="Give its DICOM folder, or --format nifti",
-        )
-    return Images(scan, volumes, kinds, slices, tuple(warnings))
+    images = Images(scan, volumes, kinds, slices, tuple(warnings))
+    for name in set(formats) & set(FORMATS):
+        if FORMATS[name].check:
+            FORMATS[name].check(images)
+    return images
 
 
 def _read(path, kind, case, notes):
@@ -182,8 +179,9 @@ class Prediction:
 
         Args:
             path: of the file.
-            format: `nifti` (a value for each class), `dicom-seg` or `rtstruct` (a segment or
-                region for each); the DICOM ones need the first image as DICOM.
+            format: of `isanet_jax.prediction.formats`: `nifti` (a value for each class),
+                `dicom-seg` or `rtstruct` (a segment or region for each), ...; the DICOM ones
+                need the first image as DICOM.
             keep_identity: copy the patient's name, IDs and dates from the CT into DICOM.
             overwrite: replace an existing file.
 

@@ -2,13 +2,11 @@
 
 import contextlib
 
-from isanet_jax.errors import ConfigError, DataError
+from isanet_jax.errors import ConfigError
 from isanet_jax.files import check_new, replace_when_done
+from isanet_jax.prediction.formats import FORMATS
 from isanet_jax.volume import NIFTI_SUFFIXES, Volume, write_volume
 
-# Format of a mask -> its file's ending.
-SUFFIXES = {"nifti": ".nii.gz", "dicom-seg": ".seg.dcm", "rtstruct": ".rtstruct.dcm"}
-DICOM = ("dicom-seg", "rtstruct")  # of them, those that reference an image
 MAPS = ("probability", "uncertainty")
 
 
@@ -17,7 +15,7 @@ def write_outputs(prediction, paths, *, keep_identity=False, overwrite=False, be
 
     Args:
         prediction: see `isanet_jax.prediction.result.Prediction`.
-        paths: format of the mask (`SUFFIXES`) or map (`MAPS`) -> path.
+        paths: format of the mask (`FORMATS`) or map (`MAPS`) -> path.
         keep_identity: copy the patient's name, IDs and dates from the CT into DICOM.
         overwrite: replace existing files.
         before: called when all are written under other names, before they get theirs; or None.
@@ -26,50 +24,30 @@ def write_outputs(prediction, paths, *, keep_identity=False, overwrite=False, be
         ConfigError: no such format.
         DataError: a file that exists or cannot be written; a CT that DICOM cannot refer to.
     """
-    if unknown := set(paths) - {*SUFFIXES, *MAPS}:
-        raise ConfigError(f"format {unknown.pop()!r}; choose from {', '.join((*SUFFIXES, *MAPS))}")
+    if unknown := set(paths) - {*FORMATS, *MAPS}:
+        raise ConfigError(f"format {unknown.pop()!r}; choose from {', '.join((*FORMATS, *MAPS))}")
+    for kind in set(FORMATS) & set(paths):
+        if FORMATS[kind].check:
+            FORMATS[kind].check(prediction.images)
     for path in paths.values():
         check_new(path, overwrite=overwrite)
     with contextlib.ExitStack() as stack:
         # In the end, in the opposite order, all get their names: --skip-existing takes the masks as
         # the sign that a case is finished.
-        masks_first = sorted(paths, key=lambda kind: kind not in SUFFIXES)
+        masks_first = sorted(paths, key=lambda kind: kind not in FORMATS)
         partial = {}
         for kind in masks_first:
             suffix = next((s for s in NIFTI_SUFFIXES if paths[kind].name.endswith(s)), "")
             partial[kind] = stack.enter_context(replace_when_done(paths[kind], suffix))
-        if "nifti" in paths:
-            _write_nifti(partial["nifti"], prediction, prediction.labels)
-        for kind in set(MAPS) & set(paths):
-            _write_nifti(partial[kind], prediction, getattr(prediction, kind))
-        _write_dicom(partial, prediction, keep_identity)
+        for kind in paths:
+            if kind in FORMATS:
+                FORMATS[kind].write(partial[kind], prediction, keep_identity)
+            else:
+                _write_map(partial[kind], prediction, getattr(prediction, kind))
         if before is not None:
             before()
 
 
-def _write_nifti(path, prediction, data):
+def _write_map(path, prediction, data):
     volume = prediction.volume
     write_volume(path, Volume(data, volume.affine, volume.header), overwrite=True)
-
-
-def _write_dicom(paths, prediction, keep_identity):
-    """Writes the DICOM masks among the paths."""
-    if set(DICOM).isdisjoint(paths):
-        return
-    from isanet_jax.dicom.write import write_segmentation, write_structures
-
-    slices = prediction.images.slices
-    if slices is None:
-        raise DataError(
-            "its first image is no DICOM",
-            case=prediction.images.scan.case,
-            wanted="a DICOM image, which the output references",
-            action="Give its DICOM folder, or write NIfTI",
-        )
-    masks = prediction.masks
-    if "dicom-seg" in paths:
-        codes, path = prediction.codes, paths["dicom-seg"]
-        write_segmentation(path, masks, slices, codes=codes, keep_identity=keep_identity)
-    if "rtstruct" in paths:
-        affine = prediction.affine
-        write_structures(paths["rtstruct"], masks, affine, slices, keep_identity=keep_identity)

@@ -1,4 +1,4 @@
-"""compare.py as a user runs it, on phantoms: every part of it, trainings included."""
+"""isanet compare as a user runs it, on phantoms: every part of it, trainings included."""
 
 import csv
 import json
@@ -125,7 +125,7 @@ def test_arguments_that_cannot_be_meant(run, monkeypatch):
     with pytest.raises(ConfigError, match="--jobs is 9999 and this machine has"):
         run("--jobs=9999")
     monkeypatch.setattr(sys, "argv", ["compare.py", "--config", str(ROOT / "configs/sts.py")])
-    with pytest.raises(ConfigError, match="of one run; compare.py takes one of configs/compare"):
+    with pytest.raises(ConfigError, match="of one run; isanet compare takes one of"):
         command.main()
 
 

@@ -16,7 +16,6 @@ import pytest
 from isanet_jax.cases.case import read_case
 from isanet_jax.evaluation.charts import boxes, learning_curves
 from isanet_jax.evaluation.page import (
-    CASE_COLUMNS,
     Page,
     coded,
     metrics_table,
@@ -24,6 +23,7 @@ from isanet_jax.evaluation.page import (
     pack_scan,
     steps_of,
 )
+from isanet_jax.metrics import shown_in
 from isanet_jax.volume import Volume, read_volume
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
@@ -161,7 +161,7 @@ def make_page(cases, path):
     for number, (name, case) in enumerate(cases.items()):
         probability = case.masks(("tumour",))["tumour"] * 0.9
         content = pack_case(case, case.masks(("tumour",)), predictions(case), probability)
-        scores[name] = dict.fromkeys(CASE_COLUMNS, 0.9 - 0.1 * number)
+        scores[name] = dict.fromkeys(shown_in("page"), 0.9 - 0.1 * number)
         page.add(name, scores[name]["dsc"], content)
     shifted = {name: of | {"dsc": of["dsc"] - 0.05} for name, of in scores.items()}
     shifted[min(shifted)]["hd95"] = math.inf
@@ -307,7 +307,7 @@ def test_of_many_cases_those_that_did_worst_are_kept(cases, tmp_path):
     page = Page(most=2)
     for name, score in (("a", 0.9), ("b", 0.2), ("c", 0.5), ("d", 0.7)):
         page.add(name, score, content)
-    scores = {name: dict.fromkeys(CASE_COLUMNS, 0.5) for name in "abcd"}
+    scores = {name: dict.fromkeys(shown_in("page"), 0.5) for name in "abcd"}
     page.write(
         tmp_path / "r.html",
         title="t",

@@ -140,9 +140,9 @@ def test_gradients_agree_with_differences_of_the_numpy_reference(generator):
 @pytest.mark.parametrize("convolution", ["native", "folded"])
 def test_bfloat16_computes_close_to_float32_and_keeps_float32_parameters(generator, convolution):
     image = generator.normal(size=(1, 8, 8, 8, 2)).astype(np.float32)
-    _, graphdef, params = tiny(weight_scale="mean")
+    _, graphdef, params = tiny(weight_scale="mean", levels=2)
     _, half_graphdef, half_params = tiny(
-        weight_scale="mean", dtype="bfloat16", convolution=convolution
+        weight_scale="mean", dtype="bfloat16", convolution=convolution, levels=2
     )
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(half_params))
     full, half = apply(graphdef, params, image), apply(half_graphdef, half_params, image)
