@@ -319,12 +319,14 @@ def measure_waiting(size, name) -> dict:
     config = make_config(size, name, "bfloat16")
     from isanet_jax.datasets.phantom import FIELD_MM
     from isanet_jax.runs.log import read_log
+    from isanet_jax.settings import changed
     from isanet_jax.training.loop import train
 
     with tempfile.TemporaryDirectory() as folder:
-        config["data"] |= {"cases": f"{folder}/cases", "phantoms": 6, "spacing_mm": FIELD_MM / size}
-        config["selection"] = "paper"
-        config["train"] |= {"epochs": 1, "steps_per_epoch": 24}
+        data = {"cases": f"{folder}/cases", "phantoms": 6, "spacing_mm": FIELD_MM / size}
+        changes = {f"data.{key}": value for key, value in data.items()}
+        changes |= {"selection": "paper", "train.epochs": 1, "train.steps_per_epoch": 24}
+        config = changed(config, changes)
         train(config, Path(folder) / "run")
         lines = [x for x in read_log(Path(folder) / "run" / "metrics.jsonl") if "loss" in x][4:]
     seconds = [line["seconds"] for line in lines]

@@ -14,10 +14,10 @@ import sys
 import tempfile
 
 from benchmarks.patches import items_per_second
-from isanet_jax import runtime
+from isanet_jax import machine
 
 if "isanet_jax" in sys.argv:  # this round's: before JAX is imported
-    runtime.keep_memory()
+    machine.keep_memory()
 
 import jax
 import numpy as np

@@ -16,7 +16,7 @@ import time
 
 import numpy as np
 
-from isanet_jax import runtime
+from isanet_jax import machine
 
 CONTENDERS = ("isanet_jax", "isanet_jax, native 3D", "PyTorch", "PyTorch, channels last")
 COUNTED = 2  # calls a turn
@@ -113,7 +113,7 @@ def functions(contender, size, width):
 def work(contender, size, width):
     """A contender's process: a word in, a line of figures out."""
     if contender.startswith("isanet_jax"):
-        runtime.keep_memory()
+        machine.keep_memory()
     step, forward = functions(contender, size, width)
     logits = forward()
     print("logits", float(np.abs(logits).mean()), float(np.abs(logits).max()), flush=True)
@@ -121,7 +121,7 @@ def work(contender, size, width):
         kind = word.strip()
         if kind == "reset":
             if contender.startswith("isanet_jax"):
-                runtime.return_memory()
+                machine.return_memory()
             with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
                 file.write("5")  # forgets the peak of resident memory
             print("done", flush=True)

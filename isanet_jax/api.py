@@ -5,12 +5,15 @@ in a notebook, for what the programs set before that.
 """
 
 import importlib.util
+import logging
 from pathlib import Path
 
 import numpy as np
 
 from isanet_jax.datasets.layout import PET_CT, Options, Scan, box_from_lps
 from isanet_jax.errors import ConfigError
+
+_log = logging.getLogger(__name__)
 
 
 def get_config(name: str = "hecktor"):
@@ -124,7 +127,7 @@ def prepare(
         if settings.get("spacing_mm") == "auto":
             settings["spacing_mm"] = auto_spacing(found.scans, next(iter(images)))
             shown = " x ".join(f"{mm:g}" for mm in settings["spacing_mm"])
-            print(f"voxels of {shown} mm (right-left x front-back x feet-head)", flush=True)
+            _log.info(f"voxels of {shown} mm (right-left x front-back x feet-head)")
         grid = {"fit": fit or dataset.fit, "region": dataset.region(found.scans)}
         return cohort.prepare(
             found.scans,
@@ -185,7 +188,7 @@ def train(config, workdir) -> bool:
         >>> config.model.width, config.model.levels, config.train.epochs = 2, 2, 1
         >>> config.selection = "paper"
         >>> isa.train(config, "runs/x")
-        ... parameters, 2 cases to train on, 2 to validate ...
+        10,519 parameters, 2 cases to train on, 2 to validate ...
         True
     """
     from isanet_jax.training.loop import train as run

@@ -1,12 +1,15 @@
 """Folders that one program at a time may write to."""
 
 import contextlib
+import logging
 import os
 import socket
 import time
 
 from isanet_jax.errors import ConfigError
 from isanet_jax.files import check_folder
+
+_log = logging.getLogger(__name__)
 
 try:
     import fcntl
@@ -70,12 +73,14 @@ def only_here(folder, name: str, doing: str, *, wait=False):
                     f"{folder}: another program {doing} ({_holder(path)}); wait for it to end, or "
                     "use another folder"
                 )
-            print(f"{folder}: waiting, another program {doing} ({_holder(path)})", flush=True)
+            _log.info(f"{folder}: waiting, another program {doing} ({_holder(path)})")
             while (file := try_lock(path)) is None:
                 time.sleep(1)
     except OSError as error:
         # Some cluster file systems have no locks: rare double starts are no reason to refuse.
-        print(f"note: {folder} cannot be locked ({error.strerror}): start one program at a time")
+        _log.info(
+            f"note: {folder} cannot be locked ({error.strerror}): start one program at a time"
+        )
     try:
         yield
     except BaseException:

@@ -5,13 +5,14 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from isanet_jax import runtime
+from isanet_jax import runtime, streams
 
 # Compiles dominate the suite: without LLVM's optimisation they take a third less. By environment,
 # for the processes that tests start too; a test that gives flags of its own appends them.
 _QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_QUICK}".strip()
 runtime.choose_platform()  # before JAX is imported
+streams.show_messages()
 # A system of one convolution, for the processes that tests start, too.
 PLAIN = Path(__file__).with_name("plain.py")
 os.environ["ISANET_EXTENSIONS"] = str(PLAIN)

@@ -33,13 +33,13 @@ def ball(volume, centre_mm, radius_mm):
     return np.linalg.norm(world - centre_mm, axis=-1) < radius_mm
 
 
-def train(cases, classes, workdir, *, system="plain", **data):
+def train(cases, classes, workdir, *, steps, width, **data):
     config = isa.get_config("hecktor22")
     config.data.cases, config.data.classes, config.data.size = str(cases), classes, 16
     for name, value in data.items():
         config.data[name] = value
-    config.model.name, config.model.width, config.model.levels = system, 4, 2
-    config.train.epochs, config.train.batch, config.train.steps_per_epoch = 1, 2, 150
+    config.model.name, config.model.width, config.model.levels = "plain", width, 2
+    config.train.epochs, config.train.batch, config.train.steps_per_epoch = 1, 2, steps
     config.optimizer.peak_learning_rate = 1e-2
     assert isa.train(config, workdir)
     evaluate.main(["--workdir", str(workdir)])
@@ -78,7 +78,8 @@ def test_hecktor_2022_is_scored_as_the_challenge_scores(tmp_path):
             write_volume(path, volume)
     words = ["--source", str(source), "--output", str(tmp_path / "cases"), "--size", "16"]
     prepare.main(["hecktor", *words, *FOLDS, "--spacing-mm", "12", "--classes", "gtvp=1", "gtvn=2"])
-    found = train(tmp_path / "cases", ("gtvp", "gtvn"), tmp_path / "run", spacing_mm=12.0)
+    settings = {"steps": 150, "width": 4, "spacing_mm": 12.0}
+    found = train(tmp_path / "cases", ("gtvp", "gtvn"), tmp_path / "run", **settings)
     tested = {case: files[case] for case in found["cases"]}
     pairs = predicted_pairs(tmp_path / "run", tested, tmp_path)
     scores = [aggregated_dsc(pairs, [value]) for value in (1, 2)]

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
+from isanet_jax.arguments import command
 from isanet_jax.classes import class_masks, ignored_mask
 from isanet_jax.errors import DataError
 from isanet_jax.files import replace_when_done
-from isanet_jax.runtime import command
 from isanet_jax.volume import MOST_VOXELS, Volume
 
 FORMAT = 3

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import sys
 from functools import partial
 from importlib import metadata
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 import isanet_jax
+from isanet_jax.arguments import command
 from isanet_jax.cases.case import FORMAT, PREPARE_AGAIN, SUFFIX, case_of
 from isanet_jax.cases.folds import make_folds
 from isanet_jax.cases.grid import as_three
@@ -29,7 +31,8 @@ from isanet_jax.datasets.table import read_table
 from isanet_jax.errors import DataError, failure_of
 from isanet_jax.files import write_json
 from isanet_jax.parallel import in_processes
-from isanet_jax.runtime import command
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +184,7 @@ def prepare(
     metas.sort(key=lambda meta: meta["case"])
     fold_of = make_folds(metas, folds=folds, seed=seed)
     for warning in _doubled(metas):
-        print(f"warning: {warning}", file=sys.stderr)
+        _log.error(f"warning: {warning}")
     entries = [{key: meta[key] for key in _MANIFEST_KEYS} for meta in metas]
     packages = ("numpy", "scipy", "nibabel")
     manifest = {

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import isanet_jax
-from isanet_jax import runtime
+from isanet_jax import arguments, runtime
 
 # Command -> (its module here, one line).
 COMMANDS = {
@@ -27,7 +27,7 @@ COMMANDS = {
 def run(name: str) -> None:
     """Runs a command on the arguments in `sys.argv`."""
     module, _ = COMMANDS[name]
-    runtime.run(importlib.import_module(f"{__name__}.{module}").main)
+    runtime.run_program(importlib.import_module(f"{__name__}.{module}").main)
 
 
 def main() -> None:
@@ -41,7 +41,7 @@ def main() -> None:
         print(isanet_jax.__version__)
     elif name in COMMANDS:
         by_module = Path(sys.argv[0]).name == "__main__.py"
-        sys.argv = [f"{runtime.AS_MODULE if by_module else 'isanet'} {name}", *sys.argv[2:]]
+        sys.argv = [f"{arguments.AS_MODULE if by_module else 'isanet'} {name}", *sys.argv[2:]]
         run(name)
     else:
         print(f"error: no command {name!r}; choose from {', '.join(COMMANDS)}", file=sys.stderr)

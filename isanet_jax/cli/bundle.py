@@ -4,7 +4,8 @@ import argparse
 import json
 from pathlib import Path
 
-from isanet_jax.runtime import command, say_devices
+from isanet_jax.arguments import command
+from isanet_jax.runtime import say_devices
 
 
 def parser() -> argparse.ArgumentParser:

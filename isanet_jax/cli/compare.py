@@ -4,7 +4,7 @@ import json
 import os
 import sys
 
-from isanet_jax import runtime
+from isanet_jax import arguments, streams
 from isanet_jax.errors import ConfigError
 
 _USAGE = """Trains every method on every fold, scores it, and writes tables, tests and figures.
@@ -35,7 +35,8 @@ def main():
     if {"-h", "--help"} & set(sys.argv):
         print(
             _USAGE.format(
-                command=runtime.command("compare"), config=runtime.config_name("compare/table2:sts")
+                command=arguments.command("compare"),
+                config=arguments.config_name("compare/table2:sts"),
             )
         )
         return
@@ -49,8 +50,8 @@ def main():
     from isanet_jax.settings.command_line import parse_command_line
     from isanet_jax.training.check import resolved_config
 
-    argv, is_shown = runtime.take_flag(sys.argv, "--print-config")
-    argv, jobs = runtime.take_number(argv, "--jobs", 0, "a number of cells to run at a time")
+    argv, is_shown = arguments.take_flag(sys.argv, "--print-config")
+    argv, jobs = arguments.take_number(argv, "--jobs", 0, "a number of cells to run at a time")
     comparison, workdir = parse_command_line(argv)
     if "methods" not in comparison:
         raise ConfigError(
@@ -59,7 +60,7 @@ def main():
         )
     comparison = with_external(with_systems(comparison))
     if not is_shown:
-        runtime.stamp_lines()
+        streams.stamp_lines()
         comparison = within_budget(comparison, workdir, jobs=jobs)
     cells = make_cells(comparison, workdir)
     if is_shown:

@@ -13,7 +13,7 @@ from pathlib import Path
 import isanet_jax
 from isanet_jax.errors import ConfigError
 from isanet_jax.files import check_folder
-from isanet_jax.runtime import memory_bytes, usable_cores
+from isanet_jax.machine import memory_bytes, usable_cores
 
 _LEAST_FREE_GIB, _LEAST_MEMORY_GIB = 5.0, 4.0
 _GIB = 2**30

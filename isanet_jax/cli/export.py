@@ -2,9 +2,10 @@
 
 import argparse
 
+from isanet_jax.arguments import command
 from isanet_jax.datasets.layout import PET_CT
 from isanet_jax.export import FORMATS
-from isanet_jax.runtime import command, say_devices
+from isanet_jax.runtime import say_devices
 
 
 def parser() -> argparse.ArgumentParser:

@@ -16,7 +16,7 @@ from isanet_jax.errors import ConfigError
 from isanet_jax.files import check_folder
 from isanet_jax.kinds import parse_images
 from isanet_jax.locks import only_here
-from isanet_jax.runtime import usable_cores
+from isanet_jax.machine import usable_cores
 from isanet_jax.volume import VOXEL_MM
 
 

@@ -3,7 +3,7 @@
 import json
 import sys
 
-from isanet_jax import runtime
+from isanet_jax import arguments, runtime, streams
 
 _USAGE = """Trains a network, or resumes a run that was stopped.
 
@@ -23,7 +23,9 @@ def main():
     """Parses the command line and trains; the imports wait until they are needed."""
     if {"-h", "--help"} & set(sys.argv):
         print(
-            _USAGE.format(command=runtime.command("train"), config=runtime.config_name("hecktor"))
+            _USAGE.format(
+                command=arguments.command("train"), config=arguments.config_name("hecktor")
+            )
         )
         return
     from isanet_jax.distributed.processes import distributed_session
@@ -33,9 +35,9 @@ def main():
     from isanet_jax.training.check import resolved_config
     from isanet_jax.training.loop import train
 
-    argv, profiled = runtime.take_number(sys.argv, "--profile", 0, "a number of steps to trace")
-    argv, track = runtime.take_word(argv, "--track")
-    argv, is_shown = runtime.take_flag(argv, "--print-config")
+    argv, profiled = arguments.take_number(sys.argv, "--profile", 0, "a number of steps to trace")
+    argv, track = arguments.take_word(argv, "--track")
+    argv, is_shown = arguments.take_flag(argv, "--print-config")
     config, workdir = parse_command_line(argv)
     if config.get("model", {}).get("name") == "help":
         print(describe_systems())
@@ -43,7 +45,7 @@ def main():
     if is_shown:
         print(json.dumps(to_dict(resolved_config(config)), indent=2))
         return
-    runtime.stamp_lines()
+    streams.stamp_lines()
     with distributed_session():
         runtime.say_devices()
         train(config, workdir, profiled_steps=profiled, track=track)

@@ -3,9 +3,10 @@
 import argparse
 from pathlib import Path
 
+from isanet_jax.arguments import command
 from isanet_jax.errors import ConfigError
 from isanet_jax.files import check_new
-from isanet_jax.runtime import command, say_devices
+from isanet_jax.runtime import say_devices
 
 
 def parser() -> argparse.ArgumentParser:

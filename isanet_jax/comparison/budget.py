@@ -7,13 +7,14 @@ so a comparison that is resumed trains what it began with.
 
 import copy
 import json
+import logging
 import math
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-from isanet_jax import runtime
+from isanet_jax import machine, runtime
 from isanet_jax.comparison.grid import Cell, make_cells
 from isanet_jax.comparison.resources import divide_resources
 from isanet_jax.comparison.runner import module_command, module_environment, reason_of
@@ -21,6 +22,8 @@ from isanet_jax.errors import ConfigError
 from isanet_jax.files import write_json
 from isanet_jax.locks import only_here
 from isanet_jax.settings import Config, read, to_dict
+
+_log = logging.getLogger(__name__)
 
 COST = "cost.json"  # in a method's folder
 VALIDATIONS = 5  # of a training, over its epochs
@@ -71,10 +74,9 @@ def within_budget(comparison: dict, workdir: Path, *, jobs: int = 0) -> dict:
         networks = networks_within(cost, minutes, members, method.get("least_epochs", 0))
         if networks < members:
             method["members"] = method["members"][:networks]
-            print(
+            _log.info(
                 f"{name}: {networks} of its {members} networks; with more, each would have fewer "
                 f"than {method['least_epochs']} epochs",
-                flush=True,
             )
         epochs = epochs_within(cost, minutes / max(networks, 1))
         if epochs < 1:
@@ -132,7 +134,7 @@ def _cost(cell: Cell, folder: Path, resources, clock) -> dict[str, float]:
     path = folder / COST
     with only_here(folder, "cost", "measures there", wait=True):
         if not path.exists():
-            print(f"{cell.method}: measuring what a training costs ...", flush=True)
+            _log.info(f"{cell.method}: measuring what a training costs ...")
             job = {"config": to_dict(cell.config), "cores": resources.cores, "output": str(path)}
             job["clock"] = clock
             log = folder / "cost.log"
@@ -153,10 +155,9 @@ def _cost(cell: Cell, folder: Path, resources, clock) -> dict[str, float]:
                     f"{reason_of(log, status)}"
                 )
     cost = json.loads(path.read_text(encoding="utf-8"))
-    print(
+    _log.info(
         f"{cell.method}: {cost['start_s']:.0f} s to start, {cost['epoch_s']:.1f} s an epoch, "
         f"{cost['validation_s']:.1f} s a validation, of {_CLOCKS[clock]} time",
-        flush=True,
     )
     return cost
 
@@ -184,18 +185,18 @@ def measure(config: Config, clock: str = "cpu") -> dict[str, float]:
     validation_s = 0.0
     if training.parts.selection:
         validate(training, state.params, 0)  # compiles
-        before = runtime.seconds_by(clock)
+        before = machine.seconds_by(clock)
         validate(training, state.params, 0)
-        validation_s = runtime.seconds_by(clock) - before
-    start_s = runtime.seconds_by(clock) - 2 * validation_s
+        validation_s = machine.seconds_by(clock) - before
+    start_s = machine.seconds_by(clock) - 2 * validation_s
     batches = training.batches()
     for number in range(_WARM_STEPS + _STEPS):
         if number == _WARM_STEPS:
             jax.block_until_ready(state)
-            begin = runtime.seconds_by(clock)
+            begin = machine.seconds_by(clock)
         state, _ = step(state, place_batch(next(batches), mesh))
     jax.block_until_ready(state)
-    step_s = (runtime.seconds_by(clock) - begin) / _STEPS
+    step_s = (machine.seconds_by(clock) - begin) / _STEPS
     batches.close()
     return {
         "start_s": start_s,
@@ -213,4 +214,4 @@ def main():
 
 
 if __name__ == "__main__":
-    runtime.run(main)
+    runtime.run_program(main)

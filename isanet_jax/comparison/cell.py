@@ -6,6 +6,7 @@ standard input.
 """
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -14,8 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from isanet_jax import runtime
+from isanet_jax import machine, runtime
 from isanet_jax.errors import ConfigError
+
+_log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from isanet_jax.settings import Config
@@ -71,8 +74,8 @@ def run_cell(
     is_trained = not thresholds and masks_of is None
     runs = [folder / f"member{number}" for number in range(len(members))] or [folder]
     cohort = load_cohort(config)
-    clocks = ("cpu",) if jax.default_backend() == "cpu" else runtime.CLOCKS
-    starting = {clock: runtime.seconds_by(clock) for clock in clocks}
+    clocks = ("cpu",) if jax.default_backend() == "cpu" else machine.CLOCKS
+    starting = {clock: machine.seconds_by(clock) for clock in clocks}
     for number, run in enumerate(runs if is_trained else []):
         network = config
         if members:
@@ -89,7 +92,7 @@ def run_cell(
     def on_case(case, stored, probability, predicted, metrics):
         if predicted is not None:
             masks[case] = np.packbits(np.logical_or.reduce(list(predicted.values())))
-        print(f"{case}: " + ", ".join(f"{name} {m['dsc']:.4f}" for name, m in metrics.items()))
+        _log.info(f"{case}: " + ", ".join(f"{name} {m['dsc']:.4f}" for name, m in metrics.items()))
 
     cases = split_cohort(config, cohort).test
     names = config.data.classes
@@ -146,4 +149,4 @@ def main():
 
 
 if __name__ == "__main__":
-    runtime.run(main)
+    runtime.run_program(main)

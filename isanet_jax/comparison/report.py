@@ -1,5 +1,6 @@
 """What a comparison leaves behind: report.md, table.tex, CSV files and figures."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from isanet_jax.files import replace_when_done, write_csv
 from isanet_jax.metrics import METRICS, shown_in
 from isanet_jax.metrics.segmentation import DISTANCES
 from isanet_jax.settings import read
+
+_log = logging.getLogger(__name__)
 
 _RECIPES = {
     "shared": "one training loop for all methods, with the paper's optimisers and learning rates",
@@ -42,7 +45,7 @@ def write_comparison(
     several = names if len(names) > 1 else ()
     rows = collect(comparison, cells, several)
     if not rows:
-        print("no cell is done: nothing to report")
+        _log.info("no cell is done: nothing to report")
         return
     of_class = {name: collect(comparison, cells, several, name) for name in several}
     methods = [row for row in rows if row.name in comparison["methods"]]
@@ -100,7 +103,7 @@ share training data: the p-values are a guide.
     all_tests = labelled(lambda name, _: compared_of_class[name] if name else compared)
     if all_tests:
         write_csv(workdir / "tests.csv", all_tests)
-    print(f"\n{table}\n\nReport: {workdir / 'report.html'}, report.md")
+    _log.info(f"\n{table}\n\nReport: {workdir / 'report.html'}, report.md")
 
 
 def _tests(comparison, rows):

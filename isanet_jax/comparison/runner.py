@@ -5,6 +5,7 @@ cell's process holds a lock on the cell's folder, which ends with it however it 
 """
 
 import json
+import logging
 import math
 import os
 import signal
@@ -22,8 +23,11 @@ from isanet_jax.comparison.resources import divide_resources
 from isanet_jax.errors import ConfigError, IsaNetError
 from isanet_jax.locks import try_lock
 from isanet_jax.runs.folder import claim_workdir
-from isanet_jax.runtime import say_at_once, stop_signals
+from isanet_jax.runtime import stop_signals
 from isanet_jax.settings import to_dict
+from isanet_jax.streams import say_at_once
+
+_log = logging.getLogger(__name__)
 
 _PACKAGES = Path(__file__).parents[2]  # where a cell's process finds this package
 
@@ -66,16 +70,16 @@ def run_cells(cells: list[Cell], *, jobs: int = 0) -> Outcome:
             claim_workdir(cell.folder, cell.record)
         except IsaNetError as error:
             failures[cell.name] = of_comparison(error)
-            print(f"{cell.name}: FAILED: {failures[cell.name]}")
+            _log.info(f"{cell.name}: FAILED: {failures[cell.name]}")
             continue
         if not cell.is_done:
             waiting.append(cell)
-    print(f"{len(cells)} cells: {sum(c.is_done for c in cells)} done, {len(waiting)} to run")
+    _log.info(f"{len(cells)} cells: {sum(c.is_done for c in cells)} done, {len(waiting)} to run")
     trainings, spent = sum(cell.is_trained for cell in waiting), []
     with _Processes(jobs) as processes:
         for number, (cell, status, minutes) in enumerate(processes.run(waiting), start=1):
             if processes.signal_name or status == STOPPED:
-                print(f"{cell.name}: stopped")
+                _log.info(f"{cell.name}: stopped")
                 continue
             outcome = f"done in {minutes:.1f} min"
             if status != 0:
@@ -87,7 +91,7 @@ def run_cells(cells: list[Cell], *, jobs: int = 0) -> Outcome:
             if spent:
                 rounds = (trainings - len(spent)) / len(processes.resources)
                 outcome += f"; about {math.ceil(statistics.mean(spent) * rounds)} min left"
-            print(f"[{number}/{len(waiting)}] {cell.name}: {outcome}", flush=True)
+            _log.info(f"[{number}/{len(waiting)}] {cell.name}: {outcome}")
     elsewhere = [cell.name for cell in processes.elsewhere if not cell.is_done]
     return Outcome(failures, processes.signal_name, elsewhere)
 
@@ -145,9 +149,9 @@ class _Processes:
             return
         with lock:
             if cell.is_done:  # since we looked
-                print(f"{cell.name}: done elsewhere", flush=True)
+                _log.info(f"{cell.name}: done elsewhere")
                 return
-            print(f"{cell.name}: runs, log in {cell.folder / 'log.txt'}", flush=True)
+            _log.info(f"{cell.name}: runs, log in {cell.folder / 'log.txt'}")
             process = _start(cell, self.resources[slot], lock)
         self.running[slot] = cell, process, time.perf_counter()
 

@@ -5,7 +5,7 @@ into this folder or anywhere (see `isanet_jax.registry`).
 """
 
 import dataclasses
-import sys
+import logging
 from pathlib import Path
 
 from isanet_jax.classes import TUMOUR, Classes, class_values
@@ -13,6 +13,8 @@ from isanet_jax.datasets.hecktor import TARGETS
 from isanet_jax.datasets.layout import Dataset, Found, Options, check_files
 from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.registry import Registry
+
+_log = logging.getLogger(__name__)
 
 __all__ = ["DATASETS", "TARGETS", "Dataset", "Found", "check_files", "classes_of", "read"]
 
@@ -59,14 +61,14 @@ def read(source, layout=None, options: Options | None = None) -> tuple[str, Foun
     """
     if layout is None:
         layout = recognise(source)
-        print(f"{source}: {layout}", flush=True)
+        _log.info(f"{source}: {layout}")
     if layout not in DATASETS:
         raise ConfigError(f"there is no layout {layout!r}; choose from {', '.join(DATASETS)}")
     listing = DATASETS[layout].read(Path(source), options or Options())
     for text in listing.notes:
-        print(text, flush=True)
+        _log.info(text)
     for reason in listing.failures.values():
-        print(f"error: {reason}", file=sys.stderr)
+        _log.error(f"error: {reason}")
     return layout, listing
 
 

@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from isanet_jax.arguments import command
 from isanet_jax.classes import Classes, Code
 from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.files import visible
 from isanet_jax.kinds import kind_of, shown
-from isanet_jax.runtime import command
 
 BOX_COLUMNS = ("x1", "x2", "y1", "y2", "z1", "z2")
 # A case's ID names files, with endings and prefixes added to it.

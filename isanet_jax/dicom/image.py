@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pydicom
 
+from isanet_jax.arguments import command
 from isanet_jax.dicom.series import Series, find_series, lenient, refuse_damage
 from isanet_jax.dicom.suv import suv_factors
 from isanet_jax.errors import DataError
-from isanet_jax.runtime import command
 from isanet_jax.volume import MOST_VOXELS, Volume, check_grid
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])

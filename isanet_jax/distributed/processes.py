@@ -6,10 +6,10 @@ prints and writes logs.
 
 import contextlib
 import ctypes
+import logging
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +19,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from isanet_jax.errors import ConfigError, IsaNetError
+
+_log = logging.getLogger(__name__)
 
 _LOST_AFTER = 20  # seconds without a sign of life
 _LOOK_EVERY = 2  # seconds
@@ -184,7 +186,7 @@ def _loss_of(process, hosts):
 
 
 def _end(message):
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    _log.error(f"error: {message}")
     os._exit(2)
 
 

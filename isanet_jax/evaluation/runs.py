@@ -1,12 +1,14 @@
 """A run, an ensemble or folders of masks scored, and what is written of it."""
 
-import sys
+import logging
 from pathlib import Path
 
 from tqdm import tqdm
 
 from isanet_jax.classes import Classes
 from isanet_jax.errors import ConfigError, DataError, failure_of
+
+_log = logging.getLogger(__name__)
 
 
 def evaluate_runs(  # noqa: PLR0915 - one file after the other is written
@@ -54,7 +56,7 @@ def evaluate_runs(  # noqa: PLR0915 - one file after the other is written
     check_cohort(config, cohort)
     ids = unseen_cases(cohort, [description["split"] for description in descriptions])
     if (known := len(cohort.cases) - len(ids)) and is_other:
-        print(
+        _log.info(
             f"{known} of the {len(cohort.cases)} cases in {cases} have IDs of cases that were "
             "trained or selected on, and are left out; if they are others, prepare them under "
             "other IDs"
@@ -136,9 +138,9 @@ def evaluate_runs(  # noqa: PLR0915 - one file after the other is written
     # One network that was chosen on these cases makes the ensemble's figure optimistic.
     kinds = {run["selection"] for run in runs}
     selection = "paper" if "paper" in kinds else ", ".join(sorted(kinds))
-    print(report.summary_table(report.by_method(scores, "ct")))
+    _log.info(report.summary_table(report.by_method(scores, "ct")))
     mean = content["summary"]["dsc"]["mean"]
-    print(
+    _log.info(
         f"\nmean DSC {mean:.4f} on {len(ids)} cases, on the CT's own grid "
         f"(selection: {selection}). Report: {output / 'report.html'}, report.md"
     )
@@ -163,7 +165,7 @@ def evaluate_masks(predictions, references, output: Path, classes: Classes) -> N
         except Exception as error:
             error = failure_of(error, name, output / "errors.log")
             failures.append(str(error))
-            print(f"error: {error}", file=sys.stderr)
+            _log.error(f"error: {error}")
     if failures:
         raise DataError("\n  ".join([f"{len(failures)} of {len(pairs)} pairs failed:", *failures]))
     names = list(next(iter(scores.values())))
@@ -174,5 +176,5 @@ def evaluate_masks(predictions, references, output: Path, classes: Classes) -> N
         for of in names
         for case, found in scores.items()
     ])  # fmt: skip
-    print(report.summary_table({"predictions": by_class}))
-    print(f"\nwritten to {output}")
+    _log.info(report.summary_table({"predictions": by_class}))
+    _log.info(f"\nwritten to {output}")

@@ -18,11 +18,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from isanet_jax.cases.grid import as_three
 from isanet_jax.distributed.mesh import compiler_options, make_mesh, make_mesh_of, state_shardings
 from isanet_jax.errors import ConfigError
+from isanet_jax.machine import GPU_MEMORY_SHARE
 from isanet_jax.network import systems
 from isanet_jax.pipeline.inputs import batch_shapes, make_inputs
 from isanet_jax.planning.operations import operations, roofline_seconds
 from isanet_jax.planning.targets import GPUS, Gpu
-from isanet_jax.runtime import GPU_MEMORY_SHARE
 from isanet_jax.settings import Config, changed
 from isanet_jax.training.cost import StepCost, analyse_cost, count_flops, device_bytes
 from isanet_jax.training.optimizer import make_optimizer, make_schedule

@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from scipy import special
 
+from isanet_jax.arguments import command
 from isanet_jax.cases.case import Case
 from isanet_jax.cases.grid import resample
 from isanet_jax.cases.prepare import (
@@ -33,7 +34,6 @@ from isanet_jax.prediction.rules import default_rules, parse_rules, read_rules
 from isanet_jax.prediction.windows import predict_windows
 from isanet_jax.runs.bundle import as_tree, read_bundle
 from isanet_jax.runs.checkpoint import check_version, load_params
-from isanet_jax.runtime import command
 from isanet_jax.settings import Config, read_stored
 from isanet_jax.training.step import make_predict
 from isanet_jax.volume import Volume, bounds_mm

@@ -17,11 +17,11 @@ import numpy as np
 import optax
 from orbax.checkpoint import v1 as ocp
 
+from isanet_jax.arguments import command, config_name
 from isanet_jax.distributed.mesh import whole_value
 from isanet_jax.errors import CheckpointError, DataError
 from isanet_jax.files import write_json
 from isanet_jax.network.systems import SYSTEMS
-from isanet_jax.runtime import command, config_name
 
 _PARAMS, _REST = "params", "rest"
 SERIES = ("best", "latest")

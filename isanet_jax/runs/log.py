@@ -1,6 +1,7 @@
 """A run's record: metrics.jsonl, TensorBoard, and the progress line."""
 
 import json
+import logging
 import os
 import sys
 import time
@@ -10,6 +11,8 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 _SECONDS_BETWEEN_LINES = 30.0  # of progress, where there is no terminal
+
+_log = logging.getLogger(__name__)
 
 
 class RunLog:
@@ -130,8 +133,8 @@ class RunLog:
 
     def message(self, text):
         """Prints a line without breaking the progress line."""
-        self._bar.write(text, file=sys.stdout)
-        sys.stdout.flush()
+        with tqdm.external_write_mode():
+            _log.info(text)
         self._told = time.perf_counter()
 
     def _write(self, line):

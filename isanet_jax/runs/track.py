@@ -4,10 +4,13 @@ Where the records go is the tracker's own setting (MLFLOW_TRACKING_URI, WANDB_MO
 """
 
 import importlib
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
 from isanet_jax.errors import ConfigError
+
+_log = logging.getLogger(__name__)
 
 TRACKERS = ("mlflow", "wandb")  # each a package of that name
 
@@ -72,7 +75,7 @@ class Tracker:
                 self._run.log(dict(values), step=step)
         except Exception as error:  # a training does not end for its record's sake
             self._is_lost = True
-            print(f"warning: {self._name} takes nothing any more ({type(error).__name__})")
+            _log.warning(f"warning: {self._name} takes nothing any more ({type(error).__name__})")
 
     def close(self) -> None:
         """Ends the record."""

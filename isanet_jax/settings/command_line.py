@@ -7,8 +7,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from isanet_jax import configs
+from isanet_jax.arguments import command, config_name
 from isanet_jax.errors import ConfigError
-from isanet_jax.runtime import command, config_name
 from isanet_jax.settings.read import to_dict
 
 

@@ -33,6 +33,7 @@ _BY_SYSTEM, _BY_LOSS = Reader("model.name"), Reader("loss.name")
 _OF_VOLUMES = Reader("data.patch", (0, (0, 0, 0)))
 _GATED, _FLOORED = Reader("optimizer.name", ("adam", "adamw")), ("restart", "cosine")
 
+CONVOLUTIONS = ("auto", "native", "folded")  # forms of them
 # Windows of HU, by name; None: of the training cases' tumours.
 CT_WINDOWS = {"wide": (WIDE,), "soft": (SOFT_TISSUE,), "both": (WIDE, SOFT_TISSUE), "cohort": None}
 
@@ -320,7 +321,7 @@ class Model:
     )
     convolution: str = setting(
         "auto",
-        OneOf(("auto", "native", "folded")),
+        OneOf(CONVOLUTIONS),
         "form of the convolutions; auto: native on GPUs, folded on CPUs",
     )
     remat: str = setting(

@@ -1,5 +1,6 @@
 """Whether a run's settings fit each other, and the cases that it trains on."""
 
+from isanet_jax.arguments import command
 from isanet_jax.cases.cohort import Cohort
 from isanet_jax.cases.grid import as_three
 from isanet_jax.distributed.placement import splits
@@ -7,7 +8,6 @@ from isanet_jax.errors import ConfigError
 from isanet_jax.losses.segmentation import LOSSES, find_loss
 from isanet_jax.network import systems
 from isanet_jax.network.systems import SYSTEMS, find_system
-from isanet_jax.runtime import command
 from isanet_jax.settings import Config, changed, read
 from isanet_jax.settings.declare import thawed, value_of
 from isanet_jax.settings.read import unread

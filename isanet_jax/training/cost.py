@@ -9,8 +9,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from isanet_jax.machine import memory_bytes
 from isanet_jax.pipeline.inputs import Inputs, batch_shapes
-from isanet_jax.runtime import memory_bytes
 
 GIB = 2**30
 _BYTES = {

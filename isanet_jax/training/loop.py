@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import logging
 import time
 from functools import partial
 from pathlib import Path
@@ -12,17 +13,18 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from isanet_jax.arguments import command
 from isanet_jax.cases.ranges import scan_ranges
 from isanet_jax.distributed.mesh import make_mesh, place_batch
 from isanet_jax.distributed.processes import first_process_first
 from isanet_jax.errors import IsaNetError
 from isanet_jax.files import replace_when_done
 from isanet_jax.locks import only_here
+from isanet_jax.machine import CLOCKS, return_memory, seconds_by
 from isanet_jax.runs.checkpoint import Checkpoints, check_record
 from isanet_jax.runs.folder import claim_workdir, compare_workdir
 from isanet_jax.runs.log import NoLog, RunLog
 from isanet_jax.runs.track import Tracker, tracker_package
-from isanet_jax.runtime import CLOCKS, command, return_memory, seconds_by
 from isanet_jax.settings import Config, to_dict
 from isanet_jax.training.check import check_config
 from isanet_jax.training.optimizer import averaged
@@ -38,6 +40,8 @@ from isanet_jax.training.start import started_from
 from isanet_jax.training.step import not_finite
 from isanet_jax.training.stop import StopRequest, interruptibly
 from isanet_jax.training.validate import validate
+
+_log = logging.getLogger(__name__)
 
 _KEPT_SHARE = 0.9  # of an exponential average, at each validation (nnU-Net)
 
@@ -119,16 +123,16 @@ def _train_alone(config, workdir, mesh, cohort, *, profiled_steps, track):
         elif config.init:
             params, said = started_from(config.init, state.params)
             state = state._replace(params=params)
-            print(said)
+            _log.info(said)
         # As if what earlier calls took had been just before this one.
         began = {clock: began[clock] - progress["seconds"][clock] for clock in CLOCKS}
         step = int(state.step)
         if step >= training.total_steps:
-            print(f"{workdir} is trained already; next: {command('eval')} --workdir {workdir}")
+            _log.info(f"{workdir} is trained already; next: {command('eval')} --workdir {workdir}")
             return True
         if step:
-            print(f"resuming from step {step} (epoch {step // training.steps_per_epoch + 1})")
-        print("compiling the train step: this takes a while the first time ...", flush=True)
+            _log.info(f"resuming from step {step} (epoch {step // training.steps_per_epoch + 1})")
+        _log.info("compiling the train step: this takes a while the first time ...")
         compiled = interruptibly(partial(compile_step, training, state))
         training = dataclasses.replace(training, train_step=compiled)
         first_process_first(

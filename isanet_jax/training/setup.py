@@ -1,6 +1,7 @@
 """What a training is made of: cases, splits, compiled functions and the first state."""
 
 import dataclasses
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,23 +9,26 @@ import jax
 import optax
 from jax.sharding import Mesh
 
+from isanet_jax.arguments import command
 from isanet_jax.cases.cohort import Cohort, prepare_phantoms, read_cohort
 from isanet_jax.cases.folds import Split, folds_by_centre, split
 from isanet_jax.datasets.phantom import NODAL_CLASSES
 from isanet_jax.distributed.mesh import batch_part, compiler_options, state_shardings
 from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.locks import only_here
+from isanet_jax.machine import map_memory, return_memory
 from isanet_jax.network import systems
 from isanet_jax.network.systems import count_parameters
 from isanet_jax.pipeline.dataset import training_data
 from isanet_jax.pipeline.inputs import Inputs, make_inputs
 from isanet_jax.runs.checkpoint import TrainState
-from isanet_jax.runtime import command, map_memory, return_memory
 from isanet_jax.settings import Config, changed
 from isanet_jax.training.check import check_cohort
 from isanet_jax.training.cost import GIB, compile_with_cost, device_bytes
 from isanet_jax.training.optimizer import make_optimizer, make_schedule
 from isanet_jax.training.step import init_state, make_predict, make_train_step
+
+_log = logging.getLogger(__name__)
 
 # Of a device's memory, that a step may need for its memory to be kept for the next step: up to
 # twice as much is then held.
@@ -52,7 +56,7 @@ def load_cohort(config: Config) -> Cohort:
     if data.phantoms and not manifest.exists():
         with only_here(data.cases, "prepare", "makes cases there", wait=True):
             if not manifest.exists():
-                print(f"making {data.phantoms} phantoms in {data.cases}")
+                _log.info(f"making {data.phantoms} phantoms in {data.cases}")
                 is_nodal = set(data.classes) <= set(NODAL_CLASSES)
                 kind = "body" if data.is_whole else "nodes" if is_nodal else "head"
                 prepare_phantoms(data.cases, kind=kind, cases=data.phantoms, size=data.size, seed=0)
@@ -127,7 +131,7 @@ def set_up(config: Config, cohort: Cohort, mesh: Mesh) -> tuple[Training, TrainS
     optimizer = make_optimizer(config.optimizer, schedule)
     graphdef, state = init_state(systems.of_config(config), optimizer, config.seed)
     state = jax.device_put(state, state_shardings(state, mesh))
-    print(
+    _log.info(
         f"{count_parameters(state.params):,} parameters, {len(parts.train)} cases to train on, "
         f"{len(parts.selection)} to validate (selection {config.selection!r}, fold "
         f"{config.fold}), on {mesh.size} {jax.devices()[0].platform} device(s)"
@@ -135,7 +139,9 @@ def set_up(config: Config, cohort: Cohort, mesh: Mesh) -> tuple[Training, TrainS
     )
     empty = [case for case in parts.train if not has_tumour(cohort, case, config.data.classes)]
     if empty:
-        print(f"warning: {len(empty)} training cases have an empty label: {', '.join(empty)}")
+        _log.warning(
+            f"warning: {len(empty)} training cases have an empty label: {', '.join(empty)}"
+        )
     inputs = make_inputs(config, cohort, parts.train)
     options = compiler_options(config, mesh)
     train_step = make_train_step(
@@ -165,13 +171,12 @@ def compile_step(training: Training, state: TrainState):
     compiled, cost = compile_with_cost(training.train_step, state, batch, inputs)
     return_memory()
     usable = device_bytes(jax.local_devices()[0])
-    print(
+    _log.info(
         "a step: "
         + (f"{cost.flops / 1e12:.3f} TFLOP, " if cost.flops else "")
         + f"{cost.peak_bytes / GIB:.2f} GiB"
         + (f" of {usable / GIB:.1f} GiB" if usable else "")
         + " a device",
-        flush=True,
     )
     if not usable or cost.peak_bytes <= usable:
         if usable and cost.peak_bytes > usable * _KEPT_SHARE:

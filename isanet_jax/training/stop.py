@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import jax
 
-from isanet_jax.runtime import say_at_once, stop_signals
+from isanet_jax.runtime import stop_signals
+from isanet_jax.streams import say_at_once
 
 
 class StopRequest:

@@ -88,7 +88,7 @@ def test_the_networks_of_an_ensemble_share_the_time_and_predict_together(
     chosen = [d["progress"]["best_dsc"] for d in predictor.descriptions]
     assert cell.training["validation_dsc"] == pytest.approx(np.mean(chosen))
     # A cell that is resumed counts what its networks took before.
-    monkeypatch.setattr(budget.runtime, "seconds_by", lambda clock: 6.0)
+    monkeypatch.setattr(budget.machine, "seconds_by", lambda clock: 6.0)
     assert run_cell(config, cell.folder, thresholds=False, members=members)
     taken = sum(read_progress(run)["seconds"]["cpu"] for run in both)
     assert taken > 0
@@ -145,9 +145,9 @@ def test_what_cannot_be_measured_is_told_with_its_reason(comparison, tmp_path, m
 def test_a_cost_is_of_the_processor_or_of_the_clock(comparison, clock, monkeypatch):
     config = make_cells(comparison, Path("w"))[0].config
     asked = []
-    of_clock = budget.runtime.seconds_by
+    of_clock = budget.machine.seconds_by
     monkeypatch.setattr(
-        budget.runtime, "seconds_by", lambda name: asked.append(name) or of_clock(name)
+        budget.machine, "seconds_by", lambda name: asked.append(name) or of_clock(name)
     )
     cost = budget.measure(config, clock)
     assert set(asked) == {clock}

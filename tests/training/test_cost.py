@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from isanet_jax.runtime import memory_bytes
+from isanet_jax.machine import memory_bytes
 from isanet_jax.training.cost import analyse_collectives, analyse_cost, count_flops, device_bytes
 
 

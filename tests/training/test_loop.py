@@ -21,6 +21,7 @@ from isanet_jax.distributed.mesh import make_mesh
 from isanet_jax.errors import CheckpointError, ConfigError, DataError, IsaNetError
 from isanet_jax.evaluation.tune import tune_runs
 from isanet_jax.locks import only_here
+from isanet_jax.machine import CLOCKS, seconds_by
 from isanet_jax.network import systems
 from isanet_jax.network.config import ModelConfig
 from isanet_jax.pipeline.inputs import make_inputs
@@ -29,7 +30,6 @@ from isanet_jax.prediction.predictor import Predictor
 from isanet_jax.runs import log
 from isanet_jax.runs.checkpoint import Checkpoints, load_params, read_progress
 from isanet_jax.runs.log import RunLog, read_log
-from isanet_jax.runtime import CLOCKS, seconds_by
 from isanet_jax.settings import Config, read
 from isanet_jax.settings.table import Optimizer
 from isanet_jax.training import loop, setup

@@ -12,12 +12,20 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from isanet_jax.errors import ConfigError
 from isanet_jax.network.convolution import folded, native
 from isanet_jax.network.convolution.native import gradients_together as gradients_together
+from isanet_jax.settings.table import CONVOLUTIONS
 
 
 def is_folded(form: str) -> bool:
-    """Resolves the name of a form (`model.convolution`); `auto` folds on CPU only."""
+    """Resolves the name of a form (`model.convolution`); `auto` folds on CPU only.
+
+    Raises:
+        ConfigError: no such form.
+    """
+    if form not in CONVOLUTIONS:
+        raise ConfigError(f"model.convolution is {form!r}; choose one of {', '.join(CONVOLUTIONS)}")
     return form == "folded" or (form == "auto" and jax.default_backend() == "cpu")
 
 
