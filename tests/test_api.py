@@ -2,6 +2,7 @@
 
 import doctest
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -172,6 +173,23 @@ print(took)
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert float(done.stdout.split()[-1]) < 1  # 5 ms; ten times the aim where the machine is busy
+
+
+def test_a_config_has_the_variant_after_its_colon():
+    assert isa.get_config("own/xie2021:sts").data.cases == "cases/sts"
+    assert isa.get_config("own/xie2021").data.cases == "cases/hecktor"
+    small = isa.get_config("compare/table2:sts,smoke")
+    assert (small.base.data.cases, small.size) == ("cases/sts32", "smoke")
+
+
+def test_what_a_training_says_can_be_silenced(config, tmp_path, capsys):
+    logger = logging.getLogger("isanet_jax")
+    logger.setLevel(logging.WARNING)
+    try:
+        isa.train(config, tmp_path / "r")
+    finally:
+        logger.setLevel(logging.INFO)
+    assert capsys.readouterr().out == ""
 
 
 def test_the_public_names_are_there():

@@ -110,9 +110,8 @@ def test_an_nnunet_dataset_with_regions_and_voxels_to_ignore(tmp_path):
     (source / "dataset.json").write_text(json.dumps(description))
     words = ["--source", str(source), "--output", str(tmp_path / "cases"), "--size", "16"]
     prepare.main(["nnunet", *words, *FOLDS])
-    found = train(
-        tmp_path / "cases", ("whole", "node"), tmp_path / "run", system="unet", fit="resize"
-    )
+    settings = {"steps": 600, "width": 16, "fit": "resize"}
+    found = train(tmp_path / "cases", ("whole", "node"), tmp_path / "run", **settings)
     tested = {case: files[case] for case in found["cases"]}
     pairs = predicted_pairs(tmp_path / "run", tested, tmp_path)
     scores = {

@@ -35,6 +35,8 @@ def test_regions_are_written_so_that_they_can_be_read_again():
     np.testing.assert_array_equal(out, label)
     assert Classes({"gtvp": (1,), "gtvn": (2,)}).written == {"gtvp": 1, "gtvn": 2}
     assert Classes({"nodes": (2, 3)}).written == {"nodes": 1}  # a mask of one class is 0 and 1
+    several = Classes({"gtvp": (4, 2, 7), "gtvn": (9, 5, 4)})
+    assert several.written == {"gtvp": 2, "gtvn": 4}  # the least that no later class covers
 
 
 @pytest.mark.parametrize(

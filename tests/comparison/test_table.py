@@ -131,6 +131,9 @@ def test_tables_show_ours_beside_the_papers(rows):
     latex = latex_table(list(rows.values()), "Title")
     assert r"A\_1 & 0.5250 $\pm$ 0.1768 &" in latex
     assert r"SUV $\geq$ 2.5 & 0.3000 &" in latex
+    # Of A's seven scored cases one is infinite: that comes first.
+    (row,) = (line for line in latex.splitlines() if line.startswith(r"A\_1 "))
+    assert row.endswith(r"& 1/7 \\")
     columns = latex.split("tabular}{")[1].split("}")[0]
     body = [line for line in latex.splitlines() if line.endswith(r"\\")]
     assert {line.count("&") for line in body} == {len(columns) - 1}

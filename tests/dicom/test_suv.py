@@ -182,6 +182,25 @@ def test_the_half_life_is_that_of_the_named_nuclide(meaning):
         suv_factors([dataset])
 
 
+@pytest.mark.parametrize(
+    ("meaning", "name", "half_life_s"),
+    [
+        ("Ga-68", "Ga-68", 4062.6), ("^68^Gallium", "Ga-68", 4062.6), ("Zr-89", "Zr-89", 282276.0),
+        ("Cu 64", "Cu-64", 45724.0), ("C-11", "C-11", 1223.4), ("I^124^", "I-124", 360806.0),
+    ],
+)  # fmt: skip
+def test_a_short_name_is_a_nuclide_of_one_letter_or_two(meaning, name, half_life_s):
+    code = Dataset()
+    code.CodeMeaning = meaning
+    dataset = pet_dataset(RadionuclideHalfLife=HALF_LIFE)  # of F-18
+    dataset.RadiopharmaceuticalInformationSequence[0].RadionuclideCodeSequence = [code]
+    with pytest.raises(DataError, match=f"seconds, {half_life_s:g} of {name}"):
+        suv_factors([dataset])
+    own = pet_dataset(RadionuclideHalfLife=half_life_s)
+    own.RadiopharmaceuticalInformationSequence[0].RadionuclideCodeSequence = [code]
+    assert suv_factors([own])
+
+
 def test_values_that_contradict_each_other_are_refused():
     """In the series' slices, and in its places: which is right cannot be known."""
     with pytest.raises(DataError, match="PatientWeight.*the same value wherever it stands"):

@@ -179,6 +179,19 @@ def test_a_study_comes_in_and_its_results_go_out_once(made, archive, study, caps
     assert "came again" in said[-1]
 
 
+def test_what_its_images_are_warned_of_is_told(made, archive, study):
+    queue, worker, port, _ = made
+    images = images_of(study)
+    for one in images:
+        if one.Modality == "PT":
+            one.RadiopharmaceuticalInformationSequence[0].RadionuclideTotalDose = 350.0
+    store(port, images)
+    wait_closed(queue)
+    work(worker)
+    (done,) = queue.state()["done"]
+    assert any("MBq" in text for text in done["warnings"]), done
+
+
 def test_what_is_lacking_may_come_later(made, archive, study):
     queue, worker, port, _ = made
     store(port, images_of(study, "a"))

@@ -1,0 +1,30 @@
+"""A prediction's masks and values."""
+
+import numpy as np
+
+from isanet_jax.prediction.result import Images, Prediction
+from isanet_jax.prediction.rules import Rules
+from isanet_jax.volume import Volume
+
+
+def prediction(values, *probabilities):
+    volumes = {
+        name: Volume(np.float32(p).reshape(1, 1, -1), np.eye(4))
+        for name, p in zip(values, probabilities, strict=True)
+    }
+    images = Images(None, {}, {"ct": "ct"})
+    return Prediction(images, volumes, values, dict.fromkeys(values, Rules()))
+
+
+def test_a_voxel_has_the_value_of_the_last_class_that_it_is_in():
+    found = prediction({"a": 1, "b": 7}, [0.9, 0.9, 0.1, 0.5], [0.1, 0.9, 0.9, 0.49])
+    np.testing.assert_array_equal(found.labels.ravel(), [1, 7, 7, 1])
+    assert found.labels.dtype == np.uint8
+    np.testing.assert_array_equal(found.mask.ravel(), [True] * 4)
+    np.testing.assert_allclose(found.probability.ravel(), [0.9, 0.9, 0.9, 0.5])
+
+
+def test_a_value_above_255_does_not_wrap_around():
+    found = prediction({"a": 1, "b": 300}, [0.9, 0.0], [0.0, 0.9])
+    np.testing.assert_array_equal(found.labels.ravel(), [1, 300])
+    assert found.labels.dtype == np.uint16
