@@ -24,7 +24,8 @@ from isanet_jax.cases.check import margins_mm
 from isanet_jax.datasets.phantom import ellipsoid
 from isanet_jax.errors import DataError
 from isanet_jax.files import write_csv
-from isanet_jax.volume import Volume, read_volume, write_volume
+from isanet_jax.nifti import read_volume, write_volume
+from isanet_jax.volume import Volume
 
 MARGINS_MM = range(0, 75, 5)
 PARTS = [n / 20 for n in range(2, 21)]

@@ -58,11 +58,14 @@ def export(source: Path, cases: Path, raw: Path, splits: Path) -> None:
     from isanet_jax.cases.cohort import read_cohort
     from isanet_jax.cases.folds import split
     from isanet_jax.cases.grid import resample, resample_label
-    from isanet_jax.cases.prepare import read_images, read_label, settings_of
+    from isanet_jax.cases.images import read_images
+    from isanet_jax.cases.label import read_label
+    from isanet_jax.cases.preparation import settings_of
     from isanet_jax.classes import class_masks
     from isanet_jax.errors import ConfigError
     from isanet_jax.kinds import KINDS
-    from isanet_jax.volume import Volume, write_volume
+    from isanet_jax.nifti import write_volume
+    from isanet_jax.volume import Volume
 
     cohort = read_cohort(cases)
     settings = settings_of(cohort.settings)

@@ -28,7 +28,8 @@ CLASSES = ("tumour",)
 def make_cohort(folder, shape, count):
     """`count` cases of one content, and the same arrays as nnU-Net unpacks them."""
     from isanet_jax.cases.case import FORMAT, SUFFIX, Case, write_case
-    from isanet_jax.cases.prepare import Settings, image_statistics
+    from isanet_jax.cases.images import image_statistics
+    from isanet_jax.cases.preparation import Settings
 
     folder.mkdir(parents=True)
     settings = Settings(fit="whole")

@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-
 from benchmarks.case_format import make_arrays
+
 from benchmarks.patches import peak_gib
 
 SPACING_MM = 2.0
@@ -22,7 +22,8 @@ SPACING_MM = 2.0
 def make(root, shape, window, width):
     """A scan of the shape, two small ones, and a run on these."""
     import isanet_jax as isa
-    from isanet_jax.volume import Volume, write_volume
+    from isanet_jax.nifti import write_volume
+    from isanet_jax.volume import Volume
 
     affine = np.diag([-SPACING_MM, -SPACING_MM, SPACING_MM, 1.0])
     rows = ["case,ct,pet,label"]

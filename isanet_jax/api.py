@@ -78,7 +78,7 @@ def prepare(
         folds, seed: number of folds, and what they are drawn from.
         skip_bad: leave out cases that fail, and list them in the manifest.
         copies: also write each DICOM study as NIfTI, into `output`/nifti.
-        settings: further ones of `isanet_jax.cases.prepare.Settings`: size, spacing_mm (`auto`:
+        settings: further ones of `isanet_jax.cases.preparation.Settings`: size, spacing_mm (`auto`:
             see `isanet_jax.cases.spacing`), ...
 
     Returns:
@@ -97,7 +97,7 @@ def prepare(
     """
     from isanet_jax import datasets
     from isanet_jax.cases import cohort
-    from isanet_jax.cases.prepare import Settings
+    from isanet_jax.cases.preparation import Settings
     from isanet_jax.cases.spacing import auto_spacing
     from isanet_jax.locks import only_here
 
@@ -318,7 +318,8 @@ def _volume(image, name, case):
 
     import nibabel
 
-    from isanet_jax.volume import Volume, read_volume, write_volume
+    from isanet_jax.nifti import read_volume, write_volume
+    from isanet_jax.volume import Volume
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{name}.nii"

@@ -5,14 +5,8 @@ It is declared as docs/extending.md says; conftest.py names this file in ISANET_
 
 from flax import nnx
 
-from isanet_jax.network.blocks import (
-    ConvBlock,
-    Output,
-    System,
-    halved,
-    network_input,
-    output_convolution,
-)
+from isanet_jax.network.blocks import ConvBlock, halved, output_convolution
+from isanet_jax.network.system import Output, System, network_input
 
 
 class Plain(nnx.Module):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from isanet_jax.errors import DataError
-from isanet_jax.volume import read_volume
+from isanet_jax.nifti import read_volume
 
 ROOT = Path(__file__).parents[1]
 PARTS = (
@@ -178,7 +178,8 @@ def test_a_field_that_ends_as_far_from_every_label_gives_it_away(tmp_path, capsy
     from benchmarks.field import blind
     from isanet_jax.datasets.phantom import ellipsoid
     from isanet_jax.files import write_csv
-    from isanet_jax.volume import Volume, write_volume
+    from isanet_jax.nifti import write_volume
+    from isanet_jax.volume import Volume
 
     rows = []
     for number, shape in enumerate([(30, 40, 50), (36, 28, 44)]):

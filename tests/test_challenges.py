@@ -9,7 +9,8 @@ import pytest
 import isanet_jax as isa
 from isanet_jax.cli import evaluate, predict, prepare
 from isanet_jax.datasets.phantom_body import make_body
-from isanet_jax.volume import Volume, write_volume
+from isanet_jax.nifti import write_volume
+from isanet_jax.volume import Volume
 
 FOLDS = ["--folds", "2", "--workers", "1"]
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from isanet_jax.cases.prepare import Settings, settings_of
+from isanet_jax.cases.preparation import Settings, settings_of
 from isanet_jax.classes import Classes, class_mask, parse_classes, parse_code
 from isanet_jax.datasets import DATASETS, classes_of
 from isanet_jax.datasets.layout import Scan

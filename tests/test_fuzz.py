@@ -16,7 +16,8 @@ from isanet_jax.dicom.image import read_image
 from isanet_jax.dicom.series import find_series
 from isanet_jax.dicom.structures import read_region, region_names
 from isanet_jax.errors import DataError
-from isanet_jax.volume import Volume, read_volume, write_volume
+from isanet_jax.nifti import read_volume, write_volume
+from isanet_jax.volume import Volume
 from tests.dicom.make_dicom import square, study, write_series, write_structures
 
 NIFTI_FILES, DICOM_FILES = 1000, 1000

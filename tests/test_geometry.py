@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from isanet_jax.cases.grid import case_grid, resample, resample_mask
+from isanet_jax.nifti import read_volume, write_volume
 from isanet_jax.prediction.predictor import to_grid_of
-from isanet_jax.volume import Volume, bounds_mm, read_volume, write_volume
+from isanet_jax.volume import Volume, bounds_mm
 
 
 @st.composite

@@ -24,13 +24,14 @@ from isanet_jax.evaluation.evaluate import MEAN, score_given
 from isanet_jax.evaluation.report import SELECTION_NOTES
 from isanet_jax.kinds import SOFT_TISSUE, WIDE
 from isanet_jax.network import systems
+from isanet_jax.nifti import write_volume
 from isanet_jax.runs.log import read_log
 from isanet_jax.settings import read, to_dict
 from isanet_jax.settings.command_line import parse_command_line
 from isanet_jax.training.check import check_config
 from isanet_jax.training.setup import set_up
 from isanet_jax.training.validate import validate
-from isanet_jax.volume import Volume, write_volume
+from isanet_jax.volume import Volume
 
 IMAGES = ("ct", "pet", "t1")
 # Values of the label: 1 and 2 are tumour, 2 its hot part; 5 is unknown.

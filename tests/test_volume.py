@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from isanet_jax.errors import DataError
-from isanet_jax.volume import Volume, bounds_mm, read_volume, write_volume
+from isanet_jax.nifti import read_volume, write_volume
+from isanet_jax.volume import Volume, bounds_mm
 
 OBLIQUE = np.array(
     [[-0.9, 0.1, 0.2, 10.0], [0.1, -1.1, 0.3, 20.0], [0.1, 0.2, 3.0, -30.0], [0, 0, 0, 1]]

@@ -10,20 +10,17 @@ import numpy as np
 from scipy import ndimage
 
 from isanet_jax.cases.grid import outside_fraction, overlap_fraction, same_grid
-from isanet_jax.cases.prepare import (
-    Settings,
-    bits_of_masks,
-    check_images,
-    doubts_of_mask,
-    read_label,
-)
+from isanet_jax.cases.images import check_images
+from isanet_jax.cases.label import bits_of_masks, doubts_of_mask, read_label
+from isanet_jax.cases.preparation import Settings
 from isanet_jax.datasets.layout import Scan
 from isanet_jax.dicom.convert import read_study
 from isanet_jax.errors import DataError, failure_of
 from isanet_jax.files import write_csv
 from isanet_jax.kinds import KINDS, shown
+from isanet_jax.nifti import read_volume
 from isanet_jax.parallel import in_processes
-from isanet_jax.volume import Volume, bounds_mm, read_volume
+from isanet_jax.volume import Volume, bounds_mm
 
 _CORNERS = ndimage.generate_binary_structure(3, 3)
 _SMALL_ML = 0.1

@@ -15,7 +15,8 @@ from isanet_jax.arguments import command
 from isanet_jax.cases.case import FORMAT, PREPARE_AGAIN, SUFFIX, case_of
 from isanet_jax.cases.folds import make_folds
 from isanet_jax.cases.grid import as_three
-from isanet_jax.cases.prepare import Settings, prepare_case
+from isanet_jax.cases.preparation import Settings
+from isanet_jax.cases.prepare import prepare_case
 from isanet_jax.classes import Classes
 from isanet_jax.datasets.hecktor import HECKTOR_HOW
 from isanet_jax.datasets.layout import CASE_ID, CASE_ID_WORDS, Scan
@@ -41,7 +42,7 @@ class Cohort:
 
     Attributes:
         folder: where `manifest.json`, `folds.json` and the cases are.
-        settings: how they were prepared, see `isanet_jax.cases.prepare.Settings`.
+        settings: how they were prepared, see `isanet_jax.cases.preparation.Settings`.
         cases: case ID -> its manifest entry.
         fold_of: case ID -> fold.
     """

@@ -4,7 +4,7 @@ import numpy as np
 
 from isanet_jax.datasets.layout import Scan
 from isanet_jax.errors import ConfigError
-from isanet_jax.volume import read_grid
+from isanet_jax.nifti import read_grid
 
 _COARSE = 3.0  # times the voxel size of the other axes, and times fewer voxels
 _FINE_SHARE = 10  # percentile that is taken along a coarse axis

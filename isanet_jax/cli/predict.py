@@ -13,11 +13,11 @@ from isanet_jax.datasets.layout import PET_CT, Scan, box_from_lps
 from isanet_jax.datasets.table import read_table
 from isanet_jax.errors import ConfigError, DataError, failure_of
 from isanet_jax.files import check_new, is_bundle
+from isanet_jax.nifti import NIFTI_SUFFIXES, check_output
 from isanet_jax.prediction.formats import suffixes
 from isanet_jax.prediction.write import MAPS
 from isanet_jax.runtime import say_devices
 from isanet_jax.settings import read_stored
-from isanet_jax.volume import NIFTI_SUFFIXES, check_output
 
 
 def parser() -> argparse.ArgumentParser:

@@ -12,7 +12,8 @@ import numpy as np
 from scipy import ndimage
 
 from isanet_jax.files import write_csv
-from isanet_jax.volume import Volume, write_volume
+from isanet_jax.nifti import write_volume
+from isanet_jax.volume import Volume
 
 FIELD_MM = 192.0
 _CT_SHAPE = (80, 80, 60)  # x, y, z

@@ -15,7 +15,8 @@ from isanet_jax.dicom.structures import (
 )
 from isanet_jax.dicom.studies import Asked, Study, choose_structures
 from isanet_jax.errors import DataError
-from isanet_jax.volume import Volume, as_small, as_stored, write_volume
+from isanet_jax.nifti import as_small, as_stored, write_volume
+from isanet_jax.volume import Volume
 
 _NAMES = {"ct": "ct_hu.nii.gz", "pet": "pet_suv.nii.gz"}
 MASK_NAME = "mask.nii.gz"

@@ -9,16 +9,18 @@ import numpy as np
 from isanet_jax.cases.case import read_label_on_reference
 from isanet_jax.cases.cohort import Cohort
 from isanet_jax.cases.grid import grid_distance_mm, resample_label, same_grid
-from isanet_jax.cases.prepare import read_label, settings_of
+from isanet_jax.cases.label import read_label
+from isanet_jax.cases.preparation import settings_of
 from isanet_jax.classes import Classes, class_masks, ignored_mask
 from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.files import files_below
 from isanet_jax.kinds import pet_name
 from isanet_jax.metrics.segmentation import case_metrics, mean_over_classes
 from isanet_jax.metrics.thresholds import threshold_masks
+from isanet_jax.nifti import NIFTI_SUFFIXES, OTHER_SUFFIXES
 from isanet_jax.pipeline.dataset import evaluation_data
 from isanet_jax.prediction.predictor import check_finite, to_grid_of
-from isanet_jax.volume import NIFTI_SUFFIXES, OTHER_SUFFIXES, Volume
+from isanet_jax.volume import Volume
 
 NETWORK = "network"
 GRIDS = ("ct", "case")

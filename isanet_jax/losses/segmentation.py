@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 
 from isanet_jax.errors import ConfigError
-from isanet_jax.network.blocks import Output
+from isanet_jax.network.system import Output
 from isanet_jax.registry import Registry
 from isanet_jax.settings.table import Loss as LossSettings
 

@@ -11,19 +11,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from isanet_jax.distributed.placement import whole_if_half_is
-from isanet_jax.network.blocks import (
-    Output,
-    Residual,
-    System,
-    UpsampleConv,
-    network_input,
-    output_convolution,
-    recompute,
-    recompute_elementwise,
-    to_float32,
-)
+from isanet_jax.network.blocks import Residual, UpsampleConv, output_convolution, to_float32
 from isanet_jax.network.config import ModelConfig
 from isanet_jax.network.convolution import gradients_together, max_pool
+from isanet_jax.network.recompute import recompute, recompute_elementwise
+from isanet_jax.network.system import Output, System, network_input
 
 
 class EncoderLevel(nnx.Module):

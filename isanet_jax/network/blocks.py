@@ -3,10 +3,6 @@
 Feature maps are (B, D, H, W, C). Parameters are float32 and are cast to the input's dtype.
 """
 
-from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,191 +17,16 @@ from isanet_jax.distributed.placement import (
     sum_of_parts,
     with_neighbours,
 )
-from isanet_jax.errors import ConfigError
+from isanet_jax.network import initial
 from isanet_jax.network.config import ModelConfig
 from isanet_jax.network.convolution import (
     conv3d,
-    is_folded,
     strided_conv3d,
     transposed_conv3d,
     upsample_conv3d,
 )
 from isanet_jax.network.instance_norm import SPACE, instance_norm, to_float32
-
-_CONVOLUTION = "convolution"  # name of the values that remat "convolutions" keeps
-
-
-class System(NamedTuple):
-    """A system that can be trained; a file's `SYSTEMS` maps the names of its systems to these.
-
-    Attributes:
-        description: one line.
-        make: constructor (config, *, rngs) of a module (B, D, H, W, images) -> Output.
-        width: its own channels of level 1.
-        levels: its input's voxels along an axis -> its own number of levels.
-        least_levels: fewer cannot work.
-        reads: settings of `ModelConfig` that it reads besides those that all do.
-        can_split: whether its volumes may be split over devices (`mesh.space`).
-        version: raised where the same parameters come to mean something else; checkpoints of
-            another version are refused.
-    """
-
-    description: str
-    make: Callable[..., nnx.Module]
-    width: int = 16
-    levels: Callable[[int], int] = lambda size: 5
-    least_levels: int = 2
-    reads: tuple[str, ...] = ()
-    can_split: bool = False
-    version: int = 1
-
-
-class Output(NamedTuple):
-    """What a system returns: the logits of the classes, and those that only its loss sees.
-
-    Attributes:
-        logits: (B, D, H, W, classes) float32.
-        auxiliary: (weight, logits) pairs of deep supervision or of a cascade's earlier networks;
-            their volumes may be coarser than the image by a whole factor. `logits` weighs 1.
-    """
-
-    logits: jax.Array
-    auxiliary: tuple[tuple[float, jax.Array], ...] = ()
-
-
-def network_input(image: jax.Array, config: ModelConfig) -> jax.Array:
-    """The config's modalities of the images, in its dtype.
-
-    Args:
-        image: (B, D, H, W, images).
-        config: of the network.
-
-    Returns:
-        (B, D, H, W, modalities).
-
-    Raises:
-        ConfigError: images of another size than `config.size`, or of another number.
-    """
-    depth, height, width = config.shape
-    wanted = (depth // parts_of(image), height, width, len(config.images))
-    if image.ndim != 5 or image.shape[1:] != wanted:
-        raise ConfigError(
-            f"the network was built for (B, {depth}, {height}, {width}, {wanted[-1]}) and got "
-            f"{image.shape}"
-        )
-    seen = [config.images.index(name) for name in config.modalities]
-    if seen == list(range(seen[0], seen[-1] + 1)):
-        return image[..., seen[0] : seen[-1] + 1].astype(config.dtype)
-    return jnp.stack([image[..., index] for index in seen], -1).astype(config.dtype)
-
-
-def recompute(function: Callable, config: ModelConfig, *scopes: str) -> Callable:
-    """The function, made to keep its inputs only and compute its inner values again for gradients.
-
-    Args:
-        function: of arrays; may use a module's parameters.
-        config: `remat` says whether, and what else is kept.
-        scopes: `block`, `level` or both, what the function is.
-    """
-    if config.remat in {f"{scope}s" for scope in scopes}:
-        # The forms of the convolutions for CPUs, whose compiler merges what is computed twice.
-        on_cpu = is_folded(config.convolution)
-        return _recompute_on_cpu(function) if on_cpu else jax.checkpoint(function)
-    if config.remat == "convolutions" and "block" in scopes:
-        policy = jax.checkpoint_policies.save_only_these_names(_CONVOLUTION)
-        return jax.checkpoint(function, policy=policy)
-    return function
-
-
-def recompute_elementwise(function: Callable, config: ModelConfig) -> Callable:
-    """As `recompute`, wherever anything is: for a function whose inner values cost next to nothing.
-
-    On CPUs, whose compiler would merge the two computations, the function itself.
-    """
-    if config.remat == "none" or is_folded(config.convolution):
-        return function
-    return jax.checkpoint(function)
-
-
-def _recompute_on_cpu(function):
-    """`jax.checkpoint` for XLA's CPU compiler, which removes the barriers that it relies on.
-
-    What is computed again starts from inputs times a one that depends on the gradient and that the
-    compiler cannot see through: so it can neither merge it with the first computation nor begin
-    early. (In a branch of its own it would not merge it either, but convolutions are slow there.)
-    """
-
-    def run(*arguments):
-        converted, constants = jax.closure_convert(function, *arguments)
-        return _kept(converted, tuple(constants), arguments)
-
-    return run
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _kept(function, constants, arguments):
-    return function(*arguments, *constants)
-
-
-def _kept_forward(function, constants, arguments):
-    return function(*arguments, *constants), (constants, arguments)
-
-
-def _kept_backward(function, kept, gradient):
-    constants, arguments = kept
-    first = jax.tree.leaves(gradient)[0].ravel()[0].astype(jnp.float32)
-    bits = jax.lax.population_count(jax.lax.bitcast_convert_type(first, jnp.int32))
-    one = (bits <= 32).astype(jnp.float32)  # always
-    arguments = jax.tree.map(lambda x: x * one.astype(x.dtype), arguments)
-    _, pull = jax.vjp(lambda c, a: function(*a, *c), constants, arguments)
-    return pull(gradient)
-
-
-_kept.defvjp(_kept_forward, _kept_backward)
-
-
-class ShapesOnly:
-    """In place of `nnx.Rngs`: makes a system whose parameters take no time and no memory."""
-
-
-def _draw(rngs: nnx.Rngs, shape, draw: Callable):
-    """`draw` (a NumPy generator -> float32 array) of `shape`, seeded by the next key of `rngs`.
-
-    Drawn by NumPy: compiling jax.random for the network's hundred different shapes takes longer
-    (37 s on two cores) than compiling the train step. Parameters become JAX's all at once, in
-    `isanet_jax.network.systems.create`: one by one, each shape would be compiled for. Where the
-    key is traced (`nnx.eval_shape`, `jax.jit`), nothing is drawn before the function runs; of
-    `ShapesOnly`, nothing is drawn at all.
-    """
-
-    def run(key):
-        return draw(np.random.default_rng(np.asarray(key)))
-
-    if isinstance(rngs, ShapesOnly):
-        return np.broadcast_to(np.float32(0), shape)
-    key = jax.random.key_data(rngs.params())
-    if isinstance(key, jax.core.Tracer):
-        return jax.pure_callback(run, jax.ShapeDtypeStruct(shape, np.float32), key)
-    return run(key)
-
-
-def _normal(rngs, shape, deviation):
-    """Draws from N(0, deviation^2)."""
-
-    def draw(generator):
-        return generator.standard_normal(shape, np.float32) * np.float32(deviation)
-
-    return _draw(rngs, shape, draw)
-
-
-def _uniform(rngs, shape, bound):
-    """Draws uniformly between -bound and bound."""
-    return _draw(rngs, shape, lambda g: g.uniform(-bound, bound, shape).astype(np.float32))
-
-
-def _he_normal(rngs, shape):
-    """He et al. 2015, fan-in: variance 2 / (taps x input channels)."""
-    return _normal(rngs, shape, (2.0 / np.prod(shape[:-1])) ** 0.5)
+from isanet_jax.network.recompute import CONVOLUTION
 
 
 def _three(value):
@@ -232,7 +53,9 @@ class Conv(nnx.Module):
         rngs,
     ):
         size = _three(size)
-        self.kernel = nnx.Param(_he_normal(rngs, (*size, in_features // groups, out_features)))
+        self.kernel = nnx.Param(
+            initial.he_normal(rngs, (*size, in_features // groups, out_features))
+        )
         self.bias = nnx.Param(np.zeros(out_features, np.float32)) if bias else None
         self.form = form
         self.stride, self.dilation, self.groups = stride, dilation, groups
@@ -242,7 +65,7 @@ class Conv(nnx.Module):
         maps = x if isinstance(x, (list, tuple)) else (x,)
         kernel = self.kernel[...].astype(maps[0].dtype)
         convolve = self._convolve if parts_of(maps[0]) == 1 else self._convolve_part
-        out = checkpoint_name(convolve(kernel, *maps), _CONVOLUTION)
+        out = checkpoint_name(convolve(kernel, *maps), CONVOLUTION)
         return out if self.bias is None else out + self.bias[...].astype(out.dtype)
 
     def _convolve(self, kernel, *maps, pads_depth=True):
@@ -273,7 +96,7 @@ class StridedConv(nnx.Module):
     """Convolution 2^3 with stride 2, no bias; the output has half the size."""
 
     def __init__(self, in_features, out_features, *, rngs):
-        self.kernel = nnx.Param(_he_normal(rngs, (2, 2, 2, in_features, out_features)))
+        self.kernel = nnx.Param(initial.he_normal(rngs, (2, 2, 2, in_features, out_features)))
 
     def __call__(self, x):
         return strided_conv3d(x, self.kernel[...].astype(x.dtype))
@@ -297,7 +120,7 @@ class TransposedConv(nnx.Module):
     def __init__(self, in_features, out_features, *, stride=2, bias=False, rngs):
         # Every output voxel is a sum over one tap: its fan-in is the input channels alone.
         shape = (*_three(stride), in_features, out_features)
-        self.kernel = nnx.Param(_normal(rngs, shape, (2.0 / in_features) ** 0.5))
+        self.kernel = nnx.Param(initial.normal(rngs, shape, (2.0 / in_features) ** 0.5))
         self.bias = nnx.Param(np.zeros(out_features, np.float32)) if bias else None
 
     def __call__(self, x):
@@ -309,7 +132,7 @@ class UpsampleConv(nnx.Module):
     """Transposed convolution 3^3 with stride 2; the output has twice the size."""
 
     def __init__(self, in_features, out_features, *, form, bias=True, rngs):
-        self.kernel = nnx.Param(_he_normal(rngs, (3, 3, 3, in_features, out_features)))
+        self.kernel = nnx.Param(initial.he_normal(rngs, (3, 3, 3, in_features, out_features)))
         self.bias = nnx.Param(np.zeros(out_features, np.float32)) if bias else None
         self.form = form
 
@@ -368,10 +191,10 @@ class Dense(nnx.Module):
 
     def __init__(self, in_features, out_features, *, uniform=False, rngs):
         if uniform:
-            kernel = _uniform(rngs, (in_features, out_features), in_features**-0.5)
-            bias = _uniform(rngs, (out_features,), in_features**-0.5)
+            kernel = initial.uniform(rngs, (in_features, out_features), in_features**-0.5)
+            bias = initial.uniform(rngs, (out_features,), in_features**-0.5)
         else:
-            kernel = _normal(rngs, (in_features, out_features), 0.01)
+            kernel = initial.normal(rngs, (in_features, out_features), 0.01)
             bias = np.zeros(out_features, np.float32)
         self.kernel, self.bias = nnx.Param(kernel), nnx.Param(bias)
 

@@ -14,8 +14,9 @@ from flax import nnx
 from jax import lax
 
 from isanet_jax.network.backbone import ResidualUNet
-from isanet_jax.network.blocks import Output, System, halved, network_input
+from isanet_jax.network.blocks import halved
 from isanet_jax.network.config import ModelConfig
+from isanet_jax.network.system import Output, System, network_input
 
 # The first network is to miss nothing: its box holds whatever is not clearly background.
 BOX_THRESHOLD = 0.2

@@ -7,19 +7,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from isanet_jax.network.blocks import (
-    Conv,
-    Output,
-    System,
-    UpsampleConv,
-    network_input,
-    output_convolution,
-    recompute,
-)
+from isanet_jax.network.blocks import Conv, UpsampleConv, output_convolution
 from isanet_jax.network.config import ModelConfig
 from isanet_jax.network.convolution import max_pool
 from isanet_jax.network.instance_norm import SPACE
+from isanet_jax.network.recompute import recompute
 from isanet_jax.network.se_norm import SENorm
+from isanet_jax.network.system import Output, System, network_input
 
 
 class _Block(nnx.Module):

@@ -10,16 +10,14 @@ from isanet_jax.network.attention.scse import SCSE
 from isanet_jax.network.blocks import (
     Conv,
     InstanceNorm,
-    Output,
-    System,
     TransposedConv,
     averaged,
-    network_input,
     output_convolution,
-    recompute,
 )
 from isanet_jax.network.config import ModelConfig
+from isanet_jax.network.recompute import recompute
 from isanet_jax.network.se_norm import SENorm
+from isanet_jax.network.system import Output, System, network_input
 
 _BLOCKS = (1, 3, 4, 6, 6, 6)  # residual ones of each level
 _MAX_GROWTH = 10  # the widest level has 320 channels where the first has 32

@@ -12,8 +12,9 @@ import jax
 from flax import nnx
 
 from isanet_jax.errors import ConfigError
-from isanet_jax.network.blocks import Output, ShapesOnly, System
 from isanet_jax.network.config import ModelConfig
+from isanet_jax.network.initial import ShapesOnly
+from isanet_jax.network.system import Output, System
 from isanet_jax.registry import Registry
 from isanet_jax.settings.declare import declared
 from isanet_jax.settings.table import Config, Model

@@ -9,15 +9,13 @@ from flax import nnx
 from isanet_jax.network.blocks import (
     Conv,
     InstanceNorm,
-    Output,
     StridedConv,
-    System,
     TransposedConv,
-    network_input,
     output_convolution,
-    recompute,
 )
 from isanet_jax.network.config import ModelConfig
+from isanet_jax.network.recompute import recompute
+from isanet_jax.network.system import Output, System, network_input
 
 # Convolutions per stage, finest first; a fifth level and more have two.
 _DOWN, _UP = (1, 2, 3, 2), (1, 1, 2, 2)

@@ -50,7 +50,7 @@ def standardised(
     Args:
         images: name -> (D, H, W).
         statistics: name -> mean and standard deviation, see
-            `isanet_jax.cases.prepare.image_statistics`.
+            `isanet_jax.cases.images.image_statistics`.
         kinds: name -> kind.
         of_volume: whether whole volumes are given.
 

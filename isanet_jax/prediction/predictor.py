@@ -15,12 +15,8 @@ from scipy import special
 from isanet_jax.arguments import command
 from isanet_jax.cases.case import Case
 from isanet_jax.cases.grid import resample
-from isanet_jax.cases.prepare import (
-    check_images,
-    image_channels,
-    settings_of,
-    unlabelled_case,
-)
+from isanet_jax.cases.images import check_images, image_channels, unlabelled_case
+from isanet_jax.cases.preparation import settings_of
 from isanet_jax.classes import Classes
 from isanet_jax.datasets.layout import Scan
 from isanet_jax.distributed.mesh import compiler_options, fill_up, make_mesh

@@ -15,12 +15,13 @@ from isanet_jax.datasets.layout import Scan
 from isanet_jax.dicom import is_dicom
 from isanet_jax.errors import DataError
 from isanet_jax.kinds import pet_name
+from isanet_jax.nifti import read_volume
 from isanet_jax.prediction.formats import FORMATS
 from isanet_jax.prediction.lesions import lesions
 from isanet_jax.prediction.predictor import Predictor, entropy
 from isanet_jax.prediction.rules import Rules
 from isanet_jax.prediction.write import write_outputs
-from isanet_jax.volume import Volume, read_volume
+from isanet_jax.volume import Volume
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,8 @@ import numpy as np
 
 from isanet_jax.cases.case import Case
 from isanet_jax.cases.grid import as_three, grid_affine
-from isanet_jax.cases.prepare import Settings, resample_images, unlabelled_case
+from isanet_jax.cases.images import resample_images, unlabelled_case
+from isanet_jax.cases.preparation import Settings
 from isanet_jax.network.whole_volume import stitched, window_starts
 from isanet_jax.volume import Volume, bounds_mm, check_grid
 

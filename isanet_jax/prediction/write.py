@@ -4,8 +4,9 @@ import contextlib
 
 from isanet_jax.errors import ConfigError
 from isanet_jax.files import check_new, replace_when_done
+from isanet_jax.nifti import NIFTI_SUFFIXES, write_volume
 from isanet_jax.prediction.formats import FORMATS
-from isanet_jax.volume import NIFTI_SUFFIXES, Volume, write_volume
+from isanet_jax.volume import Volume
 
 MAPS = ("probability", "uncertainty")
 

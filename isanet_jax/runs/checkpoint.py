@@ -7,27 +7,32 @@ disk that returns other bytes than were written is noticed when a checkpoint is 
 """
 
 import contextlib
-import hashlib
-import json
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import numpy as np
 import optax
 from orbax.checkpoint import v1 as ocp
 
 from isanet_jax.arguments import command, config_name
-from isanet_jax.distributed.mesh import whole_value
-from isanet_jax.errors import CheckpointError, DataError
+from isanet_jax.errors import CheckpointError
 from isanet_jax.files import write_json
 from isanet_jax.network.systems import SYSTEMS
+from isanet_jax.runs.damage import (
+    SAVED,
+    damage,
+    disk_errors,
+    files_of,
+    lost,
+    read_saved,
+    way_out,
+    what_is_lacking,
+)
+from isanet_jax.runs.digest import digest_of, digest_of_text, shapes_of
 
 _PARAMS, _REST = "params", "rest"
 SERIES = ("best", "latest")
 _VALUE = "value"
-_DISK = ("os_error_code", "No space", "File too large", "OS error")  # TensorStore's words
-_SAVED = "saved.json"  # beside the series: the step of each that was written whole, and its files
 
 
 class TrainState(NamedTuple):
@@ -62,7 +67,7 @@ class Checkpoints:
         self.info = {**info, "system_version": version}
         self._workdir = Path(workdir)
         self._series = {which: _open(workdir, which) for which in SERIES}
-        self._saved = _read_saved(workdir)
+        self._saved = read_saved(workdir)
         self._pending = None
 
     def save_latest(self, step: int, state: TrainState, progress: dict) -> None:
@@ -79,9 +84,9 @@ class Checkpoints:
         items = _stored(items)
         description = {**self.info, "progress": dict(progress)}
         digests = {name: digest_of(tree) for name, tree in items.items()}
-        digests["description"] = _digest_of_text(description)
+        digests["description"] = digest_of_text(description)
         series = self._series[which]
-        with _disk_errors(series.directory):
+        with disk_errors(series.directory):
             # overwrite: a run killed between the two saves repeats the epoch, and its results.
             response = series.save_checkpointables_async(
                 step,
@@ -102,16 +107,16 @@ class Checkpoints:
         if pending is None:
             return
         which, step, response = pending
-        with _disk_errors(self._series[which].directory):
+        with disk_errors(self._series[which].directory):
             if response is not None:
                 response.result()
         folder = Path(self._series[which].directory) / str(step)
         files = {
-            path.relative_to(folder).as_posix(): path.stat().st_size for path in _files(folder)
+            path.relative_to(folder).as_posix(): path.stat().st_size for path in files_of(folder)
         }
         self._saved[which] = {"step": step, "files": files}
         if jax.process_index() == 0:
-            write_json(self._workdir / "checkpoints" / _SAVED, self._saved)
+            write_json(self._workdir / "checkpoints" / SAVED, self._saved)
 
     def load_latest(self, state: TrainState) -> tuple[TrainState, dict] | None:
         """The latest state and its progress, or None where nothing has been saved.
@@ -125,9 +130,7 @@ class Checkpoints:
         series = self._series["latest"]
         if _step_of(series, self._workdir) is None:
             if "latest" in self._saved:
-                raise _lost(
-                    self._workdir, f"the checkpoint of step {self._saved['latest']['step']}"
-                )
+                raise lost(self._workdir, f"the checkpoint of step {self._saved['latest']['step']}")
             return None
         rest = (state.opt_state, state.step, state.key)
         description, items = _load(
@@ -143,7 +146,9 @@ class Checkpoints:
         self.wait()
         folder = Path(self._series["best"].directory)
         step = _step_of(self._series["best"], self._workdir)
-        lacking = step is not None and _lacking(folder / str(step), self._saved.get("best", {}))
+        lacking = step is not None and what_is_lacking(
+            folder / str(step), self._saved.get("best", {})
+        )
         if step is None or lacking:
             raise CheckpointError(
                 f"{folder} holds no whole checkpoint{f' ({lacking})' if lacking else ''}, although "
@@ -158,7 +163,7 @@ class Checkpoints:
             self.wait()
         finally:
             for series in self._series.values():
-                with _disk_errors(series.directory):
+                with disk_errors(series.directory):
                     series.close()
 
     def __enter__(self):
@@ -182,15 +187,7 @@ def check_record(workdir) -> None:
     record = workdir / "metrics.jsonl"
     has_steps = record.is_file() and record.stat().st_size > 0
     if has_steps and not (workdir / "checkpoints" / "latest").is_dir():
-        raise _lost(workdir, "checkpoints/latest")
-
-
-def _lost(workdir, what):
-    return CheckpointError(
-        f"{what} is missing in {workdir}, which holds the record of an earlier training. Put it "
-        f"back from a copy to resume. To start anew, use another --workdir, or delete {workdir}"
-        + _way_out(workdir, "latest")
-    )
+        raise lost(workdir, "checkpoints/latest")
 
 
 def load_params(workdir, make_params, *, which="best") -> tuple[object, dict]:
@@ -211,17 +208,17 @@ def load_params(workdir, make_params, *, which="best") -> tuple[object, dict]:
     folder = Path(workdir).absolute() / "checkpoints" / which
     if not folder.is_dir():
         if (Path(workdir) / "checkpoints").is_dir():
-            raise CheckpointError(f"{folder} is missing{_way_out(workdir, which)}")
+            raise CheckpointError(f"{folder} is missing{way_out(workdir, which)}")
         raise CheckpointError(
             f"{workdir} holds no trained network; train one first: {command('train')} --config "
             f"{config_name('hecktor')} --workdir {workdir}"
         )
     with contextlib.closing(_open(workdir, which, cleanup=False)) as series:
         if _step_of(series, workdir) is None:
-            if which in _read_saved(workdir):
+            if which in read_saved(workdir):
                 raise CheckpointError(
                     f"{folder} holds no whole checkpoint any more: its files were deleted or "
-                    f"damaged{_way_out(workdir, which)}"
+                    f"damaged{way_out(workdir, which)}"
                 )
             raise CheckpointError(f"{workdir} holds no finished checkpoint yet; train on")
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -244,20 +241,6 @@ def read_progress(workdir) -> dict:
     """
     with contextlib.closing(_open(workdir, "latest", cleanup=False)) as series:
         return _description(series, _step_of(series, workdir), workdir)[0]["progress"]
-
-
-def digest_of(tree) -> str:
-    """SHA-256 of names, types, shapes and bytes of a tree's arrays."""
-    digest = hashlib.sha256()
-    for name, leaf in sorted(_named(tree), key=lambda named: named[0]):
-        array = np.ascontiguousarray(whole_value(leaf))
-        digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(array.view(np.uint8).data if array.ndim else array.tobytes())
-    return digest.hexdigest()
-
-
-def _digest_of_text(description):
-    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
 
 
 def _stored(items):
@@ -293,18 +276,8 @@ def _step_of(series, workdir):
     """The step of a series' checkpoint, or None."""
     folder = Path(series.directory)
     steps = [path for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
-    with _damage(max(steps, default=folder / "0", key=lambda path: int(path.name)), workdir):
+    with damage(max(steps, default=folder / "0", key=lambda path: int(path.name)), workdir):
         return None if series.latest is None else series.latest.step
-
-
-def _read_saved(workdir):
-    path = Path(workdir) / "checkpoints" / _SAVED
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    is_ours = isinstance(content, dict) and all(isinstance(v, dict) for v in content.values())
-    return content if is_ours else {}
 
 
 def _load(series, make_items, workdir, *, config=None):
@@ -322,9 +295,9 @@ def _load(series, make_items, workdir, *, config=None):
     description, digests = _description(series, step, workdir)
     check_version(description, folder)
     items = _stored(make_items(description))
-    with _damage(folder, workdir):
+    with damage(folder, workdir):
         metadata = series.checkpointables_metadata(step).metadata
-        found, wanted = _shapes(metadata[_PARAMS]), _shapes(items[_PARAMS])
+        found, wanted = shapes_of(metadata[_PARAMS]), shapes_of(items[_PARAMS])
         different = sorted(n for n in found.keys() | wanted.keys() if found.get(n) != wanted.get(n))
         is_of_another = config is not None and any(
             config.get(name) != description["config"].get(name) for name in ("model", "data")
@@ -339,7 +312,7 @@ def _load(series, make_items, workdir, *, config=None):
             f"{name} is {found.get(name, 'absent')} there and {wanted.get(name, 'absent')} here. "
             "Use the config it was trained with, or another --workdir"
         )
-    with _damage(folder, workdir):
+    with damage(folder, workdir):
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), items
         )
@@ -352,12 +325,12 @@ def _load(series, make_items, workdir, *, config=None):
 
 def _description(series, step, workdir):
     """(description, digests) of a step's checkpoint; digests are None in runs of before them."""
-    with _damage(Path(series.directory) / str(step), workdir):
+    with damage(Path(series.directory) / str(step), workdir):
         description = dict(series.metadata(step).custom_metadata or {})
         if "progress" not in description:
             raise ValueError("_CHECKPOINT_METADATA does not describe the run")
         digests = description.pop("digests", None)
-        if digests and digests["description"] != _digest_of_text(description):
+        if digests and digests["description"] != digest_of_text(description):
             raise ValueError("_CHECKPOINT_METADATA is not what was saved")
     return description, digests
 
@@ -380,104 +353,3 @@ def check_version(description, folder):
             f"version {SYSTEMS[name].version}, which computes something else (CHANGELOG.md says "
             "what). Use the program it was trained with, or train it anew in another --workdir"
         )
-
-
-@contextlib.contextmanager
-def _damage(folder, workdir):
-    """Context: whatever goes wrong while a checkpoint is read is damage, and said so in a line."""
-    try:
-        yield
-    except CheckpointError:
-        raise
-    except Exception as error:  # Orbax, TensorStore and JSON raise a dozen types
-        reason = _reason(error, folder)
-        which = folder.parent.name
-        lacking = _lacking(folder, _read_saved(workdir).get(which, {}))
-        raise CheckpointError(
-            f"the checkpoint in {folder} is damaged ({lacking or reason}): it was not "
-            f"loaded{_way_out(workdir, which)}"
-        ) from error
-
-
-def _reason(error, folder):
-    """The message, of an error and its causes, that names a file; the first where none does."""
-    messages, seen = [], error
-    while seen is not None and len(messages) < 10:
-        messages.append(" ".join(str(seen).split()) or type(seen).__name__)
-        seen = seen.__cause__ or seen.__context__
-    named = (text for text in messages if f"{folder}/" in text)
-    return next(named, messages[0]).replace(f"{folder}/", "")[:300]
-
-
-def _lacking(folder, saved):
-    """Which of a checkpoint's files are missing or of another size than was written; "" if none.
-
-    Args:
-        folder: of the checkpoint.
-        saved: `step` and `files` of the series; empty: unknown.
-    """
-    damages = []
-    written = saved.get("files", {}) if str(saved.get("step")) == folder.name else {}
-    for name, size in written.items():
-        path = folder / name
-        if not path.is_file():
-            damages.append(f"{name} is missing")
-        elif path.stat().st_size != size:
-            damages.append(f"{name} has {path.stat().st_size} bytes of {size}")
-    return ", ".join(damages[:5])
-
-
-def _files(folder):
-    return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
-def _way_out(workdir, which):
-    """What the other series still allows."""
-    other = "latest" if which == "best" else "best"
-    folder = Path(workdir) / "checkpoints" / other
-    if not folder.is_dir() or not any(p.name.isdigit() for p in folder.iterdir()):
-        return ". There is no other checkpoint in this folder"
-    if other == "latest":
-        return (
-            f". The latest parameters may be whole: {command('eval')} and predict --workdir "
-            f"{workdir} --checkpoint latest"
-        )
-    return (
-        f". The best parameters may be whole: {command('eval')} and predict --workdir {workdir} "
-        "use them; training cannot be resumed from them"
-    )
-
-
-def _named(tree):
-    """(name, leaf) of every array, names the same for a network's state and Orbax's metadata."""
-    return [
-        (".".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", None))))
-                  for k in path), leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    ]  # fmt: skip
-
-
-def _shapes(tree):
-    return {name: tuple(leaf.shape) for name, leaf in _named(tree)}
-
-
-@contextlib.contextmanager
-def _disk_errors(folder):
-    """Context: what fails while a checkpoint is written, in one line.
-
-    TensorStore reports a disk that is full, or has an error, by a ValueError of many wordings.
-    """
-    try:
-        yield
-    except (OSError, ValueError, RuntimeError) as error:
-        text = " ".join(str(error).split()) or type(error).__name__
-        is_disk = isinstance(error, OSError) or any(word in text for word in _DISK)
-        # Of several processes, another one may be lost: its watch says so.
-        if not is_disk and jax.process_count() > 1:
-            raise
-        raise DataError(
-            f"a checkpoint cannot be written ({text[:300]})",
-            file=folder,
-            action="Free space on the disk and run the same command again: it resumes from "
-            "the last whole checkpoint",
-        ) from error

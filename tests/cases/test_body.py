@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from isanet_jax.cases.body import body_box_mm
-from isanet_jax.cases.prepare import Settings, image_statistics, resample_images
+from isanet_jax.cases.images import image_statistics, resample_images
+from isanet_jax.cases.preparation import Settings
 from isanet_jax.errors import ConfigError
 from isanet_jax.volume import Volume, bounds_mm
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from isanet_jax.cases.check import check, warnings_of_all, write_table
-from isanet_jax.cases.prepare import Settings
+from isanet_jax.cases.preparation import Settings
 from isanet_jax.classes import Classes
 from isanet_jax.cli.prepare import _write_page, main
 from isanet_jax.datasets.layout import PET_CT

@@ -13,7 +13,8 @@ from isanet_jax.cli import prepare as command
 from isanet_jax.datasets.layout import Scan
 from isanet_jax.datasets.phantom import make_phantom
 from isanet_jax.errors import ConfigError, DataError
-from isanet_jax.volume import Volume, read_volume, write_volume
+from isanet_jax.nifti import read_volume, write_volume
+from isanet_jax.volume import Volume
 from tests.conftest import real_data
 
 SETTINGS = prepare.Settings(size=16, fit="crop", spacing_mm=12.0)

@@ -9,7 +9,8 @@ from isanet_jax.cases.folds import make_folds
 from isanet_jax.cases.spacing import auto_spacing
 from isanet_jax.datasets.layout import Scan
 from isanet_jax.errors import ConfigError
-from isanet_jax.volume import Volume, write_volume
+from isanet_jax.nifti import write_volume
+from isanet_jax.volume import Volume
 
 
 def scans(folder, spacings, shapes, order=(0, 1, 2)):

@@ -11,7 +11,8 @@ import pytest
 from isanet_jax.cases.case import read_label_on_reference
 from isanet_jax.cli import compare as command
 from isanet_jax.errors import ConfigError
-from isanet_jax.volume import Volume, write_volume
+from isanet_jax.nifti import write_volume
+from isanet_jax.volume import Volume
 from tests.conftest import small_config
 
 ROOT = Path(__file__).parents[2]

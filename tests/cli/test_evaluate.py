@@ -13,9 +13,10 @@ from isanet_jax.cli import predict
 from isanet_jax.errors import CheckpointError, ConfigError, DataError
 from isanet_jax.evaluation.evaluate import unseen_cases
 from isanet_jax.metrics.segmentation import case_metrics
+from isanet_jax.nifti import read_volume, write_volume
 from isanet_jax.prediction.predictor import Predictor
 from isanet_jax.runs.log import read_log
-from isanet_jax.volume import Volume, read_volume, write_volume
+from isanet_jax.volume import Volume
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,13 @@ from isanet_jax import cli
 from isanet_jax.arguments import take_word
 from isanet_jax.cli import completion
 from isanet_jax.errors import ConfigError
+from isanet_jax.nifti import write_volume
 from isanet_jax.runs.log import read_log
 from isanet_jax.runs.track import Tracker
 from isanet_jax.streams import Stamped
 from isanet_jax.training import loop
 from isanet_jax.training.picture import picture
-from isanet_jax.volume import Volume, write_volume
+from isanet_jax.volume import Volume
 
 BASH = "/bin/bash"
 

@@ -16,7 +16,7 @@ from isanet_jax.dicom.image import read_folder
 from isanet_jax.dicom.series import find_series
 from isanet_jax.dicom.structures import read_region, region_names
 from isanet_jax.errors import DataError
-from isanet_jax.volume import read_volume
+from isanet_jax.nifti import read_volume
 from tests.conftest import real_data
 from tests.dicom.make_dicom import square, study, write_series, write_structures
 

@@ -15,7 +15,7 @@ from isanet_jax.dicom.series import find_series
 from isanet_jax.dicom.structures import read_region
 from isanet_jax.dicom.write import outlines, write_segmentation, write_structures
 from isanet_jax.errors import DataError
-from isanet_jax.volume import read_volume, write_volume
+from isanet_jax.nifti import read_volume, write_volume
 from tests.dicom.make_dicom import markers_in, plant_markers, study, write_series
 
 SECRETS = (b"DOE", b"JANE", b"MRN-1", b"19610203", b"20200102")

@@ -18,10 +18,10 @@ from isanet_jax import cli
 from isanet_jax.datasets.phantom import make_phantom
 from isanet_jax.metrics import METRICS
 from isanet_jax.network import systems
+from isanet_jax.nifti import write_volume
 from isanet_jax.settings import Config
 from isanet_jax.settings.declare import thawed, value_of
 from isanet_jax.settings.read import DECLARED
-from isanet_jax.volume import write_volume
 from tests.dicom import make_dicom
 from tests.test_challenges import patient
 

@@ -24,7 +24,8 @@ from isanet_jax.evaluation.page import (
     steps_of,
 )
 from isanet_jax.metrics import shown_in
-from isanet_jax.volume import Volume, read_volume
+from isanet_jax.nifti import read_volume
+from isanet_jax.volume import Volume
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 LOGS = {

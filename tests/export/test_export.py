@@ -19,9 +19,10 @@ from isanet_jax.errors import ConfigError
 from isanet_jax.export import isanet_onnx, model
 from isanet_jax.files import write_json
 from isanet_jax.network import systems
+from isanet_jax.nifti import write_volume
 from isanet_jax.prediction import predictor as predictor_module
 from isanet_jax.prediction.predictor import Predictor
-from isanet_jax.volume import Volume, write_volume
+from isanet_jax.volume import Volume
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

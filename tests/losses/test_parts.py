@@ -6,7 +6,7 @@ from scipy import special
 
 from isanet_jax.losses.parts import cross_entropy, dice_loss, focal_loss
 from isanet_jax.losses.segmentation import LOSSES, segmentation_loss
-from isanet_jax.network.blocks import Output
+from isanet_jax.network.system import Output
 from isanet_jax.settings.table import Loss
 
 SHAPE = (2, 3, 4, 5, 3)

@@ -13,8 +13,8 @@ from isanet_jax.cases.case import read_case
 from isanet_jax.errors import ConfigError
 from isanet_jax.losses import segmentation_loss
 from isanet_jax.network import systems
-from isanet_jax.network.blocks import network_input
 from isanet_jax.network.config import ModelConfig
+from isanet_jax.network.system import network_input
 from isanet_jax.pipeline.normalise import normalise
 from isanet_jax.settings.table import Loss
 

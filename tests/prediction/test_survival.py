@@ -161,7 +161,7 @@ def test_a_box_that_is_not_finite_is_refused(table, tmp_path, corner):
 
 def test_a_large_batch_asks_for_no_more_than_there_are_windows():
     """--batch 1000 on one window made a thousand of them."""
-    from isanet_jax.cases.prepare import Settings
+    from isanet_jax.cases.preparation import Settings
     from isanet_jax.volume import Volume
 
     batches = []
@@ -178,7 +178,7 @@ def test_a_large_batch_asks_for_no_more_than_there_are_windows():
 
 
 def test_windows_over_a_field_that_no_scan_has_are_refused_before_they_are_made():
-    from isanet_jax.cases.prepare import Settings
+    from isanet_jax.cases.preparation import Settings
     from isanet_jax.volume import Volume
 
     ct = Volume(np.zeros((4, 4, 4), np.float32), np.diag([900.0, 900.0, 900.0, 1.0]))

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from isanet_jax.cases.grid import case_grid
-from isanet_jax.cases.prepare import Settings, resample_images
+from isanet_jax.cases.images import resample_images
+from isanet_jax.cases.preparation import Settings
 from isanet_jax.prediction.windows import predict_windows, whole_grid
 from isanet_jax.volume import Volume, bounds_mm
 

@@ -17,16 +17,10 @@ from flax import nnx
 from isanet_jax.distributed.mesh import make_mesh
 from isanet_jax.distributed.placement import whole_if_half_is
 from isanet_jax.network.attention.isa import ISA
-from isanet_jax.network.blocks import (
-    ConvBlock,
-    Output,
-    System,
-    UpsampleConv,
-    network_input,
-    output_convolution,
-)
+from isanet_jax.network.blocks import ConvBlock, UpsampleConv, output_convolution
 from isanet_jax.network.config import ModelConfig
 from isanet_jax.network.convolution import max_pool
+from isanet_jax.network.system import Output, System, network_input
 from isanet_jax.network.systems import SYSTEMS
 from isanet_jax.pipeline.draw import rotation_matrix
 from isanet_jax.pipeline.inputs import Inputs

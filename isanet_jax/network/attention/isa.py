@@ -10,14 +10,10 @@ from isanet_jax.distributed.placement import parts_of
 from isanet_jax.errors import ConfigError
 from isanet_jax.network.attention.se import ChannelGate
 from isanet_jax.network.backbone import two_branch
-from isanet_jax.network.blocks import (
-    Conv,
-    ConvBlock,
-    recompute_elementwise,
-    softmax_over_volume,
-)
+from isanet_jax.network.blocks import Conv, ConvBlock, softmax_over_volume
 from isanet_jax.network.config import ModelConfig
 from isanet_jax.network.instance_norm import to_float32
+from isanet_jax.network.recompute import recompute_elementwise
 
 
 def fuse(q: jax.Array, k: jax.Array, fusion: str) -> jax.Array:

@@ -1,7 +1,8 @@
 """NIfTI: a value for each class, on the first image's grid."""
 
+from isanet_jax.nifti import write_volume
 from isanet_jax.prediction.formats.format import Format
-from isanet_jax.volume import Volume, write_volume
+from isanet_jax.volume import Volume
 
 
 def write(path, prediction, keep_identity) -> None:
