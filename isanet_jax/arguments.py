@@ -1,5 +1,6 @@
 """How programs are called, and what of their command lines is taken before anything else."""
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -7,6 +8,29 @@ from isanet_jax.errors import ConfigError
 
 _SCRIPTS = ("prepare.py", "train.py", "eval.py", "predict.py")  # of a clone
 AS_MODULE = "python -m isanet_jax"
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that can say which options it has, for `isanet completion`.
+
+    Attributes:
+        options: that were added to it, as argparse's actions.
+        programs: name -> the parser of each of its sub-commands.
+    """
+
+    def __init__(self, *args, **kwargs):
+        self.options, self.programs = [], {}
+        super().__init__(*args, **kwargs)
+
+    def add_argument(self, *args, **kwargs):
+        action = super().add_argument(*args, **kwargs)
+        self.options.append(action)
+        return action
+
+    def add_subparsers(self, **kwargs):
+        action = super().add_subparsers(**kwargs)
+        self.programs = action.choices
+        return action
 
 
 def command(name: str) -> str:

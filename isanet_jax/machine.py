@@ -10,6 +10,7 @@ from pathlib import Path
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -3, -4, -8
 _STARTED = time.perf_counter()
 CLOCKS = ("cpu", "gpu")
+GIB, MIB = 2**30, 2**20
 GPU_MEMORY_SHARE = 0.92  # of a GPU, that JAX takes and isanet plan counts on
 
 

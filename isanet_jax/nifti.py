@@ -5,6 +5,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+from nibabel.affines import apply_affine
 
 from isanet_jax.errors import DataError
 from isanet_jax.files import check_new, replace_when_done
@@ -212,7 +213,7 @@ def _check_forms(header, shape, where):
         ends = np.array([[0, n - 1] for n in shape[:3]])
         corners = np.stack(np.meshgrid(*ends, indexing="ij"), -1).reshape(-1, 3)
         shift = header.get_sform() - header.get_qform()
-        apart = np.linalg.norm(corners @ shift[:3, :3].T + shift[:3, 3], axis=1).max()
+        apart = np.linalg.norm(apply_affine(shift, corners), axis=1).max()
         if apart > 0.5 * np.linalg.norm(header.get_sform()[:3, :3], axis=0).min():
             raise DataError(
                 f"its qform (code {header['qform_code']}) and sform (code "

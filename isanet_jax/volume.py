@@ -4,10 +4,15 @@ import dataclasses
 import math
 
 import numpy as np
+from nibabel.affines import apply_affine
+from scipy import ndimage
 
 from isanet_jax.errors import DataError
 
 # Limits that no scan of a patient meets; what is beyond them is damaged, or made to do harm.
+# Neighbours of a voxel: by corners, too, as lesions are counted; by edges, as autoPET counts.
+CONNECTED_26 = ndimage.generate_binary_structure(3, 3)
+CONNECTED_18 = ndimage.generate_binary_structure(3, 2)
 MOST_VOXELS = 2**30  # 1024^3, 4 GiB as float32
 VOXEL_MM = (0.1, 20.0)
 MOST_FIELD_MM = 4000.0
@@ -32,6 +37,11 @@ class Volume:
         """(3,) distance of neighbouring voxels along each array axis, mm."""
         return np.linalg.norm(self.affine[:3, :3], axis=0)
 
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of a voxel."""
+        return float(abs(np.linalg.det(self.affine[:3, :3])) / 1000)
+
 
 def bounds_mm(shape, affine) -> np.ndarray:
     """Box that encloses the voxels' outer edges: (2, 3), lower and upper corner.
@@ -41,7 +51,7 @@ def bounds_mm(shape, affine) -> np.ndarray:
         affine: (4, 4) voxel index to the box's coordinates: world (mm), or another grid's index.
     """
     corners = np.stack(np.meshgrid(*[(-0.5, n - 0.5) for n in shape], indexing="ij"), -1)
-    world = corners.reshape(-1, 3) @ affine[:3, :3].T + affine[:3, 3]
+    world = apply_affine(affine, corners.reshape(-1, 3))
     return np.stack([world.min(0), world.max(0)])
 
 

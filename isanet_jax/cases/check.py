@@ -20,9 +20,8 @@ from isanet_jax.files import write_csv
 from isanet_jax.kinds import KINDS, shown
 from isanet_jax.nifti import read_volume
 from isanet_jax.parallel import in_processes
-from isanet_jax.volume import Volume, bounds_mm
+from isanet_jax.volume import CONNECTED_26, Volume, bounds_mm
 
-_CORNERS = ndimage.generate_binary_structure(3, 3)
 _SMALL_ML = 0.1
 # Fields cropped around their labels: so many cases at least, of whose sides half or more lie as far
 # from the label as the median side, to within so many mm.
@@ -153,10 +152,10 @@ def read_for_check(scan, settings, row):
 
 
 def _check_label(label, volumes, kinds, row):
-    ml = np.abs(np.linalg.det(label.affine[:3, :3])) / 1000
+    ml = label.voxel_ml
     called = {name: shown(name, kinds[name]) for name in volumes}
     grids = [called[name] for name, volume in volumes.items() if same_grid(label, volume)]
-    parts, count = ndimage.label(label.data, _CORNERS)
+    parts, count = ndimage.label(label.data, CONNECTED_26)
     sizes = np.bincount(parts.ravel(), minlength=1)[1:] * ml
     row |= {
         "label_on": grids[0] if grids else "its own grid",

@@ -5,6 +5,7 @@ patient's right to left, so that `case[d]` is an axial slice as radiologists vie
 """
 
 import numpy as np
+from nibabel.affines import apply_affine
 from scipy import ndimage
 
 from isanet_jax.classes import class_mask
@@ -159,7 +160,7 @@ def grid_distance_mm(a: Volume, b: Volume) -> float:
     """The largest distance of two equal-shaped volumes' voxels of one index, mm."""
     corners = np.array(a.data.shape)[:, None] * np.eye(3)
     corners = np.concatenate([corners, np.zeros((1, 3)), [a.data.shape]])
-    shift = corners @ (a.affine - b.affine)[:3, :3].T + (a.affine - b.affine)[:3, 3]
+    shift = apply_affine(a.affine - b.affine, corners)
     return float(np.linalg.norm(shift, axis=1).max())
 
 
@@ -171,7 +172,7 @@ def outside_fraction(mask: Volume, shape, affine) -> float:
         shape, affine: (3,) voxels and (4, 4) to mm of the grid.
     """
     to_grid = np.linalg.inv(affine) @ mask.affine
-    voxels = np.argwhere(mask.data) @ to_grid[:3, :3].T + to_grid[:3, 3]
+    voxels = apply_affine(to_grid, np.argwhere(mask.data))
     inside = ((voxels >= -0.5) & (voxels <= np.array(shape) - 0.5)).all(1)
     return 1 - float(inside.mean()) if len(inside) else 0.0
 

@@ -1,6 +1,7 @@
 """The head and neck found on a PET scan, for cohorts without boxes (HECKTOR 2022 and later)."""
 
 import numpy as np
+from nibabel.affines import apply_affine
 from scipy import ndimage
 
 from isanet_jax.volume import Volume
@@ -41,7 +42,7 @@ def find_head(pet: Volume) -> tuple[np.ndarray, bool]:
         sizes[0] = 0
         if sizes.any():
             points = np.argwhere(parts == sizes.argmax())
-            world = points @ pet.affine[:3, :3].T + pet.affine[:3, 3]
+            world = apply_affine(pet.affine, points)
             x, y, _ = world.mean(0)
             bottom = world[:, 2].min()
             low = np.array([x - _EDGE_MM / 2, y + _FORWARD_MM - _EDGE_MM / 2, bottom - _BELOW_MM])

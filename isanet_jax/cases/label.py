@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import numpy as np
+from nibabel.affines import apply_affine
 from scipy import ndimage
 
 from isanet_jax.cases.grid import (
@@ -13,7 +14,7 @@ from isanet_jax.classes import Classes, class_mask
 from isanet_jax.errors import DataError
 from isanet_jax.kinds import shown
 from isanet_jax.nifti import read_volume
-from isanet_jax.volume import Volume
+from isanet_jax.volume import CONNECTED_26, Volume
 
 _LABEL_ROUNDING = 1e-3
 
@@ -81,18 +82,18 @@ def _lost_lesions(label, label_case, affine):
 
     A component is there if a voxel of the mask lies within a voxel of one of its own.
     """
-    parts, _ = ndimage.label(label.data, np.ones((3, 3, 3)))
-    near = ndimage.binary_dilation(label_case, np.ones((3, 3, 3)))
+    parts, _ = ndimage.label(label.data, CONNECTED_26)
+    near = ndimage.binary_dilation(label_case, CONNECTED_26)
     to_case = np.linalg.inv(affine) @ label.affine
     voxels = np.argwhere(label.data)
-    places = np.rint(voxels @ to_case[:3, :3].T + to_case[:3, 3]).astype(int)
+    places = np.rint(apply_affine(to_case, voxels)).astype(int)
     inside = ((places >= 0) & (places < label_case.shape)).all(1)
     is_kept = np.zeros(len(voxels), bool)
     is_kept[inside] = near[tuple(places[inside].T)]
     numbers = parts[tuple(voxels.T)]
     kept = np.unique(numbers[is_kept])
     sizes = np.bincount(numbers)
-    ml = abs(np.linalg.det(label.affine[:3, :3])) / 1000
+    ml = label.voxel_ml
     return [size * ml for n, size in enumerate(sizes) if size and n not in kept]
 
 
@@ -122,7 +123,7 @@ def doubts_of_mask(mask: np.ndarray) -> list[str]:
 
 def _mask_warnings(mask, on_case, affine, pets):
     warnings = doubts_of_mask(on_case)
-    ml = mask.data.sum() * abs(np.linalg.det(mask.affine[:3, :3])) / 1000
+    ml = mask.data.sum() * mask.voxel_ml
     for pet in pets:
         if (outside := outside_fraction(mask, pet.data.shape, pet.affine)) > 0.01:
             warnings.append(f"{outside:.0%} of the tumour lies outside the PET")

@@ -85,7 +85,7 @@ def prepare_case(
     spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
     warnings += label_warnings(label, label_case, affine, volumes, settings)
     classes = settings.classes
-    ml = abs(np.linalg.det(reference.affine[:3, :3])) / 1000
+    ml = reference.voxel_ml
     case_ml = float(np.prod(spacing_mm) / 1000)
     volumes_ml = {name: n * ml for name, n in _voxels(label_reference, classes).items()}
     volumes_case_ml = {name: n * case_ml for name, n in _voxels(label_case, classes).items()}

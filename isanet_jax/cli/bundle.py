@@ -1,16 +1,15 @@
 """The command line of `isanet bundle`."""
 
-import argparse
 import json
 from pathlib import Path
 
-from isanet_jax.arguments import command
+from isanet_jax.arguments import Parser, command
 from isanet_jax.runtime import say_devices
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The arguments of isanet bundle."""
-    root = argparse.ArgumentParser(
+    root = Parser(
         description="Makes one file of a run's network, or of several as an ensemble: weights, "
         "settings, rules and a card. It holds no code, no case's ID and no folder, and is given to "
         "predict and eval in a run's place.",

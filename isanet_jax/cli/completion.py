@@ -1,9 +1,9 @@
 """The command line of `isanet completion`."""
 
-import argparse
 import importlib
 from pathlib import Path
 
+from isanet_jax.arguments import Parser
 from isanet_jax.errors import ConfigError
 
 SHELLS = ("bash", "zsh", "tcsh")
@@ -14,9 +14,9 @@ _OF_CONFIGS = {
 }
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The arguments of `isanet completion`."""
-    root = argparse.ArgumentParser(
+    root = Parser(
         description="Prints what lets a shell complete the command isanet: its programs, their "
         "options, files. For bash: isanet completion bash > "
         "~/.local/share/bash-completion/completions/isanet",
@@ -25,13 +25,13 @@ def parser() -> argparse.ArgumentParser:
     return root
 
 
-def whole_parser() -> argparse.ArgumentParser:
+def whole_parser() -> Parser:
     """The parser of `isanet` with all of its programs."""
     import shtab
 
     from isanet_jax import cli
 
-    root = argparse.ArgumentParser(prog="isanet")
+    root = Parser(prog="isanet")
     root.add_argument("--version", action="store_true")
     programs = root.add_subparsers()
     for name, (module, text) in cli.COMMANDS.items():
@@ -49,11 +49,10 @@ def whole_parser() -> argparse.ArgumentParser:
 
 def _complete_files(made, files):
     """Lets every option that takes a text take a file's name."""
-    for action in made._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for below in action.choices.values():
-                _complete_files(below, files)
-        elif action.nargs != 0 and action.choices is None and action.type in (None, Path):
+    for below in made.programs.values():
+        _complete_files(below, files)
+    for action in made.options:
+        if action.nargs != 0 and action.choices is None and action.type in (None, Path):
             action.complete = files
 
 

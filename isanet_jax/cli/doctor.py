@@ -1,6 +1,5 @@
 """The command line of `isanet doctor`: what the program finds on this machine."""
 
-import argparse
 import importlib.metadata
 import os
 import platform
@@ -11,17 +10,17 @@ import tomllib
 from pathlib import Path
 
 import isanet_jax
+from isanet_jax.arguments import Parser
 from isanet_jax.errors import ConfigError
 from isanet_jax.files import check_folder
-from isanet_jax.machine import memory_bytes, usable_cores
+from isanet_jax.machine import GIB, memory_bytes, usable_cores
 
 _LEAST_FREE_GIB, _LEAST_MEMORY_GIB = 5.0, 4.0
-_GIB = 2**30
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The arguments of doctor."""
-    root = argparse.ArgumentParser(
+    root = Parser(
         description="Says what this machine has: versions, devices, memory, the cache of compiled "
         "functions, disk; and computes a little on each device to see that it is right. Ends with "
         "status 2 where something is in the way of training.",
@@ -94,11 +93,11 @@ def _memory():
     if (usable := memory_bytes()) is None:
         return ["not known on this system"], []
     problems = []
-    if usable / _GIB < _LEAST_MEMORY_GIB:
+    if usable / GIB < _LEAST_MEMORY_GIB:
         problems.append(
-            f"this process may use {usable / _GIB:.1f} GiB of memory: train at a smaller size"
+            f"this process may use {usable / GIB:.1f} GiB of memory: train at a smaller size"
         )
-    return [f"{usable / _GIB:.1f} GiB; {usable_cores()} processor cores"], problems
+    return [f"{usable / GIB:.1f} GiB; {usable_cores()} processor cores"], problems
 
 
 def _cache():
@@ -117,11 +116,11 @@ def _cache():
             "each time: set XDG_CACHE_HOME"
         ]
     files = [entry.stat().st_size for entry in folder.iterdir() if entry.is_file()]
-    return [f"{folder}, {len(files)} files, {sum(files) / _GIB:.2f} GiB"], []
+    return [f"{folder}, {len(files)} files, {sum(files) / GIB:.2f} GiB"], []
 
 
 def _disk(folder):
-    free = shutil.disk_usage(folder if folder.exists() else ".").free / _GIB
+    free = shutil.disk_usage(folder if folder.exists() else ".").free / GIB
     problems = []
     if free < _LEAST_FREE_GIB:
         problems.append(f"{folder.absolute()} has {free:.1f} GiB left: a run keeps up to 1 GiB")
@@ -134,7 +133,7 @@ def _devices():
     lines = []
     for device in jax.local_devices():
         limit = (device.memory_stats() or {}).get("bytes_limit") if device.platform != "cpu" else 0
-        size = f", {limit / _GIB:.1f} GiB for JAX" if limit else ""
+        size = f", {limit / GIB:.1f} GiB for JAX" if limit else ""
         lines.append(f"{device.platform} {device.id}: {device.device_kind}{size}")
     driver = Path("/proc/driver/nvidia/gpus")
     problems = []

@@ -1,8 +1,8 @@
 """The command line of isanet eval."""
 
-import argparse
 from pathlib import Path
 
+from isanet_jax.arguments import Parser
 from isanet_jax.classes import TUMOUR, Classes, parse_classes
 from isanet_jax.cli.prepare import parse_label_values
 from isanet_jax.errors import ConfigError, DataError
@@ -11,9 +11,9 @@ from isanet_jax.files import check_folder, is_bundle
 from isanet_jax.runtime import say_devices
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The arguments of isanet eval."""
-    root = argparse.ArgumentParser(description="Scores a trained run, or anyone's masks.")
+    root = Parser(description="Scores a trained run, or anyone's masks.")
     root.add_argument(
         "--workdir",
         nargs="+",

@@ -1,16 +1,14 @@
 """The command line of `isanet export`."""
 
-import argparse
-
-from isanet_jax.arguments import command
+from isanet_jax.arguments import Parser, command
 from isanet_jax.datasets.layout import PET_CT
 from isanet_jax.export import FORMATS
 from isanet_jax.runtime import say_devices
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The arguments of isanet export."""
-    root = argparse.ArgumentParser(
+    root = Parser(
         description="Writes trained networks for programs without JAX: ONNX files with the images' "
         "normalisation inside, and isanet_onnx.py, which predicts with them by numpy, scipy, "
         "nibabel and onnxruntime alone. Beside them the same as StableHLO.",

@@ -1,12 +1,13 @@
 """The command line of `isanet node`."""
 
-import argparse
 import re
 import signal
 import threading
 import time
 
+from isanet_jax.arguments import Parser
 from isanet_jax.errors import ConfigError, IsaNetError
+from isanet_jax.machine import GIB
 from isanet_jax.prediction.formats import of_dicom
 from isanet_jax.runtime import say_devices, stop_signals
 
@@ -15,9 +16,9 @@ _PAUSE_S = 30.0  # after what no study is to blame for
 _PEER = re.compile(r"(?P<host>[A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\]):(?P<port>\d+):(?P<aet>.+)")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The arguments of isanet node."""
-    root = argparse.ArgumentParser(
+    root = Parser(
         description="A DICOM node: takes studies by C-STORE, waits until nothing more of them "
         "comes, predicts, and sends SEG and RTSTRUCT back. Its queue is on disk: the same command "
         "goes on after whatever ended it. For research; what it sends is no diagnosis.",
@@ -93,7 +94,7 @@ def _run(args, peers):
 
     say_devices()
     predictor = Predictor(args.model)
-    room = {"most_bytes": int(args.most_gib * 2**30), "least_free": args.least_free_gib * 2**30}
+    room = {"most_bytes": int(args.most_gib * GIB), "least_free": args.least_free_gib * GIB}
     queue = Queue(args.folder, **room)
     worker = Worker(
         queue, predictor, peers, formats=args.format, keep_identity=args.keep_identity, say=_say

@@ -1,12 +1,13 @@
 """The command line of isanet plan."""
 
-import argparse
 import json
 import os
 import sys
 
+from isanet_jax.arguments import Parser
 from isanet_jax.errors import ConfigError
-from isanet_jax.planning.targets import GIB, GPUS, MIB
+from isanet_jax.machine import GIB, MIB
+from isanet_jax.planning.targets import GPUS
 
 _NOTES = """
 Peak memory is the compiler's: cuDNN's workspaces are not in it, and nothing was tuned on a card.
@@ -16,9 +17,9 @@ estimate: each kind of operation takes the longer of its operations at that rate
 the bandwidth, one kind after the other; starting kernels, and caches, are not in it."""
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The arguments of isanet plan."""
-    root = argparse.ArgumentParser(
+    root = Parser(
         description="Compiles the real train step and prediction for this CPU and for GPUs that "
         "need not be there, and says what they need.",
         epilog="Settings are changed as for train.py: --config.NAME=VALUE",

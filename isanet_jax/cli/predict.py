@@ -1,6 +1,5 @@
 """The command line of isanet predict."""
 
-import argparse
 import csv
 import dataclasses
 import json
@@ -9,6 +8,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from isanet_jax.arguments import Parser
 from isanet_jax.datasets.layout import PET_CT, Scan, box_from_lps
 from isanet_jax.datasets.table import read_table
 from isanet_jax.errors import ConfigError, DataError, failure_of
@@ -20,9 +20,9 @@ from isanet_jax.runtime import say_devices
 from isanet_jax.settings import read_stored
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The arguments of isanet predict."""
-    root = argparse.ArgumentParser(
+    root = Parser(
         description="Predicts tumour masks on each CT's own grid, as NIfTI or DICOM.",
     )
     root.add_argument(

@@ -1,11 +1,11 @@
 """The command line of isanet prepare."""
 
-import argparse
 import sys
 from functools import partial
 from pathlib import Path
 
 from isanet_jax import api, datasets
+from isanet_jax.arguments import Parser
 from isanet_jax.cases.cohort import prepare_phantoms
 from isanet_jax.cases.grid import FITS
 from isanet_jax.cases.preparation import Settings
@@ -20,11 +20,9 @@ from isanet_jax.machine import usable_cores
 from isanet_jax.volume import VOXEL_MM
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The arguments of isanet prepare."""
-    root = argparse.ArgumentParser(
-        description="Prepares raw scans, PET/CT or others, for training."
-    )
+    root = Parser(description="Prepares raw scans, PET/CT or others, for training.")
     commands = root.add_subparsers(dest="layout", required=True)
     for name, dataset in DATASETS.items():
         text = dataset.description

@@ -1,17 +1,16 @@
 """The command line of `isanet tune`."""
 
-import argparse
 from pathlib import Path
 
-from isanet_jax.arguments import command
+from isanet_jax.arguments import Parser, command
 from isanet_jax.errors import ConfigError
 from isanet_jax.files import check_new
 from isanet_jax.runtime import say_devices
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The arguments of isanet tune."""
-    root = argparse.ArgumentParser(
+    root = Parser(
         description="Chooses threshold, smallest lesion, least SUVmax and largest component, class "
         "by class, on the cases that runs were tested on.",
     )

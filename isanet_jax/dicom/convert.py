@@ -145,7 +145,7 @@ def convert_files(
     mask, drawn_on = read_regions(sets[0], names, images, notes=notes)
     path = output / MASK_NAME
     write_image(path, mask)
-    ml = mask.data.sum() * abs(np.linalg.det(mask.affine[:3, :3])) / 1000
+    ml = mask.data.sum() * mask.voxel_ml
     on = f"the {drawn_on.kind}'s grid" if drawn_on else "its own grid"
     name = " and ".join(map(repr, names))
     lines.append(f"{path}: {name}, {mask.data.sum()} voxels, {ml:.2f} ml, on {on}")

@@ -99,11 +99,17 @@ class DicomFile:
             return _read_dataset(io.BytesIO(file.read()), pixels)
 
 
+def _is_after_meta(tag, vr, length):
+    return tag.group != 2
+
+
 def _read_dataset(file, pixels):
     """A dataset of an open file; one that is deflated is unpacked only as far as the limit."""
     with contextlib.suppress(pydicom.errors.InvalidDicomError):
         pydicom.filereader.read_preamble(file, force=False)
-        meta = pydicom.filereader._read_file_meta_info(file)
+        meta = pydicom.filereader.read_dataset(
+            file, is_implicit_VR=False, is_little_endian=True, stop_when=_is_after_meta
+        )
         if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
             unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
             size, packed = 0, b""

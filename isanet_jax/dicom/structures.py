@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pydicom
+from nibabel.affines import apply_affine
 from skimage.measure import grid_points_in_poly
 
 from isanet_jax.dicom.image import LPS_TO_RAS, read_grid
@@ -242,7 +243,7 @@ def _check_planes(contours, affine, is_referenced, notes, where):
     place; with thinner slices every second one would stay empty.
     """
     to_voxel = np.linalg.inv(LPS_TO_RAS @ affine)
-    planes = [float((c.points.mean(0) @ to_voxel[:3, :3].T + to_voxel[:3, 3])[2]) for c in contours]
+    planes = [float((apply_affine(to_voxel, c.points.mean(0)))[2]) for c in contours]
     gaps = np.diff(np.unique(np.round(planes, 1)))
     if not len(gaps) or not np.isfinite(gaps).all() or np.median(gaps) < _THICKER:
         return
@@ -285,7 +286,7 @@ def rasterise(contours, shape, affine, *, case=None, file=None) -> np.ndarray:
     of_plane = defaultdict(list)
     outside = 0
     for contour in contours:
-        voxels = contour.points @ to_voxel[:3, :3].T + to_voxel[:3, 3]
+        voxels = apply_affine(to_voxel, contour.points)
         plane = round(float(voxels[:, 2].mean())) if np.isfinite(voxels).all() else -1
         off = np.abs(voxels[:, 2] - plane).max()
         if not off <= _OFF_PLANE:
@@ -345,7 +346,7 @@ def _on_grid(mask, series, grid):
     """A mask on the grid of the image that it was made on, if its voxels are the image's."""
     shape, affine = grid
     to_image = np.linalg.inv(affine) @ mask.affine
-    places = np.argwhere(mask.data) @ to_image[:3, :3].T + to_image[:3, 3]
+    places = apply_affine(to_image, np.argwhere(mask.data))
     nearest = np.rint(places).astype(int)
     inside = ((nearest >= 0) & (nearest < shape)).all()
     if not inside or np.abs(places - nearest).max(initial=0) > _OFF_VOXEL:
@@ -385,7 +386,7 @@ def _segment_on(grid, dataset, number):
         corners = [np.array(position, float)]
         corners.append(corners[0] + across * float(spacing[1]) * (shape[0] - 1))
         corners.append(corners[0] + down * float(spacing[0]) * (shape[1] - 1))
-        voxels = np.array(corners) @ to_voxel[:3, :3].T + to_voxel[:3, 3]
+        voxels = apply_affine(to_voxel, np.array(corners))
         index = round(float(voxels[:, 2].mean()))
         wanted = [[0, 0, index], [shape[0] - 1, 0, index], [0, shape[1] - 1, index]]
         # In the plane as well as the image's own slices lie: their distances may be uneven.

@@ -13,6 +13,7 @@ import numpy as np
 import pydicom
 from highdicom.seg import SegmentAlgorithmTypeValues, SegmentationTypeValues, SegmentDescription
 from highdicom.sr.coding import CodedConcept
+from nibabel.affines import apply_affine
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
@@ -176,7 +177,7 @@ def _contours(number, mask, affine, slices):
             contour.ContourImageSequence = Sequence([image])
             contour.ContourGeometricType = "CLOSED_PLANAR"
             contour.NumberOfContourPoints = len(points)
-            patient = points @ to_patient[:3, :3].T + to_patient[:3, 3]
+            patient = apply_affine(to_patient, points)
             contour.ContourData = [f"{v:.4f}" for v in patient.ravel()]
             contours.append(contour)
     region = Dataset()

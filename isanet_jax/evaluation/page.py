@@ -22,12 +22,11 @@ from isanet_jax.cases.grid import resample
 from isanet_jax.files import replace_when_done
 from isanet_jax.kinds import KINDS
 from isanet_jax.metrics import METRICS, shown_in
-from isanet_jax.volume import Volume
+from isanet_jax.volume import CONNECTED_26, Volume
 
 MOST_CASES = 40  # whose volumes a page holds: those with the lowest scores
 _MOST_VOXELS = 2_500_000  # of a case; of larger ones every second or third along each axis
 _MOST_LESIONS = 60
-_CORNERS = ndimage.generate_binary_structure(3, 3)
 _PARTS = Path(__file__).parent / "viewer"
 
 
@@ -176,7 +175,7 @@ def _lesions(references, predictions):
 
 def _centres(mask, known=None):
     """Of each component, but for those that touch what is known, the voxel nearest its centre."""
-    parts, count = ndimage.label(mask, _CORNERS)
+    parts, count = ndimage.label(mask, CONNECTED_26)
     centres = []
     for number in range(1, count + 1):
         here = parts == number

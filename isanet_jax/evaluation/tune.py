@@ -17,6 +17,7 @@ from isanet_jax.metrics.segmentation import LESION_IOU
 from isanet_jax.prediction.predictor import Predictor
 from isanet_jax.prediction.rules import Rules, write_form
 from isanet_jax.settings import read_stored
+from isanet_jax.volume import CONNECTED_18, CONNECTED_26
 
 # Of a run's cases: its test fold, or those that its checkpoint was chosen on (with selection
 # `nested`, others), which leaves the test fold unseen.
@@ -25,8 +26,6 @@ METRICS = ("dsc", "lesion_f1", "autopet")
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 SMALLEST_ML = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 LEAST_SUV_MAX = (0.0, 1.5, 2.0, 2.5, 3.0, 4.0)
-_CORNERS = ndimage.generate_binary_structure(3, 3)
-_EDGES = ndimage.generate_binary_structure(3, 2)
 _GAIN = 1e-4  # that a rule must bring to be kept
 
 
@@ -63,9 +62,9 @@ def components(probability, threshold, reference, suv, voxel_ml: float) -> Compo
         suv: (D, H, W), or None.
         voxel_ml: volume of a voxel.
     """
-    parts, count = ndimage.label(probability >= threshold, _CORNERS)
-    real, lesions = ndimage.label(reference, _CORNERS)
-    edged, pieces = ndimage.label(reference, _EDGES)
+    parts, count = ndimage.label(probability >= threshold, CONNECTED_26)
+    real, lesions = ndimage.label(reference, CONNECTED_26)
+    edged, pieces = ndimage.label(reference, CONNECTED_18)
     numbers = np.arange(1, count + 1)
     sizes = np.bincount(parts.ravel(), minlength=count + 1)[1:]
     inside = parts > 0
@@ -76,7 +75,7 @@ def components(probability, threshold, reference, suv, voxel_ml: float) -> Compo
     shared, touched = shared[1:, 1:], touched[1:, 1:]
     real_sizes = np.bincount(real.ravel(), minlength=lesions + 1)[1:]
     true = shared.sum(1)
-    pieces_of, pieces_count = ndimage.label(inside, _EDGES)
+    pieces_of, pieces_count = ndimage.label(inside, CONNECTED_18)
     is_false = np.ones(pieces_count + 1, bool)
     is_false[np.unique(pieces_of[reference])] = False
     wrong = inside & is_false[pieces_of]

@@ -13,6 +13,7 @@ from scipy.spatial import cKDTree as KDTree
 
 from isanet_jax import metrics as registry
 from isanet_jax.metrics.metric import Metric
+from isanet_jax.volume import CONNECTED_18, CONNECTED_26
 
 _EVERY = ("summary", "cases", "page", "comparison")
 _COUNT = {"is_count": True}
@@ -43,8 +44,6 @@ METRICS = {
 }
 DISTANCES = ("hd", "hd95", "assd", "assd_pooled")
 LESION_IOU = 0.3  # HECKTOR 2025
-_EDGES = ndimage.generate_binary_structure(3, 2)  # 18-connectivity, as autoPET's evaluation
-_CORNERS = ndimage.generate_binary_structure(3, 3)  # 26-connectivity
 
 
 def case_metrics(prediction: np.ndarray, reference: np.ndarray, spacing_mm) -> dict[str, float]:
@@ -181,7 +180,7 @@ def _component_volumes(prediction, reference, voxel_ml):
     """autoPET: volume of the components that touch no voxel of the other mask."""
 
     def missed(mask, other):
-        parts, count = ndimage.label(mask, _EDGES)
+        parts, count = ndimage.label(mask, CONNECTED_18)
         sizes = np.bincount(parts.ravel(), minlength=count + 1)
         touched = np.unique(parts[other])
         sizes[touched] = 0
@@ -196,8 +195,8 @@ def lesion_detection(prediction, reference) -> dict[str, float]:
     Args:
         prediction, reference: (I, J, K) bool.
     """
-    predicted, count_a = ndimage.label(prediction, _CORNERS)
-    real, count_b = ndimage.label(reference, _CORNERS)
+    predicted, count_a = ndimage.label(prediction, CONNECTED_26)
+    real, count_b = ndimage.label(reference, CONNECTED_26)
     if count_a == 0 or count_b == 0:
         score = float(count_a == count_b)
         return dict.fromkeys(("lesion_f1", "lesion_precision", "lesion_recall"), score)

@@ -3,6 +3,8 @@
 import numpy as np
 from scipy import ndimage
 
+from isanet_jax.volume import CONNECTED_26
+
 _RULES = {
     "SUV >= 2.5": lambda suv, suv_max: suv >= 2.5,
     "SUV >= 4.0": lambda suv, suv_max: suv >= 4.0,
@@ -29,7 +31,7 @@ def threshold_masks(suv: np.ndarray, suv_max: float) -> dict[str, np.ndarray]:
 
 def largest_component(mask: np.ndarray) -> np.ndarray:
     """The 26-connected component with the most voxels; an empty mask stays empty."""
-    parts, count = ndimage.label(mask, np.ones((3, 3, 3), bool))
+    parts, count = ndimage.label(mask, CONNECTED_26)
     if count < 2:
         return mask
     sizes = np.bincount(parts.ravel())

@@ -5,6 +5,7 @@ import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from isanet_jax.machine import GIB
 from isanet_jax.node.queue import Queue
 
 _STYLE = (
@@ -24,8 +25,8 @@ def page(state: dict, title: str) -> str:
     counts = ", ".join(f"{count} {name}" for name, count in state["counts"].items())
     room = "" if state["has_room"] else " <b>No room: nothing is taken.</b>"
     parts = [
-        f"<h1>{html.escape(title)}</h1><p>{counts}; {state['bytes'] / 2**30:.2f} of "
-        f"{state['most_bytes'] / 2**30:.2f} GiB.{room}</p>"
+        f"<h1>{html.escape(title)}</h1><p>{counts}; {state['bytes'] / GIB:.2f} of "
+        f"{state['most_bytes'] / GIB:.2f} GiB.{room}</p>"
     ]
     for name, columns in _COLUMNS.items():
         rows = [

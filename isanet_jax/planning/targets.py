@@ -2,7 +2,7 @@
 
 import dataclasses
 
-GIB, MIB = 2**30, 2**20
+from isanet_jax.machine import GIB
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,10 @@
 """What a predicted mask holds, lesion by lesion: volumes and uptake."""
 
 import numpy as np
+from nibabel.affines import apply_affine
 from scipy import ndimage, signal
 
-from isanet_jax.volume import Volume
+from isanet_jax.volume import CONNECTED_26, Volume
 
 COLUMNS = (
     *("case", "class", "lesion", "volume_ml", "suv_max", "suv_mean", "suv_peak", "tlg", "mtv_ml"),
@@ -11,7 +12,6 @@ COLUMNS = (
 )
 _MTV_SHARE = 0.41  # of SUVmax: EANM guideline for FDG tumour imaging 2.0
 _PEAK_RADIUS_MM = (3000 / (4 * np.pi)) ** (1 / 3)  # 1 ml
-_CORNERS = ndimage.generate_binary_structure(3, 3)
 _SUBDIVISIONS = 9
 _LARGE_KERNEL = 9**3  # from which Fourier transforms are faster than sums
 
@@ -31,24 +31,24 @@ def lesions(mask: Volume, pet: Volume | None) -> list[dict[str, float]]:
         over a sphere of 1 ml centred in the lesion; TLG, SUVmean x volume; MTV, the part at or
         above 41 % of SUVmax; centroid in patient coordinates (LPS, mm).
     """
-    parts, _ = ndimage.label(mask.data, _CORNERS)
-    voxel_ml = abs(np.linalg.det(mask.affine[:3, :3])) / 1000
+    parts, _ = ndimage.label(mask.data, CONNECTED_26)
+    voxel_ml = mask.voxel_ml
     if pet is None:
         numbers = range(1, parts.max() + 1)
         return _ranked([_shape_of(mask, parts, number, voxel_ml) for number in numbers])
-    pet_ml = abs(np.linalg.det(pet.affine[:3, :3])) / 1000
+    pet_ml = pet.voxel_ml
     to_pet = np.linalg.inv(pet.affine) @ mask.affine
     to_mask = np.linalg.inv(to_pet)
     kernel = _sphere(pet.spacing_mm)
     rows = []
     for number, box in enumerate(ndimage.find_objects(parts), start=1):
         inside = np.argwhere(parts[box] == number) + [part.start for part in box]
-        positions = inside @ to_pet[:3, :3].T + to_pet[:3, 3]
+        positions = apply_affine(to_pet, inside)
         # PET voxels in the lesion's box, and which of them have their centre in it.
         low = np.clip(np.floor(positions.min(0)).astype(int), 0, pet.data.shape)
         high = np.clip(np.ceil(positions.max(0)).astype(int) + 1, low, pet.data.shape)
         grid = np.stack(np.meshgrid(*map(np.arange, low, high), indexing="ij"), -1).reshape(-1, 3)
-        nearest = np.rint(grid @ to_mask[:3, :3].T + to_mask[:3, 3]).astype(int)
+        nearest = np.rint(apply_affine(to_mask, grid)).astype(int)
         valid = ((nearest >= 0) & (nearest < mask.data.shape)).all(1)
         own = np.zeros(len(grid), bool)
         own[valid] = parts[tuple(nearest[valid].T)] == number
@@ -88,7 +88,7 @@ def _shape_of(mask, parts, number, voxel_ml):
 
 def _centroid(voxels, affine):
     """In patient coordinates, LPS mm."""
-    centre = voxels.mean(0) @ affine[:3, :3].T + affine[:3, 3]
+    centre = apply_affine(affine, voxels.mean(0))
     return dict(zip(("x_mm", "y_mm", "z_mm"), centre * [-1, -1, 1], strict=True))
 
 

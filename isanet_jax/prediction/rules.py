@@ -9,9 +9,9 @@ import numpy as np
 from scipy import ndimage
 
 from isanet_jax.errors import ConfigError
+from isanet_jax.volume import CONNECTED_26
 
 THRESHOLD = 0.5
-_CORNERS = ndimage.generate_binary_structure(3, 3)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class Rules:
             return mask
         if self.least_suv_max and suv is None:
             raise ConfigError("the rules have a least SUVmax, and there is no PET")
-        parts, count = ndimage.label(mask, _CORNERS)
+        parts, count = ndimage.label(mask, CONNECTED_26)
         ml = np.bincount(parts.ravel(), minlength=count + 1)[1:] * voxel_ml
         hottest = np.full(count, np.inf)
         if self.least_suv_max:

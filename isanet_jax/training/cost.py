@@ -12,7 +12,6 @@ import numpy as np
 from isanet_jax.machine import memory_bytes
 from isanet_jax.pipeline.inputs import Inputs, batch_shapes
 
-GIB = 2**30
 _BYTES = {
     **{"f64": 8, "s64": 8, "u64": 8, "c64": 8, "f32": 4, "s32": 4, "u32": 4},
     **{"bf16": 2, "f16": 2, "s16": 2, "u16": 2, "pred": 1, "s8": 1, "u8": 1},

@@ -16,7 +16,7 @@ from isanet_jax.datasets.phantom import NODAL_CLASSES
 from isanet_jax.distributed.mesh import batch_part, compiler_options, state_shardings
 from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.locks import only_here
-from isanet_jax.machine import map_memory, return_memory
+from isanet_jax.machine import GIB, map_memory, return_memory
 from isanet_jax.network import systems
 from isanet_jax.network.systems import count_parameters
 from isanet_jax.pipeline.dataset import training_data
@@ -24,7 +24,7 @@ from isanet_jax.pipeline.inputs import Inputs, make_inputs
 from isanet_jax.runs.checkpoint import TrainState
 from isanet_jax.settings import Config, changed
 from isanet_jax.training.check import check_cohort
-from isanet_jax.training.cost import GIB, compile_with_cost, device_bytes
+from isanet_jax.training.cost import compile_with_cost, device_bytes
 from isanet_jax.training.optimizer import make_optimizer, make_schedule
 from isanet_jax.training.step import init_state, make_predict, make_train_step
 
