@@ -52,7 +52,8 @@ TESTS = {
     "isanet_jax/cli/bundle.py": "tests/runs/test_bundle.py",
     "isanet_jax/cli/tune.py": "tests/evaluation/test_tune.py",
     "isanet_jax/cli/plan.py": "tests/planning",
-    "isanet_jax/cli/prepare.py": "tests/cli/test_prepare.py tests/cases tests/dicom/test_studies.py",
+    "isanet_jax/cli/prepare.py": "tests/cli/test_prepare.py tests/cases "
+    "tests/dicom/test_studies.py",
     "isanet_jax/cli/predict.py": "tests/cli/test_predict.py tests/prediction",
     "isanet_jax/comparison": "tests/comparison tests/cli/test_compare.py",
     "isanet_jax/datasets": "tests/datasets tests/cases/test_prepare.py",
@@ -72,7 +73,8 @@ TESTS = {
     "isanet_jax/network/cascade.py": "tests/network/test_cascade.py tests/network/test_forward.py",
     "isanet_jax/network/config.py": "tests/network/test_backbone.py tests/network/test_systems.py",
     "isanet_jax/network/convolution": "tests/network/test_convolution.py",
-    "isanet_jax/network/initial.py": "tests/network/test_attention.py tests/network/test_systems.py",
+    "isanet_jax/network/initial.py": "tests/network/test_attention.py "
+    "tests/network/test_systems.py",
     "isanet_jax/network/nnunet.py": "tests/network/test_systems.py tests/network/test_forward.py",
     "isanet_jax/network/recompute.py": "tests/network/test_remat.py",
     "isanet_jax/network/system.py": "tests/network/test_backbone.py tests/network/test_systems.py",
