@@ -174,6 +174,12 @@ def draw(count, seed, only):
     return drawn
 
 
+def _not_the_users(folder, names):
+    """What lies beside the checkout's own files: environments, and a clone's cases and runs."""
+    at_top = {"runs", "cases", "check"} if Path(folder) == ROOT else set()
+    return [name for name in names if name in at_top or name.startswith(".venv")]
+
+
 def tests_of(name):
     """The tests of a file: of itself, else of its nearest folder."""
     parts = name.split("/")
@@ -197,7 +203,7 @@ def main():
     drawn = draw(args.count, args.seed, args.only)
     with tempfile.TemporaryDirectory() as folder, open(args.output, "w", newline="") as file:
         copy = Path(folder) / "copy"
-        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".venv*", "runs"))
+        shutil.copytree(ROOT, copy, ignore=_not_the_users)
         if (ROOT.parent / "shared").exists():
             os.symlink(ROOT.parent / "shared", Path(folder) / "shared")
         writer = csv.writer(file)
