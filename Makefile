@@ -1,4 +1,4 @@
-# All need Python >= 3.11 and a network for pip, nothing else.
+# All need Python >= 3.11 and an internet connection for pip, nothing else.
 PYTHON ?= python3
 BIN = .venv/bin
 

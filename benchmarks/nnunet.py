@@ -151,7 +151,7 @@ def compare(args, minutes: float, masks: Path, workdir: Path) -> None:
     platform = {} if args.gpu else {"JAX_PLATFORMS": "cpu"}
     ended = subprocess.run(command, check=False, env=os.environ | platform)
     if ended.returncode:
-        sys.exit("the comparison failed, see above; the same command goes on from there")
+        sys.exit("the comparison failed, see above; run the same command to resume it")
 
 
 def _settings_of(cases, patch):

@@ -1,4 +1,4 @@
-"""Whole bodies made up, with lesions of two classes: the demo of patches, in 25 minutes on 2 cores.
+"""Synthetic whole bodies, with lesions of two classes: patches in 25 minutes on 2 cores.
 
 It makes the phantoms where they are missing; nothing has to be downloaded.
 

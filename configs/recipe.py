@@ -20,7 +20,7 @@ def with_recipe(recipe: dict, dataset: str = ""):
     """
     name = dataset or "hecktor"
     if name not in DATASETS:
-        raise ValueError(f"no dataset {name!r}; choose of {', '.join(DATASETS)}")
+        raise ValueError(f"no dataset {name!r}; choose from {', '.join(DATASETS)}")
     config = DATASETS[name].get_config()
     for section, settings in recipe.items():
         config[section].update(copy.deepcopy(settings))

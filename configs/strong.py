@@ -1,4 +1,4 @@
-"""The recipe that this project recommends, as docs/benchmarks/search.md found it.
+"""The recipe that this project recommends, as docs/evidence/search.md found it.
 
     isanet prepare sts --source DIR --output cases/sts144
     isanet train --config strong:sts --workdir runs/s0 --config.fold=0

@@ -1,6 +1,7 @@
 """Pages of the site that are made of the program itself, and links that lead out of docs/."""
 
 import importlib
+import json
 import re
 import sys
 from pathlib import Path
@@ -12,10 +13,15 @@ _LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(((?:\.\./)+[^)#]*)(#[^)]*)?\)")
 
 
 def on_files(files, config):
-    """Adds the pages of commands and settings."""
+    """Adds the pages of commands and settings, and the notebook."""
     sys.path.insert(0, str(ROOT))
-    for name, content in (("commands", commands()), ("settings", settings())):
-        files.append(File.generated(config, f"reference/{name}.md", content=content))
+    pages = {
+        "reference/commands": commands(),
+        "reference/settings": settings(),
+        "tutorials/interface": notebook(),
+    }
+    for name, content in pages.items():
+        files.append(File.generated(config, f"{name}.md", content=content))
     return files
 
 
@@ -32,7 +38,17 @@ def on_page_markdown(markdown, page, config, files):
             path if match[1].strip("`") in (match[2], path.strip("`")) else f"{match[1]} ({path})"
         )
 
-    return _LINK.sub(shown, markdown)
+    return _LINK.sub(shown, markdown.replace("(interface.ipynb)", "(tutorials/interface.md)"))
+
+
+def notebook() -> str:
+    """The notebook's texts and code, as a page."""
+    cells = json.loads((ROOT / "docs" / "interface.ipynb").read_text(encoding="utf-8"))["cells"]
+    return "\n\n".join(
+        text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```"
+        for cell in cells
+        for text in ["".join(cell["source"])]
+    )
 
 
 def commands() -> str:

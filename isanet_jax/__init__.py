@@ -1,10 +1,10 @@
 """ISA-Net for PET/CT tumour segmentation in JAX (Huang et al. 2022).
 
 The sub-packages follow the data's one way, and each imports only from those before it:
-`dicom` -> `datasets` -> `cases` -> `pipeline` -> `distributed` -> `network` -> `metrics` ->
-`training` -> `planning` -> `prediction` -> `export`, `node`, `evaluation` -> `comparison` ->
-`cli`. The names below are the Python interface; importing the package takes no time and changes
-nothing.
+`dicom` -> `datasets` -> `cases` -> `settings` -> `pipeline` -> `distributed` -> `network` ->
+`losses` -> `metrics` -> `runs` -> `training` -> `planning` -> `prediction` -> `export` -> `node` ->
+`evaluation` -> `comparison` -> `api`, `cli`. The names below are the Python interface; importing
+the package takes no time and changes nothing.
 """
 
 import importlib

@@ -67,9 +67,9 @@ def keep_memory() -> None:
     """Lets the C library keep the memory of large arrays for the next ones (glibc only).
 
     It would give each array's pages back to the system, which hands them out zeroed again: on CPU
-    that took a quarter of a train step (docs/performance.md). JAX on CPU is made to compute on the
-    thread that calls it, by environment, before its import: of the C library's arenas only the main
-    thread's keeps arrays of more than 64 MB.
+    that took a quarter of a train step (docs/evidence/speed.md). JAX on CPU is made to compute on
+    the thread that calls it, by environment, before its import: of the C library's arenas only the
+    main thread's keeps arrays of more than 64 MB.
     """
     os.environ.setdefault("JAX_CPU_ENABLE_ASYNC_DISPATCH", "false")
     # Two arenas: of more, some threads would map large arrays all the same; one is fought over.

@@ -27,4 +27,4 @@ def test_the_notebook_runs(tmp_path):
     assert "case swapped" in done.stdout
     assert "(1, 16, 16, 16, 1)" in done.stdout
     assert (tmp_path / "mask.nii.gz").exists()
-    assert '"outputs": [],' in path.read_text()  # kept without: they are made anew
+    assert '"outputs": [],' in path.read_text()  # kept without: they are recreated

@@ -39,8 +39,8 @@ ALL_METRICS = ("dsc", "hd", "assd", "rvd_abs", "voe", "recall", "precision")
 _SMOKE_WIDTHS = {"iantsen2020": 6, "nnunet": 8, "xie2020": 8, "xie2021": 8}
 _SMOKE_WIDTH = 4
 # The first two with which no attention network's head starts with negative weights alone. On four
-# channels after a ReLU one draw in 16 does, and then says "tumour" late (docs/comparisons);
-# on the paper's 16 channels one in 65536.
+# channels after a ReLU one draw in 16 does, and then says "tumour" late
+# (docs/evidence/comparisons.md); on the paper's 16 channels one in 65536.
 SMOKE_SEEDS = (2, 3)
 _SMOKE_RATE = 10 / 3  # of the paper's: short trainings need larger steps
 

@@ -3,7 +3,7 @@ r"""The methods of the paper's tables and this project's, each for the same proc
     python -m benchmarks.nnunet --config compare/everything:sts,smoke \
         --source DIR --cases cases/sts32 --workdir runs/everything --minutes 5 --jobs 2
 
-sets nnU-Net itself beside them: docs/benchmarks/sts.md. compare.py takes the config, too. The
+sets nnU-Net itself beside them: docs/evidence/nnunet.md. compare.py takes the config, too. The
 systems of the challenges and `nnunet` train by the paper's loop; the options are in comparison.py.
 """
 

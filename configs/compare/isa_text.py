@@ -2,7 +2,7 @@
 
     isanet compare --config compare/isa_text:sts,smoke --workdir runs/text --jobs 2
 
-What differs is in docs/decisions.md, what was measured in docs/comparisons/README.md.
+What differs is in docs/decisions.md, what was measured in docs/evidence/comparisons.md.
 """
 
 from isanet_jax.configs.compare.comparison import SMOKE_SEEDS, add_method, comparison

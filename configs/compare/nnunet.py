@@ -7,7 +7,7 @@ networks, which share it, 2.5 minutes each: eight in 20 minutes (`:sts,20`), few
 makes less than 60 epochs in them. After these a network of this size is at its best; what is left
 of the time is worth more in others that see the cases otherwise. As nnU-Net, its networks train on
 all that is not tested, and keep the last average of their weights: a fold to choose a checkpoint by
-is worth more as cases to learn from (docs/benchmarks/search.md;
+is worth more as cases to learn from (docs/evidence/search.md;
 --config.methods.strong.settings.selection=nested is what was before). `isa` chooses its checkpoint
 by a fold, as the paper does: its rate may be high where its time ends.
 """

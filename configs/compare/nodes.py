@@ -5,7 +5,7 @@ nnU-Net.
     python -m benchmarks.nnunet --config compare/nodes --minutes 20 \
         --source cases/nodes48/scans/cases.csv --cases cases/nodes48 --workdir runs/nodes
 
-docs/benchmarks/sts.md has what came of it.
+docs/evidence/nnunet.md has what came of it.
 """
 
 import copy

@@ -5,7 +5,7 @@
 
 Five folds, each with a checkpoint chosen on the next ("nested"), which is what candidates are
 chosen by (but the one without selection); the test folds are looked at once, in the table.
-docs/benchmarks/search.md has what came of it. `--config.seeds="(0,1)"` and
+docs/evidence/search.md has what came of it. `--config.seeds="(0,1)"` and
 `--config.order="('start','average')"` repeat what is to be kept with another seed.
 """
 

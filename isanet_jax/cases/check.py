@@ -214,7 +214,7 @@ def warnings_of_all(rows: list[dict]) -> list[str]:
     """What no case shows alone: fields that were cropped around their labels.
 
     Such a cohort gives away where the tumour is and how large, which a network learns
-    (docs/benchmarks/sts.md measures it).
+    (docs/evidence/nnunet.md measures it).
 
     Args:
         rows: of `check`.

@@ -123,7 +123,7 @@ def _how_to_make_anew(manifest) -> str:
             )
         if (values := settings.get("label_values", [1])) != [1]:
             words.append(f"--label-values {','.join(map(str, values))}")
-    return f"Make them anew: {command('prepare')} {' '.join(words)}"
+    return f"Recreate them with: {command('prepare')} {' '.join(words)}"
 
 
 _MANIFEST_KEYS = (

@@ -1,4 +1,4 @@
-"""The label of a case: read as bits of its classes, and what is doubtful about it."""
+"""The label of a case: read as bits of its classes, and what is doubtful in it."""
 
 from collections.abc import Mapping
 

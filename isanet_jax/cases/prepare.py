@@ -67,7 +67,7 @@ def prepare_case(
         try:
             meta = read_meta(path)
         except DataError:
-            meta = {}  # damaged or of another version: made anew
+            meta = {}  # damaged or of another version: recreated
         has_copies = copies is None or scan.study is None or (copies / scan.case).is_dir()
         if identity.items() <= meta.items() and has_copies:
             return meta, False

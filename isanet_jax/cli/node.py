@@ -119,7 +119,7 @@ def _run(args, peers):
                 continue
             if is_idle:
                 stop.wait(min(1.0, args.quiet_s / 4))
-        _say("stopped; the same command goes on")
+        _say("stopped; run the same command to resume")
     except OSError as error:
         raise ConfigError(
             f"the node cannot listen ({error.strerror}): ports {args.port} and {args.status_port} "

@@ -138,7 +138,7 @@ def main():
         if jax.default_backend() != "cpu":
             raise ConfigError(
                 "--jobs above 1 shares the processor's cores; a GPU takes one cell at a time. "
-                "Leave --jobs away"
+                "Omit --jobs"
             )
     from isanet_jax.settings import read
 

@@ -130,7 +130,7 @@ def make_cells(comparison: dict, workdir: Path) -> list[Cell]:
     unknown = set(comparison["order"]) - comparison["methods"].keys()
     if unknown or not comparison["order"]:
         raise ConfigError(
-            f"order is {', '.join(comparison['order']) or 'empty'}; choose of the methods "
+            f"order is {', '.join(comparison['order']) or 'empty'}; choose from the methods "
             f"{', '.join(comparison['methods'])}, and of the systems {', '.join(SYSTEMS)}"
         )
     methods = {name: comparison["methods"][name]["settings"] for name in comparison["order"]}

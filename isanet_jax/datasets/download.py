@@ -130,8 +130,8 @@ def _fetch(file, target, address, wait_s):
             partial.unlink()
             wrong = "arrived with another size or sum than the list's"
             error = DataError(
-                wrong, file=address, action="Run the same command again; if it stays, the copy at "
-                "this address is not the one that the list was made from",
+                wrong, file=address, action="Run the same command again; if it persists, the copy "
+                "at this address is not the one that the list was made from",
             )  # fmt: skip
         except urllib.error.HTTPError as failure:
             if failure.code in (400, 401, 403, 404, 410):

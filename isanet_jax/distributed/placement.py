@@ -3,7 +3,7 @@
 The network runs on each device's part (`on_parts`): a convolution asks the neighbouring devices for
 the planes beyond its part, and a mean over a volume is one over the devices. Levels that are too
 coarse to split are whole on every device. Why it is not left to XLA's partitioner:
-docs/distributed.md.
+docs/evidence/distributed.md.
 """
 
 import contextlib

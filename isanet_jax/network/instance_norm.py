@@ -23,7 +23,7 @@ def instance_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, relu: bool = 
     Ulyanov et al. 2016, with the biased variance and 1e-5 added to it; computed in float32. x is
     read once for its two sums and once for the result; the gradient reads x and the result's
     gradient as often, and x is all that is kept for it: with JAX's own rules it was four
-    feature maps, and twice the passes (docs/performance.md).
+    feature maps, and twice the passes (docs/evidence/speed.md).
 
     Args:
         x: (B, D, H, W, C).

@@ -1,1 +1,1 @@
-"""What a training step and a prediction need, before they run; on machines that are not there."""
+"""What training steps and predictions need, before they run, for devices that are not attached."""

@@ -149,7 +149,7 @@ def plan(spacing_mm, shapes, *, classes: int, preset: str = "plain") -> Plan:
         ConfigError: no such preset.
     """
     if preset not in PRESETS:
-        raise ConfigError(f"there is no preset {preset!r}; choose of {', '.join(PRESETS)}")
+        raise ConfigError(f"there is no preset {preset!r}; choose from {', '.join(PRESETS)}")
     chosen, count = PRESETS[preset], len(shapes)
     coarsest = int(np.argmax(spacing_mm))
     order = [coarsest, *[axis for axis in range(3) if axis != coarsest]]

@@ -1,8 +1,8 @@
 """What a function compiled for a GPU consists of, read from its text: calls, bytes, operations.
 
-XLA counts operations before it optimises, and says nothing of bytes for a card that is not there.
-Its text says what runs: each instruction of the entry computation is a kernel, or a library's call,
-that reads its operands from memory and writes its results there.
+XLA counts operations before it optimises, and says nothing of bytes for a card that is not
+attached. Its text says what runs: each instruction of the entry computation is a kernel, or a
+library's call, that reads its operands from memory and writes its results there.
 """
 
 import math

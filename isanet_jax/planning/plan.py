@@ -1,7 +1,7 @@
 """Compiles the train step and the prediction of a config for a target, and says what they need.
 
 GPUs need not be there: the CUDA plugin of JAX compiles for a described card (see
-docs/performance.md). Such a compile has no autotuning and does not count the convolution
+docs/evidence/speed.md). Such a compile has no autotuning and does not count the convolution
 library's workspaces.
 """
 
@@ -166,7 +166,7 @@ class Plan:
 
 @contextlib.contextmanager
 def _not_kept():
-    """Leaves JAX's cache of compiled functions alone: one for a card that is not there can be
+    """Leaves JAX's cache of compiled functions alone: one for a card that is not attached can be
     written to it, and then not be read.
     """
     enabled = jax.config.jax_enable_compilation_cache

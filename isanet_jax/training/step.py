@@ -25,7 +25,7 @@ from isanet_jax.settings.table import Loss
 
 # Of a step whose volumes are split. XLA's GPU scheduler moves operations away from where memory is
 # least in use, to overlap them with the exchange of planes: 4 % more memory with remat=blocks
-# (docs/distributed.md). It is left out: volumes are split for memory.
+# (docs/evidence/distributed.md). It is left out: volumes are split for memory.
 _FOR_MEMORY = {"xla_disable_hlo_passes": "latency-hiding-scheduler"}
 
 

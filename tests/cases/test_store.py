@@ -71,7 +71,7 @@ def test_a_cohort_of_an_older_version_is_refused_with_the_command_that_makes_it(
     ):  # fmt: skip
         changed = manifest | {"format": 1, "layout": layout, "settings": old}
         (tmp_path / "manifest.json").write_text(json.dumps(changed))
-        with pytest.raises(DataError, match=f"format 1.*Make them anew: isanet prepare {words}"):
+        with pytest.raises(DataError, match=f"format 1.*Recreate them with.*prepare {words}"):
             read_cohort(tmp_path)
 
 

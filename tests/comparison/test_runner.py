@@ -110,7 +110,7 @@ def test_any_system_can_be_compared_by_its_name():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"order": ["isaa"]}, "order is isaa; choose of the methods cbam, isa"),
+        ({"order": ["isaa"]}, "order is isaa; choose from the methods cbam, isa"),
         ({"reference": "xie2020"}, "reference is 'xie2020'"),
         ({"order": ["unet"]}, "reference is 'isa'; choose one of the methods that are run, unet"),
     ],

@@ -62,5 +62,5 @@ def test_a_plan_is_a_network(preset):
 
 
 def test_a_preset_that_there_is_not():
-    with pytest.raises(ConfigError, match="no preset 'huge'; choose of plain, resenc_m"):
+    with pytest.raises(ConfigError, match="no preset 'huge'; choose from plain, resenc_m"):
         plan((1, 1, 1), [(64, 64, 64)], classes=1, preset="huge")

@@ -410,7 +410,7 @@ def test_the_optimisers_state_starts_as_its_init_says(name):
 def test_a_step_that_cannot_fit_is_refused_with_what_would(
     config, tmp_path, monkeypatch, usable, message
 ):
-    """The needs are made up here: compiling each setting takes minutes."""
+    """The needs are invented here: compiling each setting takes minutes."""
 
     asked = []
 

@@ -2,8 +2,8 @@
 
 `native` uses XLA's own 3D operations and is right on GPU and TPU. `folded` computes the same sums
 through 2D convolutions and matrix products, which XLA's CPU backend runs about ten times faster
-(docs/performance.md has the measurements). The setting `model.convolution` goes down to here, where
-the form is chosen. Arrays are channels-last: (B, D, H, W, C).
+(docs/evidence/speed.md has the measurements). The setting `model.convolution` goes down to here,
+where the form is chosen. Arrays are channels-last: (B, D, H, W, C).
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """Convolution and upsampling through 2D convolutions and matrix products: for CPUs.
 
 XLA's CPU backend runs these about ten times faster than its own 3D operations
-(docs/performance.md).
+(docs/evidence/speed.md).
 """
 
 import itertools
