@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from isanet_jax.configs.compare.experiments import EXPERIMENTS
 
 from isanet_jax.comparison import grid, resources, runner
 from isanet_jax.comparison.grid import make_cells, with_systems
@@ -19,8 +20,7 @@ from isanet_jax.settings.command_line import parse_command_line
 from tests.conftest import small_config
 
 ROOT = Path(__file__).parents[2]
-SHARED = ("comparison", "published", "finetune")  # no comparisons, or not without a model
-COMPARISONS = [p for p in sorted((ROOT / "configs/compare").glob("*.py")) if p.stem not in SHARED]
+COMPARISONS = ("everything", "fig6", "nnunet", "table1", "table2", "table3")
 
 
 def comparison(name, options=""):
@@ -33,41 +33,71 @@ def in_the_repository(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
-OF_STS = ("sts_mr", "fits", "search", "nnunet")  # comparisons of this cohort alone
-OF_ONE_SIZE = ("search", "nnunet")
+OPTIONS = ("", "sts", "hecktor,smoke", "own", "sts,smoke,own")
 
 
-@pytest.mark.parametrize("options", ["", "sts", "hecktor,smoke", "own", "sts,smoke,own"])
-@pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.stem)
-def test_every_comparison_has_settings_that_work(path, options):
-    is_other = options and "sts" not in options
-    if (path.stem in OF_STS and is_other) or (path.stem in OF_ONE_SIZE and "," in options):
-        with pytest.raises(ConfigError, match="sts"):
-            comparison(path.stem, options)
-        return
-    if path.stem == "nodes" and options:  # of phantoms, in their one size
-        with pytest.raises(ConfigError, match="it has none"):
-            comparison(path.stem, options)
-        return
-    config = comparison(path.stem, options)
+def check_cells(config, size):
+    """A comparison has a cell for each of its pairs, all of this size."""
     cells = make_cells(config, Path("w"))
     methods = len(config["order"]) * len(config["seeds"]) + config["thresholds"]
     assert len(cells) == methods * len(config["folds"])
     assert len({cell.folder for cell in cells}) == len(cells)
-    if path.stem == "everything":
+    assert {cell.config.data.size for cell in cells} == {size}
+    return cells
+
+
+def test_the_comparisons_are_those_that_are_tested():
+    found = {path.stem for path in (ROOT / "configs/compare").glob("*.py")}
+    assert found == {*COMPARISONS, "comparison", "published", "experiments"}
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_every_comparison_has_settings_that_work(name, options):
+    if name == "nnunet" and (options not in ("", "sts")):  # of this cohort, in its one size
+        with pytest.raises(ConfigError, match="sts"):
+            comparison(name, options)
+        return
+    size = 32 if name == "nnunet" or "smoke" in options else 144
+    cells = check_cells(comparison(name, options), size)
+    if name == "everything":
         assert {cell.config.selection for cell in cells} == {"nested"}
-    if path.stem not in ("fits", "nodes", *OF_ONE_SIZE):
-        size = 32 if "smoke" in options else 144
-        assert all(cell.config.data.size == size for cell in cells)
+
+
+ANY = {"": 144, "sts": 144, "hecktor,smoke": 32, "own": 144, "sts,smoke,own": 32}
+# Experiment -> options that it takes, and the size of its networks' field then.
+SIZES = {
+    "isa_fusion": ANY,
+    "isa_text": ANY,
+    "fits": {"": 96, "sts": 96, "sts,smoke,own": 48},
+    "sts_mr": {"": 144, "sts": 144, "sts,smoke,own": 32},
+    "search": {"": 32, "sts": 32},
+    "finetune": {"": 32, "sts": 32},
+    "nodes": {"": 48, "sts": 48},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_has_settings_that_work(name, options):
+    both = f"{name},{options}".rstrip(",")
+    if options in SIZES[name]:
+        check_cells(comparison("experiments", both), SIZES[name][options])
+    else:
+        with pytest.raises(ConfigError, match=f"{name} is for"):
+            comparison("experiments", both)
+
+
+def test_an_experiment_that_is_not_there_is_refused():
+    with pytest.raises(ConfigError, match="no experiment 'x'; choose from isa_fusion, isa_text"):
+        comparison("experiments", "x")
 
 
 def test_starting_from_a_model_is_compared_with_starting_from_nothing():
-    cells = make_cells(comparison("finetune", "model.isanet"), Path("w"))
+    cells = make_cells(comparison("experiments", "finetune"), Path("w"))
     found = {(cell.method, cell.seed): cell.config.init for cell in cells}
     of_method = {"drawn": "", "started": "model.isanet"}
     assert found == {(name, seed): init for name, init in of_method.items() for seed in range(3)}
-    with pytest.raises(ConfigError, match="say what to start from"):
-        comparison("finetune")
 
 
 def settings_of_methods(name, options=""):
