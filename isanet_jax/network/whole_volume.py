@@ -1,6 +1,6 @@
 """From a network on patches to a prediction of whole volumes, and its mean over mirror images.
 
-`probability` is a function (B, *window, images) -> (B, *window, classes) throughout.
+Windows are placed and averaged on the host: it holds volumes of any shape, the device a batch.
 """
 
 import itertools
@@ -31,43 +31,8 @@ def gaussian_weights(shape) -> np.ndarray:
     return (lines[0][:, None, None] * lines[1][:, None] * lines[2]).astype(np.float32)
 
 
-def windowed(probability: Callable, window: tuple[int, int, int]) -> Callable:
-    """Sliding windows with half overlap, averaged with Gaussian weights.
-
-    Returns:
-        (B, D, H, W, images) -> (B, D, H, W, classes), with one window in memory at a time.
-    """
-
-    def whole(image):
-        batch, *shape, channels = image.shape
-        ranges = [window_starts(n, p) for n, p in zip(shape, window, strict=True)]
-        starts = np.array(list(itertools.product(*ranges)))
-        weights = jnp.asarray(gaussian_weights(window))[..., None]
-
-        def add(sums, start):
-            place = (0, *start, 0)
-            part = lax.dynamic_slice(image, place, (batch, *window, channels))
-            weighted = (probability(part) * weights, weights[None])
-            sums = tuple(
-                lax.dynamic_update_slice(
-                    s, lax.dynamic_slice(s, place, w.shape) + w.astype(s.dtype), place
-                )
-                for s, w in zip(sums, weighted, strict=True)
-            )
-            return sums, None
-
-        one = jax.ShapeDtypeStruct((batch, *window, channels), image.dtype)
-        classes = jax.eval_shape(probability, one).shape[-1]
-        sizes = (batch, *shape, classes), (1, *shape, 1)
-        empty = tuple(jnp.zeros(size, jnp.float32) for size in sizes)
-        (total, weight), _ = lax.scan(add, empty, jnp.asarray(starts))
-        return total / weight
-
-    return whole
-
-
 def mirrored(probability: Callable) -> Callable:
-    """The mean over the eight mirror images of a volume."""
+    """The mean over the eight mirror images of what (B, D, H, W, images) -> (.., classes) sees."""
 
     def whole(image):
         def add(total, flips):
@@ -89,7 +54,7 @@ def mirrored(probability: Callable) -> Callable:
 def stitched(
     predict: Callable, shape, window, classes: int, *, batch: int = 1, is_needed=None, progress=None
 ) -> np.ndarray:
-    """`windowed` on the host, for volumes of any shape that stay there.
+    """Sliding windows with half overlap, averaged with Gaussian weights.
 
     Args:
         predict: list of (3,) starts -> (n, *window, classes) probability of the windows there.
@@ -125,7 +90,7 @@ def window_at(start, window) -> tuple[slice, ...]:
 
 
 def over_windows(
-    predict: Callable, images, outside, window, classes: int, *, body=None, **options
+    predict: Callable, images, outside, window, classes: int, *, body=None, mirror=False, **options
 ) -> np.ndarray:
     """The probability of a case of any shape, by windows over it.
 
@@ -136,11 +101,21 @@ def over_windows(
         window: (3,).
         classes: how many.
         body: (D, H, W) bool; windows without any of it are not predicted: 0 there. None: all are.
+        mirror: take the mean over the case's eight mirror images.
         options: `batch` and `progress`, see `stitched`.
 
     Returns:
         (D, H, W, classes) float32.
     """
+    if mirror:
+        total = 0
+        for flips in itertools.product((False, True), repeat=3):
+            axes = np.flatnonzero(flips).tolist()
+            flipped = {name: np.flip(x, axes) for name, x in images.items()}
+            there = None if body is None else np.flip(body, axes)
+            found = over_windows(predict, flipped, outside, window, classes, body=there, **options)
+            total = total + np.flip(found, axes)
+        return total / 8
     shape = next(iter(images.values())).shape
     room = [max(p - n, 0) for n, p in zip(shape, window, strict=True)]
     margins = [((r + 1) // 2, r // 2) for r in room]  # as `isanet_jax.pipeline` places patches

@@ -15,7 +15,6 @@ from jax.experimental import topologies
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from isanet_jax.cases.grid import as_three
 from isanet_jax.distributed.mesh import compiler_options, make_mesh, make_mesh_of, state_shardings
 from isanet_jax.errors import ConfigError
 from isanet_jax.machine import GPU_MEMORY_SHARE
@@ -107,10 +106,8 @@ class Plan:
         return self._cost(lower, arrays)
 
     def prediction(self) -> StepCost:
-        """What the real prediction of one volume needs; of `whole`, of one window."""
-        data = self.config.data
-        shape = data.patch_shape if data.is_whole else as_three(data.size)
-        volume = jax.ShapeDtypeStruct((1, *shape), np.float32)
+        """What the real prediction of one volume needs, or of one window."""
+        volume = jax.ShapeDtypeStruct((1, *self.config.data.input_shape), np.float32)
         images = dict.fromkeys(self.inputs.images, volume)
         # One volume: over the devices that share it.
         one = Mesh(self.mesh.devices[:1], self.mesh.axis_names, axis_types=self.mesh.axis_types)
@@ -120,7 +117,6 @@ class Plan:
                 self.graphdef,
                 mesh,
                 tuple(self.inputs.images.items()),
-                window=None if data.is_whole else data.patch_shape,
                 of_volume=self.inputs.of_volume,
                 mirror=self.config.predict.mirror,
                 options=compiler_options(self.config, mesh),

@@ -80,10 +80,9 @@ class Predictor:
                 graphdef,
                 mesh,
                 tuple(data.kinds.items()),
-                window=None if data.is_whole else data.patch_shape,
                 of_volume=data.pet_is_of_volume,
                 ct_windows=ct_windows_of(description),
-                mirror=config.predict.mirror,
+                mirror=config.predict.mirror and not _mirrors_cases(config),
                 options=compiler_options(config, mesh),
             )
             placed = jax.device_put(params, replicated)
@@ -132,49 +131,52 @@ class Predictor:
         every = self.settings.classes
         return Classes({name: every.values[name] for name in self.classes}).written
 
-    def probabilities(self, cases: Sequence[Case]) -> list[np.ndarray]:
+    def probabilities(
+        self, cases: Sequence[Case], *, batch: int = 1, progress=None
+    ) -> list[np.ndarray]:
         """Probability of prepared cases, spread over the devices.
 
         Args:
             cases: as prepared; their images and statistics count only.
+            batch: windows computed together, on each device.
+            progress: see `isanet_jax.network.whole_volume.stitched`; None: not shown.
 
         Returns:
             For each, (D, H, W, classes) float32 on its own grid.
         """
-        if self.settings.fit == "whole":
-            return [self._by_windows(case, batch=1) for case in cases]
-        return list(self._mean(lambda member: member.given(cases)))
-
-    def _mean(self, given):
-        """The mean over the networks, of what each is given: name -> (n, D, H, W)."""
-        total = 0
+        totals = [0] * len(cases)
         for member in self._members:
-            images = given(member)
-            count = len(next(iter(images.values())))
-            images = fill_up(images, count + -count % self.devices)
-            total = total + np.asarray(member.predict(member.params, images))[:count]
-        return total / len(self._members)
+            for index, found in enumerate(self._of_network(member, cases, batch, progress)):
+                totals[index] = totals[index] + found
+        return [total / len(self._members) for total in totals]
 
-    def _by_windows(self, case, *, batch, progress=None):
-        """Probability of a case of any shape; where there is no body, none is computed: 0."""
-        total, size = 0, batch * self.devices
+    def _of_network(self, member, cases, batch, progress):
+        """A network's probability of each case."""
+        if member.config.data.patch_shape:
+            return (self._by_windows(member, case, batch, progress) for case in cases)
+        images = fill_up(member.given(cases), len(cases) + -len(cases) % self.devices)
+        return np.asarray(member.predict(member.params, images))[: len(cases)]
+
+    def _by_windows(self, member, case, batch, progress):
+        """A network's probability of a case that is larger than it sees at once.
+
+        Of a whole body, windows in the air are not computed: 0 there.
+        """
+        size = batch * self.devices
         first = next(iter(case.images))
-        body = KINDS[self.settings.images[first]].body(case.images[first])
-        for member in self._members:
+        is_whole = self.settings.fit == "whole"
+        return over_windows(
             # Window by window: as float32, a whole body's images would take as much again.
-            images = {name: case.images[name] for name in member.kinds}
-            outside = {name: KINDS[kind].outside for name, kind in member.kinds.items()}
-            total = total + over_windows(
-                lambda windows, member=member: self._padded(member, windows, case, size),
-                images,
-                outside,
-                member.config.data.input_shape,
-                len(self.classes),
-                body=body,
-                batch=size,
-                progress=progress,
-            )
-        return total / len(self._members)
+            lambda windows: self._padded(member, windows, case, size),
+            {name: case.images[name] for name in member.kinds},
+            {name: KINDS[kind].outside for name, kind in member.kinds.items()},
+            member.config.data.input_shape,
+            len(self.classes),
+            body=KINDS[self.settings.images[first]].body(case.images[first]) if is_whole else None,
+            mirror=member.config.predict.mirror and _mirrors_cases(member.config),
+            batch=size,
+            progress=progress,
+        )
 
     @staticmethod
     def _padded(member, windows, case, size):
@@ -209,7 +211,7 @@ class Predictor:
                 channels, affine, warnings = image_channels(scan, volumes, self.settings)
                 case = unlabelled_case(channels, self.settings)
                 if self.settings.fit == "whole":
-                    values = self._by_windows(case, batch=batch, progress=progress)
+                    values = self.probabilities([case], batch=batch, progress=progress)[0]
                     found[index] = _on_scan(scan, volumes, values, affine), warnings
                 else:
                     cases[index] = case, affine, warnings
@@ -295,6 +297,11 @@ def check_finite(probability: np.ndarray, *, case: str, file=None) -> None:
             wanted="a probability in each",
             action=f"Look at the network: does {command('eval')} score it? Else train it again",
         )
+
+
+def _mirrors_cases(config) -> bool:
+    """Whether the mirror images are of a whole case, and not of each of its windows."""
+    return config.data.patch_shape is not None and not config.data.is_whole
 
 
 def _devices_for(config) -> tuple[int, int]:

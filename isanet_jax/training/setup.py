@@ -152,7 +152,6 @@ def set_up(config: Config, cohort: Cohort, mesh: Mesh) -> tuple[Training, TrainS
         graphdef,
         mesh,
         tuple(inputs.images.items()),
-        window=None if config.data.is_whole else config.data.patch_shape,
         of_volume=inputs.of_volume,
         ct_windows=inputs.ct_windows,
         options=options,

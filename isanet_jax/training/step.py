@@ -15,7 +15,7 @@ from isanet_jax.distributed.placement import on_each_device, on_parts, over_mesh
 from isanet_jax.kinds import WIDE, CtWindow
 from isanet_jax.losses import segmentation_loss
 from isanet_jax.network import systems
-from isanet_jax.network.whole_volume import mirrored, windowed
+from isanet_jax.network.whole_volume import mirrored
 from isanet_jax.pipeline.augment import augment
 from isanet_jax.pipeline.inputs import Inputs
 from isanet_jax.pipeline.intensity import change_intensity
@@ -122,7 +122,6 @@ def make_predict(
     mesh: Mesh,
     kinds: tuple[tuple[str, str], ...],
     *,
-    window: tuple[int, int, int] | None = None,
     of_volume: bool = True,
     ct_windows: tuple[CtWindow, ...] = (WIDE,),
     mirror: bool = False,
@@ -137,7 +136,6 @@ def make_predict(
         mesh: volumes are spread over its `data` axis, of which B is a multiple, and a volume's
             depth is split over `space`.
         kinds: (name, kind) of the images, in the order of the network's channels.
-        window: (3,) that the network sees at once; None: the whole.
         of_volume, ct_windows: see `isanet_jax.pipeline.normalise.normalise`.
         mirror: take the mean over the eight mirror images (nnU-Net's test-time augmentation).
         options: of the compiler, see `isanet_jax.distributed.mesh.compiler_options`.
@@ -150,8 +148,7 @@ def make_predict(
         def probability(image):
             return jax.nn.sigmoid(network(params, image).logits)
 
-        whole = windowed(probability, window) if window else probability
-        whole = mirrored(whole) if mirror else whole
+        whole = mirrored(probability) if mirror else probability
         images = {name: over_mesh(x, mesh) for name, x in images.items()}
         return whole(normalise(images, dict(kinds), of_volume=of_volume, ct_windows=ct_windows))
 

@@ -39,7 +39,7 @@ def validate(training: Training, params, epoch: int, *, show=None) -> dict:
     if training.config.train.validate_on == "patches":
         return _validate_patches(training, params, epoch)
     cases, classes = training.parts.selection, training.inputs.classes
-    count = _count_windows if training.config.data.is_whole else _count_volumes
+    count = _count_windows if training.config.data.patch_shape else _count_volumes
     both = count(training, params, cases, show)
     scores = {case: [_dice(*counts) for counts in both[i].tolist()] for i, case in enumerate(cases)}
     by_case = {case: float(np.mean(of_case)) for case, of_case in scores.items()}
@@ -109,7 +109,7 @@ def _count_volumes(training, params, cases, show):
 
 
 def _count_windows(training, params, cases, show):
-    """The same of cases of any shape, one after the other: its windows are spread."""
+    """The same of cases that are seen in windows, one after the other: windows are spread."""
     rows, (part, parts) = training.mesh.shape["data"], batch_part(training.mesh)
     own = slice(part * (rows // parts), (part + 1) * (rows // parts))
 
@@ -127,7 +127,8 @@ def _count_windows(training, params, cases, show):
     for index, (_, case) in enumerate(stored):
         images, outside = _given(training, case)
         name, kind = next(iter(training.inputs.images.items()))
-        body = KINDS[kind].body(case.images[name])
+        is_whole = training.config.data.is_whole
+        body = KINDS[kind].body(case.images[name]) if is_whole else None
         found = over_windows(predict, images, outside, window, classes, body=body, batch=rows)
         counts[index] = np.array(_counts(training, case, found))
         _show(training, case, found, cases, show)

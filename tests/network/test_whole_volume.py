@@ -13,7 +13,6 @@ from isanet_jax.network.whole_volume import (
     mirrored,
     over_windows,
     window_starts,
-    windowed,
 )
 
 
@@ -45,9 +44,6 @@ def test_gaussian_weights_are_nnunets(patch):
     assert weights.min() > 0
 
 
-WEIGHTS = gaussian_weights((8, 8, 8))[..., None]
-
-
 def uneven(image):
     """A network's stand-in that sees where it is in its window."""
     p = image.shape[1]
@@ -56,18 +52,35 @@ def uneven(image):
     return jnp.stack([one, image[..., 1] * ramp[:, None]], -1)  # of two classes
 
 
+def averaged(image, window=(8, 8, 8)):
+    """The mean of all windows of an image (D, H, W, 2), by its definition."""
+    weights = gaussian_weights(window)[..., None]
+    total, weight = np.zeros(image.shape), np.zeros((*image.shape[:3], 1))
+    ranges = [window_starts(n, p) for n, p in zip(image.shape[:3], window, strict=True)]
+    for starts in itertools.product(*ranges):
+        place = tuple(slice(s, s + p) for s, p in zip(starts, window, strict=True))
+        total[place] += np.asarray(uneven(image[None, *place]))[0] * weights
+        weight[place] += weights
+    return total / weight
+
+
+def test_the_mirror_images_of_a_case_are_averaged(generator):
+    image = generator.normal(size=(10, 9, 8, 2)).astype(np.float32)
+    images = {"a": image[..., 0], "b": image[..., 1]}
+
+    def predict(windows):
+        return np.asarray(uneven(np.stack([windows["a"], windows["b"]], -1)))
+
+    expected = 0
+    for flips in itertools.product((False, True), repeat=3):
+        axes = np.flatnonzero(flips).tolist()
+        expected = expected + np.flip(averaged(np.flip(image, axes)), axes) / 8
+    outside = dict.fromkeys(images, 0.0)
+    found = over_windows(predict, images, outside, (8, 8, 8), 2, mirror=True)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_windows_are_averaged_with_their_weights(generator):
-    image = generator.normal(size=(2, 10, 10, 10, 2)).astype(np.float32)
-    out = jax.jit(windowed(uneven, (8, 8, 8)))(image)
-    total, weight = np.zeros((2, 10, 10, 10, 2)), np.zeros((10, 10, 10, 1))
-    for starts in itertools.product((0, 2), repeat=3):
-        place = tuple(slice(s, s + 8) for s in starts)
-        total[:, *place] += np.asarray(uneven(image[:, *place])) * WEIGHTS
-        weight[place] += WEIGHTS
-    np.testing.assert_allclose(out, total / weight, rtol=1e-4, atol=1e-4)
-
-
-def test_the_hosts_windows_are_the_devices(generator):
     """Of any shape; where there is no body nothing is computed; smaller cases lie in the middle."""
     image = generator.normal(size=(10, 13, 8, 2)).astype(np.float32)
     images, outside = {"a": image[..., 0], "b": image[..., 1]}, {"a": 5.0, "b": -7.0}
@@ -78,7 +91,7 @@ def test_the_hosts_windows_are_the_devices(generator):
         return np.asarray(uneven(np.stack([windows["a"], windows["b"]], -1)))
 
     window = (8, 8, 8)
-    expected = jax.jit(windowed(uneven, window))(image[None])[0]
+    expected = averaged(image)
     found = over_windows(predict, images, outside, window, 2, batch=3)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
     assert max(seen) <= 3

@@ -24,6 +24,7 @@ from isanet_jax.locks import only_here
 from isanet_jax.machine import CLOCKS, seconds_by
 from isanet_jax.network import systems
 from isanet_jax.network.config import ModelConfig
+from isanet_jax.network.whole_volume import gaussian_weights
 from isanet_jax.pipeline.inputs import make_inputs
 from isanet_jax.pipeline.normalise import standardised
 from isanet_jax.prediction.predictor import Predictor
@@ -339,13 +340,18 @@ def test_patches_sgd_deep_supervision_and_mirrors_train_and_predict(config, coho
     graphdef, _ = systems.create(systems.of_config(read(config)), jax.random.key(0))
     # Windows; validation is without mirror images.
     kinds = {"ct": "ct", "pet": "pet"}
-    windows = {"window": (8, 8, 8), "of_volume": False}
-    predict = make_predict(graphdef, make_mesh(1, 1), tuple(kinds.items()), **windows)
+    predict = make_predict(graphdef, make_mesh(1, 1), tuple(kinds.items()), of_volume=False)
 
     def probability_of(case, axes=()):
         images, _ = standardised(case.images, case.statistics, kinds, of_volume=False)
-        found = predict(params, {name: np.flip(x, axes)[None] for name, x in images.items()})
-        return np.flip(np.asarray(found)[0, ..., 0], axes)
+        total, weight = np.zeros((16, 16, 16)), np.zeros((16, 16, 16))
+        weights = gaussian_weights((8, 8, 8))
+        for starts in itertools.product((0, 4, 8), repeat=3):  # half of a window apart
+            at = tuple(slice(start, start + 8) for start in starts)
+            flipped = {name: np.flip(x, axes)[at][None] for name, x in images.items()}
+            total[at] += np.asarray(predict(params, flipped))[0, ..., 0] * weights
+            weight[at] += weights
+        return np.flip(total / weight, axes)
 
     epoch = description["progress"]["best_epoch"]
     (best,) = (c for c in lines if c["epoch"] == epoch and "validation_dsc" in c)
