@@ -1,19 +1,16 @@
 """Figures of a comparison: box plots, the curve of Fig. 6, and contours as in Figs. 7 and 8."""
 
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure  # not pyplot: nobody's backend and figures are touched
 
 from isanet_jax.comparison.table import Row
-from isanet_jax.evaluation.pictures import (
-    PLANES,
-    PREDICTION,
-    REFERENCE,
-    draw_plane,
-    largest_section,
-)
+from isanet_jax.kinds import pet_name
 from isanet_jax.metrics import METRICS, shown_in
 
 _COLUMN_INCHES = 2.1
+_CT_WINDOW_HU = (-200, 250)
+_REFERENCE, _PREDICTION = "#00c853", "#00b0ff"
+_PLANES = ("axial", "coronal", "sagittal")
 
 
 def box_plots(path, rows: list[Row]) -> None:
@@ -79,13 +76,58 @@ def contours(path, *, title, case, classes, masks: dict[str, tuple[np.ndarray, f
     reference = np.logical_or.reduce(list(case.masks(classes).values()))
     width = max(_COLUMN_INCHES * len(masks), 6)
     figure = Figure(figsize=(width, 6.8), layout="constrained")
-    axes = figure.subplots(len(PLANES), len(masks), squeeze=False)
+    axes = figure.subplots(len(_PLANES), len(masks), squeeze=False)
     for column, (label, (mask, dsc)) in enumerate(masks.items()):
-        for axis in range(len(PLANES)):
+        for axis in range(len(_PLANES)):
             panel = axes[axis, column]
-            both = ((reference, REFERENCE), (mask, PREDICTION))
-            plane = axis, largest_section(reference, axis)
-            draw_plane(panel, plane, case, both)
+            both = ((reference, _REFERENCE), (mask, _PREDICTION))
+            plane = axis, _largest_section(reference, axis)
+            _draw_plane(panel, plane, case, both)
         axes[0, column].set_title(f"{label}\nDSC {dsc:.3f}", fontsize=9)
     figure.suptitle(f"{title}\nreference green, method blue", fontsize=10)
     figure.savefig(path, dpi=100)
+
+
+def _largest_section(mask: np.ndarray, axis: int) -> int:
+    """The slice across `axis` where the mask (D, H, W) is largest; the middle where it is empty."""
+    others = tuple(i for i in range(3) if i != axis)
+    return int(mask.sum(others).argmax()) if mask.any() else mask.shape[axis] // 2
+
+
+def _draw_plane(panel, plane, case, contours):
+    """Draws one slice, PET over CT (or whatever other image there is), with masks as contours.
+
+    Args:
+        panel: matplotlib axes.
+        plane: (axis, index) of the slice.
+        case: `isanet_jax.cases.case.Case`.
+        contours: (mask (D, H, W) bool, colour) pairs.
+
+    Returns:
+        The PET's image, for a colour bar in SUV; None where there is none.
+    """
+    (axis, index), spacing_mm = plane, case.meta["spacing_mm"]
+    kinds = {name: of["kind"] for name, of in case.meta["images"].items()}
+    pet = pet_name({name: kinds[name] for name in case.images})
+    below = next((name for name in case.images if name != pet), pet)
+    rows, columns = (i for i in range(3) if i != axis)
+    # D runs from feet to head: drawn upwards; H from front to back: drawn downwards.
+    shape = {
+        "origin": "upper" if axis == 0 else "lower",
+        "aspect": spacing_mm[rows] / spacing_mm[columns],
+    }
+    image = case.images[below]
+    low, high = _CT_WINDOW_HU if kinds[below] == "ct" else np.percentile(image, (1, 99.5))
+    panel.imshow(image.take(index, axis), cmap="gray", vmin=low, vmax=high, **shape)
+    fused = None
+    if pet:
+        suv_max = max(5.0, float(np.percentile(case.images[pet], 99.8)))
+        suv = case.images[pet].take(index, axis)
+        opacity = np.clip(suv / suv_max * 1.5, 0, 0.6)
+        fused = panel.imshow(suv, cmap="hot", vmin=0, vmax=suv_max, alpha=opacity, **shape)
+    for mask, colour in contours:
+        section = mask.take(index, axis)
+        if section.any():
+            panel.contour(section, [0.5], colors=colour, linewidths=1.3)
+    panel.set_axis_off()
+    return fused

@@ -99,17 +99,13 @@ def _mean_and_sd(summary, name):
     return f"{mean:.{digits}f} ± {sd:.{digits}f}" if math.isfinite(mean) else f"{mean}"
 
 
-def case_table(cases: dict[str, dict], pictures: dict[str, str]) -> str:
+def case_table(cases: dict[str, dict]) -> str:
     """A Markdown table of each case, hardest first."""
     shown = shown_in("cases")
-    lines = [
-        "| case | " + " | ".join(shown) + " | picture |",
-        "|---" * (len(shown) + 2) + "|",
-    ]
+    lines = ["| case | " + " | ".join(shown) + " |", "|---" * (len(shown) + 1) + "|"]
     for case, metrics in sorted(cases.items(), key=lambda item: item[1]["dsc"]):
         cells = " | ".join(number(metrics[m]) for m in shown)
-        picture = f"[overlay]({pictures[case]})" if case in pictures else ""
-        lines.append(f"| {case} | {cells} | {picture} |")
+        lines.append(f"| {case} | {cells} |")
     return "\n".join(lines)
 
 
@@ -195,7 +191,7 @@ def _validation(run):
     return f" ({VALIDATION_NOTES[run['validated_on']]} {run['validation_dsc']:.4f})"
 
 
-def write_run_report(path, *, runs, rules, preparation, scores, pictures, curves) -> None:
+def write_run_report(path, *, runs, rules, preparation, scores) -> None:
     """Writes report.md of a run, or of an ensemble of runs.
 
     Args:
@@ -204,8 +200,6 @@ def write_run_report(path, *, runs, rules, preparation, scores, pictures, curves
         rules: class -> how its probability became a mask.
         preparation: of the cases.
         scores: see `isanet_jax.evaluation.evaluate.score_run`.
-        pictures: ID -> PNG beside the report.
-        curves: PNG of each run's learning curves beside the report.
     """
     grid = describe_grid(preparation)
     title = f"fold {runs[0]['fold']}" if len(runs) == 1 else f"an ensemble of {len(runs)} networks"
@@ -215,9 +209,7 @@ def write_run_report(path, *, runs, rules, preparation, scores, pictures, curves
         f"{run['training_cases']} training cases. Selection: {SELECTION_NOTES[run['selection']]}."
         for run in runs
     )
-    all_curves = "\n".join(f"![learning curves]({name})" for name in curves)
     primary = scores[list(scores)[-1]]["ct"]["network"]
-    hardest = sorted(pictures, key=lambda case: primary[case]["dsc"])
     text = f"""# Evaluation of {title}
 
 {networks}
@@ -234,14 +226,9 @@ def write_run_report(path, *, runs, rules, preparation, scores, pictures, curves
 
 ## Cases, on the original CT grid, hardest first
 
-{case_table(primary, pictures)}
+{case_table(primary)}
 
-## Learning curves
-
-{all_curves}
-
-## Pictures (reference green, prediction blue)
-
-""" + "\n".join(f"![{case}]({pictures[case]})" for case in hardest)
+Learning curves, and the cases themselves: [report.html](report.html).
+"""
     with replace_when_done(path) as partial:
-        partial.write_text(text + "\n", encoding="utf-8")
+        partial.write_text(text, encoding="utf-8")

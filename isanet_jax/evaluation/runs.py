@@ -14,7 +14,7 @@ _log = logging.getLogger(__name__)
 def evaluate_runs(  # noqa: PLR0915 - one file after the other is written
     workdirs: list[Path], output: Path, *, cases=None, checkpoint="best", rules=None
 ) -> dict:
-    """Scores a run, or several as an ensemble, and writes metrics, pictures and a report.
+    """Scores a run, or several as an ensemble, and writes metrics and reports.
 
     Args:
         workdirs: folders of the runs, or models in one file.
@@ -29,9 +29,9 @@ def evaluate_runs(  # noqa: PLR0915 - one file after the other is written
     Raises:
         CheckpointError, ConfigError, DataError: see the functions called.
     """
-    # Here: these import JAX and matplotlib, which --help does not need.
+    # Here: these import JAX, which --help does not need.
     from isanet_jax.cases.cohort import read_cohort
-    from isanet_jax.evaluation import charts, pictures, report
+    from isanet_jax.evaluation import charts, report
     from isanet_jax.evaluation.evaluate import NETWORK, score_run, unseen_cases
     from isanet_jax.evaluation.page import Page, metrics_table, pack_case
     from isanet_jax.files import is_bundle, write_csv
@@ -61,34 +61,24 @@ def evaluate_runs(  # noqa: PLR0915 - one file after the other is written
             "trained or selected on, and are left out; if they are others, prepare them under "
             "other IDs"
         )
-    (output / "overlays").mkdir(parents=True, exist_ok=True)
-    shown, page = {}, Page()
+    output.mkdir(parents=True, exist_ok=True)
+    page = Page()
 
     with tqdm(total=len(ids), unit="case", disable=None) as bar:
 
         def on_case(case, stored, probability, masks, of_method):
-            metrics = of_method[NETWORK]
             # Of one class: several would hide each other.
             shown_of = probability[..., 0] if len(predictor.classes) == 1 else None
             content = pack_case(stored, stored.masks(predictor.classes), masks, shown_of)
-            page.add(case, metrics["dsc"], content)
-            shown[case] = f"overlays/{case}.png"
-            pictures.overlay(
-                output / shown[case],
-                title=f"{case}: DSC {metrics['dsc']:.3f}, HD95 {metrics['hd95']:.1f} mm",
-                case=stored,
-                references=stored.masks(predictor.classes),
-                predictions=masks,
-            )
+            page.add(case, of_method[NETWORK]["dsc"], content)
             bar.update()
 
         scores = score_run(predictor, cohort, ids, on_case)
-    curves, logs = [], {}
     runs_here = [workdir for workdir in workdirs if not is_bundle(workdir)]
-    for number, workdir in enumerate(runs_here, start=1):
-        curves.append("learning_curves.png" if number == 1 else f"learning_curves_{number}.png")
-        logs[f"network {number}"] = read_log(workdir / "metrics.jsonl")
-        pictures.learning_curves(output / curves[-1], logs[f"network {number}"])
+    logs = {
+        f"network {number}": read_log(workdir / "metrics.jsonl")
+        for number, workdir in enumerate(runs_here, start=1)
+    }
     runs = report.describe_runs(descriptions, ids)
     *_, primary = scores  # of several classes, their mean
     methods = {
@@ -116,8 +106,6 @@ def evaluate_runs(  # noqa: PLR0915 - one file after the other is written
         rules=applied,
         preparation=descriptions[0]["preparation"],
         scores=scores,
-        pictures=shown,
-        curves=curves,
     )
     chosen_by = ", ".join(sorted({report.SELECTION_NOTES[run["selection"]] for run in runs}))
     page.write(
