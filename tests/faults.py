@@ -68,6 +68,7 @@ TESTS = {
     "isanet_jax/losses": "tests/losses tests/docs/test_extending.py",
     "isanet_jax/metrics": "tests/metrics",
     "isanet_jax/network": "tests/network/test_forward.py tests/network/test_backbone.py",
+    "isanet_jax/network/blocks.py": "tests/network/test_forward.py tests/network/test_attention.py",
     "isanet_jax/network/attention": "tests/network/test_attention.py",
     "isanet_jax/network/attention/isa.py": "tests/network/test_backbone.py",
     "isanet_jax/network/cascade.py": "tests/network/test_cascade.py tests/network/test_forward.py",

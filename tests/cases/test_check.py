@@ -6,7 +6,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from isanet_jax.cases.check import check, warnings_of_all, write_table
+from isanet_jax.cases.check import _columns, check, warnings_of_all, write_table
 from isanet_jax.cases.preparation import Settings
 from isanet_jax.classes import Classes
 from isanet_jax.cli.prepare import _write_page, main
@@ -64,6 +64,13 @@ def errors_of(rows):
 
 def warnings_of(rows):
     return "; ".join(text for row in rows for text in row["warnings"])
+
+
+def test_the_columns_say_what_the_values_of_an_image_are(folder):
+    rows = check(read_table(folder / "cases.csv"), Settings())
+    assert rows[0].keys() >= {"ct_hu", "pet_suv", "pet_covers"}
+    assert {"mr_values", "pet_suv"} <= set(_columns({"mr": "mr", "pet": "pet"}))
+    assert "mr_covers" not in _columns({"mr": "mr", "pet": "pet"})  # by the first image
 
 
 def test_one_scan_under_two_ids(folder):

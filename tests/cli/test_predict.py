@@ -240,6 +240,8 @@ def test_dicom_in_and_out_with_a_table_of_lesions(trained, patient, tmp_path, ca
     total = sum(float(row["volume_ml"]) for row in rows)
     assert total == pytest.approx(mask.sum() * voxel_ml, abs=1e-3)
     assert {row["case"] for row in rows} == {"scan"}
+    for row in rows:  # four decimals
+        assert all(len(value.partition(".")[2]) <= 4 for value in row.values())
     with pytest.raises(DataError, match="exists already"):
         main([*arguments, "--format", "nifti"])
 

@@ -36,6 +36,12 @@ def comparison(cohort_folder):
     }  # fmt: skip
 
 
+def test_a_cell_that_a_signal_stopped_is_not_done(cohort_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("isanet_jax.training.loop.train", lambda *_: False)
+    assert run_cell(small_config(cohort_folder), tmp_path, thresholds=False) is False
+    assert not any(tmp_path.iterdir())
+
+
 def test_what_fits_is_trained(comparison, tmp_path, capsys):
     write_json(tmp_path / "narrow" / "cost.json", COST)
     write_json(tmp_path / "wide" / "cost.json", COST | {"epoch_s": 3.0})

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from isanet_jax.comparison import table
+from isanet_jax.comparison import page, report, table
 from isanet_jax.comparison.grid import THRESHOLDS
 from isanet_jax.comparison.report import latex_table, markdown_table
 from isanet_jax.metrics.segmentation import case_metrics
@@ -118,6 +118,31 @@ def test_methods_are_compared_over_the_cases_of_both(rows):
     assert clearest["p"] <= 0.5
     assert clearest["p_holm"] == pytest.approx(2 * clearest["p"])
     assert table.tests(list(rows.values()), "absent") == []
+
+
+def test_the_tests_are_a_table_or_the_reason_why_there_is_none():
+    assert report.tests_table([]) == "None: the reference or every other method is missing."
+    test = {"label": "B", "metric": "dsc", "n": 7, "difference": -0.0312, "low": -0.05}
+    test |= {"high": 0.01, "p": 0.0123, "p_holm": 0.0246, "n_infinite": 1}
+    *_, row = report.tests_table([test]).splitlines()
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells == ["B", "DSC", "7", "-0.0312", "-0.0500 to +0.0100", "0.0123", "0.0246", "1"]
+
+
+def test_the_page_has_curves_where_any_method_has_a_log(monkeypatch, rows, tmp_path):
+    lines = [{"epoch": 1, "validation_dsc": 0.5}, {"epoch": 2, "validation_dsc": 0.6}]
+    written = {}
+    volumes = SimpleNamespace(write=lambda path, **content: written.update(content))
+    monkeypatch.setattr(page, "_volumes", lambda *_: volumes)
+    monkeypatch.setattr(page, "case_folder", lambda *_: None)
+    of_comparison = COMPARISON | {"curve": "", "title": "t", "dataset": "sts"}
+    for logs, charts in (({"a": [lines], "b": []}, 2), ({"a": [], "b": []}, 1)):
+        cells = [SimpleNamespace(method=name, is_done=True, logs=logs[name]) for name in logs]
+        page.write_page(
+            tmp_path / "r.html", comparison=of_comparison, lines=[], rows=list(rows.values()),
+            of_class={}, masks={}, cells=cells,
+        )  # fmt: skip
+        assert len(written["charts"]) == charts
 
 
 def test_tables_show_ours_beside_the_papers(rows):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from isanet_jax.cases.case import read_case
-from isanet_jax.evaluation.charts import boxes, learning_curves
+from isanet_jax.evaluation.charts import boxes, curves_panel, learning_curves
 from isanet_jax.evaluation.page import (
     Page,
     coded,
@@ -300,6 +300,20 @@ def test_soft_tissue_is_kept_to_one_hounsfield_unit():
     found = steps[coded(pet, steps)]
     assert np.abs(found - pet).max() <= 0.16
     assert np.abs(found - pet)[pet < 2.5].max() <= 0.04
+
+
+def test_other_images_are_shown_in_256_values_between_their_percentiles():
+    data = np.arange(10001, dtype=np.float32)
+    steps = steps_of("mr", data)
+    assert (len(steps), steps[0], steps[-1]) == (256, 10, 9990)
+    assert len(steps_of("mr", np.zeros(9))) == 256  # constant: still rising
+    assert (np.diff(steps_of("mr", np.zeros(9))) >= 0).all()
+
+
+def test_a_value_that_is_not_finite_is_no_point_of_a_curve():
+    lines = {"a": [(1, 0.5), (2, math.inf), (3, math.nan), (4, 0.75)], "b": []}
+    panel = curves_panel("DSC", "epoch", lines)
+    assert panel["lines"] == [{"name": "a", "points": [(1, 0.5), (4, 0.75)]}]
 
 
 def test_of_many_cases_those_that_did_worst_are_kept(cases, tmp_path):

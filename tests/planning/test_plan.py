@@ -100,6 +100,12 @@ def test_what_cannot_be_planned_is_refused(arguments, message):
         command.main(["--config", "configs/phantom.py", *arguments])
 
 
+def test_a_plan_is_of_a_config(capsys):
+    with pytest.raises(SystemExit):
+        command.main(["--target", "cpu"])
+    assert "--config" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("peaks", "usable", "expected"),
     [

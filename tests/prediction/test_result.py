@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from isanet_jax.prediction import result
 from isanet_jax.prediction.result import Images, Prediction
 from isanet_jax.prediction.rules import Rules
 from isanet_jax.volume import Volume
@@ -22,6 +23,18 @@ def test_a_voxel_has_the_value_of_the_last_class_that_it_is_in():
     assert found.labels.dtype == np.uint8
     np.testing.assert_array_equal(found.mask.ravel(), [True] * 4)
     np.testing.assert_allclose(found.probability.ravel(), [0.9, 0.9, 0.9, 0.5])
+
+
+def test_a_saved_mask_carries_no_identity_unless_it_is_asked_to(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(result, "write_outputs", lambda *_, **how: asked.append(how))
+    found = prediction({"a": 1}, [0.9])
+    found.save(tmp_path / "m.dcm", format="rtstruct")
+    found.save(tmp_path / "m.dcm", format="rtstruct", keep_identity=True, overwrite=True)
+    assert asked == [
+        {"keep_identity": False, "overwrite": False},
+        {"keep_identity": True, "overwrite": True},
+    ]
 
 
 def test_a_value_above_255_does_not_wrap_around():

@@ -9,7 +9,7 @@ import pytest
 
 from isanet_jax.errors import CheckpointError
 from isanet_jax.prediction.predictor import Predictor
-from isanet_jax.runs.checkpoint import Checkpoints
+from isanet_jax.runs.checkpoint import Checkpoints, load_params
 from isanet_jax.runs.log import read_log
 from isanet_jax.training import loop
 
@@ -121,6 +121,18 @@ def test_the_latest_parameters_can_be_used_where_the_best_are_damaged(run, train
     assert predictor.descriptions[0]["progress"]["data"]
     same = Predictor([trained], checkpoint="latest")
     assert len(predictor.descriptions) == len(same.descriptions)
+
+
+def test_a_checkpoint_that_is_gone_is_told_from_one_that_was_never_written(tmp_path):
+    for series in ("best", "latest"):
+        (tmp_path / "checkpoints" / series).mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="holds no finished checkpoint yet; train on"):
+        load_params(tmp_path, None)
+    (tmp_path / "checkpoints" / "saved.json").write_text(json.dumps({"best": {"step": 3}}))
+    with pytest.raises(CheckpointError, match="holds no whole checkpoint any more"):
+        load_params(tmp_path, None)
+    with pytest.raises(CheckpointError, match="holds no trained network; train one first"):
+        load_params(tmp_path / "other", None)
 
 
 @pytest.mark.parametrize("gone", ["checkpoints", "checkpoints/latest", "checkpoints/latest/12"])
