@@ -17,7 +17,7 @@ from isanet_jax.errors import ConfigError
 from isanet_jax.files import write_json
 from isanet_jax.prediction.predictor import Predictor
 from isanet_jax.runs.checkpoint import read_progress
-from isanet_jax.settings import changed, to_dict
+from isanet_jax.settings import changed, read, to_dict
 from tests.conftest import small_config
 
 COST = {"start_s": 10.0, "epoch_s": 10.0, "validation_s": 1.0}
@@ -38,7 +38,7 @@ def comparison(cohort_folder):
 
 def test_a_cell_that_a_signal_stopped_is_not_done(cohort_folder, tmp_path, monkeypatch):
     monkeypatch.setattr("isanet_jax.training.loop.train", lambda *_: False)
-    assert run_cell(small_config(cohort_folder), tmp_path, thresholds=False) is False
+    assert run_cell(read(small_config(cohort_folder)), tmp_path, thresholds=False) is False
     assert not any(tmp_path.iterdir())
 
 
