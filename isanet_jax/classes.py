@@ -91,7 +91,7 @@ class Classes:
                 )
         if unknown := self.codes.keys() - self.values.keys():
             raise ConfigError(
-                f"a code for {min(unknown)}, which is no class; there are {', '.join(self.values)}"
+                f"a code for {min(unknown)}, not a class; there are {', '.join(self.values)}"
             )
         if len(self.values) > 1:
             self._check_order()
@@ -106,7 +106,7 @@ class Classes:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the classes, in their order."""
+        """The classes' names, in their order."""
         return tuple(self.values)
 
     @property
@@ -128,7 +128,7 @@ class Classes:
 
     @property
     def dtype(self) -> type:
-        """Of a label of bits."""
+        """The type of a label of bits."""
         return np.uint8 if len(self.values) < 8 else np.uint16
 
     def bits(self, label: np.ndarray) -> np.ndarray:
@@ -140,11 +140,11 @@ class Classes:
         return out
 
     def any_of(self, bits: np.ndarray) -> np.ndarray:
-        """Which voxels of a label of bits belong to a class, whichever, bool."""
+        """Returns the voxels of a label of bits that belong to any class, bool."""
         return bits & self.dtype((1 << len(self.values)) - 1) > 0
 
     def to_json(self) -> dict:
-        """As the manifest has them."""
+        """Returns them as the manifest has them."""
         return {
             "classes": {name: list(values) for name, values in self.values.items()},
             "ignore": list(self.ignore),
@@ -154,7 +154,7 @@ class Classes:
 
 
 def class_mask(bits: np.ndarray, index: int) -> np.ndarray:
-    """Which voxels of a label of bits belong to the class of an index, bool."""
+    """Returns the voxels of a label of bits that belong to the class of an index, bool."""
     return (bits >> index) & 1 > 0
 
 
@@ -165,7 +165,7 @@ def class_masks(bits: np.ndarray, settings: Mapping, names) -> dict[str, np.ndar
 
 
 def ignored_mask(bits: np.ndarray, settings: Mapping) -> np.ndarray | None:
-    """Of which voxels of such a label nothing is known, bool; None where no value says so."""
+    """Returns the voxels of such a label that nothing is known of, bool; None if there are none."""
     return class_mask(bits, len(settings["classes"])) if settings["ignore"] else None
 
 

@@ -31,7 +31,7 @@ _GEOMETRY_FIELDS = (
 
 
 class _Quaternion:
-    """Of a header: takes a quaternion that is too long by float32's rounding, as others do."""
+    """A header that accepts a quaternion too long by float32's rounding, as others do."""
 
     def get_qform_quaternion(self):
         vector = np.array([self["quatern_b"], self["quatern_c"], self["quatern_d"]], float)

@@ -76,7 +76,7 @@ def test_a_prediction_is_the_commands_whatever_form_the_images_have(trained, pat
     np.testing.assert_array_equal(nibabel.load(tmp_path / "again.nii.gz").dataobj, mask)
     with pytest.raises(DataError, match="exists already"):
         found.save(tmp_path / "again.nii.gz")
-    with pytest.raises(DataError, match="the CT is no DICOM"):
+    with pytest.raises(DataError, match="the CT is not DICOM"):
         found.save(tmp_path / "a.dcm", format="rtstruct")
     with pytest.raises(ConfigError, match="format 'png'"):
         found.save(tmp_path / "a.png", format="png")

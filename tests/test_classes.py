@@ -98,7 +98,7 @@ def test_codes_are_the_datasets_or_those_that_are_given():
     assert own.codes == given
     stored = json.loads(json.dumps(Settings(classes=own).to_json()))
     assert settings_of(stored).classes == own
-    with pytest.raises(ConfigError, match="a code for gtvx, which is no class"):
+    with pytest.raises(ConfigError, match="a code for gtvx, not a class"):
         classes_of(DATASETS["table"], None, [], classes={"a": (1,)}, codes={"gtvx": given["gtvn"]})
     for text in ("SCT:1", "SCT::Neoplasm", "S" * 17 + ":1:x", "SCT:1:a\\b", "SCT:1:" + "x" * 65):
         with pytest.raises(ConfigError, match="give SCHEME:VALUE:MEANING"):

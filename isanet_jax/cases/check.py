@@ -29,7 +29,7 @@ _CROPPED_CASES, _CROPPED_SHARE, _CROPPED_MM = 5, 0.5, 3.0
 
 
 def _columns(images):
-    """Of the table, for images (name -> kind)."""
+    """Returns the table's columns for images (name -> kind)."""
     columns = ["case", "patient", "errors", "warnings"]
     for index, (name, kind) in enumerate(images.items()):
         columns += [f"{name}_{what}" for what in ("shape", "spacing_mm", "axes", _values(kind))]
@@ -38,7 +38,7 @@ def _columns(images):
 
 
 def _values(kind):
-    """What the column of an image's values is called: `hu`, `suv`, `values`."""
+    """Returns the name of the column of an image's values: `hu`, `suv`, `values`."""
     return KINDS[kind].unit.lower() or "values"
 
 

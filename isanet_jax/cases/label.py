@@ -98,7 +98,7 @@ def _lost_lesions(label, label_case, affine):
 
 
 def label_warnings(label, label_case, affine, volumes, settings):
-    """What is to be told of a label of bits; of each class, where there are several."""
+    """Returns the warnings about a label of bits, for each class where there are several."""
     classes, warnings = settings.classes, []
     if not classes.any_of(label.data).any():
         return ["the label is empty"]

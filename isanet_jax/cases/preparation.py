@@ -43,7 +43,7 @@ class Settings:
             raise ConfigError("the head is found on the PET, and there is none among the images")
 
     def to_json(self) -> dict:
-        """As the manifest has them; of `whole`, without a size."""
+        """Returns them as the manifest has them; those of `whole` without a size."""
         return {
             "size": None if self.fit == "whole" else _short(self.size),
             "fit": self.fit,
@@ -84,7 +84,7 @@ def settings_of(stored: Mapping) -> Settings:
 
 
 def _size_of(stored):
-    """Of `whole` there is none."""
+    """Returns the size; a `whole` case has none."""
     if stored is None:
         return Settings.size
     return tuple(stored) if isinstance(stored, list) else stored

@@ -120,7 +120,7 @@ def _voxels(bits, classes):
 
 
 def _describe(volumes, images, tumour, settings):
-    """Of each image its kind, the range of its values, and what it is normalised by.
+    """Returns the kind, range of values and statistics of each image.
 
     `of_tumour` are the percentiles 0, 1, ..., 100 of the voxels of any class; none without.
     """

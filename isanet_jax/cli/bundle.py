@@ -15,11 +15,11 @@ def parser() -> Parser:
         "predict and eval in a run's place.",
     )
     root.add_argument(
-        "--workdir", required=True, nargs="+", help="a run, several, or models to be put together"
+        "--workdir", required=True, nargs="+", help="one run, several, or models to put together"
     )
     root.add_argument("--output", required=True, help="file to write, NAME.isanet")
     root.add_argument("--checkpoint", default="best", choices=("best", "latest"))
-    root.add_argument("--rules", help="file of isanet tune, to be applied by who uses the model")
+    root.add_argument("--rules", help="file of isanet tune, applied whenever the model predicts")
     for name, what in (
         ("intended-use", "what it is for"),
         ("limits", "where it is known to fail"),

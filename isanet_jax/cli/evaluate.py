@@ -44,7 +44,7 @@ def parser() -> Parser:
         help="several classes of these masks by name, as in gtvp=1 gtvn=2",
     )
     root.add_argument(
-        "--ignore", metavar="V[,V]", help="values of the references that nothing is known of"
+        "--ignore", metavar="V[,V]", help="values of the references to leave out of the metrics"
     )
     root.add_argument("--rules", help="of a run: file of isanet tune; the report says so")
     root.add_argument("--output", help="folder for the results (default, of one run: WORKDIR/eval)")

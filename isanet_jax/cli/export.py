@@ -25,7 +25,7 @@ def parser() -> Parser:
         help="what to write (default: both)",
     )
     root.add_argument("--checkpoint", default="best", choices=("best", "latest"))
-    root.add_argument("--rules", help="file of isanet tune, to be applied by isanet_onnx.py")
+    root.add_argument("--rules", help="file of isanet tune, applied by isanet_onnx.py")
     root.add_argument(
         "--no-check",
         action="store_true",

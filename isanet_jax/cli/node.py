@@ -21,7 +21,7 @@ def parser() -> Parser:
     root = Parser(
         description="A DICOM node: takes studies by C-STORE, waits until nothing more of them "
         "comes, predicts, and sends SEG and RTSTRUCT back. Its queue is on disk: the same command "
-        "goes on after whatever ended it. For research; what it sends is no diagnosis.",
+        "resumes after whatever ended it. For research; what it sends is not a diagnosis.",
     )
     root.add_argument("--model", required=True, nargs="+", help="of isanet bundle, or runs")
     root.add_argument("--folder", default="node", help="of its queue (default: node)")
@@ -55,7 +55,7 @@ def parser() -> Parser:
         "--quiet-s",
         type=float,
         default=60.0,
-        help="seconds without anything new, after which a study is taken to be whole (default: 60)",
+        help="seconds without a new instance, after which a study counts as complete (default: 60)",
     )
     root.add_argument("--status-port", type=int, default=11113, help="of the page, on loopback")
     root.add_argument("--most-gib", type=float, default=50.0, help="of images kept (default: 50)")
@@ -79,7 +79,7 @@ def main(arguments=None) -> None:
 
     for title in (args.aet, *args.accept):
         if not _TITLE.fullmatch(title):
-            raise ConfigError(f"{title!r} is no AE title: at most 16 characters, no backslash")
+            raise ConfigError(f"{title!r} is not an AE title: at most 16 characters, no backslash")
     peers = _peers(args)
     with only_here(args.folder, "node", "is a node there"):
         _run(args, peers)
@@ -152,7 +152,7 @@ def _peers(args):
 
 
 def _tls(args, *, of_server=True):
-    """Of the server, or to its peers; None where the node has no certificate."""
+    """Returns TLS for the server or its peers; None where the node has no certificate."""
     import ssl
 
     if not args.tls_cert:

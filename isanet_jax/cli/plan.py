@@ -28,7 +28,7 @@ def parser() -> Parser:
     root.add_argument(
         "--target",
         default="cpu,rtx3090,a100-40,h100",
-        help=f"comma-separated, of cpu, {', '.join(GPUS)} (default: %(default)s)",
+        help=f"comma-separated, from cpu, {', '.join(GPUS)} (default: %(default)s)",
     )
     root.add_argument(
         "--batch",

@@ -53,8 +53,8 @@ def parser() -> Parser:
     root.add_argument(
         "--format",
         default="nifti",
-        help=f"of the masks, comma-separated: {', '.join(suffixes())}; the DICOM ones need the CT "
-        "as DICOM, and stand beside the NIfTI with other endings (default: nifti)",
+        help=f"formats of the masks, comma-separated: {', '.join(suffixes())}; the DICOM ones need "
+        "the CT as DICOM, and stand beside the NIfTI with other endings (default: nifti)",
     )
     root.add_argument(
         "--keep-identity",
@@ -109,7 +109,7 @@ def parser() -> Parser:
     existing.add_argument(
         "--skip-existing",
         action="store_true",
-        help="with --table: leave cases alone whose mask is there already",
+        help="with --table: skip cases whose mask exists already",
     )
     return root
 
@@ -272,7 +272,7 @@ class _LesionTable:
             raise DataError(f"cannot be read as CSV ({error})", file=self.path) from error
         if not {"case", "lesion", "volume_ml"} <= set(columns) <= set(COLUMNS):
             raise DataError(
-                f"is no table of lesions: it has the columns {', '.join(columns)[:200]}",
+                f"is not a table of lesions: it has the columns {', '.join(columns)[:200]}",
                 file=self.path,
                 wanted=", ".join(COLUMNS),
                 action="Name another file with --lesions",

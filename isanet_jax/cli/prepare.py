@@ -104,7 +104,7 @@ def _add_source(command, *, required=True):
         "Primary' (default: of HECKTOR's gtvp and gtvn their own, else SCT:108369006:Neoplasm)",
     )
     command.add_argument(
-        "--ignore", metavar="V[,V]", help="values of the label that nothing is known of"
+        "--ignore", metavar="V[,V]", help="values of the label to leave out of losses and metrics"
     )
     command.add_argument(
         "--images",

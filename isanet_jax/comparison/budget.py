@@ -98,7 +98,7 @@ def within_budget(comparison: dict, workdir: Path, *, jobs: int = 0) -> dict:
 
 
 def minutes_of(comparison: dict) -> tuple[str, float]:
-    """Of each training: by which clock (`cpu` or `gpu`), and how many; 0: as its settings say."""
+    """Returns each training's clock (`cpu` or `gpu`) and minutes; 0: as its settings say."""
     clock = "gpu" if comparison.get("gpu_minutes") else "cpu"
     return clock, comparison.get(f"{clock}_minutes", 0)
 
@@ -115,7 +115,7 @@ def epochs_within(cost: dict[str, float], minutes: float) -> int:
 
 
 def networks_within(cost: dict[str, float], minutes: float, most: int, least_epochs: int) -> int:
-    """Of an ensemble, how many networks have so many epochs each: one at least, `most` at most.
+    """Returns how many networks of an ensemble have so many epochs each: from one to `most`.
 
     Args:
         cost: seconds, see `measure`.

@@ -107,7 +107,7 @@ share training data: the p-values are a guide.
 
 
 def _tests(comparison, rows):
-    """Of trained methods: thresholds are there for scale, and would dilute the correction."""
+    """Tests the trained methods: thresholds are for scale, and would dilute the correction."""
     methods = [row for row in rows if row.name in comparison["methods"]]
     return tests(methods, comparison["reference"])
 

@@ -65,7 +65,7 @@ class Scan:
 
     @property
     def place(self) -> Path:
-        """Of its first image, for messages."""
+        """The place of its first image, for messages."""
         return next(iter(self.images.values()))
 
 
@@ -227,7 +227,7 @@ def existing_folder(source, what, how="") -> Path:
 def cases_of(paths, suffixes) -> set[tuple[Path, str]]:
     """(folder, ID) of the cases that have a file named ID and one of these suffixes.
 
-    A case is one as soon as any file of it is there, so that one that lacks a file is told of.
+    Any one file makes a case, so that one that lacks a file is reported.
     Of several suffixes that fit, the first counts.
     """
     found = set()

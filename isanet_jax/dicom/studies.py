@@ -474,5 +474,5 @@ def _has(one, region):
 
 
 def _suffices(found, classes, asked):
-    """Of classes any region; of the tumour's united ones, all."""
+    """Says whether regions suffice: any of the classes', all of a united tumour's."""
     return any(found.values()) if asked.classes else found == classes

@@ -124,7 +124,7 @@ def _step_of(shape):
 
 
 def _content(images, kinds, affine, *, references, predictions, probability):
-    """As JSON: arrays (D, H, W) of one grid, and its affine."""
+    """Makes JSON of arrays (D, H, W) of one grid, and its affine."""
     packed = []
     for name, data in images.items():
         kind = kinds[name]
@@ -174,7 +174,7 @@ def _lesions(references, predictions):
 
 
 def _centres(mask, known=None):
-    """Of each component, but for those that touch what is known, the voxel nearest its centre."""
+    """Returns the voxel nearest the centre of each component that touches nothing known."""
     parts, count = ndimage.label(mask, CONNECTED_26)
     centres = []
     for number in range(1, count + 1):

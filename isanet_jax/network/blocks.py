@@ -219,7 +219,7 @@ def global_mean(x: jax.Array) -> jax.Array:
 
 
 def softmax_over_volume(x: jax.Array) -> jax.Array:
-    """Of each channel: (B, D, H, W, C), of which a volume's sum is 1."""
+    """Returns the softmax of each channel: (B, D, H, W, C), whose sum over a volume is 1."""
     parts = parts_of(x)
     if parts == 1:
         return jax.nn.softmax(x, axis=SPACE)

@@ -33,7 +33,7 @@ def recompute(function: Callable, config: ModelConfig, *scopes: str) -> Callable
 
 
 def recompute_elementwise(function: Callable, config: ModelConfig) -> Callable:
-    """As `recompute`, wherever anything is: for a function whose inner values cost next to nothing.
+    """Does what `recompute` does, wherever anything is recomputed: for cheap inner values.
 
     On CPUs, whose compiler would merge the two computations, the function itself.
     """

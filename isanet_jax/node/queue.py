@@ -1,4 +1,4 @@
-"""The node's studies on disk: each is in one folder, and goes on by renaming it.
+"""The node's studies on disk: each is in one folder, and moves on when that is renamed.
 
     received/KEY   files as they come in
     waiting/KEY    nothing has come for a while: to be predicted

@@ -1,4 +1,4 @@
-"""The node's ear: C-STORE and C-ECHO from whom it is told to accept."""
+"""The node's receiver: C-STORE and C-ECHO from the titles that it accepts."""
 
 import ssl
 import tempfile
@@ -32,7 +32,7 @@ _TIMEOUT_S, _HANDSHAKE_S = 60, 10
 
 
 class _Server(ThreadedAssociationServer):
-    """Whose TLS handshakes are each in a thread: who is slow at it, or silent, holds up nobody."""
+    """A server with a thread for each TLS handshake: a slow or silent peer holds up nobody."""
 
     def get_request(self):
         client, address = self.socket.accept()

@@ -77,7 +77,7 @@ def _read_element(stored: StoredCase, inputs: Inputs, start, drawn, centre=None)
 
 
 def _halves(mask):
-    """Of a mask's voxels 2: twice the share of a class, so that a mixed label is whole, too."""
+    """Returns twice a mask, so that the shares of two mixed labels are whole numbers."""
     return mask.view(np.uint8) << np.uint8(1)
 
 

@@ -49,7 +49,7 @@ class Inputs(NamedTuple):
 
     @property
     def channels(self) -> int:
-        """Of the network's input."""
+        """The number of channels of the network's input."""
         return sum(len(self.ct_windows) if kind == "ct" else 1 for kind in self.images.values())
 
 

@@ -169,7 +169,7 @@ def change_contrast(x: jax.Array, factor: jax.Array) -> jax.Array:
 
 
 def lower_resolution(x: jax.Array, zoom: jax.Array) -> jax.Array:
-    """As if (D, H, W) had `zoom` times as many voxels along each axis.
+    """Makes a volume look as if (D, H, W) had `zoom` times as many voxels along each axis.
 
     The nearest voxels are taken, then interpolated linearly (PyTorch's `nearest-exact` and
     `trilinear`). Both work along each axis on its own.

@@ -263,7 +263,7 @@ class _Member(NamedTuple):
 
     @property
     def kinds(self) -> dict[str, str]:
-        """Of its images, by name, in the order of its channels."""
+        """The kinds of its images, by name, in the order of its channels."""
         return self.config.data.kinds
 
     def standardised(self, case):

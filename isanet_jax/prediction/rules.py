@@ -16,7 +16,7 @@ THRESHOLD = 0.5
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rules:
-    """Of one class; the defaults change nothing but the threshold's half.
+    """The rules of one class; by default a voxel counts if its probability is at least 0.5.
 
     Attributes:
         threshold: least probability of a voxel.
@@ -55,7 +55,7 @@ class Rules:
         return kept[parts]
 
     def kept(self, ml: np.ndarray, suv_max: np.ndarray) -> np.ndarray:
-        """Which of a mask's components stay, bool, from their volumes and SUVmax."""
+        """Returns which of a mask's components stay, bool, from their volumes and SUVmax."""
         kept = (ml >= self.smallest_ml) & (suv_max >= self.least_suv_max)
         if self.largest_only and kept.any():
             kept &= np.arange(len(ml)) == np.where(kept, ml, -1).argmax()
@@ -112,5 +112,5 @@ def default_rules(classes) -> dict[str, Rules]:
 
 
 def write_form(rules: Mapping[str, Rules]) -> dict[str, dict]:
-    """As JSON has them."""
+    """Returns them as JSON has them."""
     return {name: dataclasses.asdict(rule) for name, rule in rules.items()}

@@ -244,7 +244,7 @@ def read_progress(workdir) -> dict:
 
 
 def _stored(items):
-    """As checkpoints have it: an array of a network lies under `value`, as in nnx's variables."""
+    """Returns it as checkpoints have it: a network's arrays lie under `value`, as nnx's do."""
 
     def stored(tree):
         return jax.tree.map(lambda x: {_VALUE: x}, tree) if isinstance(tree, dict) else tree
@@ -351,5 +351,5 @@ def check_version(description, folder):
         raise CheckpointError(
             f"the checkpoint in {folder} is of version {there} of {name}, and this program has "
             f"version {SYSTEMS[name].version}, which computes something else (CHANGELOG.md says "
-            "what). Use the program it was trained with, or train it anew in another --workdir"
+            "what). Use the program it was trained with, or train it again in another --workdir"
         )

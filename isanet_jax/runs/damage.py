@@ -19,7 +19,7 @@ def lost(workdir, what):
     """The error of a folder whose record is there and whose checkpoints are not."""
     return CheckpointError(
         f"{what} is missing in {workdir}, which holds the record of an earlier training. Put it "
-        f"back from a copy to resume. To start anew, use another --workdir, or delete {workdir}"
+        f"back from a copy to resume. To start again, use another --workdir, or delete {workdir}"
         + way_out(workdir, "latest")
     )
 

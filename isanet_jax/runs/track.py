@@ -47,7 +47,7 @@ class Tracker:
         except Exception as error:  # of another program's making, in a hundred ways
             reason = " ".join(str(error).split())[:200]
             raise ConfigError(
-                f"--track {name}: it does not take the run ({reason}). Look at its settings, such "
+                f"--track {name}: it refuses the run ({reason}). Look at its settings, such "
                 "as where it keeps its records, or leave --track out"
             ) from error
         remembered.write_text(f"{found}\n", encoding="utf-8")
@@ -75,7 +75,9 @@ class Tracker:
                 self._run.log(dict(values), step=step)
         except Exception as error:  # a training does not end for its record's sake
             self._is_lost = True
-            _log.warning(f"warning: {self._name} takes nothing any more ({type(error).__name__})")
+            _log.warning(
+                f"warning: {self._name} no longer accepts records ({type(error).__name__})"
+            )
 
     def close(self) -> None:
         """Ends the record."""

@@ -21,7 +21,7 @@ _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "col
 
 
 class StepCost(NamedTuple):
-    """Of one call, on each device.
+    """The cost of one call, on each device.
 
     Attributes:
         flops: of the whole batch, before optimisation; recomputation counts.

@@ -148,7 +148,7 @@ def test_outputs_are_never_inputs_and_the_lesions_never_the_mask(table, tmp_path
 
 def test_a_table_of_other_columns_is_not_taken_for_one_of_lesions(table, tmp_path):
     (tmp_path / "lesions.csv").write_text("name,age\nx,1\n")
-    with pytest.raises(DataError, match="is no table of lesions: it has the columns name, age"):
+    with pytest.raises(DataError, match="is not a table of lesions: it has the columns name, age"):
         run("w", table[1], tmp_path, "--overwrite")
 
 

@@ -98,11 +98,11 @@ def test_any_changed_byte_is_noticed(model, tmp_path):
         changed = bytearray(content)
         changed[place] ^= 1
         damaged.write_bytes(changed)
-        with pytest.raises(CheckpointError, match="no model, or a damaged one"):
+        with pytest.raises(CheckpointError, match="not a model, or is a damaged one"):
             read_bundle(damaged)
     for kept in (0, 10, len(content) // 2, len(content) - 1):
         damaged.write_bytes(content[:kept])
-        with pytest.raises(CheckpointError, match="no model, or a damaged one"):
+        with pytest.raises(CheckpointError, match="not a model, or is a damaged one"):
             read_bundle(damaged)
     with pytest.raises(CheckpointError, match="cannot be read"):
         read_bundle(tmp_path / "absent.isanet")

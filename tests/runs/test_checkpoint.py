@@ -139,7 +139,7 @@ def test_a_checkpoint_that_is_gone_is_told_from_one_that_was_never_written(tmp_p
 def test_a_run_whose_checkpoints_are_gone_does_not_begin_anew(run, config, gone):
     shutil.rmtree(run / gone)
     record = (run / "metrics.jsonl").read_text()
-    with pytest.raises(CheckpointError, match="is missing.*To start anew, use another --workdir"):
+    with pytest.raises(CheckpointError, match="is missing.*To start again, use another --workdir"):
         loop.train(config, run)
     assert (run / "metrics.jsonl").read_text() == record
 

@@ -148,7 +148,7 @@ def _upsample_forward(x, kernel):
 
 
 def _upsample_backward(saved, gradient):
-    """As the gradients of the stride-2 convolution whose transpose this is.
+    """Computes the gradients as those of the stride-2 convolution whose transpose this is.
 
     <g, up(x, k)> = <down(g, k'), x>, with k' the flipped kernel. JAX's own rule writes the kernel's
     gradient as a forward convolution whose window is as large as the volume, which GPUs run 32

@@ -27,7 +27,7 @@ def needs_dicom(images) -> None:
     """Raises DataError where the first image, which the output is to reference, is no DICOM."""
     if images.slices is None:
         raise DataError(
-            f"DICOM is asked for and the {shown(*next(iter(images.kinds.items())))} is no DICOM",
+            f"DICOM is asked for and the {shown(*next(iter(images.kinds.items())))} is not DICOM",
             case=images.scan.case,
             file=images.scan.place,
             wanted="a DICOM image, which the output references",
