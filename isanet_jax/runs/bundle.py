@@ -179,8 +179,8 @@ def read_bundle(path) -> Bundle:
         return Bundle(networks, dict(model["rules"]), members[_CARD].decode())
     except (ValueError, KeyError, TypeError, zipfile.BadZipFile, SafetensorError) as error:
         raise CheckpointError(
-            f"{path} is not a model, or is a damaged one ({' '.join(str(error).split())[:200]}); copy "
-            "it again, or make it again with isanet bundle"
+            f"{path} is not a model, or is a damaged one ({' '.join(str(error).split())[:200]}); "
+            "copy it again, or make it again with isanet bundle"
         ) from error
 
 

@@ -182,7 +182,7 @@ def test_a_tracker_that_fails_does_not_end_a_training(tmp_path, monkeypatch, cap
     Tracker("mlflow", tmp_path, {"seed": 1})  # resumed: the same record goes on
     assert [run_id for run_id, _ in fake.runs] == [None, "r1"]
     monkeypatch.setattr(fake, "start_run", lambda **_: 1 / 0)
-    with pytest.raises(ConfigError, match="does not take the run.*division"):
+    with pytest.raises(ConfigError, match="refuses the run.*division"):
         Tracker("mlflow", tmp_path, {})
 
 

@@ -512,7 +512,7 @@ def test_the_page_is_for_this_machine_and_says_what_there_is(made):
         ([], "where results go"),
         (["--stow", "file:///etc"], "give http:// or https://"),
         (["--stow", "https://me:secret@pacs/studies"], "ISANET_STOW_AUTHORIZATION"),
-        (["--to", "a:1:PACS", "--aet", "x" * 17], "no AE title"),
+        (["--to", "a:1:PACS", "--aet", "x" * 17], "not an AE title"),
         (["--to", "a:1:PACS", "--tls-cert", "/none"], "certificate cannot be used"),
     ],
 )

@@ -146,7 +146,7 @@ def change_width(members):
         (change_json(format=2), "format 2; this program reads 1"),
         (change_json(networks=[]), "describes no network"),
         (change_json(networks=[{"weights": "../x"}]), "../x"),
-        (change_json(networks="x"), "no model"),
+        (change_json(networks="x"), "not a model"),
         (change_width, "are not those of the network that its settings describe"),
     ],
 )
