@@ -1,6 +1,6 @@
 """Scores a trained run, or anyone's masks: python eval.py --help."""
 
-from isanet_jax.cli import run
+from isanet_jax.cli import start
 
 if __name__ == "__main__":
-    run("eval")
+    start("eval")

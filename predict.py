@@ -1,6 +1,6 @@
 """Predicts tumour masks: python predict.py --help."""
 
-from isanet_jax.cli import run
+from isanet_jax.cli import start
 
 if __name__ == "__main__":
-    run("predict")
+    start("predict")

@@ -1,6 +1,6 @@
 """Trains a network, or resumes a run that was stopped: python train.py --help."""
 
-from isanet_jax.cli import run
+from isanet_jax.cli import start
 
 if __name__ == "__main__":
-    run("train")
+    start("train")

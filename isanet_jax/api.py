@@ -227,8 +227,8 @@ def evaluate(workdirs, output=None, *, cases=None, checkpoint="best") -> dict:
     return evaluate_runs(folders, output, cases=cases, checkpoint=checkpoint)
 
 
-def load(workdirs, *, checkpoint="best", half=False, rules=None) -> "Run":
-    """A trained run, or several as an ensemble, ready to predict.
+def load(workdirs, *, checkpoint="best", half=False, rules=None) -> "Model":
+    """Loads a trained run, or several as an ensemble, ready to predict.
 
     Args:
         workdirs: a run's folder, or several.
@@ -241,17 +241,17 @@ def load(workdirs, *, checkpoint="best", half=False, rules=None) -> "Run":
         ConfigError: runs on cases that were prepared differently.
 
     Examples:
-        >>> run = isa.load("runs/x")
-        >>> run.config["model"]["name"]
+        >>> model = isa.load("runs/x")
+        >>> model.config["model"]["name"]
         'isa'
     """
     from isanet_jax.prediction.predictor import Predictor
 
-    return Run(Predictor(workdirs, half=half, checkpoint=checkpoint, rules=rules))
+    return Model(Predictor(workdirs, half=half, checkpoint=checkpoint, rules=rules))
 
 
-class Run:
-    """A trained run, or an ensemble; see `load`.
+class Model:
+    """The network of a run, or an ensemble of several; see `load`.
 
     Attributes:
         predictor: the networks.
@@ -284,7 +284,7 @@ class Run:
             DataError: images that cannot be read, are not HU and SUV, or do not overlap.
 
         Examples:
-            >>> found = run.predict("scans/phantom_000/ct.nii.gz", "scans/phantom_000/pet.nii.gz")
+            >>> found = model.predict("scans/phantom_000/ct.nii.gz", "scans/phantom_000/pet.nii.gz")
             >>> found.mask.shape, found.probability.dtype, found.warnings[:1]
             ((80, 80, 60), dtype('float32'), ())
         """

@@ -35,7 +35,7 @@ def test_the_examples_of_the_interface(workplace, capsys):
     finder = doctest.DocTestFinder(recurse=False)
     functions = [
         *(api.get_config, api.prepare, api.build, api.train, api.evaluate, api.load),
-        *(isa.case_metrics, api.Run.predict),
+        *(isa.case_metrics, api.Model.predict),
     ]
     for function in functions:
         (example,) = finder.find(function, globs=names)

@@ -24,7 +24,7 @@ COMMANDS = {
 }
 
 
-def run(name: str) -> None:
+def start(name: str) -> None:
     """Runs a command on the arguments in `sys.argv`."""
     module, _ = COMMANDS[name]
     runtime.run_program(importlib.import_module(f"{__name__}.{module}").main)
@@ -42,7 +42,7 @@ def main() -> None:
     elif name in COMMANDS:
         by_module = Path(sys.argv[0]).name == "__main__.py"
         sys.argv = [f"{arguments.AS_MODULE if by_module else 'isanet'} {name}", *sys.argv[2:]]
-        run(name)
+        start(name)
     else:
         print(f"error: no command {name!r}; choose from {', '.join(COMMANDS)}", file=sys.stderr)
         sys.exit(2)

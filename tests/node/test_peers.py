@@ -76,7 +76,7 @@ class Node:
 
     def __init__(self, folder, model, *to):
         self.port, self.page, self.log = free_port(), free_port(), folder / "node.log"
-        program = "import sys; from isanet_jax.cli import run; run('node')"
+        program = "import sys; from isanet_jax.cli import start; start('node')"
         self.command = [
             *(sys.executable, "-c", program, "--model", str(model), "--folder", str(folder / "q")),
             *("--port", str(self.port), "--accept", "SCANNER", *to),
