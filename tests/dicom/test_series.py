@@ -74,6 +74,7 @@ def spoil(folder, index, **attributes):
         ({"ImagePositionPatient": None}, "ImagePositionPatient is missing"),
         ({"PixelData": b"\0" * 10}, "cannot be read as DICOM"),
         ({"NumberOfFrames": 3}, "several frames"),
+        ({"Rows": 20000, "Columns": 20000}, "a slice of 20000 x 20000 pixels"),
     ],
 )
 def test_a_series_that_is_not_one_image_is_refused(tmp_path, attributes, message):

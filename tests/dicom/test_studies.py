@@ -301,6 +301,16 @@ def test_the_pet_of_the_cts_time_and_no_projection_is_taken(tmp_path):
     assert "PET mip (not read)" in "; ".join(found.left)
 
 
+def test_a_derived_pet_is_left_for_the_one_that_was_scanned(tmp_path):
+    shared = write_patient(tmp_path)
+    values = np.ones((20, 10, 10))  # more slices, which would decide
+    kind = ["DERIVED", "PRIMARY", "AXIAL"]
+    write_series(tmp_path / "x", "PT", shared, values, spacing=(4, 4, 3), ImageType=kind)
+    (found,), failures, _ = studies_of(tmp_path, "GTV_Mass")
+    assert not failures
+    assert len(found.images["pet"].files) == 8
+
+
 def test_two_names_and_none_asked_for_are_refused_wherever_they_stand(tmp_path):
     """A body and a tumour in two structure sets: the first file's only region was taken."""
     write_sets(tmp_path, {}, {})

@@ -496,6 +496,7 @@ def test_the_page_is_for_this_machine_and_says_what_there_is(made):
     assert server.server_address[0] == "127.0.0.1"
     url = f"http://127.0.0.1:{server.server_port}/status"
     with urllib.request.urlopen(url) as answer:
+        assert answer.status == 200
         assert "0 waiting" in answer.read().decode()
         assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
     with urllib.request.urlopen(f"{url}.json") as answer:  # noqa: S310

@@ -36,6 +36,17 @@ def test_a_setting_is_declared_whole(name):
         changed(Config(), {name: object()})
 
 
+def test_validation_draws_patches_without_augmentation():
+    given = {"noise": 0.5, "mixup": 0.2, "rotation": 1.0, "tumour_patch": 0.33}
+    flags = {f"augment.{name}_probability": value for name, value in given.items()}
+    one = changed(Config(), flags).augment
+    assert one.changes_intensity
+    assert not one.without.changes_intensity
+    kept = {"tumour_patch_probability": 0.33}
+    zero = {name: 0.0 for name in to_dict(Config())["augment"] if name.endswith("_probability")}
+    assert one.without == replace(one, **zero | kept)
+
+
 @pytest.mark.parametrize("earlier", EARLIER, ids=lambda one: one["day"])
 def test_the_defaults_of_every_earlier_version_mean_todays(earlier, tmp_path):
     """No setting was given a default that changes what a run from before it does."""
