@@ -74,7 +74,6 @@ def spoil(folder, index, **attributes):
         ({"ImagePositionPatient": None}, "ImagePositionPatient is missing"),
         ({"PixelData": b"\0" * 10}, "cannot be read as DICOM"),
         ({"NumberOfFrames": 3}, "several frames"),
-        ({"Rows": 20000, "Columns": 20000}, "a slice of 20000 x 20000 pixels"),
     ],
 )
 def test_a_series_that_is_not_one_image_is_refused(tmp_path, attributes, message):
@@ -82,6 +81,16 @@ def test_a_series_that_is_not_one_image_is_refused(tmp_path, attributes, message
     spoil(tmp_path, 2, **attributes)
     with pytest.raises(DataError, match=message):
         read_folder(tmp_path, "CT", case="A")
+
+
+def test_a_slice_that_no_scanner_makes_is_refused_before_memory_is_taken(tmp_path):
+    write_series(tmp_path, "CT", study(), VALUES)
+    for path in tmp_path.iterdir():
+        one = pydicom.dcmread(path)
+        one.Rows = one.Columns = 20000
+        one.save_as(path, enforce_file_format=True)
+    with pytest.raises(DataError, match="a slice of 20000 x 20000 pixels"):
+        read_folder(tmp_path, "CT")
 
 
 def test_gaps_of_a_few_percent_are_the_scanners_rounding(tmp_path):
