@@ -37,6 +37,15 @@ def test_a_saved_mask_carries_no_identity_unless_it_is_asked_to(monkeypatch, tmp
     ]
 
 
+def test_lesions_say_their_class_where_there_are_several():
+    assert [row["class"] for row in prediction({"a": 1, "b": 2}, [0.9, 0], [0, 0.9]).lesions()] == [
+        "a",
+        "b",
+    ]
+    (row,) = prediction({"a": 1}, [0.9, 0]).lesions()
+    assert "class" not in row
+
+
 def test_a_value_above_255_does_not_wrap_around():
     found = prediction({"a": 1, "b": 300}, [0.9, 0.0], [0.0, 0.9])
     np.testing.assert_array_equal(found.labels.ravel(), [1, 300])
