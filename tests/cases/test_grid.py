@@ -6,6 +6,7 @@ import pytest
 from isanet_jax.cases import grid
 from isanet_jax.cases.grid import (
     case_grid,
+    outside_fraction,
     overlap_fraction,
     resample,
     same_grid,
@@ -119,6 +120,17 @@ def test_bad_settings_are_refused():
         case_grid(field(ct), size=8, fit="stretch", spacing_mm=1.0)
     with pytest.raises(ConfigError, match="must be > 0"):
         case_grid(field(ct), size=8, fit="crop", spacing_mm=0.0)
+
+
+def test_a_voxel_is_outside_where_its_centre_is():
+    mask = np.zeros((4, 1, 1), bool)
+    mask[:3] = True
+    for shift, outside in ((-0.6, 1 / 3), (-0.4, 0), (1.4, 0), (1.6, 1 / 3), (-9, 1)):
+        affine = np.eye(4)
+        affine[0, 3] = shift
+        found = outside_fraction(Volume(mask, affine), (4, 1, 1), np.eye(4))
+        assert found == pytest.approx(outside), shift
+    assert outside_fraction(Volume(mask & False, np.eye(4)), (4, 1, 1), np.eye(4)) == 0
 
 
 def test_same_grid_and_overlap():

@@ -157,6 +157,17 @@ def test_segmentations_of_every_type_on_slices_as_scanners_leave_them(
     assert bool(notes) == (kind == "FRACTIONAL")
 
 
+def test_a_fractional_segmentation_without_its_image_counts_from_one_half_on(ct, tmp_path):
+    _, slices = ct
+    values = np.zeros((8, 10, 10), np.float32)
+    values[2:5, 3:6, 4:7], values[5:7, 3:6, 4:7] = 0.8, 0.3
+    write_seg(tmp_path / "seg.dcm", slices, values, "FRACTIONAL")
+    (one,), _ = find_series(tmp_path / "seg.dcm")
+    mask, on = read_region(one, "Lesion", [])
+    assert on is None
+    assert mask.data.sum() == 27
+
+
 def test_a_segmentation_of_a_part_of_the_image_is_put_on_the_images_grid(ct, tmp_path, generator):
     """Its frames have other rows and columns than the image's slices."""
     shared, slices = ct

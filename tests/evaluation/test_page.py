@@ -320,6 +320,7 @@ def test_of_many_cases_those_that_did_worst_are_kept(cases, tmp_path):
     case = next(iter(cases.values()))
     content = pack_case(case, case.masks(("tumour",)), predictions(case))
     page = Page(most=2)
+    assert not page.is_full
     for name, score in (("a", 0.9), ("b", 0.2), ("c", 0.5), ("d", 0.7)):
         page.add(name, score, content)
     scores = {name: dict.fromkeys(shown_in("page"), 0.5) for name in "abcd"}
