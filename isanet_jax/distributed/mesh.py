@@ -27,6 +27,14 @@ def make_mesh(data: int, space: int) -> Mesh:
     return mesh
 
 
+def devices_for(config: Config) -> tuple[int, int]:
+    """The mesh (data, space) of all devices that predicts with a run of this config."""
+    devices, space = jax.device_count(), config.mesh.space
+    if 1 < space <= devices:  # its volumes may not fit one device
+        return devices // space, space
+    return devices, 1
+
+
 def batch_part(mesh: Mesh) -> tuple[int, int]:
     """Which part of each batch this process reads: (its number, number of equal parts).
 

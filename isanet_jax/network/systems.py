@@ -11,7 +11,7 @@ import functools
 import jax
 from flax import nnx
 
-from isanet_jax.errors import ConfigError
+from isanet_jax.errors import CheckpointError, ConfigError
 from isanet_jax.network.config import ModelConfig
 from isanet_jax.network.initial import ShapesOnly
 from isanet_jax.network.system import Output, System
@@ -27,6 +27,26 @@ def find_system(name: str) -> System:
     if name not in SYSTEMS:
         raise ConfigError(f"model.name is {name!r}; choose one of\n{describe_systems()}")
     return SYSTEMS[name]
+
+
+def check_version(description: dict, folder) -> None:
+    """Refuses a checkpoint of a system that has since been changed in what it computes.
+
+    Args:
+        description: of the run.
+        folder: of the checkpoint, or the file.
+
+    Raises:
+        CheckpointError: it is of another version.
+    """
+    name = description.get("config", {}).get("model", {}).get("name")
+    there = description.get("system_version", 1)
+    if name in SYSTEMS and there != SYSTEMS[name].version:
+        raise CheckpointError(
+            f"the checkpoint in {folder} is of version {there} of {name}, and this program has "
+            f"version {SYSTEMS[name].version}, which computes something else (CHANGELOG.md says "
+            "what). Use the program it was trained with, or train it again in another --workdir"
+        )
 
 
 def describe_systems() -> str:

@@ -19,7 +19,7 @@ from isanet_jax.cases.images import check_images, image_channels, unlabelled_cas
 from isanet_jax.cases.preparation import settings_of
 from isanet_jax.classes import Classes
 from isanet_jax.datasets.layout import Scan
-from isanet_jax.distributed.mesh import compiler_options, fill_up, make_mesh
+from isanet_jax.distributed.mesh import compiler_options, devices_for, fill_up, make_mesh
 from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.files import is_bundle
 from isanet_jax.kinds import KINDS, WIDE, CtWindow
@@ -29,7 +29,7 @@ from isanet_jax.pipeline.normalise import standardised, statistics_of
 from isanet_jax.prediction.rules import default_rules, parse_rules, read_rules
 from isanet_jax.prediction.windows import predict_windows
 from isanet_jax.runs.bundle import as_tree, read_bundle
-from isanet_jax.runs.checkpoint import check_version, load_params
+from isanet_jax.runs.checkpoint import load_params
 from isanet_jax.settings import Config, read_stored
 from isanet_jax.training.step import make_predict
 from isanet_jax.volume import Volume, bounds_mm
@@ -72,7 +72,8 @@ class Predictor:
         predict_of = functools.cache(make_predict)  # runs of one config share what is compiled
         for workdir, graphdef, params, description in _loaded(workdirs, half, checkpoint):
             config = read_stored(description["config"])
-            mesh = make_mesh(*_devices_for(config))
+            mesh = make_mesh(*devices_for(config))
+            options = compiler_options(config, mesh)
             self.devices = math.lcm(self.devices, mesh.shape["data"])
             replicated = NamedSharding(mesh, PartitionSpec())
             data = config.data
@@ -83,7 +84,7 @@ class Predictor:
                 of_volume=data.pet_is_of_volume,
                 ct_windows=ct_windows_of(description),
                 mirror=config.predict.mirror and not _mirrors_cases(config),
-                options=compiler_options(config, mesh),
+                options=options,
             )
             placed = jax.device_put(params, replicated)
             self._members.append(_Member(predict, placed, config))
@@ -304,14 +305,6 @@ def _mirrors_cases(config) -> bool:
     return config.data.patch_shape is not None and not config.data.is_whole
 
 
-def _devices_for(config) -> tuple[int, int]:
-    """The mesh (data, space) of all devices that predicts with a run of this config."""
-    devices, space = jax.device_count(), config.mesh.space
-    if 1 < space <= devices:  # its volumes may not fit one device
-        return devices // space, space
-    return devices, 1
-
-
 def ct_windows_of(description: dict) -> tuple[CtWindow, ...]:
     """How a trained network is shown its CT; its description is of any version of this program."""
     several = description.get("ct_windows") or [description.get("ct_window", WIDE)]
@@ -327,7 +320,7 @@ def _loaded(workdirs, half, checkpoint):
         bundle = read_bundle(workdir)
         for stored, arrays in bundle.networks:
             description = stored | {"rules": bundle.rules}
-            check_version(description, workdir)
+            systems.check_version(description, workdir)
             graphdef, abstract = _abstract(description, half)
             yield workdir, graphdef, as_tree(arrays, abstract, workdir), description
 
@@ -335,7 +328,7 @@ def _loaded(workdirs, half, checkpoint):
 def _abstract(description, half):
     """A network's structure on the devices that there are, and the shapes of its parameters."""
     config = read_stored(description["config"])
-    _, space = _devices_for(config)  # not those that it was trained on
+    _, space = devices_for(config)  # not those that it was trained on
     model = systems.of_config(config, is_split=space > 1)
     if half:
         model = dataclasses.replace(model, dtype="bfloat16")

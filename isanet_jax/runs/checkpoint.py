@@ -17,7 +17,7 @@ from orbax.checkpoint import v1 as ocp
 from isanet_jax.arguments import command, config_name
 from isanet_jax.errors import CheckpointError
 from isanet_jax.files import write_json
-from isanet_jax.network.systems import SYSTEMS
+from isanet_jax.network.systems import SYSTEMS, check_version
 from isanet_jax.runs.damage import (
     SAVED,
     damage,
@@ -333,23 +333,3 @@ def _description(series, step, workdir):
         if digests and digests["description"] != digest_of_text(description):
             raise ValueError("_CHECKPOINT_METADATA is not what was saved")
     return description, digests
-
-
-def check_version(description, folder):
-    """Refuses a checkpoint of a system that has since been changed in what it computes.
-
-    Args:
-        description: of the run.
-        folder: of the checkpoint, or the file.
-
-    Raises:
-        CheckpointError: it is of another version.
-    """
-    name = description.get("config", {}).get("model", {}).get("name")
-    there = description.get("system_version", 1)
-    if name in SYSTEMS and there != SYSTEMS[name].version:
-        raise CheckpointError(
-            f"the checkpoint in {folder} is of version {there} of {name}, and this program has "
-            f"version {SYSTEMS[name].version}, which computes something else (CHANGELOG.md says "
-            "what). Use the program it was trained with, or train it again in another --workdir"
-        )

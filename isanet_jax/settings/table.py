@@ -25,7 +25,6 @@ from isanet_jax.settings.declare import (
 )
 from isanet_jax.volume import VOXEL_MM
 
-_INFINITY = float("inf")
 _PROBABILITY = Number(0.0, 1.0)
 _COUNT = Number(0, 10**9, whole=True)
 _ONE_OR_MORE = Number(1, 10**9, whole=True)

@@ -7,7 +7,7 @@ from isanet_jax.errors import CheckpointError, ConfigError
 from isanet_jax.files import is_bundle
 from isanet_jax.network import systems
 from isanet_jax.runs.bundle import named_arrays, read_bundle
-from isanet_jax.runs.checkpoint import check_version, load_params
+from isanet_jax.runs.checkpoint import load_params
 from isanet_jax.settings import read_stored
 
 _LEAST_SHARE = 0.25  # of a network's arrays: fewer are alike by chance
@@ -26,7 +26,7 @@ def trained_arrays(path) -> dict[str, np.ndarray]:
             raise ConfigError(
                 f"init is {path}, which has {len(networks)} networks; a training starts from one"
             )
-        check_version(networks[0][0], path)
+        systems.check_version(networks[0][0], path)
         return networks[0][1]
 
     def abstract(description):

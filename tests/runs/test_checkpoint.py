@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from isanet_jax.errors import CheckpointError
+from isanet_jax.network import systems
 from isanet_jax.prediction.predictor import Predictor
 from isanet_jax.runs.checkpoint import Checkpoints, load_params
 from isanet_jax.runs.log import read_log
@@ -165,10 +166,8 @@ def test_a_missing_best_checkpoint_is_an_error_at_the_end_and_on_resuming(
 
 
 def test_a_checkpoint_of_another_version_of_its_system_is_refused(run, config, monkeypatch):
-    from isanet_jax.runs import checkpoint
-
-    newer = checkpoint.SYSTEMS["plain"]._replace(version=2)
-    monkeypatch.setitem(checkpoint.SYSTEMS, "plain", newer)
+    newer = systems.SYSTEMS["plain"]._replace(version=2)
+    monkeypatch.setitem(systems.SYSTEMS, "plain", newer)
     with pytest.raises(CheckpointError, match="is of version 1 of plain, and this program has"):
         Predictor([run])
 
