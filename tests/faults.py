@@ -85,6 +85,7 @@ TESTS = {
     "isanet_jax/pipeline": "tests/pipeline tests/training/test_golden_step.py",
     "isanet_jax/planning": "tests/planning",
     "isanet_jax/prediction": "tests/prediction tests/cli/test_predict.py tests/test_api.py",
+    "isanet_jax/prediction/predictor.py": "tests/prediction tests/test_several.py",
     "isanet_jax/runs": "tests/runs tests/training/test_loop.py",
     "isanet_jax/runs/track.py": "tests/cli/test_habits.py",
     "isanet_jax/settings": "tests/settings tests/training/test_check.py",

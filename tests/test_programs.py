@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from isanet_jax import runtime
+from isanet_jax.arguments import take_number
 from isanet_jax.distributed.mesh import compiler_options
+from isanet_jax.errors import ConfigError
 from isanet_jax.settings import Config
 
 
@@ -28,6 +30,14 @@ def run(root, *arguments, cwd=None):
         timeout=120,
         check=False,
     )
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "two", "1.5", ""])
+def test_a_number_on_the_command_line_is_at_least_one(given):
+    assert take_number(["a", "--n=3", "b"], "--n", 7, "N") == (["a", "b"], 3)
+    assert take_number(["a"], "--n", 7, "N") == (["a"], 7)
+    with pytest.raises(ConfigError, match="--n is .*; give a count"):
+        take_number([f"--n={given}"], "--n", 7, "a count")
 
 
 @pytest.mark.parametrize(
@@ -65,6 +75,7 @@ def test_what_is_compiled_is_kept_in_the_users_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     code = """
 from isanet_jax import runtime
+from isanet_jax.arguments import take_number
 runtime.keep_compiled()
 import jax
 jax.jit(lambda x: x + 1)(1.0)

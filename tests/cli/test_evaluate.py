@@ -8,10 +8,11 @@ import pytest
 
 from isanet_jax.cases.case import SUFFIX, read_case, read_label_on_reference
 from isanet_jax.cases.cohort import read_cohort
+from isanet_jax.classes import Classes
 from isanet_jax.cli import evaluate as command
 from isanet_jax.cli import predict
 from isanet_jax.errors import CheckpointError, ConfigError, DataError
-from isanet_jax.evaluation.evaluate import unseen_cases
+from isanet_jax.evaluation.evaluate import MEAN, score_masks, unseen_cases
 from isanet_jax.metrics.segmentation import case_metrics
 from isanet_jax.nifti import read_volume, write_volume
 from isanet_jax.prediction.predictor import Predictor
@@ -53,6 +54,22 @@ def test_a_run_is_scored_on_its_test_fold(evaluated, trained, cohort):
     report = (evaluated / "report.md").read_text()
     assert "optimistic" in report
     assert "41 % SUVmax" in report
+
+
+def test_masks_of_two_classes_have_their_mean_too(tmp_path):
+    labels = np.zeros((8, 8, 8), np.uint8)
+    labels[:4, :4, :4], labels[5:, 5:, 5:] = 1, 2
+    found = labels.copy()
+    found[:2] = 0
+    for name, data in (("found", found), ("true", labels)):
+        write_volume(tmp_path / f"{name}.nii.gz", Volume(data, np.eye(4)))
+    both = [tmp_path / f"{name}.nii.gz" for name in ("found", "true")]
+    scores = score_masks("P1", *both, Classes({"a": (1,), "b": (2,)}))
+    assert list(scores) == ["a", "b", MEAN]
+    assert scores["a"]["dsc"] == pytest.approx(2 / 3)
+    assert scores["b"]["dsc"] == 1
+    assert scores[MEAN]["dsc"] == pytest.approx(5 / 6)
+    assert list(score_masks("P1", *both, Classes({"a": (1, 2)}))) == ["a"]
 
 
 def test_predicted_files_score_what_the_evaluation_said(evaluated, trained, cohort, tmp_path):
