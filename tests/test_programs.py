@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from isanet_jax import runtime
-from isanet_jax.arguments import take_number
+from isanet_jax.arguments import command, take_number
 from isanet_jax.distributed.mesh import compiler_options
 from isanet_jax.errors import ConfigError
 from isanet_jax.settings import Config
@@ -30,6 +30,19 @@ def run(root, *arguments, cwd=None):
         timeout=120,
         check=False,
     )
+
+
+@pytest.mark.parametrize(
+    ("called", "train", "plan"),
+    [
+        ("/usr/bin/isanet", "isanet train", "isanet plan"),
+        ("eval.py", "python train.py", "python -m isanet_jax plan"),
+        ("python -m isanet_jax eval", "python -m isanet_jax train", "python -m isanet_jax plan"),
+    ],
+)
+def test_messages_name_the_command_that_the_user_has(called, train, plan, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [called])
+    assert (command("train"), command("plan")) == (train, plan)
 
 
 @pytest.mark.parametrize("given", ["0", "-1", "two", "1.5", ""])
@@ -75,7 +88,7 @@ def test_what_is_compiled_is_kept_in_the_users_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     code = """
 from isanet_jax import runtime
-from isanet_jax.arguments import take_number
+from isanet_jax.arguments import command, take_number
 runtime.keep_compiled()
 import jax
 jax.jit(lambda x: x + 1)(1.0)

@@ -32,6 +32,17 @@ def test_a_box_of_known_uptake():
     np.testing.assert_allclose(found, centre * [-1, -1, 1])
 
 
+def test_without_a_pet_a_lesion_has_its_volume_and_place():
+    mask = np.zeros((20, 20, 20), bool)
+    mask[2:4, 2:4, 2:4] = True
+    mask[10:15, 10:15, 10:15] = True
+    large, small = lesions(Volume(mask, affine((2, 2, 2))), None)
+    expected = {"lesion": 1, "volume_ml": 1.0, "x_mm": -24, "y_mm": -24, "z_mm": 24}
+    assert large == pytest.approx(expected)
+    assert small["volume_ml"] == pytest.approx(0.064)
+    assert (small["x_mm"], small["z_mm"]) == pytest.approx((-5, 5))
+
+
 def test_the_peak_is_the_mean_over_a_sphere_of_1_ml():
     """Against points 0.25 mm apart, counted one by one."""
     pet = np.random.default_rng(0).random((21, 21, 21)).astype(np.float32)
