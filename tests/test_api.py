@@ -103,6 +103,10 @@ def test_what_is_wrong_is_an_error_that_says_so(trained, patient, tmp_path):
         run.predict(ct, pet, box=(0, 0, 0, 1, 0, 1))
     with pytest.raises(DataError, match="no such file"):
         run.predict(tmp_path / "absent.nii.gz", pet)
+    with pytest.raises(ConfigError, match="1 images and none by name are given; this run takes"):
+        run.predict(ct)
+    with pytest.raises(ConfigError, match="1 images and mr by name are given"):
+        run.predict(ct, mr=pet)
     with pytest.raises(CheckpointError, match="no trained network"):
         isa.load(tmp_path)
     with pytest.raises(ConfigError, match="there is no config 'hecktr'"):

@@ -70,6 +70,14 @@ def test_masks_of_two_classes_have_their_mean_too(tmp_path):
     assert scores["b"]["dsc"] == 1
     assert scores[MEAN]["dsc"] == pytest.approx(5 / 6)
     assert list(score_masks("P1", *both, Classes({"a": (1, 2)}))) == ["a"]
+    for folder, name in (("p", "found"), ("r", "true")):
+        (tmp_path / folder).mkdir()
+        shutil.copy(tmp_path / f"{name}.nii.gz", tmp_path / folder / "P1.nii.gz")
+    words = ["--predictions", str(tmp_path / "p"), "--references", str(tmp_path / "r")]
+    command.main([*words, "--output", str(tmp_path / "out"), "--classes", "a=1", "b=2"])
+    with open(tmp_path / "out" / "metrics.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["case"], row["class"]) for row in rows] == [("P1", of) for of in ("a", "b", MEAN)]
 
 
 def test_predicted_files_score_what_the_evaluation_said(evaluated, trained, cohort, tmp_path):
