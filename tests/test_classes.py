@@ -135,3 +135,9 @@ def test_images_without_a_unit_are_refused_only_where_there_is_nothing(kind):
     for data in (image.data * 0 + 7, image.data * 1e36):
         with pytest.raises(DataError, match=r"case A, file a.nii: .* values from"):
             KINDS[kind].check(Volume(data, image.affine), where)
+
+
+def test_a_voxel_that_nothing_is_known_of_belongs_to_no_class():
+    classes = Classes({"a": (1,), "b": (2,)}, ignore=(9,))
+    bits = classes.bits(np.array([0, 1, 2, 9]))
+    np.testing.assert_array_equal(classes.any_of(bits), [False, True, True, False])
