@@ -145,27 +145,34 @@ class Predictor:
         Returns:
             For each, (D, H, W, classes) float32 on its own grid.
         """
-        totals = [0] * len(cases)
+        totals, bodies = [0] * len(cases), [self._body(case) for case in cases]
         for member in self._members:
-            for index, found in enumerate(self._of_network(member, cases, batch, progress)):
+            of_cases = self._of_network(member, cases, bodies, batch, progress)
+            for index, found in enumerate(of_cases):
                 totals[index] = totals[index] + found
         return [total / len(self._members) for total in totals]
 
-    def _of_network(self, member, cases, batch, progress):
+    def _body(self, case):
+        """Where a whole case's body is, of which windows are predicted; None of other cases."""
+        if self.settings.fit != "whole":
+            return None
+        first = next(iter(case.images))
+        return KINDS[self.settings.images[first]].body(case.images[first])
+
+    def _of_network(self, member, cases, bodies, batch, progress):
         """A network's probability of each case."""
         if member.config.data.patch_shape:
-            return (self._by_windows(member, case, batch, progress) for case in cases)
+            both = zip(cases, bodies, strict=True)
+            return (self._by_windows(member, *one, batch, progress) for one in both)
         images = fill_up(member.given(cases), len(cases) + -len(cases) % self.devices)
         return np.asarray(member.predict(member.params, images))[: len(cases)]
 
-    def _by_windows(self, member, case, batch, progress):
+    def _by_windows(self, member, case, body, batch, progress):
         """A network's probability of a case that is larger than it sees at once.
 
         Of a whole body, windows in the air are not computed: 0 there.
         """
         size = batch * self.devices
-        first = next(iter(case.images))
-        is_whole = self.settings.fit == "whole"
         return over_windows(
             # Window by window: as float32, a whole body's images would take as much again.
             lambda windows: self._padded(member, windows, case, size),
@@ -173,7 +180,7 @@ class Predictor:
             {name: KINDS[kind].outside for name, kind in member.kinds.items()},
             member.config.data.input_shape,
             len(self.classes),
-            body=KINDS[self.settings.images[first]].body(case.images[first]) if is_whole else None,
+            body=body,
             mirror=member.config.predict.mirror and _mirrors_cases(member.config),
             batch=size,
             progress=progress,
