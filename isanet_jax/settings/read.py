@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 
 from ml_collections import ConfigDict, FieldReference
 
+from isanet_jax.arguments import command, config_name
 from isanet_jax.errors import ConfigError
 from isanet_jax.settings.declare import check_value, declared, frozen, thawed, value_of
 from isanet_jax.settings.table import Config
@@ -66,7 +67,8 @@ def read(values: Mapping) -> Config:
     given = dict(_named(values))
     for name in given:
         if name not in DECLARED:
-            raise ConfigError(f"there is no setting {name}; docs/reference/settings.md has all")
+            shows = f"{command('train')} --config {config_name('hecktor')} --print-config"
+            raise ConfigError(f"there is no setting {name}; {shows} shows all")
     for name, one in DECLARED.items():
         if name not in given:
             raise ConfigError(f"the config has no setting {name}")
