@@ -118,7 +118,7 @@ class Plan:
                 mesh,
                 tuple(self.inputs.images.items()),
                 of_volume=self.inputs.of_volume,
-                mirror=self.config.predict.mirror,
+                mirror=self.config.mirrors_input,
                 options=compiler_options(self.config, mesh),
             )
             return predict.lower(_placed(self._state.params, mesh), images)

@@ -83,7 +83,7 @@ class Predictor:
                 tuple(data.kinds.items()),
                 of_volume=data.pet_is_of_volume,
                 ct_windows=ct_windows_of(description),
-                mirror=config.predict.mirror and not _mirrors_cases(config),
+                mirror=config.mirrors_input,
                 options=options,
             )
             placed = jax.device_put(params, replicated)
@@ -181,7 +181,7 @@ class Predictor:
             member.config.data.input_shape,
             len(self.classes),
             body=body,
-            mirror=member.config.predict.mirror and _mirrors_cases(member.config),
+            mirror=member.config.predict.mirror and not member.config.mirrors_input,
             batch=size,
             progress=progress,
         )
@@ -305,11 +305,6 @@ def check_finite(probability: np.ndarray, *, case: str, file=None) -> None:
             wanted="a probability in each",
             action=f"Look at the network: does {command('eval')} score it? Else train it again",
         )
-
-
-def _mirrors_cases(config) -> bool:
-    """Whether the mirror images are of a whole case, and not of each of its windows."""
-    return config.data.patch_shape is not None and not config.data.is_whole
 
 
 def ct_windows_of(description: dict) -> tuple[CtWindow, ...]:

@@ -502,3 +502,11 @@ class Config:
     train: Train = dataclasses.field(default_factory=Train)
     predict: Predict = dataclasses.field(default_factory=Predict)
     mesh: Mesh = dataclasses.field(default_factory=Mesh)
+
+    @property
+    def mirrors_input(self) -> bool:
+        """Whether the mirror images at prediction are of what the network sees at once.
+
+        Those of a cube that is seen in patches are of the whole cube, around its windows.
+        """
+        return self.predict.mirror and (self.data.patch_shape is None or self.data.is_whole)
