@@ -24,7 +24,6 @@ import numpy as np
 import torch
 from monai import transforms
 
-from isanet_jax.cases.case import read_case
 from isanet_jax.cases.cohort import prepare_phantoms, read_cohort
 from isanet_jax.datasets.layout import PET_CT
 from isanet_jax.pipeline.augment import augment
@@ -89,7 +88,7 @@ def monai(cohort, settings):
     """Endless prepared batches."""
     cases = []
     for case in cohort.cases:
-        stored = read_case(cohort.path(case))
+        stored = cohort.stored(case).read()
         arrays = {**stored.images, "label": stored.label}
         cases.append({k: torch.tensor(np.float32(arrays[k]))[None] for k in KEYS})
     yield from torch.utils.data.DataLoader(

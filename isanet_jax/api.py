@@ -58,6 +58,7 @@ def prepare(
     folds=5,
     seed=0,
     skip_bad=False,
+    refold=False,
     copies=False,
     **settings,
 ) -> list[dict]:
@@ -77,6 +78,7 @@ def prepare(
             as each of them begins by importing the script.
         folds, seed: number of folds, and what they are drawn from.
         skip_bad: leave out cases that fail, and list them in the manifest.
+        refold: deal all patients into folds anew; else those who are in `output` keep theirs.
         copies: also write each DICOM study as NIfTI, into `output`/nifti.
         settings: further ones of `isanet_jax.cases.preparation.Settings`: size, spacing_mm (`auto`:
             see `isanet_jax.cases.spacing`), ...
@@ -138,6 +140,7 @@ def prepare(
             seed=seed,
             workers=workers,
             skip_bad=skip_bad,
+            refold=refold,
             failures=dict(found.failures),
             copies=output / "nifti" if copies else None,
         )

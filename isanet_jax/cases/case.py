@@ -7,7 +7,10 @@ rest; each chunk has a checksum, and nothing is unpickled. zarr-python opens it,
 import contextlib
 import dataclasses
 import functools
+import hashlib
+import itertools
 import json
+import math
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -25,6 +28,8 @@ FORMAT = 3
 SUFFIX = ".zarr.zip"
 _CHUNK = 48  # voxels along each axis
 _LARGEST_META = 2**24  # bytes
+_LARGEST_ARRAY_META = 2**16
+_MOST_SAMPLES = 10_000  # of a class; see isanet_jax.cases.prepare
 _LABEL, _LABEL_REFERENCE, _SAMPLES = "label", "label_reference", "samples"
 _DAMAGE = (
     *(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error),
@@ -42,7 +47,8 @@ class Case:
         meta: `case`, `patient`, `centre`, `fold`, `spacing_mm` (D, H, W), `affine` of the grid,
             `reference_shape`, `reference_affine` and `reference_header` of the first image as it
             was, `images` (name -> what is known of it), `volume_ml`, `warnings`, `settings`,
-            `sources` (SHA-256 of the files).
+            `sources` (SHA-256 of the files), `content` and `digest` (see
+            `isanet_jax.cases.identity`: of the first image as it was read, and of all arrays).
     """
 
     images: Mapping[str, np.ndarray]
@@ -150,14 +156,18 @@ class StoredCase:
     Args:
         path: `ID.zarr.zip`.
         images: names of the images that are to be read; None: all.
+        entry: what the manifest says of it; None: the file is taken at its word.
 
     Raises:
-        DataError: missing, damaged, of another format, or without one of the images.
+        DataError: missing, damaged, of another format, another file than the manifest's, or without
+            one of the images.
     """
 
-    def __init__(self, path, images=None):
+    def __init__(self, path, images=None, entry=None):
         self.path = Path(path)
         self.meta = read_meta(path)
+        if entry is not None:
+            _check_entry(self.path, self.meta, entry)
         names = tuple(self.meta["images"]) if images is None else tuple(images)
         if lacking := [name for name in names if name not in self.meta["images"]]:
             raise DataError(
@@ -168,12 +178,12 @@ class StoredCase:
                 action=f"Prepare the cases again with --images {','.join(names)}",
             )
         with _named(self.path):
+            self.shape = _shape_of(self.meta, "shape")
+            # Before anything is read by them: what says how large arrays and their chunks are.
+            with zipfile.ZipFile(self.path) as archive:
+                _check_arrays(archive, self.meta)
             self._images = {name: self._open(name) for name in names}
             self._label = self._open(_LABEL)
-            shapes = {array.shape for array in (*self._images.values(), self._label)}
-            if len(shapes) != 1 or len(self._label.shape) != 3:
-                raise ValueError(f"arrays of the shapes {sorted(shapes)}")
-            self.shape = self._label.shape
 
     def _open(self, name):
         import tensorstore
@@ -188,10 +198,7 @@ class StoredCase:
             },
             "fill_missing_data_reads": False,
         }
-        array = tensorstore.open(spec, open=True, read=True, context=_context()).result()
-        if array.size > MOST_VOXELS or array.dtype.numpy_dtype.hasobject:
-            raise ValueError(f"{name} of the shape {array.shape} and type {array.dtype.name}")
-        return array
+        return tensorstore.open(spec, open=True, read=True, context=_context()).result()
 
     def read(self, start=(0, 0, 0), stop=None) -> Case:
         """The case, or its voxels from `start` to before `stop`, both within it.
@@ -218,20 +225,89 @@ class StoredCase:
         meta = self.meta
         with _named(self.path):
             label = self._open(_LABEL_REFERENCE).read().result()
-            if list(label.shape) != meta["reference_shape"]:
-                raise ValueError(f"a label of the shape {label.shape}")
         header = bytes.fromhex(meta["reference_header"]) if meta["reference_header"] else None
         return Volume(label, np.array(meta["reference_affine"]), header)
 
 
-def read_case(path, images=None) -> Case:
+def _check_entry(path, meta, entry):
+    """Raises DataError where a file is not the one that the manifest was written of."""
+    case = entry["case"]
+    differing = [name for name in _COMPARED if entry.get(name, meta.get(name)) != meta.get(name)]
+    with _named(path):
+        is_other = entry.get("directory", directory_digest(path)) != directory_digest(path)
+    if differing or is_other:
+        what = f" ({', '.join(differing)})" if differing else ""
+        raise DataError(
+            f"is not the file that manifest.json describes{what}: it was swapped or changed since",
+            case=case,
+            file=path,
+            action=f"Run the same {command('prepare')} again: it makes this case anew and keeps "
+            "the others",
+        )
+
+
+_COMPARED = ("case", "patient", "shape", "reference_shape", "sources", "content", "digest")
+
+
+def directory_digest(path) -> str:
+    """SHA-256 of names, sizes and checksums of a case's parts, as the file lists them at its end.
+
+    So another file is noticed without reading it.
+    """
+    with zipfile.ZipFile(path) as archive:
+        parts = [(i.filename, i.file_size, i.CRC, i.compress_type) for i in archive.infolist()]
+    return hashlib.sha256(json.dumps(sorted(parts)).encode()).hexdigest()
+
+
+def _shape_of(meta, name):
+    """A shape that a case may have. Raises ValueError."""
+    shape = meta[name]
+    if len(shape) != 3 or not all(isinstance(n, int) and n > 0 for n in shape):
+        raise ValueError(f"its {name} is {str(shape)[:60]}")
+    if math.prod(shape) > MOST_VOXELS:
+        raise ValueError(f"its {name} is {shape}, of more than {MOST_VOXELS} voxels")
+    return tuple(shape)
+
+
+def _check_arrays(archive, meta):
+    """Raises ValueError where an array is not stored as `write_case` stores it."""
+    members = {info.filename: info for info in archive.infolist()}
+    shape = _shape_of(meta, "shape")
+    shapes = dict.fromkeys((*meta["images"], _LABEL), shape)
+    shapes[_LABEL_REFERENCE] = _shape_of(meta, "reference_shape")
+    samples = [n for n in members if n.startswith(f"{_SAMPLES}/") and n.endswith("/zarr.json")]
+    samples.remove(f"{_SAMPLES}/zarr.json")  # the group's own
+    shapes |= {name.removesuffix("/zarr.json"): None for name in samples}
+    for name, expected in shapes.items():
+        info = members[f"{name}/zarr.json"]
+        if info.file_size > _LARGEST_ARRAY_META or info.compress_type != zipfile.ZIP_STORED:
+            raise ValueError(f"{info.filename} is compressed or large, as in no case")
+        stored = json.loads(archive.read(info))
+        dtype, found = np.dtype(str(stored["data_type"])), stored["shape"]
+        if expected is None:  # voxels to centre patches on
+            is_right = len(found) == 2 and found[1] == 3 and 0 <= found[0] <= _MOST_SAMPLES
+        else:
+            is_right = tuple(found) == expected
+        if not is_right or dtype.kind not in "iuf" or dtype.hasobject:
+            raise ValueError(f"{name} has the shape {str(found)[:60]} and type {dtype}")
+        grid = {"name": "regular", "configuration": {"chunk_shape": _chunks(found)}}
+        codecs = [codec["name"] for codec in stored["codecs"]]
+        if stored["chunk_grid"] != grid or codecs != [codec["name"] for codec in _codecs(dtype)]:
+            raise ValueError(f"{name} has other chunks or codecs than cases have")
+        counts = [-(-n // c) for n, c in zip(found, _chunks(found), strict=True)]
+        for place in itertools.product(*map(range, counts)):
+            if (chunk := "/".join([name, "c", *map(str, place)])) not in members:
+                raise ValueError(f"{chunk} is missing")
+
+
+def read_case(path, images=None, entry=None) -> Case:
     """Reads a case whole. Raises like `StoredCase`."""
-    return StoredCase(path, images).read()
+    return StoredCase(path, images, entry).read()
 
 
-def read_label_on_reference(path) -> Volume:
+def read_label_on_reference(path, entry=None) -> Volume:
     """See `StoredCase.label_on_reference`. Raises like `StoredCase`."""
-    return StoredCase(path, ()).label_on_reference()
+    return StoredCase(path, (), entry).label_on_reference()
 
 
 def read_meta(path) -> dict:

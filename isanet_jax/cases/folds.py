@@ -1,7 +1,9 @@
 """Cross-validation folds: by patient, stratified by centre, the same for every method."""
 
 import dataclasses
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 
@@ -10,16 +12,21 @@ from isanet_jax.errors import ConfigError, DataError
 SELECTIONS = ("paper", "nested", "none")
 FOLDS_BY = ("fold", "centre")
 ALL_CASES = "all"  # in a fold's place: none is left out
+_NONE = MappingProxyType({})
 
 
-def make_folds(cases, *, folds: int, seed: int) -> dict[str, int]:
+def make_folds(cases, *, folds: int, seed: int, before: Mapping[str, int] = _NONE):
     """Deals patients into folds, centre by centre, those without a lesion apart.
+
+    Patients who have a fold keep it; new ones go where those of their kind are fewest. Patients who
+    share a scan under two IDs go into one fold, if there are scans enough for all folds.
 
     Args:
         cases: dicts with `case`, `patient`, `centre`, `fold` (None, or prescribed for all) and, if
-            it is known, `volume_ml`.
+            they are known, `volume_ml` and `content`.
         folds: how many.
         seed: of the shuffle.
+        before: patient -> the fold that they have.
 
     Returns:
         Case ID -> fold.
@@ -44,14 +51,45 @@ def make_folds(cases, *, folds: int, seed: int) -> dict[str, int]:
             action=f"Prepare more patients{fewer}",
         )
     with_lesion = {c["patient"] for c in cases if c.get("volume_ml", 1) > 0}
-    by_stratum = defaultdict(list)
-    for patient in sorted(centre_of):
-        by_stratum[centre_of[patient], patient in with_lesion].append(patient)
+    fold_of = {patient: fold for patient, fold in before.items() if patient in centre_of}
+    if beyond := sorted(p for p, fold in fold_of.items() if fold not in range(folds)):
+        raise ConfigError(
+            f"patient {beyond[0]} is in fold {fold_of[beyond[0]]}, and there are to be {folds} "
+            "folds; give as many as there are, or deal them anew with --refold"
+        )
+    leader_of = _leaders(cases, fold_of)
+    if len(set(leader_of.values())) < folds:  # too few to keep copies together: they are told
+        leader_of = {patient: patient for patient in centre_of}
+    stratum_of = {p: (centre, p in with_lesion) for p, centre in centre_of.items()}
+    new = defaultdict(list)
+    for patient in sorted(centre_of.keys() - fold_of.keys()):
+        if leader_of[patient] == patient:
+            new[stratum_of[patient]].append(patient)
+    of_stratum = Counter((stratum_of[p], fold) for p, fold in fold_of.items())
+    sizes = Counter(fold_of.values())
     generator = np.random.default_rng(seed)
-    shuffled = [p for key in sorted(by_stratum) for p in generator.permutation(by_stratum[key])]
-    # Dealt one by one over all strata, every fold gets its share of each, and sizes differ by 1.
-    fold_of = {patient: index % folds for index, patient in enumerate(shuffled)}
+    for stratum in sorted(new):
+        for patient in generator.permutation(new[stratum]).tolist():
+            # From nothing, so every fold gets its share of each stratum, and sizes differ by 1.
+            fold = min(range(folds), key=lambda f: (of_stratum[stratum, f], sizes[f]))
+            fold_of[patient] = fold
+            of_stratum[stratum, fold] += 1
+            sizes[fold] += 1
+    fold_of |= {p: fold_of[leader] for p, leader in leader_of.items() if p not in fold_of}
     return {c["case"]: fold_of[c["patient"]] for c in cases}
+
+
+def _leaders(cases, fold_of):
+    """Patient -> the one whose fold they get: another where they share a scan, else themselves."""
+    leader_of, first_with = {}, {}
+    # Those who have a fold lead.
+    for case in sorted(cases, key=lambda c: (c["patient"] not in fold_of, c["patient"])):
+        patient = case["patient"]
+        leader = leader_of.setdefault(patient, patient)
+        if case.get("content"):
+            other = first_with.setdefault(case["content"], leader)
+            leader_of[patient] = leader_of[other]
+    return leader_of
 
 
 def _check_prescribed(cases, prescribed):

@@ -1,16 +1,27 @@
 """From scans to cases: check, resample, store; in parallel, restartable."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
-from isanet_jax.cases.case import FORMAT, SUFFIX, Case, read_meta, write_case
+from isanet_jax.cases.case import (
+    FORMAT,
+    SUFFIX,
+    Case,
+    StoredCase,
+    directory_digest,
+    read_meta,
+    write_case,
+)
 from isanet_jax.cases.grid import (
     resample,
     resample_label,
     same_grid,
 )
+from isanet_jax.cases.identity import arrays_digest, content_digest
 from isanet_jax.cases.images import image_channels, image_statistics, read_images
 from isanet_jax.cases.label import bits_of_masks, check_place, label_warnings, read_label
 from isanet_jax.cases.preparation import Settings
@@ -36,7 +47,12 @@ def _read_scan(scan, settings, copies):
 
 
 def prepare_case(
-    scan: Scan, settings: Settings, output: Path, *, copies: Path | None = None
+    scan: Scan,
+    settings: Settings,
+    output: Path,
+    *,
+    copies: Path | None = None,
+    entries: Mapping[str, dict] = MappingProxyType({}),
 ) -> tuple[dict, bool]:
     """Makes one case file, or keeps it where it was made from the same files and settings.
 
@@ -45,9 +61,11 @@ def prepare_case(
         settings: how.
         output: folder of the case.
         copies: folder that gets a DICOM study as NIfTI, too; None: no copies.
+        entries: case -> what the manifest that is there says of it. A file that was changed since
+            is made anew.
 
     Returns:
-        The case's meta, and whether it was made now.
+        The case's meta with its file's `directory`, and whether it was made now.
 
     Raises:
         DataError: on bad input (see `image_channels`, `read_label`) or a failed write.
@@ -69,8 +87,9 @@ def prepare_case(
         except DataError:
             meta = {}  # damaged or of another version: recreated
         has_copies = copies is None or scan.study is None or (copies / scan.case).is_dir()
-        if identity.items() <= meta.items() and has_copies:
-            return meta, False
+        is_same = identity.items() <= meta.items() and has_copies
+        if is_same and (kept := _kept(path, meta, entries.get(scan.case), scan, settings)):
+            return kept, False
     volumes, label, told = _read_scan(scan, settings, copies)
     check_place(scan, label, volumes, settings)
     images, affine, warnings = image_channels(scan, volumes, settings)
@@ -103,12 +122,41 @@ def prepare_case(
         "volumes_ml": volumes_ml,
         "volumes_case_ml": volumes_case_ml,
         "warnings": told + warnings,
+        "content": content_digest(reference),
+        "digest": _digest(images, label_case, label_reference),
     }
     samples = {
         name: _draw(class_mask(label_case, index)) for index, name in enumerate(classes.names)
     }
     write_case(path, Case(images, label_case, meta), label_reference, samples)
-    return meta, True
+    return meta | {"directory": directory_digest(path)}, True
+
+
+def _digest(images, label, label_reference):
+    return arrays_digest({**images, "label": label, "label_reference": label_reference})
+
+
+def _kept(path, meta, entry, scan, settings):
+    """The meta of a file that is kept; None where it is not what it was when it was made."""
+    try:
+        directory = directory_digest(path)
+        is_of_entry = entry is not None and entry.get("sources") == meta["sources"]
+        if is_of_entry and entry.get("directory", directory) != directory:
+            return None
+        stored = StoredCase(path)
+        if "digest" not in meta:  # of before there was one
+            case, label = stored.read(), stored.label_on_reference().data
+            meta |= {"digest": _digest(case.images, case.label, label)}
+    except DataError:
+        return None
+    if "content" not in meta:
+        first = next(iter(settings.images))
+        if scan.study is None:
+            images = read_images(scan, {first: settings.images[first]})
+        else:
+            images = _read_scan(scan, settings, None)[0]
+        meta |= {"content": content_digest(images[first])}
+    return meta | {"directory": directory}
 
 
 def _voxels(bits, classes):

@@ -186,6 +186,11 @@ def _add_common(command, *, size):
     )
     command.add_argument("--folds", type=int, default=5, help="default: %(default)s")
     command.add_argument("--seed", type=int, default=0, help="of folds and phantoms (default: 0)")
+    command.add_argument(
+        "--refold",
+        action="store_true",
+        help="deal all patients into folds anew; else those who are in --output keep theirs",
+    )
     _add_workers(command)
 
 
@@ -247,6 +252,7 @@ def _make_phantoms(args):
         seed=args.seed,
         folds=args.folds,
         workers=args.workers,
+        refold=args.refold,
     )
     _summarise(entries, args.output)
 
@@ -267,6 +273,7 @@ def _prepare(args):
         seed=args.seed,
         workers=args.workers,
         skip_bad=args.skip_bad,
+        refold=args.refold,
         copies=args.nifti,
     )
     _summarise(entries, args.output)

@@ -62,31 +62,29 @@ def run_cell(
     """
     import jax
 
-    from isanet_jax.cases.folds import inner_folds
+    from isanet_jax.comparison.basis import basis_of, begin, finish
     from isanet_jax.evaluation.evaluate import score_given, score_run
     from isanet_jax.evaluation.report import jsonable
     from isanet_jax.files import replace_when_done, write_json
     from isanet_jax.prediction.predictor import Predictor
-    from isanet_jax.settings import changed
-    from isanet_jax.training.loop import train
-    from isanet_jax.training.setup import load_cohort, run_folds, split_cohort
+    from isanet_jax.training.setup import load_cohort, split_cohort
 
     is_trained = not thresholds and masks_of is None
     runs = [folder / f"member{number}" for number in range(len(members))] or [folder]
     cohort = load_cohort(config)
+    basis = basis_of(
+        cohort,
+        split_cohort(config, cohort),
+        is_trained=is_trained,
+        inits=[one.init for one in members or (config,)],
+        masks_of=masks_of,
+    )
+    if is_trained:
+        begin(folder, basis)
     clocks = ("cpu",) if jax.default_backend() == "cpu" else machine.CLOCKS
     starting = {clock: machine.seconds_by(clock) for clock in clocks}
-    for number, run in enumerate(runs if is_trained else []):
-        network = config
-        if members:
-            own = {"seed": config.seed * len(members) + number}
-            if snapshots and number:
-                own["init"] = str(runs[number - 1])
-            elif members[number].selection == "nested" and not snapshots:
-                own["inner_fold"] = number % inner_folds(run_folds(config, cohort))
-            network = changed(members[number], own)
-        if not train(network, run):
-            return False
+    if is_trained and not _train_all(config, members, runs, cohort, snapshots=snapshots):
+        return False
     masks = {}
 
     def on_case(case, stored, probability, predicted, metrics):
@@ -112,6 +110,28 @@ def run_cell(
         by_class = {name: jsonable(scores[name]["ct"]) for name in several}
         write_json(folder / SCORES_BY_CLASS, by_class)
     write_json(folder / SCORES, jsonable(scores[last]["ct"]))
+    finish(folder, basis)
+    return True
+
+
+def _train_all(config, members, runs, cohort, *, snapshots):
+    """Trains the network, or an ensemble's one by one; False where a signal stopped it."""
+    from isanet_jax.cases.folds import inner_folds
+    from isanet_jax.settings import changed
+    from isanet_jax.training.loop import train
+    from isanet_jax.training.setup import run_folds
+
+    for number, run in enumerate(runs):
+        network = config
+        if members:
+            own = {"seed": config.seed * len(members) + number}
+            if snapshots and number:
+                own["init"] = str(runs[number - 1])
+            elif members[number].selection == "nested" and not snapshots:
+                own["inner_fold"] = number % inner_folds(run_folds(config, cohort))
+            network = changed(members[number], own)
+        if not train(network, run):
+            return False
     return True
 
 
@@ -125,7 +145,14 @@ def _training(descriptions, runs, starting):
     return {
         f"{clock}_minutes": (seconds + sum(one[clock] for one in taken)) / 60
         for clock, seconds in starting.items()
-    } | {"validation_dsc": None if None in chosen else float(np.mean(chosen))}
+    } | {
+        "validation_dsc": None if None in chosen else float(np.mean(chosen)),
+        "start_has_seen": {
+            role: len(cases)
+            for one in descriptions
+            for role, cases in one.get("overlap", {}).items()
+        },
+    }
 
 
 def main():

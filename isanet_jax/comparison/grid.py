@@ -7,8 +7,9 @@ import json
 import re
 from pathlib import Path
 
+from isanet_jax.comparison.basis import basis_of, changes
 from isanet_jax.comparison.cell import SCORES, SCORES_BY_CLASS, TRAINING
-from isanet_jax.errors import ConfigError, IsaNetError
+from isanet_jax.errors import ConfigError, DataError, IsaNetError
 from isanet_jax.network.systems import SYSTEMS, find_system
 from isanet_jax.runs.log import read_log
 from isanet_jax.settings import Config, changed, read, to_dict
@@ -52,9 +53,29 @@ class Cell:
         """Whether there is a network to train: not for thresholds and given masks."""
         return self.method != THRESHOLDS and self.masks_of is None
 
+    @functools.cached_property
+    def basis(self) -> dict:
+        """What its figures would rest on now, see `isanet_jax.comparison.basis`.
+
+        Raises:
+            ConfigError, DataError: its cases are not there.
+        """
+        cohort = load_cohort(self.config)
+        return basis_of(
+            cohort,
+            split_cohort(self.config, cohort),
+            is_trained=self.is_trained,
+            inits=[one.init for one in self.members or (self.config,)],
+            masks_of=self.masks_of,
+        )
+
     @property
     def is_done(self) -> bool:
-        return (self.folder / SCORES).exists()
+        """Whether it has figures, of the cases, labels and masks that are there now."""
+        try:
+            return (self.folder / SCORES).exists() and not changes(self.folder, self.basis)
+        except IsaNetError:  # its cases are gone: nobody knows what its figures are of
+            return False
 
     @property
     def logs(self) -> list[list[dict]]:
@@ -67,7 +88,7 @@ class Cell:
     def training(self) -> dict | None:
         """What its training took, see `isanet_jax.comparison.cell.run_cell`; None: not known."""
         path = self.folder / TRAINING
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        return _read(path) if path.exists() else None
 
     def scores(self, of_class: str | None = None) -> dict[str, dict[str, dict[str, float]]]:
         """Method (`network`, or a threshold's name) -> case ID -> metrics.
@@ -76,12 +97,32 @@ class Cell:
             of_class: a class of several; None: the only one, or their mean.
         """
         path = self.folder / (SCORES_BY_CLASS if of_class else SCORES)
-        content = json.loads(path.read_text(encoding="utf-8"))
-        content = content[of_class] if of_class else content
-        return {
-            method: {case: {k: float(v) for k, v in m.items()} for case, m in cases.items()}
-            for method, cases in content.items()
-        }
+        content = _read(path)
+        try:
+            content = content[of_class] if of_class else content
+            return {
+                method: {case: {k: float(v) for k, v in m.items()} for case, m in cases.items()}
+                for method, cases in content.items()
+            }
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise _damaged(path, error) from error
+
+
+def _read(path):
+    """A finished cell's JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path, error):
+    return DataError(
+        f"is damaged ({type(error).__name__}: {' '.join(str(error).split())[:200]})",
+        file=path,
+        action="Delete it and run the same command again: the cell is scored anew, and what was "
+        "trained is kept",
+    )
 
 
 def with_systems(comparison: dict) -> dict:

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from isanet_jax.cases.case import read_case
 from isanet_jax.cases.cohort import read_cohort
 from isanet_jax.comparison.masks import case_folder, unpacked
 from isanet_jax.evaluation import charts
@@ -84,7 +83,7 @@ def _volumes(comparison, folder, methods, of_cases) -> Page:
     cohort = read_cohort(folder) if folder else None
     names = read(comparison["base"]).data.classes
     for case, masks in sorted(of_cases.items()) if folder else ():
-        stored = read_case(cohort.path(case))
+        stored = cohort.stored(case).read()
         reference = np.logical_or.reduce(list(stored.masks(names).values()))
         shown = {
             row.label: unpacked(masks[row.name][0], stored.label.shape)

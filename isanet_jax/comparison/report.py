@@ -6,14 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from isanet_jax.cases.case import read_case
 from isanet_jax.cases.cohort import read_cohort
 from isanet_jax.comparison import figures
 from isanet_jax.comparison.budget import minutes_of
 from isanet_jax.comparison.grid import Cell
 from isanet_jax.comparison.masks import case_folder, masks_of_cases, unpacked
 from isanet_jax.comparison.page import write_page
-from isanet_jax.comparison.table import NO_VALUE, Row, collect, tests
+from isanet_jax.comparison.table import NO_VALUE, NOT_INDEPENDENT, Row, collect, has_seen, tests
 from isanet_jax.evaluation.evaluate import MEAN
 from isanet_jax.evaluation.report import SELECTION_NOTES, in_voxels
 from isanet_jax.files import replace_when_done, write_csv
@@ -187,6 +186,11 @@ def _conditions(comparison, cells, failures):
         f"- Folds {_listed(comparison['folds'])}, seeds {_listed(comparison['seeds'])}; "
         f"{done} of {len(cells)} cells are done.",
     ]
+    if any(has_seen(cell) for cell in cells if cell.is_done):
+        lines.append(
+            f"- {NOT_INDEPENDENT}: NOT INDEPENDENT: the network that it was started from "
+            "(--config.init) had seen cases of the test or selection fold."
+        )
     lines += [f"- FAILED: {name}: {reason}" for name, reason in failures.items()]
     waiting = [cell.name for cell in cells if not cell.is_done and cell.name not in failures]
     lines += [f"- Not run: {', '.join(waiting)}."] if waiting else []
@@ -329,7 +333,7 @@ def _contours(workdir, comparison, cells, methods, drawn) -> list[str]:
     (workdir / "contours").mkdir(exist_ok=True)
     names, classes = [], read(comparison["base"]).data.classes
     for place, case in chosen.items():
-        stored = read_case(cohort.path(case))
+        stored = cohort.stored(case).read()
         shown = {}
         for row in methods:
             packed, dsc = drawn[case][row.name]

@@ -17,7 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from isanet_jax.comparison.cell import STOPPED
+from isanet_jax.comparison.basis import changes, must_train_again, set_aside
+from isanet_jax.comparison.cell import SCORES, STOPPED
 from isanet_jax.comparison.grid import THRESHOLDS, Cell, check_data, of_comparison
 from isanet_jax.comparison.resources import divide_resources
 from isanet_jax.errors import ConfigError, IsaNetError
@@ -67,7 +68,8 @@ def run_cells(cells: list[Cell], *, jobs: int = 0) -> Outcome:
         try:
             if cell.name in bad_data:
                 raise bad_data[cell.name]
-            claim_workdir(cell.folder, cell.record)
+            if not must_train_again(cell.folder, cell.basis):  # else it is put aside
+                claim_workdir(cell.folder, cell.record)
         except IsaNetError as error:
             failures[cell.name] = of_comparison(error)
             _log.info(f"{cell.name}: FAILED: {failures[cell.name]}")
@@ -151,6 +153,13 @@ class _Processes:
             if cell.is_done:  # since we looked
                 _log.info(f"{cell.name}: done elsewhere")
                 return
+            if must_train_again(cell.folder, cell.basis):
+                changed, aside = changes(cell.folder, cell.basis), set_aside(cell.folder)
+                _log.info(f"{cell.name}: other than then: {changed}; what there was is in {aside}")
+                claim_workdir(cell.folder, cell.record)
+            elif (cell.folder / SCORES).exists():
+                changed = changes(cell.folder, cell.basis)
+                _log.info(f"{cell.name}: other than then: {changed}; it is scored again")
             _log.info(f"{cell.name}: runs, log in {cell.folder / 'log.txt'}")
             process = _start(cell, self.resources[slot], lock)
         self.running[slot] = cell, process, time.perf_counter()

@@ -13,6 +13,7 @@ from isanet_jax.metrics import METRICS, shown_in
 from isanet_jax.metrics.segmentation import DISTANCES, summarise
 
 NO_VALUE = "–"
+NOT_INDEPENDENT = "†"  # of a method whose start had seen its cases
 
 
 @dataclasses.dataclass
@@ -109,13 +110,19 @@ def collect(comparison: dict, cells: list[Cell], classes=(), of_class=None) -> l
             for case, seeds in of_case.items()
         }
         kind = name if name in comparison["methods"] else THRESHOLDS
+        mark = f" {NOT_INDEPENDENT}" if any(has_seen(cell) for cell, _ in results[name]) else ""
         rows.append(
             Row(
-                name, method["label"], method["published"], dict(of_fold), cases,
+                name, method["label"] + mark, method["published"], dict(of_fold), cases,
                 missing[kind], total[kind],
             )
         )  # fmt: skip
     return rows
+
+
+def has_seen(cell: Cell) -> bool:
+    """Whether a cell's training started from a network that had seen its test or selection fold."""
+    return bool(cell.is_trained and (cell.training or {}).get("start_has_seen"))
 
 
 def _method_of(cell, name):

@@ -6,13 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from isanet_jax.cases.case import read_label_on_reference
-from isanet_jax.cases.cohort import Cohort
 from isanet_jax.cases.grid import grid_distance_mm, resample_label, same_grid
 from isanet_jax.cases.label import read_label
 from isanet_jax.cases.preparation import settings_of
 from isanet_jax.classes import Classes, class_masks, ignored_mask
-from isanet_jax.errors import ConfigError, DataError
+from isanet_jax.errors import DataError
 from isanet_jax.files import files_below
 from isanet_jax.kinds import pet_name
 from isanet_jax.metrics.segmentation import case_metrics, mean_over_classes
@@ -57,9 +55,8 @@ def score_run(
     for case, stored, probability in predicted(predictor, cohort, cases):
         of_network = {}  # grid -> class -> mask
         for grid in dict.fromkeys((*grids, *(["case"] if predictor else []))):
-            on_grid, references, ignored, spacing_mm = _grid(
-                grid, stored, cohort.path(case), classes
-            )
+            label = None if grid == "case" else cohort.stored(case, ()).label_on_reference()
+            on_grid, references, ignored, spacing_mm = _grid(label, stored, classes)
             of_methods = {}
             if predictor:
                 suv = partial(on_grid, stored.images[pet]) if pet else None
@@ -112,7 +109,7 @@ def score_given(cohort, cases, folder, classes, on_case) -> dict[str, dict[str, 
         )
     for case, stored in evaluation_data(cohort, cases):
         mask = read_label(paths[case], written, case=case, placed=False)
-        label, settings = read_label_on_reference(cohort.path(case)), stored.meta["settings"]
+        label, settings = cohort.stored(case, ()).label_on_reference(), stored.meta["settings"]
         _check_grids(mask, label, case, paths[case], "the case's")
         found = _metrics(
             class_masks(mask.data, written.to_json(), classes),
@@ -159,55 +156,19 @@ def predicted(predictor, cohort, cases):
             yield case, stored, probability
 
 
-def unseen_cases(cohort: Cohort, splits: list[dict]) -> list[str]:
-    """The cases of a cohort on which networks may be scored: none of them has learnt from these.
-
-    For one network on its own cohort, its test fold. A case that a network does not know is of
-    another cohort, and unseen; a case that it was only selected on is not.
-
-    Args:
-        cohort: the prepared cases.
-        splits: of each network: `train`, `selection` and `test`, case IDs each.
-
-    Raises:
-        DataError: test cases that the cohort lacks.
-        ConfigError: some network has seen every case.
-    """
-    unseen = set(cohort.cases)
-    for split in splits:
-        test = set(split["test"])
-        known = test.union(split["train"], split["selection"])
-        lacking = sorted(test - cohort.cases.keys())
-        if lacking and known & cohort.cases.keys():
-            raise DataError(
-                f"lacks the test cases {', '.join(lacking[:5])}",
-                file=cohort.folder,
-                action="Name the folder that the run was trained on with --cases; cases of another "
-                "cohort need IDs of their own",
-            )
-        unseen -= known - test
-    if not unseen:
-        raise ConfigError(
-            f"each of the {len(cohort.cases)} cases in {cohort.folder} was trained or selected on "
-            "by one of the networks. Folds of one cohort can only be scored together on other "
-            "cases: name them with --cases"
-        )
-    return sorted(unseen)
-
-
-def _grid(grid, stored, path, classes):
+def _grid(label, stored, classes):
     """How values of a case are taken to a grid; the true masks there, by class, and which voxels
     nothing is known of (or None); its voxel size.
     """
     settings = stored.meta["settings"]
-    if grid == "case":
+    if label is None:  # on the case grid
         return (
             lambda values: values,
             stored.masks(classes),
             stored.ignored,
             stored.meta["spacing_mm"],
         )
-    label, affine = read_label_on_reference(path), np.array(stored.meta["affine"])
+    affine = np.array(stored.meta["affine"])
     return (
         lambda values: to_grid_of(values, affine, label).data,
         class_masks(label.data, settings, classes),

@@ -118,16 +118,18 @@ def describe_runs(descriptions: list[dict], reported) -> list[dict]:
 
     Returns:
         For each run: system, fold, seed, training_cases, best_epoch, validation_dsc, validated_on
-        (a key of `VALIDATION_NOTES`), and selection, a key of `SELECTION_NOTES` (nested wherever
-        there was a choice and no reported case took part in it).
+        (a key of `VALIDATION_NOTES`), selection, a key of `SELECTION_NOTES` (nested wherever there
+        was a choice and no reported case took part in it), and start_has_seen, role -> number of
+        cases, where `init_seen` let it go on.
     """
     return [
         {
             "system": config.model.name,
             "fold": config.fold,
             "seed": config.seed,
-            "selection": _selection(d["split"], reported),
+            "selection": _selection(d, reported),
             "training_cases": d.get("counts", {}).get("train", len(d["split"]["train"])),
+            "start_has_seen": _counts(d.get("overlap", {})),
             "best_epoch": d["progress"]["best_epoch"],
             "validation_dsc": d["progress"]["best_dsc"],
             "validated_on": config.train.validate_on,
@@ -137,10 +139,24 @@ def describe_runs(descriptions: list[dict], reported) -> list[dict]:
     ]
 
 
-def _selection(split, reported):
-    if not split["selection"]:
+def _counts(overlap):
+    """Role -> number of its cases that the start had seen, from IDs or from numbers."""
+    return {role: n if isinstance(n, int) else len(n) for role, n in overlap.items()}
+
+
+def start_note(run: dict) -> str:
+    """What a reader must know of a run whose start had seen its cases; "" of others."""
+    if not run["start_has_seen"]:
+        return ""
+    counts = " and ".join(f"{n} of its {role} cases" for role, n in run["start_has_seen"].items())
+    return f"NOT INDEPENDENT: its start (--config.init) had seen {counts}"
+
+
+def _selection(description, reported):
+    chosen_on = description["split"]["selection"]
+    if not description.get("counts", {}).get("selection", len(chosen_on)):
         return "none"
-    return "paper" if set(reported) & set(split["selection"]) else "nested"
+    return "paper" if set(reported) & set(chosen_on) else "nested"
 
 
 def by_method(scores: dict, grid: str) -> dict[str, dict[str, dict]]:
@@ -207,6 +223,7 @@ def write_run_report(path, *, runs, rules, preparation, scores) -> None:
         f"- {run['system']}, fold {run['fold']}, seed {run['seed']}: checkpoint of epoch "
         f"{run['best_epoch']}{_validation(run)}, "
         f"{run['training_cases']} training cases. Selection: {SELECTION_NOTES[run['selection']]}."
+        + (f" {note}." if (note := start_note(run)) else "")
         for run in runs
     )
     primary = scores[list(scores)[-1]]["ct"]["network"]

@@ -32,14 +32,14 @@ def evaluate_runs(  # noqa: PLR0915 - one file after the other is written
     # Here: these import JAX, which --help does not need.
     from isanet_jax.cases.cohort import read_cohort
     from isanet_jax.evaluation import charts, report
-    from isanet_jax.evaluation.evaluate import NETWORK, score_run, unseen_cases
+    from isanet_jax.evaluation.evaluate import NETWORK, score_run
     from isanet_jax.evaluation.page import Page, metrics_table, pack_case
     from isanet_jax.files import is_bundle, write_csv
     from isanet_jax.metrics import shown_in
     from isanet_jax.prediction.predictor import Predictor
     from isanet_jax.prediction.rules import write_form
-    from isanet_jax.runs.bundle import in_cohort
     from isanet_jax.runs.log import read_log
+    from isanet_jax.runs.seen import BEFORE, in_cohort, said_of, unseen_cases
     from isanet_jax.settings import read_stored
     from isanet_jax.training.check import check_cohort
 
@@ -47,20 +47,19 @@ def evaluate_runs(  # noqa: PLR0915 - one file after the other is written
     descriptions = predictor.descriptions
     config = read_stored(descriptions[0]["config"])
     own = config.data.cases
-    is_other = bool(cases and own) and Path(cases).resolve() != Path(own).resolve()
+    # A model's cases are others', as far as anybody knows.
+    is_other = bool(cases) and (not own or Path(cases).resolve() != Path(own).resolve())
     cases = cases or own
     if not cases:
         raise ConfigError(f"{workdirs[0]} has no cases of its own; name prepared ones with --cases")
     cohort = read_cohort(cases)
     descriptions = [in_cohort(description, cohort) for description in descriptions]
     check_cohort(config, cohort)
-    ids = unseen_cases(cohort, [description["split"] for description in descriptions])
-    if (known := len(cohort.cases) - len(ids)) and is_other:
-        _log.info(
-            f"{known} of the {len(cohort.cases)} cases in {cases} have IDs of cases that were "
-            "trained or selected on, and are left out; if they are others, prepare them under "
-            "other IDs"
-        )
+    ids = unseen_cases(cohort, descriptions)
+    roles = BEFORE if not is_other else (*BEFORE, "train", "selection")
+    known = {case for one in descriptions for role in roles for case in one["split"][role]}
+    if said := said_of(cohort, descriptions, known - set(ids)):
+        _log.info(said)
     output.mkdir(parents=True, exist_ok=True)
     page = Page()
 
@@ -107,12 +106,14 @@ def evaluate_runs(  # noqa: PLR0915 - one file after the other is written
         preparation=descriptions[0]["preparation"],
         scores=scores,
     )
+    notes = sorted({note for run in runs if (note := report.start_note(run))})
     chosen_by = ", ".join(sorted({report.SELECTION_NOTES[run["selection"]] for run in runs}))
     page.write(
         output / "report.html",
         title=f"{runs[0]['system']}, {len(ids)} cases",
         lines=[
             f"{len(runs)} network(s). Checkpoint: {chosen_by}.",
+            *notes,
             f"Masks: {report.describe_rules(applied)}. Figures are on the original CT grid, the "
             "volumes below on the case grid.",
             *([f"Volumes: of the {page.most} cases with the lowest DSC."] * page.is_full),
@@ -127,6 +128,8 @@ def evaluate_runs(  # noqa: PLR0915 - one file after the other is written
     kinds = {run["selection"] for run in runs}
     selection = "paper" if "paper" in kinds else ", ".join(sorted(kinds))
     _log.info(report.summary_table(report.by_method(scores, "ct")))
+    for note in notes:
+        _log.warning(f"warning: {note}")
     mean = content["summary"]["dsc"]["mean"]
     _log.info(
         f"\nmean DSC {mean:.4f} on {len(ids)} cases, on the CT's own grid "

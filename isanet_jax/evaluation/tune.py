@@ -1,6 +1,7 @@
 """How probabilities become masks, chosen on cases that no network has learnt from."""
 
 import itertools
+import logging
 from typing import NamedTuple
 
 import numpy as np
@@ -16,8 +17,11 @@ from isanet_jax.kinds import pet_name
 from isanet_jax.metrics.segmentation import LESION_IOU
 from isanet_jax.prediction.predictor import Predictor
 from isanet_jax.prediction.rules import Rules, write_form
+from isanet_jax.runs.seen import in_cohort, said_of, seen
 from isanet_jax.settings import read_stored
 from isanet_jax.volume import CONNECTED_18, CONNECTED_26
+
+_log = logging.getLogger(__name__)
 
 # Of a run's cases: its test fold, or those that its checkpoint was chosen on (with selection
 # `nested`, others), which leaves the test fold unseen.
@@ -204,7 +208,7 @@ def out_of_fold(predictors, cohort, *, role="test", on_case=lambda: None) -> dic
     found = {name: [] for name in classes}
     pet = pet_name(cohort.settings["images"])
     for predictor in predictors:
-        tested = predictor.descriptions[0]["split"][role]
+        tested = cases_for_rules(predictor.descriptions[0], cohort, role)
         for _, stored, probability in predicted(predictor, cohort, tested):
             voxel_ml = float(np.prod(stored.meta["spacing_mm"]) / 1000)
             suv = stored.images.get(pet)
@@ -217,6 +221,21 @@ def out_of_fold(predictors, cohort, *, role="test", on_case=lambda: None) -> dic
                 found[name].append(of_case)
             on_case()
     return found
+
+
+def cases_for_rules(description, cohort, role) -> list[str]:
+    """The cases of a network's role that neither it nor what it was started from has learnt from.
+
+    Args:
+        description: of a run.
+        cohort: its cases.
+        role: `test`: those that it was not chosen on either, but for selection `paper`;
+            `selection`: those that it was chosen on.
+    """
+    found = in_cohort(description, cohort)
+    split = {name: set(cases) for name, cases in found["split"].items()}
+    unfit = seen(found) if role == "test" else split["train"] | split["before_train"]
+    return sorted(set(description["split"][role]) & split[role] - unfit)
 
 
 def tune_runs(
@@ -259,7 +278,12 @@ def tune_runs(
                 "rules are for one kind of run"
             )
     cohort = read_cohort(cases or read_stored(first.descriptions[0]["config"]).data.cases)
-    tested = [case for p in predictors for case in p.descriptions[0]["split"][role]]
+    tested = [c for p in predictors for c in cases_for_rules(p.descriptions[0], cohort, role)]
+    asked = {case for p in predictors for case in p.descriptions[0]["split"][role]}
+    found = [in_cohort(p.descriptions[0], cohort) for p in predictors]
+    left_out = asked & cohort.cases.keys() - set(tested)
+    if left_out and (said := said_of(cohort, found, left_out)):
+        _log.info(said)
     if not tested:
         raise ConfigError(
             f"none of these runs' cases has the role {role!r}: none is left to choose rules on. "

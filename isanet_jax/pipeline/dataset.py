@@ -7,7 +7,7 @@ import grain
 import jax
 import numpy as np
 
-from isanet_jax.cases.case import StoredCase, read_case
+from isanet_jax.cases.case import StoredCase
 from isanet_jax.cases.cohort import Cohort
 from isanet_jax.errors import ConfigError
 from isanet_jax.kinds import KINDS
@@ -181,7 +181,7 @@ def training_data(
 
     @functools.cache
     def stored(index):
-        return StoredCase(cohort.path(cases[index]), inputs.images)
+        return cohort.stored(cases[index], inputs.images)
 
     @functools.cache
     def voxels(index):
@@ -244,6 +244,6 @@ def evaluation_data(cohort: Cohort, cases, images=None):
         `grain.IterDataset` of (ID, `isanet_jax.cases.case.Case`).
     """
     dataset = grain.MapDataset.source(list(cases)).map(
-        lambda case: (case, read_case(cohort.path(case), images))
+        lambda case: (case, cohort.stored(case, images).read())
     )
     return dataset.to_iter_dataset(_READ)

@@ -19,10 +19,10 @@ from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
 import isanet_jax
-from isanet_jax.cases.cohort import Cohort, read_cohort
-from isanet_jax.errors import CheckpointError, ConfigError, DataError
+from isanet_jax.errors import CheckpointError, ConfigError
 from isanet_jax.files import BUNDLE_SUFFIX, check_new, replace_when_done
 from isanet_jax.runs.card import model_card
+from isanet_jax.runs.seen import ROLES, identities_of
 from isanet_jax.settings import changed, read_stored, to_dict
 
 FORMAT = 1
@@ -105,49 +105,24 @@ def _described(description):
     """A run's description without what names cases or folders."""
     if "counts" in description:  # of a network that comes from a model
         return {k: v for k, v in description.items() if k not in ("weights", "sha256", "rules")}
-    config = read_stored(description["config"])
-    digests = _digests(config.data.cases, description["split"])
-    config = to_dict(changed(config, {"data.cases": ""}))
+    nameless = {"data.cases": "", "init": "", "init_seen": False}  # no paths of a machine
+    config = to_dict(changed(read_stored(description["config"]), nameless))
     progress = {k: description["progress"][k] for k in ("best_dsc", "best_epoch")}
     kept = {name: description[name] for name in _KEPT if name in description}
+    known = identities_of(description)
+    overlap = {role: len(cases) for role, cases in description.get("overlap", {}).items()}
     return kept | {
         "config": config,
         "progress": progress,
-        "split": digests,
-        "counts": {role: len(cases) for role, cases in description["split"].items()},
+        # By which versions before 0.2.0 know cases.
+        "split": {role: [one["file"] for one in known[role] if "file" in one] for role in ROLES},
+        "identities": {
+            role: [{k: v for k, v in one.items() if k != "case"} for one in of_role]
+            for role, of_role in known.items()
+        },
+        "counts": {role: len(cases) for role, cases in known.items()},
+        **({"overlap": overlap} if overlap else {}),
     }
-
-
-def _digests(folder, split):
-    """Digests of the cases' first files by role; none where the cases are not there any more."""
-    try:
-        known = read_cohort(folder).cases
-    except DataError:
-        known = {}
-    return {
-        role: [_digest_of(known[case]) for case in cases if case in known]
-        for role, cases in split.items()
-    }
-
-
-def _digest_of(entry):
-    """By which a case is known without its ID: the SHA-256 of its first image's file."""
-    return str(next(iter(entry["sources"].values())))
-
-
-def in_cohort(description: dict, cohort: Cohort) -> dict:
-    """A network's description with the IDs that its cases have in a cohort.
-
-    Of a run it is returned as it is: its cases have their IDs.
-    """
-    if "counts" not in description:
-        return description
-    names = {_digest_of(entry): case for case, entry in cohort.cases.items()}
-    split = {
-        role: [names[digest] for digest in digests if digest in names]
-        for role, digests in description["split"].items()
-    }
-    return description | {"split": split}
 
 
 def read_bundle(path) -> Bundle:

@@ -61,6 +61,8 @@ def model_card(networks: list[dict], rules: Mapping, metrics, about: Mapping[str
             f"| {number} | {counts['train']} cases | {counts['selection']} cases | {config.fold} "
             f"| {config.seed} | {progress['best_epoch']} | {'–' if dsc is None else f'{dsc:.4f}'} |"
         )
+    lines += ["", "## Cases", ""]
+    lines += _cases(networks)
     lines += ["", "## Metrics", ""]
     for content in metrics:
         summary, runs = content["summary"], content.get("runs", [])
@@ -79,3 +81,40 @@ def model_card(networks: list[dict], rules: Mapping, metrics, about: Mapping[str
     lines += ["", "## Weights", ""]
     lines += [f"- {network['weights']}: SHA-256 {network['sha256']}" for network in networks]
     return "\n".join(lines) + "\n"
+
+
+def _cases(networks):
+    """By what the cases are known that must not be scored: a table, of which no ID is part."""
+    roles = {
+        "train": "trained on",
+        "selection": "chosen on",
+        "before_train": "trained on before",
+        "before_selection": "chosen on before",
+    }
+    of_case = {}
+    for number, network in enumerate(networks):
+        for role, words in roles.items():
+            for identity in network.get("identities", {}).get(role, []):
+                name = identity.get("content") or identity.get("file", "–")
+                of_case.setdefault(name, {}).setdefault(words, set()).add(number)
+    if not of_case:
+        return ["Not known: the networks are of a version that did not keep them."]
+    lines = [
+        "What these networks must not be scored on; *before*: by what a network was started from. "
+        "`isanet eval` leaves it out.",
+        "",
+        "| first image (SHA-256) | networks |",
+        "|---|---|",
+    ]
+    for name, found in sorted(of_case.items()):
+        text = "; ".join(f"{words}: {_numbers(which)}" for words, which in found.items())
+        lines.append(f"| {name} | {text} |")
+    for number, network in enumerate(networks):
+        if overlap := network.get("overlap"):
+            counts = ", ".join(f"{count} of its {role} cases" for role, count in overlap.items())
+            lines += ["", f"Network {number} was started from one that had seen {counts}."]
+    return lines
+
+
+def _numbers(which):
+    return ", ".join(map(str, sorted(which)))

@@ -29,8 +29,10 @@ from isanet_jax.runs.damage import (
     what_is_lacking,
 )
 from isanet_jax.runs.digest import digest_of, digest_of_text, shapes_of
+from isanet_jax.runs.seen import check_same
 
 _PARAMS, _REST = "params", "rest"
+_OF_START = ("identities", "overlap")  # what is known of a network that a run started from
 SERIES = ("best", "latest")
 _VALUE = "value"
 
@@ -58,7 +60,8 @@ class Checkpoints:
 
     Args:
         workdir: the run's folder.
-        info: description of the run: `config`, `preparation`, `seen`, `split`.
+        info: description of the run: `config`, `preparation`, `seen`, `split`, `cases` and
+            `identities` (see `isanet_jax.runs.seen`).
     """
 
     def __init__(self, workdir, *, info: dict):
@@ -126,6 +129,7 @@ class Checkpoints:
 
         Raises:
             CheckpointError: damaged, missing after it had been saved, or of another network.
+            ConfigError: the cases are not what they were.
         """
         series = self._series["latest"]
         if _step_of(series, self._workdir) is None:
@@ -133,13 +137,20 @@ class Checkpoints:
                 raise lost(self._workdir, f"the checkpoint of step {self._saved['latest']['step']}")
             return None
         rest = (state.opt_state, state.step, state.key)
+        step = _step_of(series, self._workdir)
+        check_same(_description(series, step, self._workdir)[0], self.info, self._workdir)
         description, items = _load(
             series,
             lambda description: {_PARAMS: state.params, _REST: rest},
             self._workdir,
             config=self.info.get("config"),
         )
+        self.describe(**{name: description[name] for name in _OF_START if name in description})
         return TrainState(items[_PARAMS], *items[_REST]), description["progress"]
+
+    def describe(self, **more) -> None:
+        """Adds to the run's description, for the checkpoints that follow."""
+        self.info |= more
 
     def check_best(self) -> None:
         """Raises CheckpointError where the best checkpoint, or a file of it, is missing."""

@@ -482,6 +482,12 @@ class Config:
         "model (isanet bundle) or run whose parameters a new training starts from; empty: drawn",
         since="2026-11-26",
     )
+    init_seen: bool = setting(
+        False,
+        Flag(),
+        "go on although init has seen cases of the test or selection fold; every table says so",
+        since="2026-11-30",
+    )
     channels_last: bool = setting(
         True,
         Flag(),

@@ -28,6 +28,8 @@ def check_config(values) -> Config:
             f"{command('compare')} --config FILE"
         )
     config = read(values)
+    if config.init_seen and not config.init:
+        raise ConfigError("init_seen is True, and nothing reads it without init; use False")
     rates = config.optimizer
     if rates.schedule != "poly" and rates.floor_learning_rate > rates.peak_learning_rate:
         raise ConfigError(

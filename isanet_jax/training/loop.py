@@ -24,6 +24,7 @@ from isanet_jax.machine import CLOCKS, return_memory, seconds_by
 from isanet_jax.runs.checkpoint import Checkpoints, check_record
 from isanet_jax.runs.folder import claim_workdir, compare_workdir
 from isanet_jax.runs.log import NoLog, RunLog
+from isanet_jax.runs.seen import carried_on, cases_of, identities, overlap_of_start
 from isanet_jax.runs.track import Tracker, tracker_package
 from isanet_jax.settings import Config, to_dict
 from isanet_jax.training.check import check_config
@@ -36,7 +37,7 @@ from isanet_jax.training.setup import (
     set_up,
     split_cohort,
 )
-from isanet_jax.training.start import started_from
+from isanet_jax.training.start import read_start, started_from
 from isanet_jax.training.step import not_finite
 from isanet_jax.training.stop import StopRequest, interruptibly
 from isanet_jax.training.validate import validate
@@ -106,6 +107,8 @@ def _train_alone(config, workdir, mesh, cohort, *, profiled_steps, track):
         "seen": scan_ranges(cohort, parts.train),
         "ct_windows": [list(window) for window in training.inputs.ct_windows],
         "split": {"train": parts.train, "selection": parts.selection, "test": parts.test},
+        "cases": cases_of(cohort, parts),
+        "identities": identities(cohort, parts),
     }
     with (
         contextlib.closing(training.batches()) as batches,
@@ -121,7 +124,12 @@ def _train_alone(config, workdir, mesh, cohort, *, profiled_steps, track):
             if progress["best_epoch"]:
                 checkpoints.check_best()
         elif config.init:
-            params, said = started_from(config.init, state.params)
+            start = read_start(config.init)
+            before = carried_on(start.description)
+            overlap = overlap_of_start(config, cohort, parts, before)
+            more = {"identities": info["identities"] | before}
+            checkpoints.describe(**more, **({"overlap": overlap} if overlap else {}))
+            params, said = started_from(start, state.params)
             state = state._replace(params=params)
             _log.info(said)
         # As if what earlier calls took had been just before this one.

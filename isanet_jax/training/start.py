@@ -1,5 +1,7 @@
 """Where a training starts that does not start from nothing: at a trained network's parameters."""
 
+from typing import NamedTuple
+
 import jax
 import numpy as np
 
@@ -13,8 +15,16 @@ from isanet_jax.settings import read_stored
 _LEAST_SHARE = 0.25  # of a network's arrays: fewer are alike by chance
 
 
-def trained_arrays(path) -> dict[str, np.ndarray]:
-    """The parameters of a model (`isanet bundle`) or of a run's best checkpoint: name -> array.
+class Start(NamedTuple):
+    """A trained network to start from: where it is, its arrays by name, and its description."""
+
+    path: str
+    arrays: dict[str, np.ndarray]
+    description: dict
+
+
+def read_start(path) -> Start:
+    """A model (`isanet bundle`), or a run's best checkpoint.
 
     Raises:
         CheckpointError: neither, or a damaged one.
@@ -26,32 +36,34 @@ def trained_arrays(path) -> dict[str, np.ndarray]:
             raise ConfigError(
                 f"init is {path}, which has {len(networks)} networks; a training starts from one"
             )
-        systems.check_version(networks[0][0], path)
-        return networks[0][1]
+        ((description, arrays),) = networks
+        systems.check_version(description, path)
+        return Start(path, arrays, description)
 
     def abstract(description):
         return systems.create_abstract(systems.of_config(read_stored(description["config"])))[1]
 
-    params, _ = load_params(path, abstract)
-    return {name: np.asarray(array) for name, array in named_arrays(params)}
+    params, description = load_params(path, abstract)
+    arrays = {name: np.asarray(array) for name, array in named_arrays(params)}
+    return Start(path, arrays, description)
 
 
-def started_from(path, params) -> tuple[dict, str]:
+def started_from(start: Start, params) -> tuple[dict, str]:
     """Parameters of which those are replaced that a trained network has in the same shape.
 
     Other images, classes, widths or levels may be asked for: what depends on them is drawn anew.
 
     Args:
-        path: of a model or a run.
+        start: the trained network.
         params: as they were drawn.
 
     Returns:
         the parameters, and a sentence on what was taken and what was not.
 
     Raises:
-        CheckpointError: see `trained_arrays`; hardly anything in it fits.
+        CheckpointError: hardly anything in it fits.
     """
-    trained = trained_arrays(path)
+    path, trained, _ = start
     drawn = named_arrays(params)
     taken = {
         name for name, array in drawn if name in trained and trained[name].shape == array.shape

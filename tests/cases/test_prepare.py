@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from scipy import ndimage
 from isanet_jax.cases import cohort, prepare
 from isanet_jax.cases.case import case_of, read_case, read_label_on_reference
 from isanet_jax.cases.cohort import read_cohort
+from isanet_jax.cases.identity import content_digest
 from isanet_jax.classes import Classes
 from isanet_jax.cli import prepare as command
 from isanet_jax.datasets.layout import Scan
@@ -190,12 +192,144 @@ def test_one_scan_of_two_patients_is_told(tmp_path, patient, capsys):
     scans[1] = dataclasses.replace(scans[1], patient="A")
     scans.append(write_scan(tmp_path, patient, "D", pet=changed(pet, pet.data * 0.9)))
     run(scans, tmp_path / "out")
-    told = [line for line in capsys.readouterr().err.splitlines() if "same file" in line]
+    told = [line for line in capsys.readouterr().err.splitlines() if "is the same as" in line]
     assert [line.split(" is the")[0] for line in told] == [
-        "warning: case C: ct",
+        "warning: case C: the scan",
         "warning: case C: pet",
-        "warning: case D: ct",
+        "warning: case D: the scan",
     ]
+    assert "they are in the folds 1 and 0: leave one of them out" in told[0]
+
+
+def shifted(volume, number):
+    """Another patient's: the volume rolled by some voxels."""
+    return changed(volume, np.roll(volume.data, number, axis=0))
+
+
+def test_a_patient_keeps_their_fold_when_others_come_and_go(tmp_path, patient, caplog):
+    caplog.set_level("INFO")
+
+    def scans(*numbers):
+        volumes = [[shifted(v, n) for v in patient] for n in numbers]
+        return [write_scan(tmp_path, v, f"P{n:02}") for v, n in zip(volumes, numbers, strict=True)]
+
+    output = tmp_path / "out"
+
+    def folds():
+        return json.loads((output / "folds.json").read_text())["fold_of"]
+
+    run(scans(*range(6)), output, folds=3)
+    first = folds()
+    assert not caplog.messages
+    run(scans(*range(7)), output, folds=3)
+    assert folds().items() >= first.items()
+    assert caplog.messages[-1].startswith("6 patients keep their folds, 1 new one is dealt into")
+    # A second scan goes where its patient is, whatever it is called.
+    second = dataclasses.replace(scans(9)[0], case="again", patient="P03")
+    run([*scans(*range(7)), second], output, folds=3)
+    assert folds()["again"] == first["P03"]
+    # A copy under another name goes with what it is a copy of.
+    copies = [dataclasses.replace(scans(n)[0], case=f"copy{n}", patient=f"X{n}") for n in range(4)]
+    run([*scans(*range(7)), second, *copies], output, folds=3)
+    assert [folds()[f"copy{n}"] for n in range(4)] == [first[f"P{n:02}"] for n in range(4)]
+    for name in ("again", "copy0", "copy1", "copy2", "copy3", "P06"):
+        (output / f"{name}.zarr.zip").unlink()
+    run(scans(*range(6)), output, folds=3)
+    assert folds() == first
+    with pytest.raises(ConfigError, match="3 folds dealt from seed 0.*--folds 3 --seed 0, or deal"):
+        run(scans(*range(6)), output, folds=2)
+    run(scans(*range(6)), output, folds=2, refold=True)
+    assert set(folds().values()) == {0, 1}
+    assert "of 6 patients have another fold than before" in caplog.messages[-1]
+    (output / "folds.json").write_text("{")
+    with pytest.raises(DataError, match=r"folds.json: is damaged.*--refold, or put the file back"):
+        run(scans(*range(6)), output, folds=2)
+    run(scans(*range(6)), output, folds=2, refold=True)
+    (output / "manifest.json").write_text('{"cases": 5}')
+    run(scans(*range(6)), output, folds=2)
+    assert set(folds().values()) == {0, 1}
+
+
+def test_a_case_is_known_by_its_content(tmp_path, patient):
+    ct = patient[0]
+    known = content_digest(ct)
+    (tmp_path / "a").mkdir()
+    for name, volume in (
+        ("other.nii", ct),
+        ("other.nii.gz", changed(ct, ct.data.astype(np.float32))),
+        ("a/turned.nii.gz", Volume(*turned(ct))),
+    ):
+        write_volume(tmp_path / name, volume)
+        assert content_digest(read_volume(tmp_path / name)) == known, name
+    assert content_digest(shifted(ct, 1)) != known
+    assert content_digest(Volume(ct.data, ct.affine @ np.diag([1, 1, 1.2, 1]))) != known
+    assert content_digest(changed(ct, ct.data[::-1])) != known
+    zeros = [np.zeros((2, 2, 2), np.float32), -np.zeros((2, 2, 2), np.float32)]
+    assert content_digest(Volume(zeros[0], np.eye(4))) == content_digest(
+        Volume(zeros[1], np.eye(4))
+    )
+
+
+def turned(volume):
+    """(data, affine) with other axes first, of which one runs backwards: the same voxels."""
+    data = volume.data.transpose(2, 0, 1)[::-1]
+    affine = volume.affine[:, [2, 0, 1, 3]].copy()
+    affine[:, 3] += (data.shape[0] - 1) * affine[:, 0]
+    affine[:, 0] *= -1
+    return data, affine
+
+
+def test_cases_of_before_there_were_digests_get_them(tmp_path, patient, monkeypatch):
+    scans = [write_scan(tmp_path, [shifted(v, n) for v in patient], f"P{n}") for n in range(2)]
+    new = run(scans, tmp_path / "out")
+    write = prepare.write_case
+
+    def as_before(path, case, *rest):
+        meta = {k: v for k, v in case.meta.items() if k not in ("content", "digest")}
+        write(path, dataclasses.replace(case, meta=meta), *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(prepare, "write_case", as_before)
+        patched.setattr(cohort, "_doubled", lambda metas, fold_of: [])
+        patched.setattr(cohort, "_MANIFEST_KEYS", cohort._MANIFEST_KEYS[:-3])
+        run(scans, tmp_path / "old")
+    assert "content" not in read_cohort(tmp_path / "old").cases["P0"]
+    read_cohort(tmp_path / "old").stored("P0").read()
+    before = (tmp_path / "old" / "P0.zarr.zip").read_bytes()
+    again = run(scans, tmp_path / "old")
+    assert (tmp_path / "old" / "P0.zarr.zip").read_bytes() == before
+    for a, b in zip(again, new, strict=True):
+        assert [a[name] for name in ("content", "digest")] == [
+            b[name] for name in ("content", "digest")
+        ]
+
+
+def test_a_swapped_or_changed_file_is_told_before_it_is_read_and_made_anew(tmp_path, patient):
+    scans = [write_scan(tmp_path, [shifted(v, n) for v in patient], f"P{n}") for n in range(2)]
+    output = tmp_path / "out"
+    entries = run(scans, output)
+    paths = [output / f"P{n}.zarr.zip" for n in range(2)]
+    whole = [path.read_bytes() for path in paths]
+    paths[0].write_bytes(whole[1])
+    with pytest.raises(
+        DataError, match=r"case P0.*not the file.*\(case, patient, sources.*swapped"
+    ):
+        read_cohort(output).stored("P0")
+    assert run(scans, output) == entries
+    assert paths[0].read_bytes() == whole[0]
+    # The same header over another label: as it says itself, it is P0.
+    with zipfile.ZipFile(paths[0]) as a, zipfile.ZipFile(paths[1]) as b:
+        members = {name: a.read(name) for name in a.namelist()}
+        members |= {name: b.read(name) for name in members if name.startswith("label/c")}
+    with zipfile.ZipFile(paths[0], "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    with pytest.raises(
+        DataError, match="not the file that manifest.json describes: it was swapped"
+    ):
+        read_cohort(output).stored("P0")
+    run(scans, output)
+    assert paths[0].read_bytes() == whole[0]
 
 
 def test_an_inverted_label_is_a_warning(tmp_path, patient):

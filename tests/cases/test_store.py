@@ -132,3 +132,85 @@ def test_text_that_begins_a_formula_is_kept_from_being_one(tmp_path):
         read = list(csv.DictReader(file))
     assert [row["text"] for row in read] == [*(f"'{text}" for text in hostile), *harmless]
     assert {row["number"] for row in read} == {"-1.5"}
+
+
+def relabelled(path, name, **changes):
+    """Changes what a case says of one of its arrays."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    members[name] = json.dumps(json.loads(members[name]) | changes).encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for member, content in members.items():
+            archive.writestr(member, content)
+
+
+def chunks(*shape):
+    return {"name": "regular", "configuration": {"chunk_shape": list(shape)}}
+
+
+@pytest.mark.parametrize(
+    ("array", "changes", "message"),
+    [
+        ("ct", {"chunk_grid": chunks(30_000, 30_000, 30_000)}, "ct has other chunks or codecs"),
+        ("label", {"chunk_grid": chunks(8, 8, 8)}, "label has other chunks"),
+        ("pet", {"shape": [30_000] * 3}, "pet has the shape"),
+        ("label_reference", {"shape": [16, 16, 17]}, "label_reference has the shape"),
+        ("samples/tumour", {"shape": [10**9, 3]}, "samples/tumour has the shape"),
+        ("samples/tumour", {"shape": [3]}, "samples/tumour has the shape"),
+        ("ct", {"shape": "x"}, "damaged"),
+        ("ct", {"shape": [16.0, 16, None]}, "damaged"),
+        ("ct", {"data_type": "complex64"}, "type complex64"),
+        ("ct", {"data_type": "nothing"}, "damaged"),
+        ("ct", {"codecs": [{"name": "bytes"}, {"name": "gzip"}]}, "ct has other chunks or codecs"),
+        ("ct", {"codecs": 5}, "damaged"),
+    ],
+)
+def test_what_an_array_says_of_itself_is_checked_before_it_is_read(path, array, changes, message):
+    relabelled(path, f"{array}/zarr.json", **changes)
+    with pytest.raises(DataError, match=message):
+        StoredCase(path)
+
+
+@pytest.mark.parametrize("shape", [[2**20] * 3, [0, 1, 1], "16", [16, 16], [16, 16, True], None])
+@pytest.mark.parametrize("name", ["shape", "reference_shape"])
+def test_what_a_case_says_of_its_size_is_checked(path, name, shape):
+    with zipfile.ZipFile(path) as archive:
+        attributes = json.loads(archive.read("zarr.json"))["attributes"]
+    relabelled(path, "zarr.json", attributes=attributes | {name: shape})
+    with pytest.raises(DataError, match="damaged"):
+        StoredCase(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m["cases"][0].update(shape=[16, 16, 0]),
+        lambda m: m["cases"][0].pop("sources"),
+        lambda m: m["cases"][0].update(sources={}),
+        lambda m: m["cases"][0].update(patient=5),
+        lambda m: m["cases"][0].update(spacing_mm="x"),
+        lambda m: m["cases"].append(5),
+        lambda m: m.update(cases=None),
+        lambda m: m.update(settings={"size": 16}),
+        lambda m: m.pop("settings"),
+    ],
+)
+def test_a_damaged_manifest_is_named(cohort_folder, tmp_path, change):
+    for file in cohort_folder.iterdir():
+        if file.is_file():
+            shutil.copy(file, tmp_path / file.name)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    change(manifest)
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match=r"manifest\.json: is damaged.*prepare again: it keeps"):
+        read_cohort(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"fold_of": 5}', '{"fold_of": {"phantom_000": "x"}}'])
+def test_damaged_folds_are_named_and_not_dealt_anew_in_silence(cohort_folder, tmp_path, text):
+    for file in cohort_folder.iterdir():
+        if file.is_file():
+            shutil.copy(file, tmp_path / file.name)
+    (tmp_path / "folds.json").write_text(text)
+    with pytest.raises(DataError, match=r"folds\.json: is damaged.*--refold, or put"):
+        read_cohort(tmp_path)

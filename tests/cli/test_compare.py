@@ -3,15 +3,21 @@
 import csv
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import isanet_jax
 from isanet_jax.cases.case import read_label_on_reference
+from isanet_jax.cases.cohort import prepare, read_cohort
+from isanet_jax.cases.preparation import settings_of
 from isanet_jax.cli import compare as command
-from isanet_jax.errors import ConfigError
-from isanet_jax.nifti import write_volume
+from isanet_jax.datasets.table import read_table
+from isanet_jax.errors import ConfigError, DataError
+from isanet_jax.nifti import read_volume, write_volume
 from isanet_jax.volume import Volume
 from tests.conftest import small_config
 
@@ -117,6 +123,93 @@ def test_a_comparison_trains_scores_and_reports_all_that_can_be_done(run, cohort
     for bad in ("('oracle',)", "('some=x',)", "('other=nowhere',)"):
         with pytest.raises(ConfigError, match="external has"):
             run(f"--config.external={bad}")
+
+
+def test_no_figure_is_stale(run, cohort_folder, tmp_path, capsys):
+    """Another mask, label, training case, version: scored or trained again, and nothing else."""
+    cases, masks = tmp_path / "cases", tmp_path / "masks" / "fold0"
+    shutil.copytree(cohort_folder, cases)
+    cohort = read_cohort(cases)
+    fold = {n: sorted(c for c, f in cohort.fold_of.items() if (f == 0) == (n == 0)) for n in (0, 1)}
+    for case in fold[0]:
+        write_volume(masks / f"{case}.nii.gz", cohort.stored(case, ()).label_on_reference())
+    words = [
+        "--config.order=('none',)",
+        f"--config.external=('oracle={masks.parent}',)",
+        f"--config.base.data.cases={cases}",
+        "--config.base.selection=nested",
+        "--config.curve=",
+    ]
+    out = tmp_path / "w"
+
+    def again():
+        capsys.readouterr()
+        run(*words)
+        with open(out / "cases.csv", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        dsc = {(row["method"], row["case"]): float(row["dsc"]) for row in rows}
+        return dsc, capsys.readouterr().out
+
+    def rewritten(path):
+        volume = read_volume(path, dtype=np.uint8)
+        rolled = np.roll(volume.data, 3, 0)
+        write_volume(path, Volume(rolled, volume.affine, volume.header), overwrite=True)
+
+    def prepared():
+        settings = settings_of(cohort.settings)
+        options = {"kind": "phantom", "folds": 3, "seed": 1, "workers": 1}
+        prepare(read_table(cases / "scans" / "cases.csv"), settings, cases, **options)
+
+    first, _ = again()
+    assert {first["oracle", case] for case in fold[0]} == {1.0}
+    same, said = again()
+    assert same == first
+    assert "3 cells: 3 done, 0 to run" in said
+    steps = (out / "none/fold0-seed0/metrics.jsonl").read_text()
+
+    rewritten(masks / f"{fold[0][0]}.nii.gz")  # a mask
+    of_mask, said = again()
+    assert "2 done, 1 to run" in said
+    assert (
+        f"oracle fold 0 seed 0: other than then: masks ({fold[0][0]}); it is scored again" in said
+    )
+    assert of_mask["oracle", fold[0][0]] < 1
+    assert {k: v for k, v in of_mask.items() if k[0] != "oracle"} == {
+        k: v for k, v in first.items() if k[0] != "oracle"
+    }
+
+    rewritten(cases / "scans" / fold[0][1] / "label.nii.gz")  # a label of the test fold
+    prepared()
+    of_label, said = again()
+    assert "3 cells: 0 done, 3 to run" in said
+    assert (
+        f"none fold 0 seed 0: other than then: test cases or their labels ({fold[0][1]}); " in said
+    )
+    changed = {k for k, v in of_label.items() if v != of_mask[k]}
+    assert {case for _, case in changed} == {fold[0][1]}
+    # The network was not chosen on it: nothing was trained again.
+    assert (out / "none/fold0-seed0/metrics.jsonl").read_text() == steps
+
+    rewritten(cases / "scans" / fold[1][0] / "label.nii.gz")  # of a case that is learnt from
+    prepared()
+    of_training, said = again()
+    aside = out / "none/fold0-seed0/stale1"
+    assert "2 done, 1 to run" in said
+    assert f"other than then: training cases ({fold[1][0]}); what there was is in {aside}" in said
+    assert (aside / "metrics.jsonl").read_text() == steps
+    assert {k: v for k, v in of_training.items() if k[0] != "none"} == {
+        k: v for k, v in of_label.items() if k[0] != "none"
+    }
+
+    basis = out / "none/fold0-seed0/basis.json"  # the program
+    basis.write_text(basis.read_text().replace(isanet_jax.__version__, "0.0.1"))
+    of_version, said = again()
+    assert "none fold 0 seed 0: other than then: the version (0.0.1); it is scored again" in said
+    assert of_version == of_training
+
+    (out / "none/fold0-seed0/scores.json").write_text('{"network": ')
+    with pytest.raises(DataError, match=r"scores.json: is damaged .*the cell is scored anew"):
+        again()
 
 
 def test_arguments_that_cannot_be_meant(run, monkeypatch):

@@ -1,18 +1,20 @@
 import csv
+import dataclasses
 import json
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from isanet_jax.cases.case import SUFFIX, read_case, read_label_on_reference
-from isanet_jax.cases.cohort import read_cohort
+from isanet_jax.cases.case import read_case, read_label_on_reference
+from isanet_jax.cases.cohort import prepare, prepare_phantoms, read_cohort
+from isanet_jax.cases.preparation import settings_of
 from isanet_jax.classes import Classes
 from isanet_jax.cli import evaluate as command
 from isanet_jax.cli import predict
+from isanet_jax.datasets.table import read_table
 from isanet_jax.errors import CheckpointError, ConfigError, DataError
-from isanet_jax.evaluation.evaluate import MEAN, score_masks, unseen_cases
+from isanet_jax.evaluation.evaluate import MEAN, score_masks
 from isanet_jax.metrics.segmentation import case_metrics
 from isanet_jax.nifti import read_volume, write_volume
 from isanet_jax.prediction.predictor import Predictor
@@ -119,19 +121,15 @@ def test_predicted_files_score_what_the_evaluation_said(evaluated, trained, coho
     assert float(rows[case]["dsc"]) == pytest.approx(expected[case]["dsc"])
 
 
-def renamed_cohort(cohort, folder, *, cases):
-    """A copy of the first cases of a cohort, under names that no network knows."""
-    folder.mkdir()
-    new = {case: f"other_{case}" for case in sorted(cohort.cases)[:cases]}
-    manifest = json.loads((cohort.folder / "manifest.json").read_text())
-    entries = {entry["case"]: entry for entry in manifest["cases"]}
-    manifest["cases"] = [entries[case] | {"case": name} for case, name in new.items()]
-    folds = json.loads((cohort.folder / "folds.json").read_text())
-    folds["fold_of"] = dict.fromkeys(new.values(), 0)
-    for name, content in (("manifest", manifest), ("folds", folds)):
-        (folder / f"{name}.json").write_text(json.dumps(content))
-    for case, name in new.items():
-        shutil.copy(cohort.path(case), folder / f"{name}{SUFFIX}")
+def other_cohort(folder, *, cases):
+    """Phantoms of other patients."""
+    prepare_phantoms(folder / "made", cases=cases, size=16, seed=9, folds=2)
+    scans = [
+        dataclasses.replace(scan, case=f"other_{scan.case}", patient=f"other_{scan.case}")
+        for scan in read_table(folder / "made" / "scans" / "cases.csv")
+    ]
+    settings = settings_of(read_cohort(folder / "made").settings)
+    prepare(scans, settings, folder, kind="phantom", folds=2, seed=0, workers=1)
     return folder
 
 
@@ -144,14 +142,14 @@ def test_an_ensemble_is_scored_on_cases_that_none_of_its_networks_has_seen(
     both += ["--output", str(tmp_path / "e")]
     with pytest.raises(ConfigError, match="each of the 6 cases.*name them with --cases"):
         command.main(both)
-    command.main([*both, "--cases", str(renamed_cohort(cohort, tmp_path / "c", cases=2))])
+    command.main([*both, "--cases", str(other_cohort(tmp_path / "c", cases=2))])
     result = json.loads((tmp_path / "e" / "metrics.json").read_text())
     assert [(run["fold"], run["seed"]) for run in result["runs"]] == [(0, 0), (1, 1)]
     assert {run["selection"] for run in result["runs"]} == {"nested"}  # none chosen on these
     predictor = Predictor([trained, trained_again])
     assert len(result["grids"]["case"]["network"]["cases"]) == 2
     for name, metrics in result["grids"]["case"]["network"]["cases"].items():
-        case = read_case(cohort.path(name.removeprefix("other_")))
+        case = read_cohort(tmp_path / "c").stored(name).read()
         mask = predictor.probabilities([case])[0][..., 0] >= 0.5
         expected = case_metrics(mask, case.label > 0, case.meta["spacing_mm"])
         assert metrics["dsc"] == expected["dsc"]
@@ -166,18 +164,7 @@ def test_ids_of_the_training_in_another_folder_are_told(trained, cohort, tmp_pat
     command.main([*words, "--cases", str(tmp_path / "moved")])
     told = capsys.readouterr().out
     assert "4 of the 6 cases in" in told
-    assert "prepare them under other IDs" in told
-
-
-def test_unseen_cases_of_splits():
-    cohort = SimpleNamespace(cases=dict.fromkeys("abcdef"), folder="cases")
-    first = {"train": ["a", "b"], "selection": ["c"], "test": ["d"]}
-    assert unseen_cases(cohort, [first]) == ["d", "e", "f"]
-    second = {"train": ["a", "d"], "selection": ["e"], "test": ["e"]}
-    assert unseen_cases(cohort, [first, second]) == ["e", "f"]
-    cohort.cases.pop("d")
-    with pytest.raises(DataError, match="lacks the test cases d.*--cases"):
-        unseen_cases(cohort, [first])
+    assert "4 trained on (phantom_" in told
 
 
 def masks(folder, **volumes):

@@ -31,6 +31,7 @@ def test_the_defaults_are_those_of_the_help():
         assert given == {
             "layout": name, "source": "a", "output": "b", "workers": 1, "size": [144], "folds": 5,
             "seed": 0, "fit": None, "spacing_mm": [1.0], "skip_bad": False, "nifti": False,
+            "refold": False,
             "label_values": None, "target": None, "classes": None, "ignore": None, "codes": None,
             "images": None, "roi": None, "unite": False, "series": [],
             "keep_identity": False, **({"download": False, "url": None} if name == "sts" else {}),

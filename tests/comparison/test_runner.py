@@ -207,6 +207,9 @@ def stand_in(monkeypatch):
 
     monkeypatch.setattr(runner, "_start", start)
     monkeypatch.setattr(runner, "check_data", lambda cells: {})
+    # They have no cases; what figures rest on is tested in tests/cli/test_compare.py.
+    monkeypatch.setattr(grid.Cell, "basis", {})
+    monkeypatch.setattr(grid, "changes", lambda folder, basis: "")
 
 
 def test_cases_are_looked_at_before_anything_is_run(tmp_path, cohort_folder):

@@ -29,7 +29,13 @@ def cell(method, fold, seed, **of):
         return of[of_class] if of_class else of.get("mean", of)
 
     return SimpleNamespace(
-        method=method, fold=fold, seed=seed, is_done=bool(of), scores=scores_of, name=method
+        method=method,
+        fold=fold,
+        seed=seed,
+        is_done=bool(of),
+        scores=scores_of,
+        name=method,
+        is_trained=False,
     )
 
 

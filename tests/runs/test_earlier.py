@@ -60,6 +60,7 @@ def run(earlier, tmp_path, monkeypatch):
     config = json.loads(Path("run3/config.json").read_text())
     for name in CONSTANTS:
         del config["augment"][name]
+    config["init_seen"] = False  # of after that version
     return config
 
 

@@ -10,7 +10,7 @@ from isanet_jax.network import systems
 from isanet_jax.prediction.predictor import Predictor
 from isanet_jax.runs.bundle import named_arrays, write_bundle
 from isanet_jax.settings import read
-from isanet_jax.training.start import started_from
+from isanet_jax.training.start import read_start, started_from
 from tests.conftest import small_config
 
 
@@ -27,7 +27,7 @@ def drawn(config):
 def test_all_is_taken_by_the_same_network(model, trained, config):
     of_run = dict(named_arrays(Predictor([trained]).networks[0][1]))
     for path in (model, trained):
-        params, said = started_from(path, drawn(config))
+        params, said = started_from(read_start(path), drawn(config))
         for name, array in named_arrays(params):
             np.testing.assert_array_equal(array, of_run[name])
         assert f"{len(of_run)} of {len(of_run)} arrays are taken" in said
@@ -36,7 +36,7 @@ def test_all_is_taken_by_the_same_network(model, trained, config):
 def test_what_depends_on_classes_and_images_is_drawn_anew(model, config):
     config["data"] |= {"classes": ["a", "b"], "images": ["ct", "pet", "t1"]}
     before = dict(named_arrays(drawn(config)))
-    params, said = started_from(model, drawn(config))
+    params, said = started_from(read_start(model), drawn(config))
     after = dict(named_arrays(params))
     assert before.keys() == after.keys()
     taken = [n for n in before if not np.array_equal(before[n], after[n])]
@@ -63,9 +63,9 @@ def test_what_cannot_be_started_from_is_refused(model, trained, cohort_folder, t
     config = small_config(cohort_folder)
     config["model"]["name"] = "vnet"
     with pytest.raises(CheckpointError, match="arrays are among the .*; name a model of the same"):
-        started_from(model, drawn(config))
+        started_from(read_start(model), drawn(config))
     two = write_bundle(Predictor([trained, model]).networks, tmp_path / "two.isanet")
     with pytest.raises(ConfigError, match="has 2 networks; a training starts from one"):
-        started_from(two, {})
+        read_start(two)
     with pytest.raises(CheckpointError, match="holds no trained network"):
-        started_from(tmp_path, {})
+        read_start(tmp_path)
