@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,6 +68,26 @@ _NUMBERS = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?( to [-+]?[\d.]+(e[-+]?\d+)?)?")
 def is_bundle(path) -> bool:
     """Whether a path is of a model in one file (`isanet bundle`), and not of a run's folder."""
     return Path(path).suffix == BUNDLE_SUFFIX and not Path(path).is_dir()
+
+
+def read_regular(path, most: int) -> bytes:
+    """The content of an ordinary file, no larger than `most` bytes.
+
+    Raises:
+        OSError: it cannot be read, is no ordinary file (a device, a pipe), or is larger.
+    """
+    with open(path, "rb", opener=_without_waiting) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(f"{path} is no ordinary file")
+        if status.st_size > most:
+            raise OSError(f"{path} has {status.st_size} bytes; at most {most} are read")
+        return file.read(most)
+
+
+def _without_waiting(path, flags):
+    """Opens; of a pipe that nobody writes to, at once."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def check_folder(path) -> Path:

@@ -53,6 +53,21 @@ def memory_bytes(root: Path = Path("/")) -> int | None:
     return least
 
 
+_USABLE_SHARE = 0.9  # of the memory: the system has its own
+_sharing = [1]  # processes that this one shares the memory with
+
+
+def share_memory(processes: int) -> None:
+    """Says that so many processes do the same as this one, and share the memory."""
+    _sharing[0] = processes
+
+
+def usable_memory() -> int | None:
+    """Memory that this process's arrays may take; None where the system does not say."""
+    memory = memory_bytes()
+    return None if memory is None else int(_USABLE_SHARE * memory / _sharing[0])
+
+
 def seconds_by(clock: str) -> float:
     """What this process has taken since its start.
 

@@ -9,6 +9,7 @@ from nibabel.affines import apply_affine
 
 from isanet_jax.errors import DataError
 from isanet_jax.files import check_new, replace_when_done
+from isanet_jax.machine import GIB, usable_memory
 from isanet_jax.volume import Volume, check_grid
 
 _DEFLATE_LIMIT = 1032  # bytes out of one byte of a gzip file
@@ -96,7 +97,7 @@ def read_volume(path, *, case=None, dtype=np.float32, placed=True) -> Volume:
     try:
         image = _open(path)
         shape = image.shape
-        _check_size(path, image)
+        _check_size(path, image, dtype, where)
         affine = _affine_mm(image)
         _check_numbers(image, where)
         if len(shape) in (3, 4) and min(shape) > 0 and np.isfinite(affine).all():
@@ -224,12 +225,23 @@ def _check_forms(header, shape, where):
             )
 
 
-def _check_size(path, image):
-    """Raises ValueError where a file cannot hold what its header announces: before it is read."""
+def _check_size(path, image, dtype, where):
+    """Before it is read: ValueError where a file cannot hold what its header announces, DataError
+    where it cannot be held in memory.
+    """
     announced = math.prod(image.shape) * image.header["bitpix"].item() // 8
     held = path.stat().st_size * (_DEFLATE_LIMIT if path.suffix.lower() == ".gz" else 1)
     if announced > held:
         raise ValueError(f"its header announces {announced} bytes, and the file cannot hold them")
+    needed, usable = math.prod(image.shape) * np.dtype(dtype).itemsize, usable_memory()
+    if usable is not None and needed > usable:
+        raise DataError(
+            f"unpacked it takes {needed / GIB:.1f} GiB, and this process may use "
+            f"{usable / GIB:.1f} GiB",
+            wanted="a volume that fits into memory",
+            action="Crop it to the patient, give the job more memory, or use fewer --workers",
+            **where,
+        )
 
 
 def _geometry_header(header):

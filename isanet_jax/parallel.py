@@ -1,53 +1,128 @@
 """A function applied to many scans in processes, of which one may be killed."""
 
+import logging
 import multiprocessing
 import multiprocessing.connection
 import os
 import signal
 import threading
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 
 from isanet_jax.datasets.layout import Scan
 from isanet_jax.errors import DataError
+from isanet_jax.machine import GIB, share_memory, usable_memory
+from isanet_jax.nifti import NIFTI_SUFFIXES, read_grid
+
+_log = logging.getLogger(__name__)
+
+# Of a scan's images and label as float32: as they are read, and as they are worked on.
+_COPIES = 2.5
+_PROCESS_BYTES = GIB // 2  # of a process, beside its scan
 
 
 def in_processes(function: Callable, scans: list[Scan], workers: int):
     """Applies a function to scans, in `workers` processes; one scan, or 1 worker, runs in this one.
 
-    A process that is killed takes all others of its pool with it: the scans that were not done are
-    then tried again, each in a pool of its own, so that only the one that did it fails.
+    No more processes are started than there is memory for the largest scans. One that is killed
+    takes all others of its pool with it: the scans that were worked on are then tried one by one,
+    so that only the one that did it fails, and the others go on in half as many processes.
 
     Yields:
         (scan, its outcome: to be called, returns or raises what the function did), as they finish.
     """
-    if min(workers, len(scans)) <= 1:
+    workers = _with_memory(scans, min(workers, len(scans)))
+    if workers <= 1:
         for scan in scans:
             yield scan, partial(function, scan)
         return
     undone = dict(enumerate(scans))
-    for index, outcome in _in_pool(function, undone, workers):
-        yield undone.pop(index), outcome
-    for index, scan in undone.items():
-        outcomes = dict(_in_pool(function, {index: scan}, 1))
-        yield scan, outcomes.get(index, partial(_killed, scan))
+    while undone:
+        worked_on = []
+        for index, outcome in _in_pool(function, undone, workers, worked_on):
+            yield undone.pop(index), outcome
+        for index in worked_on:
+            alone = {index: undone.pop(index)}
+            outcomes = dict(_in_pool(function, alone, 1, []))
+            yield alone[index], outcomes.get(index, partial(_killed, alone[index]))
+        if undone:
+            workers = max(workers // 2, 1)
+            _log.warning(f"warning: a process ended; the others go on in {workers}")
 
 
-def _in_pool(function, scans, workers):
-    """(index, outcome) of the scans that are done before a process of the pool is killed."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(scans)), context, initializer=_begin_worker) as pool:
-        jobs = {pool.submit(function, scan): index for index, scan in scans.items()}
+def _with_memory(scans, workers):
+    """As many workers as there is memory for; says so where they are fewer."""
+    usable = usable_memory()
+    if workers <= 1 or usable is None:
+        return workers
+    largest = sorted((_bytes_of(scan) for scan in scans), reverse=True)[:workers]
+    fitting = next(
+        (n for n in range(workers, 1, -1) if sum(largest[:n]) + n * _PROCESS_BYTES <= usable), 1
+    )
+    if fitting < workers:
+        _log.info(
+            f"{fitting} of {workers} processes: the largest scans take {largest[0] / GIB:.1f} GiB "
+            f"each, and this job may use {usable / GIB:.1f} GiB"
+        )
+    return fitting
+
+
+def _bytes_of(scan):
+    """Memory that a scan takes, as far as headers of NIfTI files say; 0 where they do not."""
+    total = 0
+    for path in (*scan.images.values(), scan.label):
+        if path is None or not str(path).lower().endswith(NIFTI_SUFFIXES):
+            continue
         try:
-            for job in as_completed(jobs):
-                if isinstance(job.exception(), BrokenProcessPool):
+            shape, _ = read_grid(path, case=scan.case)
+        except DataError:  # said when it is read
+            continue
+        total += 4 * shape[0] * shape[1] * shape[2]
+    return int(_COPIES * total)
+
+
+def _in_pool(function, scans, workers, worked_on):
+    """(index, outcome) of the scans that are done before a process of the pool is killed.
+
+    Args:
+        function: of a scan.
+        scans: index -> scan.
+        workers: processes.
+        worked_on: gets the indices of the scans that were worked on when one was.
+    """
+    context = multiprocessing.get_context("spawn")
+    waiting, jobs = list(scans), {}
+    workers = min(workers, len(scans))
+    begin = {"initializer": _begin_worker, "initargs": (workers,)}
+    with ProcessPoolExecutor(workers, context, **begin) as pool:
+        try:
+            while waiting or jobs:
+                # No more than are worked on: so those are known that one of them killed.
+                while waiting and len(jobs) < workers:
+                    index = waiting.pop(0)
+                    jobs[_submitted(pool, function, scans[index])] = index
+                done, _ = wait(jobs, return_when=FIRST_COMPLETED)
+                broken = [job for job in done if isinstance(job.exception(), BrokenProcessPool)]
+                for job in done.difference(broken):
+                    yield jobs.pop(job), job.result
+                if broken:
+                    worked_on += sorted(jobs.values())
                     return
-                yield jobs[job], job.result
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _submitted(pool, function, scan):
+    """The job; a failed one where a process was just found to be killed."""
+    try:
+        return pool.submit(function, scan)
+    except BrokenProcessPool as error:
+        failed = Future()
+        failed.set_exception(error)
+        return failed
 
 
 def _killed(scan):
@@ -60,9 +135,10 @@ def _killed(scan):
     )
 
 
-def _begin_worker():
-    """Leaves Ctrl-C to the parent, and ends with it, however it ends."""
+def _begin_worker(workers):
+    """Leaves Ctrl-C to the parent, ends with it, however it ends, and takes its share of memory."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    share_memory(workers)
     parent = multiprocessing.parent_process()
 
     def watch():

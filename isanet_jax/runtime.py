@@ -16,7 +16,7 @@ from pathlib import Path
 from isanet_jax.arguments import take_flag
 from isanet_jax.errors import IsaNetError
 from isanet_jax.machine import GPU_MEMORY_SHARE, keep_memory
-from isanet_jax.streams import KeptOpen, say_at_once, show_messages
+from isanet_jax.streams import KeptOpen, printable, say_at_once, show_messages
 
 _log = logging.getLogger(__name__)
 _DRIVERS = ("/dev/nvidiactl", "/dev/dxg")  # Linux, and Windows' subsystem for it
@@ -167,7 +167,7 @@ def _end(error):
     """
     threading.excepthook = sys.unraisablehook = lambda *_: None
     warnings.simplefilter("ignore")
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {printable(str(error))}", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(2)

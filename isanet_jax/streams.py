@@ -16,8 +16,15 @@ class _Shown(logging.Handler):
 
     def emit(self, record):
         stream = sys.stderr if record.levelno >= logging.ERROR else sys.stdout
-        stream.write(f"{record.getMessage()}\n")
+        stream.write(f"{printable(record.getMessage())}\n")
         stream.flush()
+
+
+def printable(text: str) -> str:
+    """Text whose control characters are spelt out: a file's name may hold a terminal's commands."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
 
 
 def show_messages() -> None:
@@ -101,4 +108,4 @@ class Stamped:
 def say_at_once(text: str) -> None:
     """Writes a line to standard error from anywhere, a signal's handler too; never fails."""
     with contextlib.suppress(OSError):
-        os.write(2, f"{text}\n".encode())
+        os.write(2, f"{printable(text)}\n".encode())

@@ -1,5 +1,6 @@
 """Two programs in one folder, and workers whose parent is gone."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -7,14 +8,18 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from isanet_jax.cases import cohort, prepare
+from isanet_jax import machine, nifti, parallel
+from isanet_jax.cases import cohort
 from isanet_jax.cli.prepare import main as prepare_main
 from isanet_jax.datasets.layout import Scan
 from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.locks import only_here
+from isanet_jax.nifti import write_volume
 from isanet_jax.parallel import in_processes
+from isanet_jax.volume import Volume
 
 ROOT = Path(__file__).parents[1]
 
@@ -68,10 +73,54 @@ def test_a_case_that_kills_its_process_fails_alone(tmp_path):
     assert found == {f"case{i}": f"case{i}" for i in (0, 2, 3)}
 
 
+def _kill_or_sleep(scan):
+    if scan.case in ("case1", "case6"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.05)
+    return scan.case
+
+
+def test_the_others_go_on_in_half_as_many_processes(tmp_path, caplog):
+    found = {}
+    for scan, outcome in in_processes(_kill_or_sleep, _scans(tmp_path, 10), 4):
+        with contextlib.suppress(DataError):
+            found[scan.case] = outcome()
+    assert found.keys() == {f"case{i}" for i in range(10)} - {"case1", "case6"}
+    told = [m for m in caplog.messages if "a process ended" in m]
+    assert told == [f"warning: a process ended; the others go on in {n}" for n in (2, 1)]
+
+
+def test_no_more_processes_than_there_is_memory_for(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    write_volume(tmp_path / "ct.nii.gz", Volume(np.zeros((256, 256, 256), np.uint8), np.eye(4)))
+    scans = _scans(tmp_path)  # of two images: 0.31 GiB each, and half a GiB a process
+
+    def workers(gib):
+        monkeypatch.setattr(parallel, "usable_memory", lambda: None if gib is None else gib * 2**30)
+        return parallel._with_memory(scans, 4)
+
+    assert [workers(gib) for gib in (None, 4.0, 2.5, 2.0, 0.1)] == [4, 4, 3, 2, 1]
+    assert "3 of 4 processes: the largest scans take 0.3 GiB each, and this" in caplog.messages[0]
+
+
+def test_a_scan_that_does_not_fit_into_memory_is_refused_by_name(tmp_path, monkeypatch):
+    """A small file may unpack to gigabytes; a process may use its share alone."""
+    path = tmp_path / "ct.nii.gz"
+    write_volume(path, Volume(np.zeros((128, 128, 128), np.uint8), np.eye(4)))
+    monkeypatch.setattr(nifti, "usable_memory", lambda: 2**22)
+    with pytest.raises(DataError, match=r"case P1.*ct.nii.gz: unpacked it takes 0.0 GiB, and this"):
+        nifti.read_volume(path, case="P1")
+    monkeypatch.setattr(machine, "memory_bytes", lambda: 10**9)
+    monkeypatch.setattr(machine, "_sharing", [1])
+    whole = machine.usable_memory()
+    machine.share_memory(4)
+    assert machine.usable_memory() == whole // 4
+
+
 def test_any_exception_of_a_case_is_its_failure_and_its_traceback_is_kept(tmp_path, monkeypatch):
     scans = _scans(tmp_path)
     monkeypatch.setattr(cohort, "prepare_case", lambda scan, **_: ({"warnings": []}, _fail(scan)))
-    metas, failures = cohort._make_all(scans, prepare.Settings(), tmp_path, 1, None)
+    metas, failures = cohort._make_all(cohort.prepare_case, scans, tmp_path, 1)
     assert len(metas) == 3
     assert list(failures) == ["case2"]
     assert "out of memory (208 GiB)" in failures["case2"]
@@ -82,7 +131,9 @@ def test_any_exception_of_a_case_is_its_failure_and_its_traceback_is_kept(tmp_pa
 _PARENT = """
 import sys, time
 from pathlib import Path
+from isanet_jax.nifti import write_volume
 from isanet_jax.parallel import in_processes
+from isanet_jax.volume import Volume
 from isanet_jax.datasets.layout import Scan
 sys.path.insert(0, sys.argv[2])
 from tests.test_locks import _say_and_sleep

@@ -1,6 +1,5 @@
 """The command line of `isanet bundle`."""
 
-import json
 from pathlib import Path
 
 from isanet_jax.arguments import Parser, command
@@ -34,6 +33,7 @@ def parser() -> Parser:
 def main(arguments=None) -> None:
     """Runs isanet bundle."""
     args = parser().parse_args(arguments)
+    from isanet_jax.evaluation.report import read_metrics
     from isanet_jax.prediction.predictor import Predictor  # imports JAX
     from isanet_jax.prediction.rules import write_form
     from isanet_jax.runs.bundle import read_bundle, write_bundle
@@ -44,7 +44,7 @@ def main(arguments=None) -> None:
     for workdir in args.workdir:
         path = Path(workdir) / "eval" / "metrics.json"
         if path.is_file():
-            metrics.append(json.loads(path.read_text(encoding="utf-8")))
+            metrics.append(read_metrics(path))
     about = {
         name: getattr(args, name) for name in ("intended_use", "limits", "licence", "citation")
     }

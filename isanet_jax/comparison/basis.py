@@ -8,6 +8,7 @@ from pathlib import Path
 import isanet_jax
 from isanet_jax.cases.cohort import Cohort
 from isanet_jax.cases.folds import Split
+from isanet_jax.errors import DataError
 from isanet_jax.files import is_bundle, write_json
 from isanet_jax.runs.damage import SAVED
 
@@ -64,12 +65,26 @@ def _digest_of_start(path):
 
 
 def read_basis(folder) -> dict:
-    """What a cell's folder was made from; {} where that is not known."""
-    try:
-        content = json.loads((Path(folder) / BASIS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    """What a cell's folder was made from; {} where that is not known.
+
+    Raises:
+        DataError: its record is damaged.
+    """
+    path = Path(folder) / BASIS
+    if not path.exists():
         return {}
-    return content if isinstance(content, dict) else {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        for name in ("trained_on", "started_from", "scored_on", "masks"):
+            dict(content.get(name, {}))
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise DataError(
+            f"is damaged ({type(error).__name__}: {error})",
+            file=path,
+            action="Delete it and run the same command again: the cell is scored anew, and what "
+            "was trained is kept",
+        ) from error
+    return content
 
 
 def begin(folder, basis: dict) -> None:

@@ -1,9 +1,11 @@
 """What an evaluation leaves behind: metrics.json, metrics.csv and report.md."""
 
 import dataclasses
+import json
 import math
 from pathlib import Path
 
+from isanet_jax.errors import DataError
 from isanet_jax.evaluation.evaluate import MEAN
 from isanet_jax.files import replace_when_done, write_json
 from isanet_jax.metrics import METRICS, shown_in
@@ -21,6 +23,24 @@ VALIDATION_NOTES = {
     "cases": "validation DSC",
     "patches": "exponential average of the validation patches' DSC",
 }
+
+
+def read_metrics(path) -> dict:
+    """A metrics.json that an evaluation wrote. Raises DataError where it is damaged."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        summary = content["summary"]
+        int(summary["n_cases"])
+        for name in ("dsc", "lesion_f1"):
+            float(summary[name]["mean"]), float(summary[name].get("median", 0))
+        _ = [run["selection"] for run in content.get("runs", [])]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"is damaged ({type(error).__name__}: {error})",
+            file=path,
+            action="Evaluate the run again (isanet eval --overwrite), or delete the file",
+        ) from error
+    return content
 
 
 def jsonable(value):

@@ -12,6 +12,9 @@ import argparse
 import hashlib
 import itertools
 import json
+import os
+import re
+import stat
 import sys
 from pathlib import Path
 
@@ -23,6 +26,7 @@ from scipy import ndimage
 # Value beyond an image, and what in it is the patient, by kind.
 OUTSIDE = {"ct": -1024.0}
 UNIT_MM = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
+NO_WAIT = getattr(os, "O_NONBLOCK", 0)
 GEOMETRY = (
     *("dim", "pixdim", "xyzt_units", "qform_code", "sform_code"),
     *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
@@ -181,6 +185,66 @@ def stitched(predict, shape, window, classes, is_needed=None):
     return np.divide(total, weight, out=total, where=weight > 0)
 
 
+# What is said of a model, which anybody may have written.
+
+
+def content_of(path, most):
+    """The bytes of an ordinary file, not of a device or a pipe that never ends."""
+    with open(path, "rb", opener=lambda p, flags: os.open(p, flags | NO_WAIT)) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) or status.st_size > most:
+            raise ValueError(f"{path} is no ordinary file of at most {most} bytes")
+        return file.read(most)
+
+
+def is_number(value, low, high):
+    """Whether it is a finite number in a range."""
+    return type(value) in (int, float) and low <= value <= high
+
+
+def is_three(value, low, high):
+    """Whether it is one such number, or three."""
+    several = isinstance(value, list) and len(value) == 3
+    return all(is_number(v, low, high) for v in (value if several else [value]))
+
+
+def check(about):
+    """Raises ValueError where model.json says what cannot be meant."""
+    try:
+        if about["format"] > 1:
+            raise ValueError("it is of a newer version: take the isanet_onnx.py beside it")
+        bad, settings = [], about["settings"]
+        names = list(about["rules"])
+        kinds = {"ct", "pet", "mr", "other"}
+        for what, fits in (
+            ("size", settings["size"] is None or is_three(settings["size"], 1, 4096)),
+            ("spacing_mm", is_three(settings["spacing_mm"], 0.1, 20)),
+            ("fit", settings["fit"] in ("crop", "resize", "whole")),
+            ("region", settings["region"] in ("given", "head")),
+            ("images", settings["images"] and kinds.issuperset(settings["images"].values())),
+            ("rules", names),
+            ("values", about["values"].keys() == set(names)),
+            ("values", all(is_number(v, 1, 65535) for v in about["values"].values())),
+            ("networks", about["networks"]),
+        ):
+            bad += [] if fits else [what]
+        for name, rule in about["rules"].items():
+            fits = is_number(rule["threshold"], 1e-9, 1) and type(rule["largest_only"]) is bool
+            fits &= all(is_number(rule[n], 0, 1e6) for n in ("smallest_ml", "least_suv_max"))
+            bad += [] if fits and len(rule) == 4 else [f"the rule of {name}"]
+        for number, network in enumerate(about["networks"]):
+            fits = re.fullmatch(r"network\d{1,4}\.\w{1,20}", network["file"])
+            fits = fits and len(network["shape"]) == 3 and is_three(network["shape"], 1, 4096)
+            fits = fits and network["images"].items() <= settings["images"].items()
+            switches = (network[n] for n in ("scales_pet", "skips_air", "mirror"))
+            fits = fits and all(type(switch) is bool for switch in switches)
+            bad += [] if fits and isinstance(network["pet_scale"], str) else [f"network {number}"]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"model.json is damaged ({type(error).__name__}: {error})") from None
+    if bad:
+        raise ValueError(f"model.json is damaged: {', '.join(bad)} cannot be so; export it again")
+
+
 class Model:
     """What `isanet export` wrote.
 
@@ -194,7 +258,8 @@ class Model:
     """
 
     def __init__(self, folder, threads=0, providers=("CPUExecutionProvider",)):
-        about = json.loads((Path(folder) / "model.json").read_text(encoding="utf-8"))
+        about = json.loads(content_of(Path(folder) / "model.json", 2**20))
+        check(about)
         self.settings, self.networks = about["settings"], about["networks"]
         self.images, self.rules = self.settings["images"], about["rules"]
         self.values = about["values"]
@@ -202,7 +267,7 @@ class Model:
         options.intra_op_num_threads = threads
         self.sessions = []
         for network in self.networks:
-            content = (Path(folder) / network["file"]).read_bytes()
+            content = content_of(Path(folder) / network["file"], 2**33)
             if hashlib.sha256(content).hexdigest() != network["sha256"]:
                 raise ValueError(f"{network['file']} is not what was exported; copy it again")
             made = onnxruntime.InferenceSession(content, options, providers=list(providers))

@@ -12,6 +12,7 @@ from isanet_jax.errors import ConfigError
 from isanet_jax.volume import CONNECTED_26
 
 THRESHOLD = 0.5
+_RANGES = {"threshold": (0.0, 1.0), "smallest_ml": (0.0, 1e6), "least_suv_max": (0.0, 1e6)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,12 +24,24 @@ class Rules:
         smallest_ml: least volume of a 26-connected component.
         least_suv_max: least SUVmax of a component.
         largest_only: whether the largest component alone is kept.
+
+    Raises:
+        ConfigError: a value that no rule can have.
     """
 
     threshold: float = THRESHOLD
     smallest_ml: float = 0.0
     least_suv_max: float = 0.0
     largest_only: bool = False
+
+    def __post_init__(self):
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not is_number or not low <= value <= high or (name == "threshold" and not value):
+                raise ConfigError(f"{name} is {value!r}; give a number from {low:g} to {high:g}")
+        if not isinstance(self.largest_only, bool):
+            raise ConfigError(f"largest_only is {self.largest_only!r}; give true or false")
 
     def mask(self, probability: np.ndarray, voxel_ml: float, suv=None) -> np.ndarray:
         """The mask of a probability.
@@ -89,8 +102,6 @@ def parse_rules(stored: Mapping, classes, where) -> dict[str, Rules]:
     """
     try:
         rules = {name: Rules(**values) for name, values in stored.items()}
-        for rule in rules.values():
-            float(rule.threshold), float(rule.smallest_ml), float(rule.least_suv_max)
     except (ValueError, TypeError, AttributeError) as error:
         raise _no_rules(where, error) from error
     if lacking := [name for name in classes if name not in rules]:

@@ -8,6 +8,7 @@ bytes before it, so that a byte that was changed is noticed.
 import hashlib
 import io
 import json
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,8 +21,9 @@ from safetensors import numpy as safetensors
 
 import isanet_jax
 from isanet_jax.errors import CheckpointError, ConfigError
-from isanet_jax.files import BUNDLE_SUFFIX, check_new, replace_when_done
+from isanet_jax.files import BUNDLE_SUFFIX, check_new, read_regular, replace_when_done
 from isanet_jax.runs.card import model_card
+from isanet_jax.runs.description import check_model
 from isanet_jax.runs.seen import ROLES, identities_of
 from isanet_jax.settings import changed, read_stored, to_dict
 
@@ -32,6 +34,8 @@ _END = 22  # bytes of a zip's last record, before the comment; the last two are 
 # What a description keeps of a run. The rest (IDs of cases, folders, the iterator's place) stays.
 _KEPT = ("config", "preparation", "seen", "ct_window", "ct_windows", "system_version")
 _LARGEST_JSON = 16 * 2**20
+_LARGEST = 2**33
+_DAMAGE = (ValueError, KeyError, TypeError, RecursionError, zipfile.BadZipFile)
 
 
 class Bundle(NamedTuple):
@@ -133,26 +137,29 @@ def read_bundle(path) -> Bundle:
     """
     path = Path(path)
     try:
-        content = path.read_bytes()
+        content = read_regular(path, _LARGEST)
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror})") from error
+        raise CheckpointError(f"{path} cannot be read ({error.strerror or error})") from error
+    model = None
     try:
         _check_whole(content)
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             members = _members(archive, len(content))
-        model = json.loads(members[_MODEL])
-        if model["format"] != FORMAT:
-            raise ValueError(f"format {model['format']}; this program reads {FORMAT}")
+        model = json.loads(members[_MODEL], parse_constant=_refuse_constant)
+        check_model(model)
         networks = []
         for number, description in enumerate(model["networks"]):
             stored = members[description["weights"]]
             if hashlib.sha256(stored).hexdigest() != description["sha256"]:
                 raise ValueError(f"the weights of network {number} were changed")
             networks.append((description, safetensors.load(stored)))
-        if not networks or not all(_is_description(d) for d, _ in networks):
-            raise ValueError("it describes no network")
         return Bundle(networks, dict(model["rules"]), members[_CARD].decode())
-    except (ValueError, KeyError, TypeError, zipfile.BadZipFile, SafetensorError) as error:
+    except (*_DAMAGE, SafetensorError) as error:
+        if newer := _newer(model):
+            raise CheckpointError(
+                f"{path} is of a newer version ({newer}) than this one, {isanet_jax.__version__}: "
+                "update isanet_jax to use it"
+            ) from error
         raise CheckpointError(
             f"{path} is not a model, or is a damaged one ({' '.join(str(error).split())[:200]}); "
             "copy it again, or make it again with isanet bundle"
@@ -181,11 +188,20 @@ def _members(archive, size):
     return {entry.filename: archive.read(entry) for entry in entries}
 
 
-def _is_description(description):
-    return isinstance(description, dict) and all(
-        isinstance(description.get(name), dict)
-        for name in ("config", "preparation", "progress", "split")
-    )
+def _refuse_constant(name):
+    raise ValueError(f"it has the number {name}")
+
+
+def _newer(model) -> str:
+    """The newer version that a model says it is of; "" where it says none."""
+    if not isinstance(model, dict):
+        return ""
+    if isinstance(model.get("format"), int) and model["format"] > FORMAT:
+        return f"format {model['format']}"
+    version = re.fullmatch(r"isanet_jax (\d{1,5})\.(\d{1,5})\.(\d{1,5})", str(model.get("program")))
+    ours = re.match(r"(\d+)\.(\d+)\.(\d+)", isanet_jax.__version__)
+    is_newer = version and [*map(int, version.groups())] > [*map(int, ours.groups())]
+    return version[0] if is_newer else ""
 
 
 def as_tree(arrays: Mapping[str, np.ndarray], abstract, what) -> dict:
@@ -200,10 +216,14 @@ def as_tree(arrays: Mapping[str, np.ndarray], abstract, what) -> dict:
         CheckpointError: arrays of another network.
     """
     wanted = dict(named_arrays(abstract))
+
+    def form(array):
+        return None if array is None else (tuple(array.shape), np.dtype(array.dtype))
+
     different = sorted(
         name
         for name in wanted.keys() | arrays.keys()
-        if getattr(arrays.get(name), "shape", None) != getattr(wanted.get(name), "shape", None)
+        if form(arrays.get(name)) != form(wanted.get(name))
     )
     if different:
         name = different[0]

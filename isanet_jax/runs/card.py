@@ -1,9 +1,12 @@
 """The card of a model: what it is, what it has learnt from, how well it did, and its limits."""
 
+import html
+import re
 from collections import Counter
 from collections.abc import Mapping
 
 from isanet_jax.settings import read_stored
+from isanet_jax.streams import printable
 
 _SAID_BY_DEFAULT = {
     "intended_use": "Research. It is no medical device, and its masks need a physician's eyes.",
@@ -11,6 +14,24 @@ _SAID_BY_DEFAULT = {
     "licence": "Not stated by those who trained it.",
     "citation": "Huang et al. 2022, doi 10.1016/j.cmpb.2022.107129, for ISA-Net.",
 }
+
+
+def _of_metrics(content):
+    """A line of a metrics.json; its text is a file's, and is shown as text."""
+    summary, runs = content["summary"], content.get("runs", [])
+    chosen = ", ".join(sorted({plain(run["selection"]) for run in runs})) or "not known"
+    dsc, f1 = summary["dsc"], summary["lesion_f1"]
+    return (
+        f"- {int(summary['n_cases'])} cases, {plain(content.get('grid', 'their own grid'))}: mean "
+        f"DSC {float(dsc['mean']):.4f}, median {float(dsc['median']):.4f}, mean lesion F1 "
+        f"{float(f1['mean']):.3f}; checkpoint chosen on: {chosen}."
+    )
+
+
+def plain(text) -> str:
+    """A file's text as Markdown shows it, whatever signs it has."""
+    shown = html.escape(" ".join(printable(str(text)).split()), quote=False)
+    return re.sub(r"([\\`*_{}\[\]#|!])", r"\\\1", shown)
 
 
 def _grid(preparation):
@@ -64,18 +85,13 @@ def model_card(networks: list[dict], rules: Mapping, metrics, about: Mapping[str
     lines += ["", "## Cases", ""]
     lines += _cases(networks)
     lines += ["", "## Metrics", ""]
-    for content in metrics:
-        summary, runs = content["summary"], content.get("runs", [])
-        chosen = ", ".join(sorted({run["selection"] for run in runs})) or "not known"
-        lines.append(
-            f"- {summary['n_cases']} cases, {content.get('grid', 'their own grid')}: mean DSC "
-            f"{summary['dsc']['mean']:.4f}, median {summary['dsc']['median']:.4f}, mean lesion F1 "
-            f"{summary['lesion_f1']['mean']:.3f}; checkpoint chosen on: {chosen}."
-        )
+    lines += [_of_metrics(content) for content in metrics]
     if not metrics:
         lines.append("None: the runs were not evaluated when this was made.")
     lines += ["", "## Rules", ""]
-    lines += [f"- {name}: {rule}" for name, rule in rules.items()] or ["One half for every class."]
+    lines += [f"- {plain(name)}: {plain(rule)}" for name, rule in rules.items()] or [
+        "One half for every class."
+    ]
     for heading, name in (("Limits", "limits"), ("Licence", "licence"), ("Citation", "citation")):
         lines += ["", f"## {heading}", "", said[name]]
     lines += ["", "## Weights", ""]

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 from pathlib import Path
 
 import jax
@@ -9,6 +10,7 @@ import jax
 from isanet_jax.arguments import command
 from isanet_jax.errors import CheckpointError, DataError
 
+_log = logging.getLogger(__name__)
 _DISK = ("os_error_code", "No space", "File too large", "OS error")  # TensorStore's words
 
 
@@ -27,12 +29,20 @@ def lost(workdir, what):
 def read_saved(workdir) -> dict:
     """Series -> the step and the files, with their sizes, of the checkpoint that was written."""
     path = Path(workdir) / "checkpoints" / SAVED
+    if not path.exists():
+        return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        if not all(isinstance(v["step"], int) for v in content.values()):
+            raise ValueError("a step that is no number")
+        _ = [dict(v.get("files", {})) for v in content.values()]
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+        _log.warning(
+            f"warning: {path} is damaged ({type(error).__name__}: {error}) and is left out of "
+            "account: the next checkpoint writes it anew"
+        )
         return {}
-    is_ours = isinstance(content, dict) and all(isinstance(v, dict) for v in content.values())
-    return content if is_ours else {}
+    return content
 
 
 @contextlib.contextmanager

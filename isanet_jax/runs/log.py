@@ -1,5 +1,6 @@
 """A run's record: metrics.jsonl, TensorBoard, and the progress line."""
 
+import contextlib
 import json
 import logging
 import os
@@ -9,6 +10,8 @@ from pathlib import Path
 
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
+
+from isanet_jax.errors import DataError
 
 _SECONDS_BETWEEN_LINES = 30.0  # of progress, where there is no terminal
 
@@ -33,6 +36,7 @@ class RunLog:
         self._steps_per_epoch = steps_per_epoch
         self._first_step, self._total_steps = first_step, total_steps
         self._shown = {}
+        self._since = []  # steps since the last validation
 
     def __enter__(self):
         kept = [line for line in read_log(self._path) if line["step"] <= self._first_step]
@@ -51,6 +55,9 @@ class RunLog:
         for line in kept:
             if "validation_dsc" in line:
                 self._shown["dsc"] = f"{line['validation_dsc']:.3f}"
+                self._since = []
+            elif "loss" in line:
+                self._since.append(line)
         return self
 
     def __exit__(self, *exception):
@@ -80,6 +87,7 @@ class RunLog:
             "waiting_seconds": round(waited, 4),
         }
         self._write(line)
+        self._since.append(line)
         self._shown |= {
             "loss": f"{metrics['loss']:.4f}",
             "lr": f"{float(learning_rate):.1e}",
@@ -96,7 +104,8 @@ class RunLog:
     def validation(self, step, dsc, progress):
         """Records a validation: `dsc` of `isanet_jax.training.validate.validate`."""
         epoch = step // self._steps_per_epoch
-        lines = [line for line in read_log(self._path) if line["epoch"] == epoch and "loss" in line]
+        lines = [line for line in self._since if line["epoch"] == epoch]
+        self._since = []
         losses = [line["loss"] for line in lines]
         seconds = sum(line["seconds"] for line in lines)
         waiting = sum(line["waiting_seconds"] for line in lines) / seconds if seconds else 0.0
@@ -167,14 +176,30 @@ class NoLog:
 
 
 def read_log(path) -> list[dict]:
-    """The lines of a metrics.jsonl; a last line cut short by a kill is left out."""
+    """The lines of a metrics.jsonl; a last line cut short by a kill is left out.
+
+    Raises:
+        DataError: another line is damaged.
+    """
     path = Path(path)
     if not path.exists():
         return []
+    *whole, torn = path.read_bytes().split(b"\n")
     lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
+    for number, text in enumerate(whole, start=1):
         try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
+            line = json.loads(text)
+            if not (isinstance(line["step"], int) and isinstance(line["epoch"], int)):
+                raise TypeError(f"step {line['step']!r}, epoch {line['epoch']!r}")
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"line {number} of {len(whole)} is damaged ({type(error).__name__}: {error})",
+                file=path,
+                action="Delete the line, or put the file back from a copy: the checkpoints do not "
+                "depend on it",
+            ) from error
+        lines.append(line)
+    with contextlib.suppress(ValueError):
+        last = json.loads(torn)
+        lines += [last] if isinstance(last, dict) and {"step", "epoch"} <= last.keys() else []
     return lines

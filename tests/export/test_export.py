@@ -262,6 +262,25 @@ def test_what_goes_wrong_is_said_in_a_line(trained, scans, tmp_path, capsys):
         assert ended.returncode == 1
         assert ended.stderr.startswith("error: ")
         assert message in ended.stderr
+    about = json.loads((output / "model.json").read_text())
+    for lie, message in (
+        ({"format": 2}, "newer version: take the isanet_onnx.py beside it"),
+        ({"settings": about["settings"] | {"size": 1e9}}, "size cannot be so"),
+        ({"settings": about["settings"] | {"spacing_mm": float("nan")}}, "spacing_mm cannot be"),
+        ({"settings": 5}, "model.json is damaged"),
+        ({"values": {"tumour": 0}}, "values cannot be so"),
+        ({"rules": {"tumour": about["rules"]["tumour"] | {"threshold": 2}}}, "rule of tumour"),
+        ({"networks": []}, "networks cannot be so"),
+        ({"networks": [about["networks"][0] | {"file": "../x.onnx"}]}, "network 0 cannot be so"),
+        ({"networks": [about["networks"][0] | {"shape": [1, 2]}]}, "network 0 cannot be so"),
+        ({"networks": [about["networks"][0] | {"file": "network7.onnx"}]}, "no ordinary file"),
+    ):
+        (tmp_path / "lying").mkdir(exist_ok=True)
+        (tmp_path / "lying" / "model.json").write_text(json.dumps(about | lie))
+        if not (tmp_path / "lying" / "network7.onnx").exists():
+            (tmp_path / "lying" / "network7.onnx").symlink_to("/dev/zero")
+        with pytest.raises(ValueError, match=message):
+            isanet_onnx.Model(tmp_path / "lying")
     network = output / "network0.onnx"
     content = bytearray(network.read_bytes())
     content[len(content) // 2] ^= 1

@@ -2,10 +2,13 @@
 
 import io
 import json
+import os
+import shutil
 import zipfile
 
 import numpy as np
 import pytest
+from safetensors import numpy as safetensors
 
 import isanet_jax as isa
 from isanet_jax.cases.case import read_case
@@ -15,6 +18,7 @@ from isanet_jax.errors import CheckpointError, ConfigError, DataError
 from isanet_jax.files import write_json
 from isanet_jax.prediction.predictor import Predictor
 from isanet_jax.runs.bundle import read_bundle, write_bundle
+from isanet_jax.runs.description import check_model
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +136,52 @@ def change_json(**values):
     return change
 
 
+def change_network(**values):
+    def change(members):
+        content = json.loads(members["model.json"])
+        content["networks"][0] |= values
+        members["model.json"] = json.dumps(content).encode()
+
+    return change
+
+
+def change_preparation(**values):
+    def change(members):
+        content = json.loads(members["model.json"])
+        content["networks"][0]["preparation"] |= values
+        members["model.json"] = json.dumps(content).encode()
+
+    return change
+
+
+def change_setting(name, value):
+    def change(members):
+        content = json.loads(members["model.json"])
+        section, key = name.split(".")
+        content["networks"][0]["config"][section][key] = value
+        members["model.json"] = json.dumps(content).encode()
+
+    return change
+
+
+def change_weights(function):
+    def change(members):
+        import hashlib
+
+        arrays = safetensors.load(members["weights0.safetensors"])
+        made = safetensors.save({name: function(array) for name, array in arrays.items()})
+        members["weights0.safetensors"] = made
+        change_network(sha256=hashlib.sha256(made).hexdigest())(members)
+
+    return change
+
+
+def one_file_for_many(members):
+    content = json.loads(members["model.json"])
+    content["networks"] *= 150
+    members["model.json"] = json.dumps(content).encode()
+
+
 def change_width(members):
     content = json.loads(members["model.json"])
     content["networks"][0]["config"]["model"]["width"] = 4096
@@ -143,9 +193,43 @@ def change_width(members):
     [
         (lambda members: members.pop("CARD.md"), "CARD.md"),
         (lambda members: members.update({"weights0.safetensors": b"0" * 99}), "were changed"),
-        (change_json(format=2), "format 2; this program reads 1"),
+        (change_json(format=2), "is of a newer version \\(format 2\\) than this one.*: update"),
+        (change_json(program="isanet_jax 9.1.0", more=1), "newer version \\(isanet_jax 9.1.0\\)"),
+        (change_json(more=1), "'more' is unknown"),
         (change_json(networks=[]), "describes no network"),
-        (change_json(networks=[{"weights": "../x"}]), "../x"),
+        (change_json(networks=[{}]), "networks: 0: config is lacking"),
+        (change_network(weights="../x"), "weights: it must be the name of weights"),
+        (change_network(more=1), "'more' is unknown"),
+        (change_setting("model.levels", 1e9), "model.levels is 1000000000.0; it must be"),
+        (change_setting("model.more", 1), "there is no setting model.more"),
+        (change_setting("model.width", None), "model.width is None"),
+        (change_setting("data.spacing_mm", float("nan")), "the number NaN"),
+        (change_setting("data.size", 24), "data.size is 24 and its cases' 16"),
+        (change_setting("data.classes", ["other"]), "its cases have no class other"),
+        (change_setting("data.images", ["pet", "t9"]), "its images are"),
+        (change_preparation(spacing_mm="x"), "preparation: spacing_mm: it must be a number"),
+        (change_preparation(spacing_mm=3.0), "data.spacing_mm is 12.0 and its cases' 3.0"),
+        (change_preparation(classes={"<b>": [1]}), "it must be the name of a class"),
+        (change_preparation(images={"ct": "xray"}), "images: ct: choose one of"),
+        (
+            change_network(ct_windows=[[0, 0, 0, 0]]),
+            r"it must be \[low, high, subtracted, above 0\]",
+        ),
+        (change_network(ct_windows=[[-100.0, 100.0, 0.0, 1.0]]), "and data.ct_window wide"),
+        (change_network(seen={"spacing_mm": 5}), "seen: field_mm is lacking"),
+        (change_network(progress={"best_dsc": "x", "best_epoch": 1}), "best_dsc: it must be"),
+        (change_network(identities=[]), "identities: it must be an object"),
+        (change_json(rules={"tumour": {"threshold": 2.0}}), "threshold: it must be"),
+        (change_json(rules={"tumour": {"threshold": 0}}), "threshold: it must be above 0"),
+        (change_json(rules={"tumour": {"threshold": float("inf")}}), "the number Infinity"),
+        (change_json(rules={"tumour": {"smallest_ml": -1}}), "smallest_ml: it must be"),
+        (change_json(rules={"tumour": {"largest_only": 1}}), "largest_only: it must be True or"),
+        (change_json(rules={"\x1b[31m": {}}), "it must be the name of a class"),
+        (lambda m: m.update({"model.json": b"[" * 10**5}), "not a model"),
+        (one_file_for_many, "two of its networks name the same weights"),
+        (change_weights(lambda x: x.astype(np.int8)), "are not those of the network"),
+        (change_weights(lambda x: x > 0), "are not those of the network"),
+        (change_weights(lambda x: x * np.float32("nan")), "its weights are not finite"),
         (change_json(networks="x"), "not a model"),
         (change_width, "are not those of the network that its settings describe"),
     ],
@@ -163,3 +247,72 @@ def test_nothing_is_unpacked_that_is_larger_than_the_file(model, tmp_path):
     path = remade(model, tmp_path / "bomb.isanet", grow, zipfile.ZIP_DEFLATED)
     with pytest.raises(CheckpointError, match="larger than the file"):
         read_bundle(path)
+
+
+LIES = (
+    *(float("nan"), float("inf"), -1, 0, 2, 1e9, None, True, "x", "9" * 50, "\x1b[31m<script>"),
+    *([], {}, [[1]], [1e9] * 3),
+)
+
+
+def places(value, path=()):
+    """Every place in JSON: keys and indices that lead there."""
+    yield path
+    if isinstance(value, dict | list):
+        for key, one in value.items() if isinstance(value, dict) else enumerate(value[:2]):
+            yield from places(one, (*path, key))
+
+
+def changed_at(value, path, lie):
+    if not path:
+        return lie
+    copied = dict(value) if isinstance(value, dict) else list(value)
+    copied[path[0]] = changed_at(copied[path[0]], path[1:], lie)
+    return copied
+
+
+def test_every_lie_at_every_place_is_refused_in_a_line_or_can_be_meant(model):
+    """Whatever stands anywhere, there is no other error than the one that is said."""
+    with zipfile.ZipFile(model) as archive:
+        content = json.loads(archive.read("model.json"))
+    content["rules"] = {"tumour": {"threshold": 0.5, "smallest_ml": 0.0, "largest_only": False}}
+    check_model(content)
+    refused, let_through = [], []
+    for path in places(content):
+        for lie in LIES:
+            try:
+                check_model(changed_at(content, path, lie))
+                let_through.append(path)
+            except ValueError as error:
+                refused.append(str(error))
+    assert not [text for text in refused if "\n" in text]
+    # What is let through is a number in its range, or a free text, such as a folder.
+    assert len(refused) > 12 * len(let_through)
+    containers = {"config", "preparation", "progress"}
+    assert not {path[-1] for path in let_through if path} & containers
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "pipe", "folder.isanet"])
+def test_what_never_ends_is_no_model(tmp_path, path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder.isanet").mkdir()
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        read_bundle(tmp_path / path)
+
+
+def test_text_of_others_is_text_in_the_card(trained, tmp_path):
+    """A metrics.json that somebody has made beside a run."""
+    summary = {"n_cases": 3, "dsc": {"mean": 0.5, "median": 0.5}, "lesion_f1": {"mean": 0.5}}
+    content = {"summary": summary, "grid": "x\n\n# A heading | <script>alert(1)</script>",
+               "runs": [{"selection": "`x` [a](b)"}]}  # fmt: skip
+    networks = Predictor([trained]).networks
+    path = write_bundle(networks, tmp_path / "m.isanet", metrics=[content])
+    card = read_bundle(path).card
+    assert "<script>" not in card
+    assert r"x \# A heading \| &lt;script&gt;alert(1)&lt;/script&gt;" in card
+    assert r"\`x\` \[a\](b)" in card
+    shutil.copytree(trained, tmp_path / "run")
+    (tmp_path / "run" / "eval").mkdir(exist_ok=True)
+    (tmp_path / "run" / "eval" / "metrics.json").write_text('{"summary": {"n_cases": "x"}}')
+    with pytest.raises(DataError, match=r"metrics.json: is damaged .*isanet eval --overwrite"):
+        command.main(["--workdir", str(tmp_path / "run"), "--output", str(tmp_path / "n.isanet")])
