@@ -1,6 +1,5 @@
 """What is wrong with a cohort, before hours are spent on it: `prepare check`."""
 
-import hashlib
 import sys
 from functools import partial
 from pathlib import Path
@@ -9,9 +8,11 @@ import nibabel
 import numpy as np
 from scipy import ndimage
 
-from isanet_jax.cases.grid import outside_fraction, overlap_fraction, same_grid
+from isanet_jax.cases.doubts import doubts_of_scan
+from isanet_jax.cases.grid import overlap_fraction, same_grid
+from isanet_jax.cases.identity import content_digest
 from isanet_jax.cases.images import check_images
-from isanet_jax.cases.label import bits_of_masks, doubts_of_mask, read_label
+from isanet_jax.cases.label import bits_of_masks, check_place, read_label
 from isanet_jax.cases.preparation import Settings
 from isanet_jax.datasets.layout import Scan
 from isanet_jax.dicom.convert import read_study
@@ -22,7 +23,6 @@ from isanet_jax.nifti import read_volume
 from isanet_jax.parallel import in_processes
 from isanet_jax.volume import CONNECTED_26, Volume, bounds_mm
 
-_SMALL_ML = 0.1
 # Fields cropped around their labels: so many cases at least, of whose sides half or more lie as far
 # from the label as the median side, to within so many mm.
 _CROPPED_CASES, _CROPPED_SHARE, _CROPPED_MM = 5, 0.5, 3.0
@@ -91,30 +91,19 @@ def _check_scan(scan, settings):
             f"{name}_axes": "".join(nibabel.aff2axcodes(volume.affine)),
             f"{name}_{_values(kinds[name])}": f"{low:.4g} to {high:.4g}",
         }
-        row["hashes"][name] = hashlib.sha256(volume.data.tobytes()).hexdigest()
-        called = shown(name, kinds[name])
-        direction = volume.affine[:3, :3] / volume.spacing_mm
-        if np.abs(np.abs(direction).max(0) - 1).max() > 1e-3:
-            row["warnings"].append(f"{called} is oblique")
-        if (spread := volume.spacing_mm.max() / volume.spacing_mm.min()) > 6:
-            row["warnings"].append(f"{called} voxels are {spread:.1f} times longer than wide")
+        row["hashes"][name] = content_digest(volume)
     if len(volumes) == len(kinds):
         try:
             row["warnings"] += check_images(scan, volumes, kinds)
+            if label is not None:
+                check_place(scan, label, volumes, settings)
         except DataError as error:
             row["errors"].append(str(error))
-        for name, volume in volumes.items():
-            row["warnings"] += KINDS[kinds[name]].doubts(volume)
         boxes = {k: bounds_mm(v.data.shape, v.affine) for k, v in volumes.items()}
         first, *others = boxes
         for name in others:
-            covers = overlap_fraction(boxes[first], boxes[name])
-            row[f"{name}_covers"] = f"{covers:.0%}"
-            if 0 < covers < 0.5:
-                row["warnings"].append(
-                    f"{shown(name, kinds[name])} covers only {covers:.0%} of the "
-                    f"{shown(first, kinds[first])}"
-                )
+            row[f"{name}_covers"] = f"{overlap_fraction(boxes[first], boxes[name]):.0%}"
+    row["warnings"] += doubts_of_scan(volumes, label, kinds)
     if label is not None:
         _check_label(label, volumes, kinds, row)
     return row
@@ -136,7 +125,7 @@ def read_for_check(scan, settings, row):
             return {}, None
         row["warnings"] += images.warnings
         bits = bits_of_masks(images.masks, settings.classes)
-        return images.volumes, Volume(bits.data > 0, bits.affine, bits.header)
+        return images.volumes, Volume(settings.classes.any_of(bits.data), bits.affine, bits.header)
     volumes, label = {}, None
     for name in (*settings.images, *(["label"] if scan.label is not None else [])):
         try:
@@ -152,30 +141,16 @@ def read_for_check(scan, settings, row):
 
 
 def _check_label(label, volumes, kinds, row):
-    ml = label.voxel_ml
     called = {name: shown(name, kinds[name]) for name in volumes}
     grids = [called[name] for name, volume in volumes.items() if same_grid(label, volume)]
-    parts, count = ndimage.label(label.data, CONNECTED_26)
-    sizes = np.bincount(parts.ravel(), minlength=1)[1:] * ml
+    _, count = ndimage.label(label.data, CONNECTED_26)
     row |= {
         "label_on": grids[0] if grids else "its own grid",
-        "label_ml": f"{label.data.sum() * ml:.2f}",
+        "label_ml": f"{label.data.sum() * label.voxel_ml:.2f}",
         "components": str(count),
     }
-    if not count:
-        row["warnings"].append("the label is empty")
-        return
-    if grids:
-        row["warnings"] += doubts_of_mask(label.data)
+    if count and grids:
         row["margins_mm"] = margins_mm(label)
-    if (small := int((sizes < _SMALL_ML).sum())) and count > 1:
-        row["warnings"].append(f"{small} of {count} components are smaller than {_SMALL_ML} ml")
-    for index, (name, volume) in enumerate(volumes.items()):
-        outside = outside_fraction(label, volume.data.shape, volume.affine)
-        if outside == 1 and index == 0:
-            row["errors"].append(f"the label lies outside the {called[name]}")
-        elif outside > 0.01:
-            row["warnings"].append(f"{outside:.0%} of the label lies outside the {called[name]}")
 
 
 def _check_cohort(scans, rows, images):

@@ -98,17 +98,15 @@ def _lost_lesions(label, label_case, affine):
 
 
 def label_warnings(label, label_case, affine, volumes, settings):
-    """Returns the warnings about a label of bits, for each class where there are several."""
+    """What the case's grid does to a label of bits, for each class where there are several."""
     classes, warnings = settings.classes, []
-    if not classes.any_of(label.data).any():
-        return ["the label is empty"]
-    pets = [v for name, v in volumes.items() if settings.images[name] == "pet"]
+    is_own = not any(same_grid(label, volume) for volume in volumes.values())
     for index, name in enumerate(classes.names):
         mask = Volume(class_mask(label.data, index), label.affine)
         if not mask.data.any():
             continue
         prefix = "" if len(classes.names) == 1 else f"{name}: "
-        told = _mask_warnings(mask, class_mask(label_case, index), affine, pets)
+        told = _mask_warnings(mask, class_mask(label_case, index), affine, is_own=is_own)
         warnings += [prefix + text for text in told]
     return warnings
 
@@ -121,12 +119,10 @@ def doubts_of_mask(mask: np.ndarray) -> list[str]:
     return [f"the label covers {share:.0%} of its field: is it the body, or inverted?"]
 
 
-def _mask_warnings(mask, on_case, affine, pets):
-    warnings = doubts_of_mask(on_case)
+def _mask_warnings(mask, on_case, affine, *, is_own):
+    # On a grid of its own, a mask may fill what was cropped to it.
+    warnings = doubts_of_mask(on_case) if is_own else []
     ml = mask.data.sum() * mask.voxel_ml
-    for pet in pets:
-        if (outside := outside_fraction(mask, pet.data.shape, pet.affine)) > 0.01:
-            warnings.append(f"{outside:.0%} of the tumour lies outside the PET")
     if not on_case.any():
         return [*warnings, f"the tumour ({ml:.2f} ml) has no voxel on the case's grid"]
     if lost := _lost_lesions(mask, on_case, affine):

@@ -16,6 +16,7 @@ from isanet_jax.cases.case import (
     read_meta,
     write_case,
 )
+from isanet_jax.cases.doubts import doubts_of_scan
 from isanet_jax.cases.grid import (
     resample,
     resample_label,
@@ -28,6 +29,7 @@ from isanet_jax.cases.preparation import Settings
 from isanet_jax.classes import class_mask
 from isanet_jax.datasets.layout import Scan
 from isanet_jax.errors import DataError
+from isanet_jax.volume import Volume
 
 _SAMPLES = 10_000  # voxels of a class that a patch may be centred on
 
@@ -102,8 +104,10 @@ def prepare_case(
         else resample(label, reference.data.shape, reference.affine, order=0, fill=0)
     )
     spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
-    warnings += label_warnings(label, label_case, affine, volumes, settings)
     classes = settings.classes
+    tumour = Volume(classes.any_of(label.data), label.affine)
+    warnings += doubts_of_scan(volumes, tumour, settings.images)
+    warnings += label_warnings(label, label_case, affine, volumes, settings)
     ml = reference.voxel_ml
     case_ml = float(np.prod(spacing_mm) / 1000)
     volumes_ml = {name: n * ml for name, n in _voxels(label_reference, classes).items()}

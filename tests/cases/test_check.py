@@ -8,10 +8,15 @@ import pytest
 
 from isanet_jax.cases.check import _columns, check, warnings_of_all, write_table
 from isanet_jax.cases.preparation import Settings
+from isanet_jax.cases.prepare import prepare_case
 from isanet_jax.classes import Classes
 from isanet_jax.cli.prepare import _write_page, main
-from isanet_jax.datasets.layout import PET_CT
+from isanet_jax.datasets.layout import PET_CT, Scan
+from isanet_jax.datasets.phantom import make_phantom
 from isanet_jax.datasets.table import read_table
+from isanet_jax.errors import DataError
+from isanet_jax.nifti import write_volume
+from isanet_jax.volume import Volume
 from tests.conftest import real_data
 
 AFFINE = np.diag([4.0, 4.0, 4.0, 1.0])
@@ -218,3 +223,53 @@ def test_what_is_unknown_is_not_counted_as_tumour(folder):
     rows = rows_of(folder, classes=Classes(ignore=(5,)))
     assert not errors_of(rows)
     assert (rows[0]["label_ml"], rows[0]["components"]) == (f"{27 * 64 / 1000:.2f}", "1")
+
+
+def write_scan(folder, volumes, case):
+    paths = {name: folder / case / f"{name}.nii.gz" for name in ("ct", "pet", "label")}
+    for path, volume in zip(paths.values(), volumes, strict=True):
+        write_volume(path, volume)
+    label = paths.pop("label")
+    return Scan(case, paths, label, case)
+
+
+def test_check_and_prepare_say_the_same(tmp_path):
+    """Of a good scan, and of one with a doubt or an error of each kind."""
+    ct, pet, label = patient = make_phantom(np.random.default_rng(5))
+    oblique = np.eye(4)
+    angle = np.deg2rad(5)
+    oblique[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    lopsided = ct.data.copy()
+    half = ct.data.shape[0] // 3
+    lopsided[:half] = -1000
+    dark = pet.data.copy()
+    dark[:half] = 0
+    scans = {
+        "good": patient,
+        "oblique": [Volume(v.data, oblique @ v.affine) for v in patient],
+        "no label": (ct, pet, Volume(label.data * 0, label.affine)),
+        "inverted": (ct, pet, Volume(1 - label.data, label.affine)),
+        "faint": (ct, Volume(pet.data * 1e-2, pet.affine), label),
+        "short pet": (ct, Volume(pet.data[:, :, :20], pet.affine), label),
+        "sides": (Volume(lopsided, ct.affine), Volume(dark[::-1], pet.affine), label),
+        "as it is": (Volume(lopsided, ct.affine), Volume(dark, pet.affine), label),
+        "elsewhere": (ct, pet, Volume(label.data, np.diag([1, 1, 1, 1e-3]) @ label.affine * 1e3)),
+        "bq": (ct, Volume(pet.data * 5000, pet.affine), label),
+    }
+    settings = Settings(size=16, fit="resize")
+    doubted = {}
+    for number, (name, volumes) in enumerate(scans.items()):
+        scan = write_scan(tmp_path, volumes, f"case{number}")
+        (row,) = check([scan], settings)
+        doubted[name] = bool(row["warnings"] or row["errors"])
+        if row["errors"]:
+            with pytest.raises(DataError) as refused:
+                prepare_case(scan, settings, tmp_path / "out")
+            assert row["errors"] == [str(refused.value)], name
+            continue
+        meta, _ = prepare_case(scan, settings, tmp_path / "out")
+        # But for what the case's grid adds.
+        assert row["warnings"] == [t for t in meta["warnings"] if "the case's" not in t], name
+    assert [name for name, is_so in doubted.items() if not is_so] == ["good", "as it is"]
+    assert any("right and left swapped" in text for text in check(
+        [write_scan(tmp_path, scans["sides"], "sides")], settings)[0]["warnings"])  # fmt: skip
