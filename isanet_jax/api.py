@@ -107,7 +107,8 @@ def prepare(
     with only_here(output, "prepare", "makes cases there"):
         images = dict(images or PET_CT)
         options = options or Options()
-        options = options._replace(images=images, classes=classes or options.classes)
+        classes = classes or options.classes or None
+        options = options._replace(images=images, classes=classes or {})
         if isinstance(scans, (str, Path)):
             layout, found = datasets.read(scans, layout, options)
             source, dataset = Path(scans), datasets.DATASETS[layout]

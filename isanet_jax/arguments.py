@@ -42,6 +42,12 @@ def command(name: str) -> str:
     return f"{AS_MODULE if by_module else 'isanet'} {name}"
 
 
+def image_flags(names) -> str:
+    """How the user gives `isanet predict` images of these names."""
+    words = {"ct": "--ct CT", "pet": "--pet PET"}
+    return " ".join(words.get(name, f"--image {name}=FILE") for name in names)
+
+
 def config_name(name: str) -> str:
     """How the user names a config: `configs/hecktor.py` in a clone, else `hecktor`."""
     return f"configs/{name}.py" if Path(sys.argv[0]).name in _SCRIPTS else name

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from isanet_jax.arguments import Parser, command
+from isanet_jax.arguments import Parser, command, image_flags
 from isanet_jax.runtime import say_devices
 
 
@@ -59,5 +59,6 @@ def main(arguments=None) -> None:
     count = len(read_bundle(output).networks)  # as whoever gets it
     print(
         f"{output}: {count} network(s), {output.stat().st_size / 2**20:.1f} MiB; next: "
-        f"{command('predict')} --workdir {output} --ct CT --pet PET --output MASK"
+        f"{command('predict')} --workdir {output} {image_flags(predictor.settings.images)} "
+        "--output MASK"
     )

@@ -433,9 +433,11 @@ def parse_label_values(text: str | None, flag="--label-values") -> tuple[int, ..
 def _summarise(entries, output):
     spacings = [s for entry in entries for s in entry["spacing_mm"]]
     empty = sum(entry["volume_ml"] == 0 for entry in entries)
+    lost = sum(entry["volume_case_ml"] == 0 for entry in entries) - empty
     patients = len({entry["patient"] for entry in entries})
     print(
         f"{len(entries)} cases of {patients} patients in {output}: spacing "
         f"{min(spacings):.2f} to {max(spacings):.2f} mm, {empty} with an empty label, "
-        f"{sum(bool(entry['warnings']) for entry in entries)} with warnings"
+        + (f"{lost} whose tumour has no voxel on the case's grid, " * bool(lost))
+        + f"{sum(bool(entry['warnings']) for entry in entries)} with warnings"
     )

@@ -161,7 +161,7 @@ _EXPLANATION = """Mean ± sd over the folds of the folds' means (over the cases 
 "paper": the paper's figure. "difference": ours minus the paper's. An infinite distance is of a case
 where the method found nothing, or found something where there is nothing; such cases are in no mean
 of a distance, and are counted in the last column (of all cases scored, each once a seed). Lesion F1
-is the detection of connected components at IoU > 0.3. Scored on the original CT grid."""
+is the detection of connected components at IoU > 0.3. Scored on the first image's original grid."""
 
 
 def _conditions(comparison, cells, failures):

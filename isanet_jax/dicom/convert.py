@@ -51,11 +51,10 @@ def read_study(study: Study) -> Images:
         volumes[name] = as_stored(volume)
     # A region may have been drawn on a series that is not asked for, but is here.
     series, masks, drawn_on = list(study.images.values()), {}, set()
+    options = {"case": study.case, "notes": warnings, "grids": grids, "decoded": {}}
     for name, regions in study.regions.items():
         if regions:
-            masks[name], on = read_regions(
-                study.structures, regions, series, case=study.case, notes=warnings, grids=grids
-            )
+            masks[name], on = read_regions(study.structures, regions, series, **options)
             drawn_on.add((on and on.uid, masks[name].data.shape))
     if len(drawn_on) > 1:
         raise DataError(

@@ -97,6 +97,7 @@ def read_region(
     case=None,
     notes: list | None = None,
     grids: Mapping = MappingProxyType({}),
+    decoded: dict | None = None,
 ) -> tuple[Volume, Series | None]:
     """One region as a mask, on the grid that it was drawn on.
 
@@ -107,6 +108,7 @@ def read_region(
         case: to name in errors.
         notes: gets what to be warned of.
         grids: UID -> (shape, affine) of images that were read already; others are read.
+        decoded: keeps what was read of the file, for the next region; None: not kept.
 
     Returns:
         bool mask, and the series whose grid it has; None for a SEG, which brings its own, where
@@ -116,12 +118,16 @@ def read_region(
         DataError: no such region, no series to draw it on, contours that do not fit.
     """
     where = {"case": case, "file": structures.files[0]}
+    decoded = {} if decoded is None else decoded
 
     def grid_of(series):
         return grids.get(series.uid) or read_grid(series, case=case)
 
     with lenient(), refuse_damage(**where):
-        dataset = structures.files[0].read(pixels=structures.kind == "SEG")
+        file = structures.files[0]
+        if file not in decoded:
+            decoded[file] = file.read(pixels=structures.kind == "SEG")
+        dataset = decoded[file]
         number = find_region(dataset, name)
         if number is None:
             regions = _regions(dataset)
@@ -160,15 +166,16 @@ def read_regions(
     case=None,
     notes: list | None = None,
     grids: Mapping = MappingProxyType({}),
+    decoded: dict | None = None,
 ) -> tuple[Volume, Series | None]:
     """Several regions of one structure set, or one, united; see `read_region`.
 
     Raises:
         DataError: see `read_region`; segments that lie on different grids.
     """
-    masks = [
-        read_region(structures, name, images, case=case, notes=notes, grids=grids) for name in names
-    ]
+    options = {"case": case, "notes": notes, "grids": grids}
+    options["decoded"] = {} if decoded is None else decoded
+    masks = [read_region(structures, name, images, **options) for name in names]
     (first, series), *others = masks
     for other, on in others:
         if on is not series or other.data.shape != first.data.shape:

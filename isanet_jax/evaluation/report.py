@@ -3,11 +3,14 @@
 import dataclasses
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
+from isanet_jax.datasets.layout import PET_CT
 from isanet_jax.errors import DataError
 from isanet_jax.evaluation.evaluate import MEAN
 from isanet_jax.files import replace_when_done, write_json
+from isanet_jax.kinds import shown
 from isanet_jax.metrics import METRICS, shown_in
 from isanet_jax.metrics.segmentation import summarise
 from isanet_jax.prediction.rules import Rules
@@ -188,6 +191,12 @@ def by_method(scores: dict, grid: str) -> dict[str, dict[str, dict]]:
     return methods
 
 
+def first_image(preparation: Mapping) -> str:
+    """What the first image is called, on whose grid masks are predicted and scored."""
+    (name, kind), *_ = preparation.get("images", PET_CT).items()
+    return shown(name, kind)
+
+
 def in_voxels(size) -> str:
     """A size, one number or three, in words."""
     return f"{size}^3 voxels" if isinstance(size, int) else f"{' x '.join(map(str, size))} voxels"
@@ -253,7 +262,7 @@ def write_run_report(path, *, runs, rules, preparation, scores) -> None:
 - Case grid: {grid}.
 - Masks: {describe_rules(rules)}.
 
-## On the original CT grid
+## On the original {first_image(preparation)} grid
 
 {summary_table(by_method(scores, "ct"))}
 
@@ -261,7 +270,7 @@ def write_run_report(path, *, runs, rules, preparation, scores) -> None:
 
 {summary_table(by_method(scores, "case"))}
 
-## Cases, on the original CT grid, hardest first
+## Cases, on the original {first_image(preparation)} grid, hardest first
 
 {case_table(primary)}
 

@@ -88,7 +88,8 @@ def evaluate_runs(  # noqa: PLR0915 - one file after the other is written
         for grid, all_ in scores[primary].items()
     }
     applied = write_form(predictor.rules)
-    extra = {"grid": "original CT grid", "rules": applied, "runs": runs, "grids": methods}
+    first = report.first_image(descriptions[0]["preparation"])
+    extra = {"grid": f"original {first} grid", "rules": applied, "runs": runs, "grids": methods}
     of_network = {name: of_grid["ct"][NETWORK] for name, of_grid in scores.items()}
     content = report.write_metrics(output, of_network, extra)
     write_csv(output / "metrics.csv", [
@@ -114,8 +115,8 @@ def evaluate_runs(  # noqa: PLR0915 - one file after the other is written
         lines=[
             f"{len(runs)} network(s). Checkpoint: {chosen_by}.",
             *notes,
-            f"Masks: {report.describe_rules(applied)}. Figures are on the original CT grid, the "
-            "volumes below on the case grid.",
+            f"Masks: {report.describe_rules(applied)}. Figures are on the original {first} grid, "
+            "the volumes below on the case grid.",
             *([f"Volumes: of the {page.most} cases with the lowest DSC."] * page.is_full),
         ],
         tables={"Cases": metrics_table(of_network)},
@@ -132,7 +133,7 @@ def evaluate_runs(  # noqa: PLR0915 - one file after the other is written
         _log.warning(f"warning: {note}")
     mean = content["summary"]["dsc"]["mean"]
     _log.info(
-        f"\nmean DSC {mean:.4f} on {len(ids)} cases, on the CT's own grid "
+        f"\nmean DSC {mean:.4f} on {len(ids)} cases, on the {first}'s own grid "
         f"(selection: {selection}). Report: {output / 'report.html'}, report.md"
     )
     return content

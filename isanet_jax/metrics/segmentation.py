@@ -12,6 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial import cKDTree as KDTree
 
 from isanet_jax import metrics as registry
+from isanet_jax.machine import usable_cores
 from isanet_jax.metrics.metric import Metric
 from isanet_jax.volume import CONNECTED_18, CONNECTED_26
 
@@ -172,7 +173,7 @@ def _distances(a, b, spacing_mm):
     elsewhere = ~b[a]  # the others are 0 apart
     tree = KDTree(np.argwhere(b) * spacing_mm, balanced_tree=False, compact_nodes=False)
     points = np.argwhere(a & ~b) * spacing_mm
-    distances[elsewhere] = tree.query(points, workers=-1)[0]
+    distances[elsewhere] = tree.query(points, workers=usable_cores())[0]
     return distances
 
 

@@ -126,9 +126,10 @@ def disk_errors(folder):
         # Of several processes, another one may be lost: its watch says so.
         if not is_disk and jax.process_count() > 1:
             raise
+        what = "Free space on the disk" if is_disk else "Look at what the message says"
         raise DataError(
             f"a checkpoint cannot be written ({text[:300]})",
             file=folder,
-            action="Free space on the disk and run the same command again: it resumes from "
-            "the last whole checkpoint",
+            action=f"{what} and run the same command again: it resumes from the last whole "
+            "checkpoint",
         ) from error

@@ -24,6 +24,7 @@ def parse_command_line(argv) -> tuple[dict, Path]:
     """
     values = flags.FlagValues()
     argv = [argv[0], *with_packaged_config(argv[1:])]
+    _check_config_file(argv)
     config_flags.DEFINE_config_file(
         "config", None, "configuration file", lock_config=True, flag_values=values, sys_argv=argv
     )
@@ -45,6 +46,25 @@ def parse_command_line(argv) -> tuple[dict, Path]:
     path, _, variant = values["config"].config_filename.partition(":")
     name = "_".join(filter(None, [Path(path).stem, *variant.split(",")]))
     return config, Path(values.workdir or f"runs/{name}")
+
+
+def _check_config_file(argv):
+    """Raises ConfigError where `--config` names no file: before what loads it says so at length."""
+    words = iter(argv[1:])
+    for word in words:
+        value = next(words, "") if word == "--config" else None
+        value = word.removeprefix("--config=") if word.startswith("--config=") else value
+        if value is not None and not Path(value.partition(":")[0]).is_file():
+            names = sorted(
+                path.stem
+                for folder in configs.__path__
+                for path in Path(folder).glob("*.py")
+                if path.stem != "__init__"
+            )
+            raise ConfigError(
+                f"--config is {value!r}, and there is no such file; name one, or a config of this "
+                f"package: {', '.join(names)}, and those of own/ and compare/"
+            )
 
 
 def with_packaged_config(arguments: list[str]) -> list[str]:
@@ -80,6 +100,11 @@ def packaged_config(name: str) -> str:
 def _reason(message):
     """An error of the flags on one line; of a config file that does not load, the cause alone."""
     if "Traceback" in message or "Failed loading config" in message:
-        last = message.strip().splitlines()[-1].strip().rstrip("'")
+        last = message.strip().splitlines()[-1].strip()
+        last = last.rstrip("'") if last.count("'") % 2 else last
+        if "positional argument" in last and "get_config" in last:
+            return "--config: this config has no variants: nothing can stand after a colon"
         return f"--config: {re.sub(r'^[A-Za-z_.]*Error: ', '', last)}"
-    return " ".join(message.split()).strip("'\"")
+    shown = " ".join(message.split())
+    is_quoted = shown[:1] in ("'", '"') and shown[:1] == shown[-1:]
+    return shown[1:-1] if is_quoted else shown

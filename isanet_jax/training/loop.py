@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from isanet_jax.arguments import command
+from isanet_jax.arguments import command, image_flags
 from isanet_jax.cases.ranges import scan_ranges
 from isanet_jax.distributed.mesh import make_mesh, place_batch
 from isanet_jax.distributed.processes import first_process_first
@@ -44,6 +44,7 @@ from isanet_jax.training.validate import validate
 
 _log = logging.getLogger(__name__)
 
+_DIVERGED = 1000.0  # times the first losses
 _KEPT_SHARE = 0.9  # of an exponential average, at each validation (nnU-Net)
 
 
@@ -201,6 +202,8 @@ def _train_steps(
             unread = None
             _check_parameters(state, step, reader.saved)
             if is_due:
+                _check_loss(reader.take_losses(), progress, reader.saved)
+            if is_due:
                 _select(training, state, progress, step, epoch, log=log, checkpoints=checkpoints)
                 reason = reason or stop.reason
             log.flush()
@@ -223,7 +226,8 @@ def _train_steps(
         best = f"best validation DSC {progress['best_dsc']:.4f} in epoch {progress['best_epoch']}"
     elif not training.parts.test:
         best = f"all {len(training.parts.train)} cases were trained on, and none is left to score"
-        following = f"{command('predict')} --workdir {workdir} --ct CT --pet PET --output MASK"
+        images = image_flags(training.config.data.images)
+        following = f"{command('predict')} --workdir {workdir} {images} --output MASK"
     log.message(f"done: {best}; next: {following}")
     return True
 
@@ -252,11 +256,17 @@ class _Reader:
             log,
             trace,
         )
+        self._losses = []
         self.start_again(saved=saved)
 
     def start_again(self, *, saved):
         """After what is not a step's time."""
         self.saved, self._clock = saved, time.perf_counter()
+
+    def take_losses(self) -> list[float]:
+        """The losses that were read since this was called last."""
+        taken, self._losses = self._losses, []
+        return taken
 
     def read(self, late: _Started):
         """Raises IsaNetError where the step's loss is not finite."""
@@ -266,6 +276,7 @@ class _Reader:
             raise _not_finite(
                 self.workdir, late, self.training.parts.train, metrics, saved=self.saved
             )
+        self._losses.append(metrics["loss"])
         before, self._clock = self._clock, time.perf_counter()
         self.log.step(
             late.step,
@@ -323,6 +334,20 @@ def _check_parameters(state, step, saved):
             f"{step}, such as {bad[0]}: they were not saved. {_kept(saved)} Lower "
             "--config.optimizer.peak_learning_rate or use --config.model.dtype=float32 in a new "
             "--workdir"
+        )
+
+
+def _check_loss(losses, progress, saved):
+    """Raises IsaNetError where the loss has grown beyond all that a training recovers from."""
+    if not losses:
+        return
+    mean = float(np.mean(losses))
+    first = progress.setdefault("first_loss", mean)
+    if mean > _DIVERGED * max(abs(first), 1.0):
+        raise IsaNetError(
+            f"the training has diverged: the loss is {mean:.6g}, and was {first:.4g} at first. "
+            f"{_kept(saved)} Lower --config.optimizer.peak_learning_rate or use "
+            "--config.model.dtype=float32 in a new --workdir"
         )
 
 
