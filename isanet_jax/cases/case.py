@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import json
 import math
+import os
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -166,6 +167,8 @@ class StoredCase:
     def __init__(self, path, images=None, entry=None):
         self.path = Path(path)
         self.meta = read_meta(path)
+        with _named(self.path):
+            self._state = _state_of(self.path)
         if entry is not None:
             _check_entry(self.path, self.meta, entry)
         names = tuple(self.meta["images"]) if images is None else tuple(images)
@@ -213,18 +216,28 @@ class StoredCase:
             reads = {name: array[box].read() for name, array in self._images.items()}
             label = self._label[box].read()
             images = {name: read.result() for name, read in reads.items()}
-            return Case(images, label.result(), self.meta)
+            case = Case(images, label.result(), self.meta)
+            self._check_state()
+            return case
+
+    def _check_state(self):
+        """Raises ValueError where the file is another one than was opened."""
+        if _state_of(self.path) != self._state:
+            raise ValueError("it was replaced")
 
     def samples(self, name: str) -> np.ndarray:
         """(n, 3) voxels of a class, drawn when the case was made. Raises DataError."""
         with _named(self.path):
-            return self._open(f"{_SAMPLES}/{name}").read().result()
+            found = self._open(f"{_SAMPLES}/{name}").read().result()
+            self._check_state()
+            return found
 
     def label_on_reference(self) -> Volume:
         """The label on the first image's own grid: bits (I, J, K) with its geometry."""
         meta = self.meta
         with _named(self.path):
             label = self._open(_LABEL_REFERENCE).read().result()
+            self._check_state()
         header = bytes.fromhex(meta["reference_header"]) if meta["reference_header"] else None
         return Volume(label, np.array(meta["reference_affine"]), header)
 
@@ -298,6 +311,12 @@ def _check_arrays(archive, meta):
         for place in itertools.product(*map(range, counts)):
             if (chunk := "/".join([name, "c", *map(str, place)])) not in members:
                 raise ValueError(f"{chunk} is missing")
+
+
+def _state_of(path):
+    """By what a file is known to be the one that was opened: a new one has another."""
+    status = os.stat(path)
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def read_case(path, images=None, entry=None) -> Case:

@@ -37,7 +37,7 @@ def config_on(cohort_folder, data, space):
     config["train"] |= {"batch": 8, "steps_per_epoch": 3, "epochs": 2}
     # What each device computes on its own elements, and an average that is stored with the rest.
     drawn = ("scaling", "misalignment", "noise", "blur", "low_resolution", "gamma")
-    config["augment"] |= {f"{name}_probability": 0.5 for name in drawn}
+    config["augment"] |= {f"{name}_probability": 0.5 for name in (*drawn, "mixup")}
     config["optimizer"]["average"] = 0.5
     return config
 
