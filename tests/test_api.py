@@ -205,3 +205,16 @@ def test_the_public_names_are_there():
     assert set(isa.__all__) <= set(dir(isa))
     with pytest.raises(AttributeError, match="no attribute 'predict'"):
         _ = isa.predict
+
+
+def test_classes_may_be_given_with_the_options(tmp_path):
+    from isanet_jax.datasets.layout import Options
+
+    scans = tmp_path / "scans"
+    write_phantoms(scans, cases=2, seed=0)
+    grid = {"size": 16, "fit": "crop", "spacing_mm": 12.0, "folds": 2}
+    given = isa.prepare(scans / "cases.csv", tmp_path / "a", classes={"hot": ("1",)}, **grid)
+    options = Options(classes={"hot": ("1",)})
+    found = isa.prepare(scans / "cases.csv", tmp_path / "b", options=options, **grid)
+    assert found == given
+    assert found[0]["volumes_ml"].keys() == {"hot"}

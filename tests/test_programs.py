@@ -1,8 +1,10 @@
 """The programs as a user runs them: exit codes and messages, never a traceback."""
 
+import logging
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -14,6 +16,9 @@ from isanet_jax.arguments import command, take_number
 from isanet_jax.distributed.mesh import compiler_options
 from isanet_jax.errors import ConfigError
 from isanet_jax.settings import Config
+from isanet_jax.streams import printable
+
+ROOT = Path(__file__).parents[1]
 
 
 def run(root, *arguments, cwd=None):
@@ -134,3 +139,18 @@ def test_determinism_and_layout_are_asked_of_the_compiler_for_gpus_alone():
     assert options("cpu", deterministic=True) == {}
     assert options("gpu", deterministic=True, channels_last=False) == {nhwc: False, same: True}
     assert options("cuda") == {nhwc: True, same: False}
+
+
+def test_a_files_name_commands_no_terminal(tmp_path, capsys):
+    """An escape sequence in a name may clear a screen, or write what nobody said."""
+    assert printable("a \x1b[2J\u202e.nii\tb\n") == "a \\x1b[2J\\u202e.nii\tb\n"
+    assert printable("µg/ml, Müller, 腫瘍") == "µg/ml, Müller, 腫瘍"
+    logging.getLogger("isanet_jax.x").warning("file %s", "\x1b[31m")
+    assert capsys.readouterr().out == "file \\x1b[31m\n"
+    ended = subprocess.run(
+        [sys.executable, "-m", "isanet_jax", "eval", "--workdir", "\x1b[2Jx"],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert "\x1b" not in ended.stderr
+    assert "error: \\x1b[2Jx holds no trained network" in ended.stderr

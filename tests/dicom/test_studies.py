@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 
 import nibabel
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from isanet_jax.cases.case import read_case
 from isanet_jax.cases.cohort import read_cohort
 from isanet_jax.cli.prepare import main
-from isanet_jax.dicom.series import find_series
+from isanet_jax.dicom.series import DicomFile, find_series
 from isanet_jax.dicom.studies import Asked, find_studies
 from isanet_jax.errors import ConfigError, DataError
 from tests.conftest import real_data
@@ -97,6 +98,29 @@ def test_dicom_to_cases_in_one_command(tmp_path, capsys):
     times = {path: path.stat().st_mtime_ns for path in output.glob("*.zarr.zip")}
     main(arguments)  # again: nothing is made twice
     assert times == {path: path.stat().st_mtime_ns for path in output.glob("*.zarr.zip")}
+
+
+def test_a_structure_set_is_read_once_for_all_its_regions(tmp_path, monkeypatch):
+    write_patient(tmp_path / "in" / "0", study(patient_id="P0"))
+    write_patient(tmp_path / "in" / "1", study(patient_id="P1"))
+    read, counts = DicomFile.read, Counter()
+
+    def counted(file, *, pixels=False):
+        dataset = read(file, pixels=pixels)
+        counts[dataset.Modality, str(file)] += 1
+        return dataset
+
+    words = ["dicom", "--source", str(tmp_path / "in"), "--size", "16", "--folds", "2"]
+    words += ["--workers", "1", "--output"]
+    reads = {}
+    for name, roi in (("one", ["GTV_Mass"]), ("two", ["GTV_Mass", "GTV_Edema"])):
+        counts.clear()
+        with monkeypatch.context() as patched:
+            patched.setattr(DicomFile, "read", counted)
+            regions = [part for one in roi for part in ("--roi", one)] + ["--unite"]
+            main([*words, str(tmp_path / name), *regions])
+        reads[name] = {file: n for (kind, file), n in counts.items() if kind == "RTSTRUCT"}
+    assert reads["one"] == reads["two"]
 
 
 def test_copies_as_nifti_are_what_the_cases_are_made_of(tmp_path):

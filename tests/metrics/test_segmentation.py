@@ -153,3 +153,19 @@ def test_every_metric_says_how_it_is_shown():
     assert {*of_case, "dsc_agg"} == METRICS.keys()
     assert METRICS["hd95"].heading == "HD95 mm"
     assert METRICS["dsc"].heading == "DSC"
+
+
+def test_distances_take_the_jobs_cores_and_not_the_machines(monkeypatch):
+    used = []
+
+    class Tree(metrics.KDTree):
+        def query(self, points, workers):
+            used.append(workers)
+            return super().query(points, workers=workers)
+
+    monkeypatch.setattr(metrics, "KDTree", Tree)
+    monkeypatch.setattr(metrics, "usable_cores", lambda: 3)
+    mask = np.zeros((9, 9, 9), bool)
+    mask[2:6, 2:6, 2:6] = True
+    case_metrics(mask, np.roll(mask, 2, 0), (1, 1, 1))
+    assert set(used) == {3}

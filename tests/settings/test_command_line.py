@@ -34,3 +34,19 @@ def test_overrides_are_typed_and_reach_the_network():
 def test_typos_are_refused_by_name(arguments, message):
     with pytest.raises(ConfigError, match=message):
         parse_command_line(arguments)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--config", "'nosuch"], '^--config is "\'nosuch", and there is no such file; name one'),
+        (["--config=nosuch"], "config of this package: autopet, .*hecktor.*, and those of own/"),
+        (["--config", "sts:foo"], "^--config: this config has no variants"),
+        (["--config", "sts", "--'nosuch=3"], "Unknown command line flag ''nosuch'$"),
+        (["--config"], "^--config is '', and there is no such file"),
+    ],
+)
+def test_what_is_named_wrongly_is_shown_as_it_was_given(words, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        parse_command_line(["train.py", *words])
+    assert "\n" not in str(error.value)
