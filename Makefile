@@ -5,7 +5,7 @@ BIN = .venv/bin
 # The newest Python that is found: on the path, or among pyenv's.
 NEWEST = $(shell for p in python3.14 python3.13 python3.12 $$(ls -d $$HOME/.pyenv/versions/3.1*/bin/python3 2>/dev/null | sort -Vr) python3; do $$p -c "" 2>/dev/null && echo $$p && break; done)
 
-.PHONY: demo docs test test-newest lint clean
+.PHONY: demo docs test test-newest lint lock audit clean
 
 # Phantoms, a small network trained on them, and its report: minutes on two CPU cores.
 demo: .venv/installed
@@ -29,6 +29,18 @@ docs: .venv/installed-dev
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# Every package that requirements.txt needs, with the hashes of its files.
+lock: .venv/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check uv==0.13.9
+	head -2 requirements-locked.txt > .locked
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 requirements.txt >> .locked
+	mv .locked requirements-locked.txt
+
+# Known advisories of these versions; fails, too, where no database of them can be reached.
+audit: .venv/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	$(BIN)/pip-audit --strict --disable-pip --require-hashes -r requirements-locked.txt
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'

@@ -75,6 +75,16 @@ def test_the_first_steps_of_somebody_who_has_only_the_wheel(wheel, tmp_path):
     assert "runs/table3_sts_own/xie2021/fold0-seed0" in shown
 
 
+def test_the_locked_versions_are_the_tested_ones_and_have_hashes():
+    text = (ROOT / "requirements-locked.txt").read_text()
+    entries = re.findall(r"^([\w.-]+)==(\S+)((?:.*\n\s+--hash=sha256:[0-9a-f]{64})+)", text, re.M)
+    assert len(entries) == len(re.findall(r"^[\w.-]+==", text, re.M))
+    locked = {name.lower().replace("_", "-"): version for name, version, _ in entries}
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    for name, version in (line.split("==") for line in lines if "==" in line):
+        assert locked[name.lower().replace("_", "-")] == version, f"{name}: make lock"
+
+
 def test_the_tested_versions_are_in_the_declared_ranges():
     import tomllib
 
