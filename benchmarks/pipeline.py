@@ -24,7 +24,8 @@ import numpy as np
 import torch
 from monai import transforms
 
-from isanet_jax.cases.cohort import prepare_phantoms, read_cohort
+from isanet_jax.cases.cohort import read_cohort
+from isanet_jax.cases.prepare_cohort import prepare_phantoms
 from isanet_jax.datasets.layout import PET_CT
 from isanet_jax.pipeline.augment import augment
 from isanet_jax.pipeline.dataset import training_data

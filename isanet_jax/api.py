@@ -98,7 +98,7 @@ def prepare(
         ['phantom_000', 'phantom_001', 'phantom_002', 'phantom_003']
     """
     from isanet_jax import datasets
-    from isanet_jax.cases import cohort
+    from isanet_jax.cases import prepare_cohort
     from isanet_jax.cases.preparation import Settings
     from isanet_jax.cases.spacing import auto_spacing
     from isanet_jax.locks import only_here
@@ -132,7 +132,7 @@ def prepare(
             shown = " x ".join(f"{mm:g}" for mm in settings["spacing_mm"])
             _log.info(f"voxels of {shown} mm (right-left x front-back x feet-head)")
         grid = {"fit": fit or dataset.fit, "region": dataset.region(found.scans)}
-        return cohort.prepare(
+        return prepare_cohort.prepare(
             found.scans,
             Settings(images=images, classes=of_labels, **grid | settings),
             output,

@@ -21,7 +21,8 @@ import jax
 import numpy as np
 import pytest
 
-from isanet_jax.cases.cohort import prepare_phantoms, read_cohort
+from isanet_jax.cases.cohort import read_cohort
+from isanet_jax.cases.prepare_cohort import prepare_phantoms
 from isanet_jax.configs import phantom as phantom_config
 from isanet_jax.locks import only_here
 from isanet_jax.settings import to_dict

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from isanet_jax import machine, nifti, parallel
-from isanet_jax.cases import cohort
+from isanet_jax.cases import prepare_cohort
 from isanet_jax.cli.prepare import main as prepare_main
 from isanet_jax.datasets.layout import Scan
 from isanet_jax.errors import ConfigError, DataError
@@ -119,8 +119,11 @@ def test_a_scan_that_does_not_fit_into_memory_is_refused_by_name(tmp_path, monke
 
 def test_any_exception_of_a_case_is_its_failure_and_its_traceback_is_kept(tmp_path, monkeypatch):
     scans = _scans(tmp_path)
-    monkeypatch.setattr(cohort, "prepare_case", lambda scan, **_: ({"warnings": []}, _fail(scan)))
-    metas, failures = cohort._make_all(cohort.prepare_case, scans, tmp_path, 1)
+    monkeypatch.setattr(
+        prepare_cohort, "prepare_case", lambda scan, **_: ({"warnings": []}, _fail(scan))
+    )
+    make = prepare_cohort.prepare_case
+    metas, failures = prepare_cohort._make_all(make, scans, tmp_path, 1)
     assert len(metas) == 3
     assert list(failures) == ["case2"]
     assert "out of memory (208 GiB)" in failures["case2"]

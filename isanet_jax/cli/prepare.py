@@ -6,9 +6,9 @@ from pathlib import Path
 
 from isanet_jax import api, datasets
 from isanet_jax.arguments import Parser
-from isanet_jax.cases.cohort import prepare_phantoms
 from isanet_jax.cases.grid import FITS
 from isanet_jax.cases.preparation import Settings
+from isanet_jax.cases.prepare_cohort import prepare_phantoms
 from isanet_jax.classes import parse_code, split_classes
 from isanet_jax.datasets import DATASETS, TARGETS
 from isanet_jax.datasets.layout import PET_CT, Options

@@ -10,8 +10,9 @@ import optax
 from jax.sharding import Mesh
 
 from isanet_jax.arguments import command
-from isanet_jax.cases.cohort import Cohort, prepare_phantoms, read_cohort
+from isanet_jax.cases.cohort import Cohort, read_cohort
 from isanet_jax.cases.folds import Split, folds_by_centre, split
+from isanet_jax.cases.prepare_cohort import prepare_phantoms
 from isanet_jax.datasets.phantom import NODAL_CLASSES
 from isanet_jax.distributed.mesh import batch_part, compiler_options, state_shardings
 from isanet_jax.errors import ConfigError, DataError

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from isanet_jax.cases import cohort, prepare
+from isanet_jax.cases import prepare, prepare_cohort
 from isanet_jax.cases.case import case_of, read_case, read_label_on_reference
 from isanet_jax.cases.cohort import read_cohort
 from isanet_jax.cases.identity import content_digest
@@ -38,7 +38,7 @@ def write_scan(folder, patient, case="A", **changes):
 
 def run(scans, output, **options):
     options = {"kind": "table", "folds": 2, "seed": 0, "workers": 1} | options
-    return cohort.prepare(scans, SETTINGS, output, **options)
+    return prepare_cohort.prepare(scans, SETTINGS, output, **options)
 
 
 def changed(volume, data):
@@ -159,7 +159,7 @@ def test_folds_that_cannot_be_are_refused_before_any_work(tmp_path, patient):
     with pytest.raises(DataError, match="1 cases have a fold and 2 have none"):
         run(prescribed, tmp_path / "cases")
     with pytest.raises(DataError, match="3 patients for 5 folds"):
-        cohort.prepare_phantoms(tmp_path / "cases", cases=3, size=16, seed=0)
+        prepare_cohort.prepare_phantoms(tmp_path / "cases", cases=3, size=16, seed=0)
     assert not list(tmp_path.glob("cases/**/*"))
 
 
@@ -290,8 +290,8 @@ def test_cases_of_before_there_were_digests_get_them(tmp_path, patient, monkeypa
 
     with monkeypatch.context() as patched:
         patched.setattr(prepare, "write_case", as_before)
-        patched.setattr(cohort, "_doubled", lambda metas, fold_of: [])
-        patched.setattr(cohort, "_MANIFEST_KEYS", cohort._MANIFEST_KEYS[:-3])
+        patched.setattr(prepare_cohort, "_doubled", lambda metas, fold_of: [])
+        patched.setattr(prepare_cohort, "_MANIFEST_KEYS", prepare_cohort._MANIFEST_KEYS[:-3])
         run(scans, tmp_path / "old")
     assert "content" not in read_cohort(tmp_path / "old").cases["P0"]
     read_cohort(tmp_path / "old").stored("P0").read()

@@ -12,8 +12,9 @@ import pytest
 
 import isanet_jax
 from isanet_jax.cases.case import read_label_on_reference
-from isanet_jax.cases.cohort import prepare, read_cohort
+from isanet_jax.cases.cohort import read_cohort
 from isanet_jax.cases.preparation import settings_of
+from isanet_jax.cases.prepare_cohort import prepare
 from isanet_jax.cli import compare as command
 from isanet_jax.datasets.table import read_table
 from isanet_jax.errors import ConfigError, DataError

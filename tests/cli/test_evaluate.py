@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from isanet_jax.cases.case import read_case, read_label_on_reference
-from isanet_jax.cases.cohort import prepare, prepare_phantoms, read_cohort
+from isanet_jax.cases.cohort import read_cohort
 from isanet_jax.cases.preparation import settings_of
+from isanet_jax.cases.prepare_cohort import prepare, prepare_phantoms
 from isanet_jax.classes import Classes
 from isanet_jax.cli import evaluate as command
 from isanet_jax.cli import predict

@@ -207,7 +207,8 @@ def test_every_command_of_a_tutorial_runs(name, tmp_path, monkeypatch):
 
 
 def test_the_comparison_of_the_tutorial_runs(tmp_path, monkeypatch):
-    from isanet_jax.cases.cohort import prepare_phantoms, read_cohort
+    from isanet_jax.cases.cohort import read_cohort
+    from isanet_jax.cases.prepare_cohort import prepare_phantoms
 
     monkeypatch.chdir(tmp_path)
     prepare_phantoms(tmp_path / "cases" / "sts32", cases=6, size=16, seed=1, folds=3)

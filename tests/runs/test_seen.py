@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 import isanet_jax as isa
-from isanet_jax.cases.cohort import prepare, read_cohort
+from isanet_jax.cases.cohort import read_cohort
 from isanet_jax.cases.folds import Split
 from isanet_jax.cases.preparation import settings_of
+from isanet_jax.cases.prepare_cohort import prepare
 from isanet_jax.cli import bundle, evaluate, tune
 from isanet_jax.datasets.table import read_table
 from isanet_jax.errors import ConfigError, DataError

@@ -58,7 +58,8 @@ def test_the_default_recipe_trains_as_it_did(cohort):
 if __name__ == "__main__":
     import tempfile
 
-    from isanet_jax.cases.cohort import prepare_phantoms, read_cohort
+    from isanet_jax.cases.cohort import read_cohort
+    from isanet_jax.cases.prepare_cohort import prepare_phantoms
 
     with tempfile.TemporaryDirectory() as folder:
         prepare_phantoms(folder, cases=6, size=16, seed=1, folds=3)

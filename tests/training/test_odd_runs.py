@@ -7,8 +7,9 @@ import signal
 import numpy as np
 import pytest
 
-from isanet_jax.cases.cohort import prepare, read_cohort
+from isanet_jax.cases.cohort import read_cohort
 from isanet_jax.cases.preparation import Settings
+from isanet_jax.cases.prepare_cohort import prepare
 from isanet_jax.classes import Classes
 from isanet_jax.datasets.table import read_table
 from isanet_jax.errors import DataError, IsaNetError
