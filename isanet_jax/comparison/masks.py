@@ -1,10 +1,13 @@
 """The masks of a comparison's finished cells, as its figures and its page show them."""
 
 import math
+import zipfile
+import zlib
 
 import numpy as np
 
-from isanet_jax.comparison.cell import MASKS
+from isanet_jax.comparison.cell import MASKS, SCORES
+from isanet_jax.errors import DataError
 from isanet_jax.evaluation.evaluate import NETWORK
 
 
@@ -18,10 +21,19 @@ def masks_of_cases(comparison, cells) -> dict[str, dict[str, tuple]]:
     """Case -> method -> (packed mask of all classes, DSC), of the first seed."""
     drawn = {}
     for cell in _done(comparison, cells):
-        scores = cell.scores()[NETWORK]
-        with np.load(cell.folder / MASKS) as stored:
-            for case in stored:
-                drawn.setdefault(case, {})[cell.method] = stored[case], scores[case]["dsc"]
+        scores, path = cell.scores()[NETWORK], cell.folder / MASKS
+        try:
+            with open(path, "rb") as file, np.load(file) as stored:
+                masks = {case: stored[case] for case in scores}
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise DataError(
+                f"is damaged ({type(error).__name__}: {error})",
+                file=path,
+                action=f"Delete {SCORES} beside it and run the same command again: the cell is "
+                "scored anew",
+            ) from error
+        for case, mask in masks.items():
+            drawn.setdefault(case, {})[cell.method] = mask, scores[case]["dsc"]
     return drawn
 
 

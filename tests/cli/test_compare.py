@@ -208,6 +208,10 @@ def test_no_figure_is_stale(run, cohort_folder, tmp_path, capsys):
     assert "none fold 0 seed 0: other than then: the version (0.0.1); it is scored again" in said
     assert of_version == of_training
 
+    stored = (out / "none/fold0-seed0/masks.npz").read_bytes()
+    (out / "none/fold0-seed0/masks.npz").write_bytes(stored[: len(stored) // 2])
+    with pytest.raises(DataError, match=r"masks.npz: is damaged .*Delete scores.json beside it"):
+        again()
     (out / "none/fold0-seed0/scores.json").write_text('{"network": ')
     with pytest.raises(DataError, match=r"scores.json: is damaged .*the cell is scored anew"):
         again()

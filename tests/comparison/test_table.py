@@ -168,3 +168,18 @@ def test_tables_show_ours_beside_the_papers(rows):
     columns = latex.split("tabular}{")[1].split("}")[0]
     body = [line for line in latex.splitlines() if line.endswith(r"\\")]
     assert {line.count("&") for line in body} == {len(columns) - 1}
+
+
+def test_a_method_whose_start_had_seen_its_cases_is_marked_in_every_table():
+    marked = [
+        SimpleNamespace(
+            **vars(one) | {"is_trained": True, "training": {"start_has_seen": {"test": 3}}}
+        )
+        if one.method == "a" and one.seed == 1
+        else one
+        for one in CELLS
+    ]
+    labels = {row.name: row.label for row in table.collect(COMPARISON, marked)}
+    assert labels["a"] == "A_1 †"
+    assert labels["b"] == "B"
+    assert "A_1 †" in markdown_table(table.collect(COMPARISON, marked))
