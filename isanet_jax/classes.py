@@ -98,11 +98,21 @@ class Classes:
 
     def _check_order(self):
         for name, value in self.written.items():
-            if value is None:
-                raise ConfigError(
-                    f"the class {name} is within classes that are named after it: a mask in which "
-                    "each voxel has one value cannot show it. Name wider classes first"
-                )
+            if value is not None:
+                continue
+            wider_first = dict(sorted(self.values.items(), key=lambda item: -len(item[1])))
+            if None in _written(wider_first).values():
+                advice = f"Leave it out: it is what {', '.join(self._parts(name))} are together"
+            else:
+                advice = f"Name wider classes first: {', '.join(wider_first)}"
+            raise ConfigError(
+                f"the class {name} is within classes that are named after it: a mask in which "
+                f"each voxel has one value cannot show it. {advice}"
+            )
+
+    def _parts(self, name):
+        own = set(self.values[name])
+        return [other for other in self.values if other != name and own & set(self.values[other])]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -115,16 +125,7 @@ class Classes:
 
         Of a single class 1, whatever its values were.
         """
-        if len(self.values) == 1:
-            return {self.names[0]: 1}
-        names = self.names
-        later = [
-            {v for after in names[i + 1 :] for v in self.values[after]} for i in range(len(names))
-        ]
-        return {
-            name: min((v for v in self.values[name] if v not in covered), default=None)
-            for name, covered in zip(names, later, strict=True)
-        }
+        return {self.names[0]: 1} if len(self.values) == 1 else _written(self.values)
 
     @property
     def dtype(self) -> type:
@@ -151,6 +152,16 @@ class Classes:
             "others": list(self.others),
             **({"codes": {n: list(c) for n, c in self.codes.items()}} if self.codes else {}),
         }
+
+
+def _written(values):
+    """Class -> its least value that no later class has; None where each is another's, too."""
+    names = list(values)
+    later = [{v for after in names[i + 1 :] for v in values[after]} for i in range(len(names))]
+    return {
+        name: min((v for v in values[name] if v not in covered), default=None)
+        for name, covered in zip(names, later, strict=True)
+    }
 
 
 def class_mask(bits: np.ndarray, index: int) -> np.ndarray:

@@ -1,11 +1,14 @@
 """nnU-Net's raw format, as autoPET is published."""
 
 import json
+import logging
 import re
+from collections import Counter
 from pathlib import Path
 
 from isanet_jax.classes import TUMOUR, Classes
 from isanet_jax.datasets.layout import (
+    CASE_ID,
     PET_CT,
     Dataset,
     Found,
@@ -16,6 +19,8 @@ from isanet_jax.datasets.layout import (
 )
 from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.kinds import kind_of, shown
+
+_log = logging.getLogger(__name__)
 
 
 def read_nnunet(source, images=PET_CT, notes=None) -> list[Scan]:
@@ -55,14 +60,25 @@ def read_nnunet(source, images=PET_CT, notes=None) -> list[Scan]:
         autopet = re.fullmatch(r"(?:fdg|psma)_([0-9a-f]{8,})_.+", case)  # a patient's scans differ
         patient = autopet[1] if autopet else case
         files = {name: images_of / f"{case}{suffix}" for name, suffix in endings.items()}
-        scans.append(Scan(case, files, labels / f"{case}{ending}", patient))
+        scans.append(Scan(_as_id(case), files, labels / f"{case}{ending}", _as_id(patient)))
     if not scans:
         first = next(iter(endings.values()))
         raise DataError(f"no imagesTr/CASE{first}", file=source, wanted="an nnU-Net raw dataset")
     stated = description.get("numTraining")
+    named = [case for _, case in sorted(found) if _as_id(case) != case]
+    if notes is not None and named:
+        notes.append(
+            f"{len(set(named))} cases have names with other signs than IDs may have, which are '_' "
+            f"here, such as {_as_id(named[0])}"
+        )
     if notes is not None and isinstance(stated, int) and stated > len(scans):
         notes.append(f"dataset.json says numTraining {stated}, and {len(scans)} cases are here")
     return with_own_ids(scans)
+
+
+def _as_id(case):
+    """A case's name as its ID: autoPET's have blanks, which name no files here."""
+    return case if CASE_ID.fullmatch(case) else re.sub(r"[^A-Za-z0-9_.-]+", "_", case).lstrip(".-")
 
 
 def _as_name(channel):
@@ -83,21 +99,49 @@ def nnunet_classes(source) -> Classes:
         # nnU-Net 1 has value -> name, nnU-Net 2 name -> value, or values where regions overlap.
         name, numbers = (value, [key]) if str(key).isdigit() else (key, value)
         numbers = numbers if isinstance(numbers, list) else [numbers]
-        numbers = tuple(int(n) for n in numbers if str(n).isdigit())
-        if str(name).lower() == "ignore":
+        numbers = tuple(whole for n in numbers if (whole := _whole(n)) is not None)
+        if str(name).strip().lower() == "ignore":
             ignore = numbers
-        elif str(name).lower() != "background" and set(numbers) - {0}:
-            values[re.sub(r"[^A-Za-z0-9_.-]+", "_", str(name)).strip("_.-")] = numbers
+        elif str(name).strip().lower() != "background" and set(numbers) - {0}:
+            values[str(name)] = numbers
+    values = _with_own_names(values, path)
     if len(values) <= 1:  # as every dataset with one class has it here
         values = {TUMOUR: next(iter(values.values()), (1,))}
     try:
-        return Classes(values, ignore)
+        try:
+            return Classes(values, ignore)
+        except ConfigError:
+            # Regions may stand in any order there; a mask of values has the wider ones first.
+            wider_first = sorted(values.items(), key=lambda item: -len(item[1]))
+            return Classes(dict(wider_first), ignore)
     except ConfigError as error:
         raise DataError(
             f"labels that are no classes here ({error})",
             file=path,
             action="Name them with --classes NAME=VALUE[,VALUE] ...",
         ) from error
+
+
+def _whole(value):
+    """A label's value, as 1, 1.0 or "1"; None of what is no whole number."""
+    try:
+        return int(value) if float(value) == int(float(value)) else None
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _with_own_names(values, path):
+    """Labels as classes are called here; those that would be equal or empty get their values."""
+    clean = {name: re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("_.-")[:24] for name in values}
+    counts = Counter(clean.values())
+    called = {}
+    for name, numbers in values.items():
+        own = clean[name]
+        if not own or counts[own] > 1:
+            own = f"{own or 'label'}_{'_'.join(map(str, numbers))}"[:31]
+            _log.warning(f"warning: {path}: the label {name!r} is called {own} here")
+        called[own] = numbers
+    return called
 
 
 def _numbered(names):

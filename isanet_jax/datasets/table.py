@@ -72,8 +72,8 @@ def read_table(source, *, images=PET_CT, with_label=True, notes=None) -> list[Sc
         scans.append(
             Scan(
                 case,
-                {name: source.parent / value[name] for name in images},
-                source.parent / value["label"] if with_label else None,
+                {name: _path(source.parent, value[name]) for name in images},
+                _path(source.parent, value["label"]) if with_label else None,
                 value.get("patient") or case,
                 value.get("centre", ""),
                 box_mm_of_row(value, case, source, number) if has_box else None,
@@ -83,6 +83,12 @@ def read_table(source, *, images=PET_CT, with_label=True, notes=None) -> list[Sc
     if not scans:
         raise DataError("no cases", file=source, wanted="one line per case below the header")
     return with_own_ids(scans)
+
+
+def _path(folder, text):
+    """A path of the table; one with backslashes, as Windows writes them, is read everywhere."""
+    path = folder / text
+    return folder / text.replace("\\", "/") if "\\" in text and not path.exists() else path
 
 
 def _found(source, options) -> Found:
