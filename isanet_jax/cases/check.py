@@ -14,6 +14,7 @@ from isanet_jax.cases.identity import content_digest
 from isanet_jax.cases.images import check_images
 from isanet_jax.cases.label import bits_of_masks, check_place, read_label
 from isanet_jax.cases.preparation import Settings
+from isanet_jax.classes import class_mask
 from isanet_jax.datasets.layout import Scan
 from isanet_jax.dicom.convert import read_study
 from isanet_jax.errors import DataError, failure_of
@@ -34,7 +35,7 @@ def _columns(images):
     for index, (name, kind) in enumerate(images.items()):
         columns += [f"{name}_{what}" for what in ("shape", "spacing_mm", "axes", _values(kind))]
         columns += [f"{name}_covers"] * (index > 0)
-    return (*columns, "label_on", "label_ml", "components")
+    return (*columns, "label_on", "label_ml", "classes_ml", "components")
 
 
 def _values(kind):
@@ -125,6 +126,7 @@ def read_for_check(scan, settings, row):
             return {}, None
         row["warnings"] += images.warnings
         bits = bits_of_masks(images.masks, settings.classes)
+        row["classes_ml"] = _classes_ml(bits, settings.classes)
         return images.volumes, Volume(settings.classes.any_of(bits.data), bits.affine, bits.header)
     volumes, label = {}, None
     for name in (*settings.images, *(["label"] if scan.label is not None else [])):
@@ -136,8 +138,18 @@ def read_for_check(scan, settings, row):
         except DataError as error:
             row["errors"].append(str(error))
     if label is not None:  # what is unknown is no tumour
+        row["classes_ml"] = _classes_ml(label, settings.classes)
         label = Volume(settings.classes.any_of(label.data), label.affine, label.header)
     return volumes, label
+
+
+def _classes_ml(bits, classes):
+    """The volume of each class, as text; "" of a single one."""
+    if len(classes.names) == 1:
+        return ""
+    counts = (np.count_nonzero(class_mask(bits.data, i)) for i in range(len(classes.names)))
+    both = zip(classes.names, counts, strict=True)
+    return ", ".join(f"{name} {count * bits.voxel_ml:.2f} ml" for name, count in both)
 
 
 def _check_label(label, volumes, kinds, row):
@@ -243,6 +255,7 @@ def table_of(rows: list[dict], images) -> str:
         cells += [f"{get(f'{name}_shape', '-'):18}" for name in images]
         cells += [f"{get(f'{name}_suv', '-'):>16}" for name in suvs]
         lines.append(" ".join([*cells, f"{get('label_ml', '-'):>9} {get('components', '-'):>5}"]))
+        lines += [f"    {get('classes_ml')}"] * bool(get("classes_ml"))
         lines += [f"    error: {text}" for text in row["errors"]]
         lines += [f"    warning: {text}" for text in row["warnings"]]
     return "\n".join(lines)

@@ -54,6 +54,7 @@ _MULTI_FRAME = {
 }
 # Words of ImageType by which an image is no slice of a volume.
 _NOT_SLICES = ("LOCALIZER", "MIP", "PROJECTION", "SCREEN SAVE")
+_GAP_TOLERANCE = 0.1  # of the distance of slices that are one stack
 _FEW = 0.25  # images unlike the others of their series, as a share of these: left out
 # Of one file, unpacked: a slice has a few MB, a large structure set or segmentation some hundred.
 _LARGEST_FILE = 2**29
@@ -186,7 +187,9 @@ def find_series(source, *, progress=None) -> tuple[list[Series], Counter]:
 
     What shares a Series Instance UID may be several things: each structure set and segmentation is
     a series of its own here, and so are images of another SOP class, image type, size or direction.
-    A few such images among many (a scout in a CT) are left out of it, with a warning.
+    Slices of another image type that complete a regular stack belong to it, as those do of which a
+    de-identifier blanked some. A few other images among many (a scout in a CT) are left out of it.
+    Whatever is left out of a series is counted in a warning.
 
     Args:
         source: the folder, archive or file; archives within the folder are read too.
@@ -199,7 +202,7 @@ def find_series(source, *, progress=None) -> tuple[list[Series], Counter]:
         DataError: nothing there, or an archive that cannot be read.
     """
     files = _files(Path(source))
-    left, seen = Counter(), set()
+    left, seen = Counter(), {}
     groups: dict[tuple, list[_Group]] = {}
     unreadable = []
     for file in progress(files) if progress else files:
@@ -214,10 +217,9 @@ def find_series(source, *, progress=None) -> tuple[list[Series], Counter]:
             continue
         if missing:
             left["a DICOMDIR or without SOP and series UIDs"] += 1
-        elif dataset.SOPInstanceUID in seen:
+        elif _is_copy(dataset, part, seen):
             left["a second copy of an instance"] += 1
         else:
-            seen.add(dataset.SOPInstanceUID)
             _sort_in(groups, part)
     series = []
     for _, parts in sorted(groups.items()):
@@ -242,12 +244,39 @@ class _Group:
     first: pydicom.Dataset
     signature: tuple | None
     files: list[DicomFile]
+    places: list[float | None]  # of each file: mm along its normal
+    shared: int = 0  # files whose SOP Instance UID is another file's
 
 
 def _group_of(dataset, file):
     """A group of one file. Raises what pydicom raises on damage."""
     kind = _kind(dataset)
-    return _Group(kind, dataset, _signature(dataset) if kind in IMAGE_KINDS else None, [file])
+    is_image = kind in IMAGE_KINDS
+    signature = _signature(dataset) if is_image else None
+    return _Group(kind, dataset, signature, [file], [_place(dataset) if is_image else None])
+
+
+def _place(dataset):
+    """Mm of an image along its normal; None where it does not say."""
+    try:
+        across, down = np.array(dataset.ImageOrientationPatient, float).reshape(2, 3)
+        return float(np.cross(across, down) @ np.array(dataset.ImagePositionPatient, float))
+    except (AttributeError, TypeError, ValueError):
+        return None
+
+
+def _is_copy(dataset, part, seen):
+    """Whether an instance was there before. Of another place it is another, whatever its UID says:
+    some programs give one to all slices.
+    """
+    number = str(dataset.get("InstanceNumber") or "")
+    key = None if part.places[0] is None else round(part.places[0], 3), number
+    before = seen.setdefault(str(dataset.SOPInstanceUID), set())
+    if key in before or (before and part.kind not in IMAGE_KINDS):
+        return True
+    part.shared = int(bool(before))
+    before.add(key)
+    return False
 
 
 def _sort_in(groups, one):
@@ -259,6 +288,8 @@ def _sort_in(groups, one):
     for part in parts:
         if part.signature == one.signature:
             part.files += one.files
+            part.places += one.places
+            part.shared += one.shared
             return
     parts.append(one)
 
@@ -293,21 +324,63 @@ def _signature(dataset):
     return types, size, plane
 
 
+def _of_one_stack(parts):
+    """The groups of a series, those put together that differ in their image type alone and are one
+    regular stack of slices only together.
+    """
+    by_form = {}
+    for part in parts:
+        by_form.setdefault(part.signature and part.signature[1:], []).append(part)
+    joined = []
+    for form, same in by_form.items():
+        places = [place for part in same for place in part.places]
+        if form is None or len(same) == 1 or not _is_regular(places):
+            joined += same
+            continue
+        largest = max(same, key=lambda part: len(part.files))
+        files = [file for part in same for file in part.files]
+        shared = sum(part.shared for part in same)
+        joined.append(dataclasses.replace(largest, files=files, places=places, shared=shared))
+    return joined
+
+
+def _is_regular(places):
+    """Whether places are those of slices of one distance, none of them twice."""
+    if len(places) < 3 or None in places:
+        return False
+    gaps = np.diff(np.sort(places))
+    return bool(gaps.min() > 0 and gaps.max() - gaps.min() <= _GAP_TOLERANCE * np.median(gaps))
+
+
 def _main_part(parts):
-    """The groups of a series to keep, and warnings of those that are a few among many."""
+    """The groups of a series to keep, and warnings of what is no part of them."""
+    parts = _of_one_stack(parts)
+    shared = sum(part.shared for part in parts)
+    told = (
+        (f"{shared} files have the SOP Instance UID of another one, and lie elsewhere: they were "
+         "taken as slices of their own",)
+        if shared
+        else ()
+    )  # fmt: skip
     largest = max(parts, key=lambda part: len(part.files))
     odd = [part for part in parts if part is not largest]
     count = sum(len(part.files) for part in odd)
     if not odd:
-        return parts, ()
+        return parts, told
     if count > _FEW * len(largest.files):
         # Nothing dominates: one image that is not one, which reading says in its own words.
         if len(parts) > 2:
             files = [file for part in parts for file in part.files]
-            return [dataclasses.replace(largest, files=files)], ()
-        return parts, ()
+            return [dataclasses.replace(largest, files=files)], told
+        counts = " and ".join(str(len(part.files)) for part in parts)
+        return parts, (
+            *told,
+            f"the files of the {largest.kind} series are two images, of {counts} files, that differ "
+            "in image type, size or direction: one of them is left out",
+        )
     names = ", ".join(file.name for part in odd for file in part.files[:3])
     return [largest], (
+        *told,
         f"{count} of {count + len(largest.files)} files of the {largest.kind} series are of "
         f"another image type, size or direction and were left out: {names}",
     )

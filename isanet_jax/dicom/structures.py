@@ -30,13 +30,32 @@ def region_names(structures: pydicom.Dataset) -> list[str]:
 def _regions(structures):
     """(name, number) of the regions or segments; a label map's 0 is the background, and none."""
     if structures.get("SegmentSequence"):
-        segments = [(str(s.get("SegmentLabel") or ""), s) for s in structures.SegmentSequence]
+        segments = [(_name(s, "SegmentLabel"), s) for s in structures.SegmentSequence]
         numbered = [(name, int(s.get("SegmentNumber") or 0)) for name, s in segments]
         return [(name, number) for name, number in numbered if number]
     return [
-        (str(r.get("ROIName") or ""), int(r.get("ROINumber") or 0))
+        (_name(r, "ROIName"), int(r.get("ROINumber") or 0))
         for r in structures.get("StructureSetROISequence") or ()
     ]
+
+
+def _name(item, keyword):
+    """A LO: spaces before and after it mean nothing (PS3.5 section 6.2)."""
+    return str(item.get(keyword) or "").strip()
+
+
+def find_regions(structures: pydicom.Dataset, name: str) -> list[int]:
+    """The numbers of all regions of exactly this name or, where none has it, of this number.
+
+    Args:
+        structures: an RTSTRUCT or SEG.
+        name: of the regions; names need not be unique, numbers are.
+    """
+    regions, name = _regions(structures), name.strip()
+    named = [number for one, number in regions if one == name]
+    if not named and name.isdigit():
+        named = [number for _, number in regions if number == int(name)]
+    return named
 
 
 def find_region(structures: pydicom.Dataset, name: str) -> int | None:
@@ -49,10 +68,7 @@ def find_region(structures: pydicom.Dataset, name: str) -> int | None:
     Returns:
         None where there is none, or where several have the name.
     """
-    regions = _regions(structures)
-    named = [number for one, number in regions if one == name]
-    if not named and name.isdigit():
-        named = [number for _, number in regions if number == int(name)]
+    named = find_regions(structures, name)
     return named[0] if len(named) == 1 else None
 
 

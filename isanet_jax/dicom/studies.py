@@ -7,6 +7,7 @@ import dataclasses
 import datetime
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from isanet_jax.classes import TUMOUR
 from isanet_jax.dicom.series import IMAGE_KINDS, Series, lenient
 from isanet_jax.dicom.structures import (
     find_region,
+    find_regions,
     is_drawn,
     referenced_series,
     region_names,
@@ -400,10 +402,10 @@ def choose_structures(case, group, asked):
         return -int(digits or 0)
 
     def lacking(one, classes):
-        return sum(not names for names in _present(one, classes).values())
+        return sum(not names for names in _present(one, classes, asked).values())
 
     for classes in _alternatives(asked):
-        having = [s for s in sets if _suffices(_present(s, classes), classes, asked)]
+        having = [s for s in sets if _suffices(_present(s, classes, asked), classes, asked)]
         if not having:
             continue
         criteria = [
@@ -418,12 +420,14 @@ def choose_structures(case, group, asked):
             notes.append(
                 f"{len(same)} other structure set(s) with {called} are older or not approved"
             )
-        found = _present(best, classes)
+        found = _present(best, classes, asked)
         for name, of_class in found.items():
             if not of_class:
                 notes.append(f"no region {' or '.join(classes[name])}: it has no {name}")
         return best, found, notes
     names = sorted({name for one in sets for name in _called(one)})
+    counted = [Counter(region_names(one.first)) for one in sets]
+    twice = [name for counts in counted for name, n in counts.items() if n > 1]
     if not asked.regions and not asked.classes and sets:
         nearest = min(map(on_ct, sets))
         first = [one for one in sets if on_ct(one) == nearest]
@@ -437,7 +441,15 @@ def choose_structures(case, group, asked):
         wanted=f"a region called {(' and ' if asked.unite else ' or ').join(wanted)}"
         if wanted
         else "one region",
-        action="Name the tumour's region with --roi, or each class's with --classes"
+        action=(
+            "Name the tumour's region with --roi, or each class's with --classes"
+            + (
+                f"; {twice[0]!r} stands several times: name one by its number in brackets, or take "
+                "all of them with --roi NAME --unite or --classes CLASS=NAME"
+                if twice
+                else ""
+            )
+        )
         if names
         else None,
     )
@@ -452,20 +464,49 @@ def _alternatives(asked) -> list[dict[str, tuple[str, ...]]]:
     return [{TUMOUR: (name,)} for name in asked.regions]
 
 
-def _present(one, classes):
-    """Class -> those of its regions that a structure set has, and that have a contour."""
-    return {
-        name: tuple(region for region in regions if _has(one, region))
-        for name, regions in classes.items()
-    }
+def _present(one, classes, asked):
+    """Class -> those of its regions that a structure set has, and that have a contour.
+
+    Of several of one name all are meant where regions are united, and are given by their numbers.
+    """
+    found = {}
+    for name, regions in classes.items():
+        found[name] = ()
+        for region in _whole_names(one, regions):
+            drawn = [n for n in find_regions(one.first, region) if is_drawn(one.first, n)]
+            if len(drawn) == 1:
+                found[name] += (region,) if _has(one, region) else (str(drawn[0]),)
+            elif asked.unite or asked.classes:
+                found[name] += tuple(map(str, drawn))
+    return found
+
+
+def _whole_names(one, words):
+    """Words that were parted at commas as the names that a structure set has, of which some have
+    a comma.
+    """
+    names = {_plain(name): name for name in region_names(one.first)}
+    found, start = [], 0
+    while start < len(words):
+        for stop in range(len(words), start, -1):
+            joined = names.get(_plain(",".join(words[start:stop])))
+            if joined is not None or stop == start + 1:
+                found.append(words[start] if joined is None else joined)
+                start = stop
+                break
+    return found
+
+
+def _plain(name):
+    return re.sub(r"\s*,\s*", ",", name.strip())
 
 
 def _called(one):
     """The names of a structure set's regions, for a message."""
-    for name in region_names(one.first):
-        number = find_region(one.first, name)
-        is_empty = number is not None and not is_drawn(one.first, number)
-        yield f"{name} (empty)" if is_empty else name
+    for name in dict.fromkeys(region_names(one.first)):
+        for number in (numbers := find_regions(one.first, name)):
+            shown = f"{name} ({number})" if len(numbers) > 1 else name
+            yield shown if is_drawn(one.first, number) else f"{shown} (empty)"
 
 
 def _has(one, region):
@@ -475,4 +516,6 @@ def _has(one, region):
 
 def _suffices(found, classes, asked):
     """Says whether regions suffice: any of the classes', all of a united tumour's."""
-    return any(found.values()) if asked.classes else found == classes
+    if asked.classes:
+        return any(found.values())
+    return all(len(found[name]) >= len(regions) for name, regions in classes.items())

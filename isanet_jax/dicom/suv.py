@@ -249,6 +249,7 @@ def _from_suv(attributes, kind):
 def _elapsed(attributes, slices, decay, decay_rate):
     """Seconds from the injection to what each slice's values are decay-corrected to."""
     if decay == "ADMIN":
+        _check_injection(attributes, slices, decay_rate)
         return [0.0] * len(slices)
     starts = [_time(attributes, s, "Acquisition") for s in slices]
     if decay == "NONE":  # the values are means over the frame: what was there after T_ave
@@ -266,6 +267,15 @@ def _elapsed(attributes, slices, decay, decay_rate):
     return [since[reference] for reference in references]
 
 
+def _check_injection(attributes, slices, decay_rate):
+    """Refuses an injection after the scan, or long before it, also where no time is computed by."""
+    names = "RadiopharmaceuticalStartDateTime", "RadiopharmaceuticalStartTime"
+    has_time = all(s.get("AcquisitionTime") or s.get("AcquisitionDateTime") for s in slices)
+    if has_time and any(attributes.get(name) is not None for name in names):
+        start = min(_time(attributes, s, "Acquisition") for s in slices)
+        _since_injection(attributes, start, math.log(2) / decay_rate)
+
+
 def _reference(attributes, slices, starts, decay_rate):
     """The time that a series with DecayCorrection START is corrected to."""
     earliest = min(starts)
@@ -277,12 +287,23 @@ def _reference(attributes, slices, starts, decay_rate):
     if stated is not None and stated.value:
         value = stated.value.decode() if isinstance(stated.value, bytes) else str(stated.value)
         return _parse(attributes, value, "(0009,100D)")
-    frame_s = [float(s.get("FrameReferenceTime") or 0) / 1000 for s in slices]
+    frame_s = [_frame_reference_s(attributes, s) for s in slices]
     first = starts.index(earliest)
     if frame_s[first] > 0:
         average = _average_time(attributes, slices[first], decay_rate)
         return earliest + _seconds(average - frame_s[first])
     return earliest
+
+
+def _frame_reference_s(attributes, dataset):
+    """FrameReferenceTime, s; 0 where there is none."""
+    try:
+        value = float(dataset.get("FrameReferenceTime") or 0) / 1000
+    except (TypeError, ValueError):
+        value = -1.0
+    if not 0 <= value < math.inf:
+        attributes.refuse("FrameReferenceTime", "milliseconds from 0")
+    return value
 
 
 def _average_time(attributes, dataset, decay_rate):
@@ -304,7 +325,7 @@ def _since_injection(attributes, reference, half_life_s):
         injection = _parse(attributes, str(full), "RadiopharmaceuticalStartDateTime (0018,1078)")
         if clock is not None:  # the day may have been shifted to hide it, not the time
             name = "RadiopharmaceuticalStartTime (0018,1072)"
-            stated = _parse(attributes, f"{injection:%Y%m%d}{str(clock).strip()}", name)
+            stated = _parse(attributes, f"{injection:%Y%m%d}{_clock(clock)}", name)
             _check_same(attributes, name, "RadiopharmaceuticalStartDateTime", stated, injection)
         if injection > reference:
             attributes.refuse(
@@ -314,7 +335,7 @@ def _since_injection(attributes, reference, half_life_s):
         if clock is None:
             attributes.refuse("RadiopharmaceuticalStartTime", "the time of injection")
         day = f"{attributes.get('SeriesDate') or ''}".strip()
-        text = f"{day}{str(clock).strip()}"
+        text = f"{day}{_clock(clock)}"
         injection = _parse(attributes, text, "RadiopharmaceuticalStartTime (0018,1072)")
         if injection > reference:
             injection -= datetime.timedelta(days=1)
@@ -350,32 +371,43 @@ def _time(attributes, dataset, prefix):
         full = _parse(attributes, str(dataset.AcquisitionDateTime), "AcquisitionDateTime")
         if not (day and clock):
             return full
-        stated = _parse(attributes, f"{day}{clock}", "AcquisitionDate and AcquisitionTime")
+        stated = _parse(attributes, f"{day}{_clock(clock)}", "AcquisitionDate and AcquisitionTime")
         _check_same(attributes, "AcquisitionTime", "AcquisitionDateTime", stated, full)
     if not day:
         attributes.refuse(f"{prefix}Date", "a date")
     if not clock:
         attributes.refuse(f"{prefix}Time", "a time")
-    return _parse(attributes, f"{day}{clock}", f"{prefix}Date and {prefix}Time")
+    return _parse(attributes, f"{day}{_clock(clock)}", f"{prefix}Date and {prefix}Time")
+
+
+def _clock(value):
+    """A TM, also as ACR-NEMA wrote it, HH:MM:SS."""
+    text = str(value).strip()
+    return text.replace(":", "") if re.match(r"\d\d:\d\d(:\d\d|$)", text) else text
 
 
 def _parse(attributes, text, name):
-    """YYYYMMDDHHMM[SS[.F]], in the series' own time zone where an offset from UTC is another's.
+    """YYYYMMDDHH[MM[SS[.F]]], in the series' own time zone where an offset from UTC is another's.
 
-    Where the series does not say its zone, scanner and injection are taken to share it.
+    Of another length something is lost, as the first zero of 012500, and it may be any time. Where
+    the series does not say its zone, scanner and injection are taken to share it.
     """
     digits, sign, offset = re.fullmatch(r"(?s)([^+-]*)([+-]?)(.*)", text.strip()).groups()
-    whole, _, fraction = digits.partition(".")
+    whole, dot, fraction = digits.strip().partition(".")
     try:
+        is_date = re.fullmatch(r"\d{8}(\d\d){1,3}", whole)
+        if not is_date or (dot and len(whole) < 14 and fraction.strip("0")):
+            raise ValueError(whole)
         parsed = datetime.datetime.strptime(whole.ljust(14, "0")[:14], "%Y%m%d%H%M%S")
         if sign and attributes.zone is not None:
             parsed += _offset(str(attributes.zone).strip()) - _offset(sign + offset)
         return parsed + _seconds(float(f"0.{fraction or 0}"))
     except (ValueError, OverflowError) as error:
         raise DataError(
-            f"{name} cannot be read as date and time", wanted="YYYYMMDD and HHMMSS",
+            f"{name} cannot be read as date and time",
+            wanted="YYYYMMDD and HHMMSS, with all of their zeros",
             **attributes.where,
-        ) from error  # fmt: skip
+        ) from error
 
 
 def _offset(text):

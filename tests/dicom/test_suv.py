@@ -268,3 +268,50 @@ def test_a_raw_series_reads_the_stated_range():
     assert values.size == 5095
     assert 7.9 <= values.max() <= 8.0
     assert 0.15 <= values.min() <= 0.20
+
+
+BAD_TIMES = ("9", "12500", "1", "90000", "9000.5", "0900.5", "noon", "25", "9:00")
+GOOD_TIMES = ("09", "0900", "090000", "090000.000000", " 090000 ", "09:00", "09:00:00")
+
+
+@pytest.mark.parametrize("clock", BAD_TIMES)
+@pytest.mark.parametrize("name", ["RadiopharmaceuticalStart", "Acquisition", "Series"])
+def test_a_time_that_lost_a_digit_is_none(clock, name):
+    """12500 is no time: 01:25:00 without its zero, or 12:50:0?"""
+    with pytest.raises(DataError, match="cannot be read as date and time.*with all of their zeros"):
+        factor(**{f"{name}Time": clock})
+
+
+@pytest.mark.parametrize("clock", GOOD_TIMES)
+def test_a_time_may_be_written_in_these_ways(clock):
+    assert factor(RadiopharmaceuticalStartTime=clock) == pytest.approx(expected(3600))
+
+
+@pytest.mark.parametrize("decay", ["START", "ADMIN", "NONE"])
+@pytest.mark.parametrize(
+    "injection",
+    [
+        {"RadiopharmaceuticalStartTime": "103000"},
+        {"RadiopharmaceuticalStartTime": "210000"},
+        {"RadiopharmaceuticalStartDateTime": "20200102103000", **NO_CLOCK},
+        {"RadiopharmaceuticalStartDateTime": "20240102093000", **NO_CLOCK},
+        {"RadiopharmaceuticalStartDateTime": "20191220093000", **NO_CLOCK},
+        {"RadiopharmaceuticalStartTime": "93000"},
+        {"RadiopharmaceuticalStartDateTime": "2020010", **NO_CLOCK},
+    ],
+)
+def test_whatever_values_are_corrected_to_the_injection_was_before_the_scan(decay, injection):
+    more = {"ActualFrameDuration": 120000} if decay == "NONE" else {}
+    with pytest.raises(DataError, match="RadiopharmaceuticalStart"):
+        factor(DecayCorrection=decay, **injection, **more)
+
+
+def test_without_a_time_of_injection_values_of_the_administration_are_suv():
+    assert factor(DecayCorrection="ADMIN", **NO_CLOCK) == pytest.approx(expected(0))
+    assert factor(DecayCorrection="ADMIN", AcquisitionTime=None) == pytest.approx(expected(0))
+
+
+@pytest.mark.parametrize("value", [-5.0, "1e400"])
+def test_a_frame_reference_time_that_is_none_is_refused(value):
+    with pytest.raises(DataError, match=r"FrameReferenceTime \(0054,1300\)"):
+        factor(SeriesTime="113000", FrameReferenceTime=value)
