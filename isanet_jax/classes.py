@@ -101,8 +101,10 @@ class Classes:
             if value is not None:
                 continue
             wider_first = dict(sorted(self.values.items(), key=lambda item: -len(item[1])))
-            if None in _written(wider_first).values():
-                advice = f"Leave it out: it is what {', '.join(self._parts(name))} are together"
+            lost = [n for n, value in _written(wider_first).items() if value is None]
+            if lost:
+                parts = ", ".join(self._parts(lost[0]))
+                advice = f"Leave out {lost[0]}, which is {parts} together"
             else:
                 advice = f"Name wider classes first: {', '.join(wider_first)}"
             raise ConfigError(
@@ -126,6 +128,31 @@ class Classes:
         Of a single class 1, whatever its values were.
         """
         return {self.names[0]: 1} if len(self.values) == 1 else _written(self.values)
+
+    def drawn(self, masks: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The label of masks: of each voxel the value of the last class that has it, else 0.
+
+        Args:
+            masks: class -> bool.
+        """
+        written = self.written
+        largest = max(written.values())
+        out = np.zeros(next(iter(masks.values())).shape, np.uint8 if largest < 256 else np.uint16)
+        for name in self.names:
+            out[masks[name]] = written[name]
+        return out
+
+    def as_drawn(self, masks: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The masks as one value for each voxel says them: what every format and every score has.
+
+        A voxel of a class that is part of another one belongs to that, too, whatever its own
+        probability or rules said; one of two classes that have no voxel in common belongs to the
+        last.
+        """
+        if len(self.values) == 1:
+            return dict(masks)
+        label = self.drawn(masks)
+        return {name: np.isin(label, self.values[name]) for name in self.names}
 
     @property
     def dtype(self) -> type:

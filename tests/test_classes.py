@@ -52,7 +52,17 @@ def test_regions_are_written_so_that_they_can_be_read_again():
         (
             {"core": (2,), "whole": (1, 2), "more": (1, 2)},
             {},
-            "core is within classes.*Name wider",
+            "core is within classes.*Leave out whole, which is core, more together",
+        ),
+        (
+            {"core": (2,), "whole": (1, 2)},
+            {},
+            "core is within.*wider classes first: whole, core",
+        ),
+        (
+            {"t": (1, 2), "p": (1,), "n": (2,)},
+            {},
+            "t is within.*out t, which is p, n together",
         ),
     ],
 )

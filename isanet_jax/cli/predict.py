@@ -1,7 +1,6 @@
 """The command line of isanet predict."""
 
 import csv
-import dataclasses
 import json
 import sys
 import time
@@ -39,6 +38,13 @@ def parser() -> Parser:
     )
     root.add_argument("--ct", help="CT: NIfTI in HU, or a DICOM folder or zip")
     root.add_argument("--pet", help="PET: NIfTI in SUV, or a DICOM folder or zip")
+    root.add_argument(
+        "--series",
+        metavar="UID",
+        action="append",
+        default=[],
+        help="of DICOM: the series to take where several would do; may be given again",
+    )
     root.add_argument(
         "--image",
         metavar="NAME=FILE",
@@ -308,7 +314,8 @@ def _predict_group(predictor, jobs, args, table, page):
     for scan, paths in jobs:
         try:
             kinds = predictor.settings.images
-            read.append((read_images(scan, kinds, formats=paths), paths))
+            images = read_images(scan, kinds, formats=paths, series=args.series)
+            read.append((images, paths))
         except Exception as error:
             yield scan, error
     images = [one for one, _ in read]
@@ -364,11 +371,7 @@ def _shown(value):
 
 def _of_class(prediction, args):
     """The prediction of one class alone, where one is asked for."""
-    if args.of_class is None:
-        return prediction
-    volumes = {args.of_class: prediction.volumes[args.of_class]}
-    one = {args.of_class: 1}
-    return dataclasses.replace(prediction, volumes=volumes, values=one)
+    return prediction if args.of_class is None else prediction.only(args.of_class)
 
 
 def _write_case(prediction, paths, args, table):

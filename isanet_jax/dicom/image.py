@@ -6,7 +6,7 @@ import numpy as np
 import pydicom
 
 from isanet_jax.arguments import command
-from isanet_jax.dicom.series import Series, find_series, lenient, refuse_damage
+from isanet_jax.dicom.series import CONVERT, Series, find_series, lenient, refuse_damage
 from isanet_jax.dicom.suv import suv_factors
 from isanet_jax.errors import DataError
 from isanet_jax.volume import MOST_VOXELS, Volume, check_grid
@@ -52,6 +52,49 @@ def read_image(
         if notes is not None:
             notes += [*series.warnings, *_lost_slices(headers, affine)]
         return Volume(data, affine), headers
+
+
+# By what the images of one series that lie in one place differ, and what they then are.
+_DIFFERENCES = {
+    "EchoTime": "echoes",
+    "EchoNumbers": "echoes",
+    "ImageType": "image types, as of a Dixon scan",
+    "InversionTime": "inversion times",
+    "FlipAngle": "flip angles",
+    "DiffusionBValue": "b-values",
+    "ContrastBolusAgent": "contrast agents",
+    "FrameReferenceTime": "time frames",
+    "TemporalPositionIdentifier": "time frames",
+    "TriggerTime": "gates",
+    "AcquisitionTime": "time frames",
+    "AcquisitionNumber": "acquisitions",
+}
+
+
+def _doubled(headers, count, where):
+    """The error of slices in one place, with what they differ in."""
+    for name, what in _DIFFERENCES.items():
+        values = sorted({_shown(h.get(name)) for h in headers if h.get(name) not in (None, "")})
+        if len(values) > 1:
+            listed = ", ".join(values[:4]) + (", ..." if len(values) > 4 else "")
+            shown = "" if "Time" in name and "Echo" not in name else f": {listed}"
+            return DataError(
+                f"{count} slices lie where another one does, and differ in their {name}{shown}",
+                wanted=f"one image per series, and not several {what}",
+                action=f"Leave one of the {what} in the folder, or export each as a series",
+                **where,
+            )
+    return DataError(
+        f"{count} slices lie where another one does",
+        wanted="one image per series, not a dynamic or gated one",
+        action="Leave one image in the folder",
+        **where,
+    )
+
+
+def _shown(value):
+    several = isinstance(value, (list, tuple, pydicom.multival.MultiValue))
+    return "\\".join(map(str, value)) if several else str(value)
 
 
 def _lost_slices(headers, affine):
@@ -123,7 +166,7 @@ def _check_slice(dataset, case, file):
         raise DataError(
             "several frames in one instance",
             wanted="one instance per slice",
-            action="Convert the series from enhanced to classic DICOM",
+            action=CONVERT,
             case=case,
             file=file,
         )
@@ -198,12 +241,7 @@ def _geometry(headers, where):
         usual = float(np.median(distances))
         doubled = int((distances < 0.01).sum())
         if doubled:
-            raise DataError(
-                f"{doubled} slices lie where another one does",
-                wanted="one image per series, not a dynamic or gated one",
-                action="Leave one time frame in the folder",
-                **where,
-            )
+            raise _doubled(headers, doubled, where)
         odd = np.flatnonzero(np.abs(distances - usual) > _GAP_TOLERANCE * usual)
         if odd.size:
             gaps = ", ".join(f"{along[i]:.2f} to {along[i + 1]:.2f} mm" for i in odd[:5])
@@ -224,17 +262,6 @@ def _geometry(headers, where):
     return LPS_TO_RAS @ affine, order
 
 
-def read_folder(
-    path, kind: str, *, case=None, notes: list | None = None
-) -> tuple[Volume, list[pydicom.Dataset]]:
-    """The one series of a kind (CT, PET or MR) in a folder or archive; see `read_image`.
-
-    Raises:
-        DataError: none, or several.
-    """
-    return read_image(one_series(path, kind, case=case), case=case, notes=notes)
-
-
 def one_series(path, kind: str, *, case=None) -> Series:
     """The one series of a kind in a folder, archive or file. Raises DataError: none, or several."""
     series, left = find_series(path)
@@ -249,7 +276,7 @@ def one_series(path, kind: str, *, case=None) -> Series:
             case=case,
             file=path,
             wanted="one",
-            action="Convert the series from enhanced (multi-frame) to classic DICOM"
+            action=CONVERT
             if several and not matching
             else f"Give the folder of the series that you want, or use {command('prepare')} dicom",
         )

@@ -52,6 +52,10 @@ _MULTI_FRAME = {
     LegacyConvertedEnhancedCTImageStorage: "enhanced CT",
     LegacyConvertedEnhancedPETImageStorage: "enhanced PET",
 }
+CONVERT = (
+    "Enhanced (multi-frame) images are not read: convert the series to classic DICOM, for example "
+    "with emf2sf of dcm4che"
+)
 # Words of ImageType by which an image is no slice of a volume.
 _NOT_SLICES = ("LOCALIZER", "MIP", "PROJECTION", "SCREEN SAVE")
 _GAP_TOLERANCE = 0.1  # of the distance of slices that are one stack
@@ -375,8 +379,8 @@ def _main_part(parts):
         counts = " and ".join(str(len(part.files)) for part in parts)
         return parts, (
             *told,
-            f"the files of the {largest.kind} series are two images, of {counts} files, that differ "
-            "in image type, size or direction: one of them is left out",
+            f"the {largest.kind} series is two images, of {counts} files, of another image type, "
+            "size or direction each: one of them is left out",
         )
     names = ", ".join(file.name for part in odd for file in part.files[:3])
     return [largest], (

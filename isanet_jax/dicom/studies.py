@@ -9,11 +9,13 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
 from isanet_jax.classes import TUMOUR
-from isanet_jax.dicom.series import IMAGE_KINDS, Series, lenient
+from isanet_jax.dicom.image import one_series
+from isanet_jax.dicom.series import CONVERT, IMAGE_KINDS, Series, find_series, lenient
 from isanet_jax.dicom.structures import (
     find_region,
     find_regions,
@@ -127,7 +129,7 @@ def find_studies(series: list[Series], asked: Asked | None = None, *, keep_ident
         for group in members:
             if not any(group is c for c in complete):
                 kinds = ", ".join(s.describe() for s in group)
-                left.append(f"{name}: no {wanted} among {kinds}")
+                left.append(f"{name}: no {wanted} among {kinds}{_remedy(group)}")
         for number, group in enumerate(complete, start=1):
             case = f"{name}_{number}" if len(complete) > 1 else name
             try:
@@ -135,6 +137,13 @@ def find_studies(series: list[Series], asked: Asked | None = None, *, keep_ident
             except DataError as error:
                 failures[case] = str(error)
     return studies, failures, left
+
+
+def _remedy(group):
+    """What to do where a study has what it lacks in a form that is not read."""
+    if not any(one.kind.startswith("enhanced") for one in group):
+        return ""
+    return f". {CONVERT}"
 
 
 def _group(series, kinds):
@@ -296,6 +305,54 @@ def _apart(one, cts):
 
 # What MR is weighted by, or shows, as descriptions and the names of images say it.
 _MR_WORDS = ("t1", "t2", "pd", "flair", "dwi", "adc", "stir", "swi", "dce")
+_WEIGHTINGS = ("t1", "t2", "pd")  # of which an image has one
+_NO_IMAGE = ("map", "mapping", "scout", "localizer", "loc")  # of what is no image of a weighting
+_PLANES = ("ax", "sag", "cor", "tra", "fs")  # are written before a word without a blank
+# Of spin echoes: no T1 has a long echo, and no T2 a short one; ms.
+_LONG_ECHO, _SHORT_ECHO = 50.0, 30.0
+
+
+def _has_word(text, word):
+    """Whether a description has a word, whole: T1, T1w, AxT1 and T1+C have t1; T10 has not."""
+    before = "|".join(["^", "[^a-z0-9]", *(f"(?:^|[^a-z]){plane}" for plane in _PLANES)])
+    after = "(?![0-9])" if word[-1:].isdigit() else "(?![a-z])"
+    return re.search(rf"(?:{before}){re.escape(word)}{after}", text) is not None
+
+
+def _described(one):
+    """What an MR series is called: by itself, or else by its protocol and its sequence, which are
+    often the same for all series of an examination.
+    """
+    own = str(one.first.get("SeriesDescription") or "").lower()
+    if any(_has_word(own, word) for word in _MR_WORDS):
+        return own
+    others = (str(one.first.get(key) or "") for key in ("ProtocolName", "SequenceName"))
+    return " ".join([own, *others]).lower()
+
+
+def _against(one, words):
+    """Why an MR series is not what these words ask for; "" where nothing speaks against it."""
+    text = _described(one)
+    says = [word for word in _WEIGHTINGS if _has_word(text, word)]
+    others = [word for word in says if word not in words]
+    asked = [word for word in words if word in _WEIGHTINGS]
+    if asked and others:
+        return f"says {' and '.join(word.upper() for word in says)}"
+    no_image = [word for word in _NO_IMAGE if _has_word(text, word) and word not in words]
+    if no_image:
+        return f"says {no_image[0]}"
+    try:
+        echo_ms = float(one.first.get("EchoTime") or 0)
+    except (TypeError, ValueError):
+        echo_ms = 0.0
+    sequences = one.first.get("ScanningSequence") or ()
+    sequences = [sequences] if isinstance(sequences, str) else list(sequences)
+    if "SE" in sequences and echo_ms > 0:
+        if "t1" in asked and echo_ms > _LONG_ECHO:
+            return f"has an echo time of {echo_ms:g} ms, too long for T1"
+        if "t2" in asked and echo_ms < _SHORT_ECHO and "IR" not in sequences:
+            return f"has an echo time of {echo_ms:g} ms, too short for T2"
+    return ""
 
 
 def _choose_mr(case, name, group, images, chosen):
@@ -306,18 +363,19 @@ def _choose_mr(case, name, group, images, chosen):
     """
     series = [s for s in group if s.kind == "MR" and not any(s is i for i in images.values())]
     words = [word for word in name.split("_") if word not in ("mr", "mri")]
-
-    def described(one):
-        keys = ("SeriesDescription", "ProtocolName", "SequenceName")
-        return " ".join(str(one.first.get(key) or "") for key in keys).lower()
-
-    matching = [s for s in series if all(word in described(s) for word in words)]
+    against = {id(s): _against(s, words) for s in series}
+    named = [s for s in series if all(_has_word(_described(s), word) for word in words)]
+    matching = [s for s in named if not against[id(s)]]
     asked = [s for s in series if s.uid in chosen]
     # One that says nothing of itself may be it; one that says something else is not.
-    silent = [s for s in series if not any(word in described(s) for word in _MR_WORDS)]
-    possible = matching or asked or (silent if len(silent) == len(series) == 1 else [])
+    silent = [s for s in series if not any(_has_word(_described(s), word) for word in _MR_WORDS)]
+    silent = [s for s in silent if not against[id(s)]]
+    possible = asked or matching or (silent if len(silent) == len(series) == 1 else [])
     if not possible:
-        listed = "; ".join(f"{s.describe()}, UID {s.uid}" for s in series)
+        listed = "; ".join(
+            f"{s.describe()}{f', which {why}' if (why := against[id(s)]) else ''}, UID {s.uid}"
+            for s in series
+        )
         raise DataError(
             f"no MR series is described as {' '.join(words) or 'MR'}"
             + (f" (found {listed})" if series else ""),
@@ -334,6 +392,50 @@ def _choose_mr(case, name, group, images, chosen):
     is_guessed = not matching and not asked
     told = f"the only MR series is taken as {name}: nothing in it says what it is"
     return _decide(f"MR for {name}", possible, criteria, case, chosen), [told] * is_guessed
+
+
+@lenient()
+def choose_from(
+    places: Mapping[str, Path], kinds: Mapping[str, str], *, case=None, chosen=frozenset()
+) -> tuple[dict[str, Series], list[str]]:
+    """The series of each image in a folder or archive, chosen as those of a study are.
+
+    Args:
+        places: name of an image -> where it is looked for; one place may hold a whole study.
+        kinds: name -> kind.
+        case: for messages.
+        chosen: Series Instance UIDs that are taken wherever they are among the possible ones.
+
+    Returns:
+        name -> series, and notes: what was chosen where there were several, and why not the others.
+
+    Raises:
+        DataError: none of a kind, or several of which nothing says which one is meant.
+    """
+    found = {place: find_series(place)[0] for place in set(places.values())}
+    group, unique = [], set()
+    for name, place in places.items():
+        kind = kinds[name].upper()
+        matching = [s for s in found[place] if s.kind == kind] or [
+            one_series(place, kind, case=case)
+        ]
+        unique |= {matching[0].uid} if len(matching) == 1 else set()
+        group += [s for s in matching if not any(s is other for other in group)]
+    several = {name for name in places if sum(s.kind == kinds[name].upper() for s in group) > 1}
+    asked = Asked(images={name: kinds[name] for name in places}, chosen=frozenset(chosen) | unique)
+    images, notes = choose_images(case, group, asked)
+    corrected = _corrected(group)
+    for name in sorted(several):
+        left = [s for s in group if s.kind == images[name].kind and s is not images[name]]
+        texts = [
+            s.describe()
+            + (": no attenuation correction" if s.kind == "PET" and s not in corrected else "")
+            for s in left
+            if not any(s is taken for taken in images.values())
+        ]
+        if texts:
+            notes.append(f"took {images[name].describe()} as the {name}; left {'; '.join(texts)}")
+    return images, notes
 
 
 def _decide(what, candidates, criteria, case, chosen):

@@ -61,12 +61,14 @@ def score_run(
             if predictor:
                 suv = partial(on_grid, stored.images[pet]) if pet else None
                 ml = float(np.prod(spacing_mm)) / 1000
-                of_methods[NETWORK] = of_network[grid] = {
+                found = {
                     name: predictor.rules[name].mask(
                         on_grid(np.ascontiguousarray(probability[..., index])), ml, suv
                     )
-                    for index, name in enumerate(classes)
+                    for index, name in enumerate(predictor.classes)
                 }
+                drawn = predictor.labels.as_drawn(found)  # as a mask in a file would say
+                of_methods[NETWORK] = of_network[grid] = {name: drawn[name] for name in classes}
             if grid not in grids:
                 continue
             if thresholds and pet:

@@ -81,7 +81,7 @@ def write_model(
             "settings": {
                 name: settings[name] for name in ("size", "fit", "spacing_mm", "images", "region")
             },
-            "values": predictor.written,
+            "values": predictor.labels.written,
             "rules": write_form(predictor.rules),
             "networks": about,
         }

@@ -127,10 +127,10 @@ class Predictor:
         return [(description, member.params) for description, member in members]
 
     @property
-    def written(self) -> dict[str, int]:
-        """Class -> its value in a mask; see `isanet_jax.classes.Classes.written`."""
+    def labels(self) -> Classes:
+        """What the values of a mask stand for, of the classes that are predicted."""
         every = self.settings.classes
-        return Classes({name: every.values[name] for name in self.classes}).written
+        return Classes({name: every.values[name] for name in self.classes})
 
     def probabilities(
         self, cases: Sequence[Case], *, batch: int = 1, progress=None

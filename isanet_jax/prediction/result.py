@@ -10,7 +10,7 @@ import numpy as np
 
 from isanet_jax.cases.grid import resample
 from isanet_jax.cases.ranges import differences
-from isanet_jax.classes import Code
+from isanet_jax.classes import Classes, Code
 from isanet_jax.datasets.layout import Scan
 from isanet_jax.dicom import is_dicom
 from isanet_jax.errors import DataError
@@ -45,7 +45,12 @@ class Images:
 
 
 def read_images(
-    scan: Scan, kinds: Mapping[str, str], *, formats=(), given=MappingProxyType({})
+    scan: Scan,
+    kinds: Mapping[str, str],
+    *,
+    formats=(),
+    given=MappingProxyType({}),
+    series=(),
 ) -> Images:
     """Reads a scan's images, each NIfTI or DICOM.
 
@@ -54,18 +59,24 @@ def read_images(
         kinds: of the images that are needed, by name, in their order.
         formats: that are to be written: DICOM ones need the first image as DICOM.
         given: name -> a volume that is there already and is not read.
+        series: Series Instance UIDs to take where several of a folder would do.
 
     Raises:
         DataError: images that are lacking or cannot be read, or a first image that a DICOM output
             cannot refer to.
     """
-    warnings, volumes, slices = [], {}, None
-    for index, (name, kind) in enumerate(kinds.items()):
+    volumes, slices = {}, None
+    chosen, warnings = _chosen_series(scan, [n for n in kinds if n not in given], kinds, series)
+    for index, name in enumerate(kinds):
         if name in given:
             volumes[name] = given[name]
-            continue
-        volumes[name], of_image = _read(scan.image(name), kind, scan.case, warnings)
-        slices = of_image if index == 0 else slices
+        elif name in chosen:
+            from isanet_jax.dicom.image import read_image
+
+            volumes[name], of_image = read_image(chosen[name], case=scan.case, notes=warnings)
+            slices = of_image if index == 0 else slices
+        else:
+            volumes[name] = read_volume(scan.image(name), case=scan.case)
     images = Images(scan, volumes, kinds, slices, tuple(warnings))
     for name in set(formats) & set(FORMATS):
         if FORMATS[name].check:
@@ -73,21 +84,23 @@ def read_images(
     return images
 
 
-def _read(path, kind, case, notes):
-    """A volume, and its DICOM slices where it comes from DICOM; adds what to be warned of."""
-    if is_dicom(path):
-        if kind not in ("ct", "pet", "mr"):
+def _chosen_series(scan, names, kinds, series):
+    """(name -> series of the images that are DICOM, what is to be said of them)."""
+    places = {name: Path(scan.image(name)) for name in names if is_dicom(scan.image(name))}
+    for name, place in places.items():
+        if kinds[name] not in ("ct", "pet", "mr"):
             raise DataError(
-                f"DICOM of the kind {kind!r} is not read",
-                case=case,
-                file=path,
+                f"DICOM of the kind {kinds[name]!r} is not read",
+                case=scan.case,
+                file=place,
                 wanted="NIfTI",
                 action="Convert it first",
             )
-        from isanet_jax.dicom.image import read_folder  # pydicom, only where it is needed
+    if not places:
+        return {}, []
+    from isanet_jax.dicom.studies import choose_from  # pydicom, only where it is needed
 
-        return read_folder(path, kind.upper(), case=case, notes=notes)
-    return read_volume(path, case=case), None
+    return choose_from(places, kinds, case=scan.case, chosen=frozenset(series))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +110,7 @@ class Prediction:
     Attributes:
         images: the case as read.
         volumes: class -> its probability, with the image's geometry.
-        values: class -> its value in a mask of all.
+        classes: what the values of a mask of all stand for.
         rules: class -> how its probability becomes a mask.
         warnings: of the images and the prediction, and hints where they are unlike the training's.
         codes: class -> what its DICOM segments say that it is.
@@ -105,7 +118,7 @@ class Prediction:
 
     images: Images
     volumes: Mapping[str, Volume]
-    values: Mapping[str, int]
+    classes: Classes
     rules: Mapping[str, Rules]
     warnings: tuple[str, ...] = ()
     codes: Mapping[str, Code] = dataclasses.field(default_factory=dict)
@@ -126,13 +139,29 @@ class Prediction:
 
     @functools.cached_property
     def masks(self) -> dict[str, np.ndarray]:
-        """Class -> (I, J, K) bool: where its probability is high enough, by `rules`."""
+        """Class -> (I, J, K) bool: where its probability is high enough, by `rules`.
+
+        The same in every format and score: see `isanet_jax.classes.Classes.as_drawn`.
+        """
         ml = abs(np.linalg.det(self.affine[:3, :3])) / 1000
         suv = functools.cache(self._suv) if self._pet is not None else None
-        return {
+        found = {
             name: self.rules[name].mask(volume.data, ml, suv)
             for name, volume in self.volumes.items()
         }
+        return self.classes.as_drawn(found)
+
+    def only(self, name: str) -> "Prediction":
+        """The prediction of one class alone: with the mask that it has among the others."""
+        classes = Classes({name: self.classes.values[name]})
+        one = dataclasses.replace(self, volumes={name: self.volumes[name]}, classes=classes)
+        one.__dict__["masks"] = {name: self.masks[name]}  # as the cached property keeps it
+        return one
+
+    @property
+    def values(self) -> dict[str, int]:
+        """Class -> its value in a mask of all."""
+        return self.classes.written
 
     @property
     def _pet(self):
@@ -151,11 +180,7 @@ class Prediction:
     @property
     def labels(self) -> np.ndarray:
         """(I, J, K) uint8 or uint16: the value of each voxel's class, of the last that it has."""
-        largest = max(self.values.values())
-        out = np.zeros(self.mask.shape, np.uint8 if largest < 256 else np.uint16)
-        for name, mask in self.masks.items():
-            out[mask] = self.values[name]
-        return out
+        return self.classes.drawn(self.masks)
 
     @property
     def affine(self) -> np.ndarray:
@@ -224,7 +249,7 @@ def predict(
         read = [f"warning: {text}" for text in one.warnings]
         volumes = dict(zip(predictor.classes, of_class, strict=True))
         warnings = (*read, *told, *hints)
-        values, codes = predictor.written, predictor.settings.classes.codes
-        made = Prediction(one, volumes, values, predictor.rules, warnings, codes)
+        labels, codes = predictor.labels, predictor.settings.classes.codes
+        made = Prediction(one, volumes, labels, predictor.rules, warnings, codes)
         predictions.append(made)
     return predictions

@@ -12,7 +12,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, EnhancedCTImageStorage
 
 from isanet_jax.dicom import is_dicom
 from isanet_jax.dicom import series as dicom
-from isanet_jax.dicom.image import read_folder
+from isanet_jax.dicom.image import one_series, read_image
 from isanet_jax.dicom.series import find_series
 from isanet_jax.dicom.structures import read_region, region_names
 from isanet_jax.errors import DataError
@@ -28,7 +28,7 @@ def test_slices_are_ordered_by_position_and_rescaled_each(tmp_path):
         tmp_path, "CT", study(), VALUES, origin=(10, 20, 30), spacing=(1, 2, 3),
         RescaleIntercept=-24, RescaleSlope=2,
     )  # fmt: skip
-    volume, slices = read_folder(tmp_path, "CT")
+    volume, slices = read_image(one_series(tmp_path, "CT"))
     assert volume.data.shape == (4, 5, 6)
     np.testing.assert_array_equal(volume.data, VALUES.transpose(2, 1, 0) * 2 - 24)
     assert [s.InstanceNumber for s in slices] == [1, 2, 3, 4, 5, 6]
@@ -44,7 +44,7 @@ def test_an_oblique_series_follows_its_directions(tmp_path):
         one.ImageOrientationPatient = [*across, *down]
         one.ImagePositionPatient = list(np.array([5, 6, 7]) + 2 * index * normal)
         one.save_as(tmp_path / f"{(index * 7) % 101:03d}", enforce_file_format=True)
-    volume, _ = read_folder(tmp_path, "CT")
+    volume, _ = read_image(one_series(tmp_path, "CT"))
     at = np.array([5, 6, 7]) + 2 * across + 1 * down + 6 * normal
     np.testing.assert_allclose((volume.affine @ [2, 1, 3, 1])[:3], at * [-1, -1, 1], atol=1e-9)
     np.testing.assert_array_equal(volume.data[:, :, 3], VALUES[3].T)
@@ -80,7 +80,7 @@ def test_a_series_that_is_not_one_image_is_refused(tmp_path, attributes, message
     write_series(tmp_path, "CT", study(), VALUES)
     spoil(tmp_path, 2, **attributes)
     with pytest.raises(DataError, match=message):
-        read_folder(tmp_path, "CT", case="A")
+        read_image(one_series(tmp_path, "CT"), case="A")
 
 
 def test_a_slice_that_no_scanner_makes_is_refused_before_memory_is_taken(tmp_path):
@@ -90,29 +90,29 @@ def test_a_slice_that_no_scanner_makes_is_refused_before_memory_is_taken(tmp_pat
         one.Rows = one.Columns = 20000
         one.save_as(path, enforce_file_format=True)
     with pytest.raises(DataError, match="a slice of 20000 x 20000 pixels"):
-        read_folder(tmp_path, "CT")
+        read_image(one_series(tmp_path, "CT"))
 
 
 def test_gaps_of_a_few_percent_are_the_scanners_rounding(tmp_path):
     write_series(tmp_path, "CT", study(), VALUES)
     spoil(tmp_path, 2, ImagePositionPatient=[0, 0, 6.1])
-    volume, _ = read_folder(tmp_path, "CT")
+    volume, _ = read_image(one_series(tmp_path, "CT"))
     np.testing.assert_allclose(volume.spacing_mm, (2, 2, 3))
     (tmp_path / f"{14:03d}").unlink()
     with pytest.raises(DataError, match="missing between 3.00 to 9.00 mm"):
-        read_folder(tmp_path, "CT")
+        read_image(one_series(tmp_path, "CT"))
 
 
 def test_slices_that_are_stated_or_left_out_evenly_are_told(tmp_path):
     values = np.zeros((6, 4, 4))
     slices = write_series(tmp_path / "a", "CT", study(), values, NumberOfSlices=6)
     notes = []
-    read_folder(tmp_path / "a", "CT", notes=notes)
+    read_image(one_series(tmp_path / "a", "CT"), notes=notes)
     assert not notes
     for path in (tmp_path / "a").iterdir():  # every second one
         if pydicom.dcmread(path).SOPInstanceUID in {s.SOPInstanceUID for s in slices[1::2]}:
             path.unlink()
-    read_folder(tmp_path / "a", "CT", notes=notes)
+    read_image(one_series(tmp_path / "a", "CT"), notes=notes)
     assert notes == [
         "3 of 6 slices (NumberOfSlices) are here",
         "slices are 6.00 mm apart and 3.00 mm thick (SliceThickness): are some missing?",
@@ -133,7 +133,9 @@ def test_archives_are_read_in_place(tmp_path):
     assert [(s.kind, len(s.files)) for s in series] == [("CT", 6)]
     assert left == {"not DICOM, or damaged": 1}
     ForkingPickler.dumps(series)  # as for the processes that prepare them
-    np.testing.assert_array_equal(read_folder(outer, "CT")[0].data, VALUES.transpose(2, 1, 0))
+    np.testing.assert_array_equal(
+        read_image(one_series(outer, "CT"))[0].data, VALUES.transpose(2, 1, 0)
+    )
     assert sorted(tmp_path.rglob("*")) == before
     (outer / "b.zip").write_bytes(b"PK\x03\x04 broken")
     with pytest.raises(DataError, match="b.zip.*cannot be read as a zip archive"):
@@ -176,7 +178,7 @@ def test_real_series_equal_their_nifti():
     folder, expected = real_data("sts_dicom"), real_data("sts")
     for patient in ("STS_001", "STS_008"):
         for kind, tolerance in (("CT", 0), ("PET", 1e-5)):
-            volume, _ = read_folder(folder / patient / kind / "image", kind)
+            volume, _ = read_image(one_series(folder / patient / kind / "image", kind))
             series, _ = find_series(folder / patient)
             name = f"GTV_Mass_{kind}"
             (region,) = [s for s in series if region_names(s.first) == [name]]
@@ -245,7 +247,7 @@ def test_an_odd_image_in_a_series_is_left_out_first_or_last(tmp_path, name, type
     scout.ImageType, scout.ImageOrientationPatient = types, [1, 0, 0, 0, 0, -1]
     scout.save_as(tmp_path / name, enforce_file_format=True)
     notes = []
-    volume, _ = read_folder(tmp_path, "CT", notes=notes)
+    volume, _ = read_image(one_series(tmp_path, "CT"), notes=notes)
     assert volume.data.shape == (4, 5, 6)
     if "LOCALIZER" not in types:  # which is a series of its own, and no slice
         assert notes == [
@@ -261,7 +263,7 @@ def test_files_that_cannot_be_read_beside_a_series_are_told(tmp_path):
     (tmp_path / "ct" / "README.txt").write_text("no image")
     (tmp_path / "ct" / "._000").write_bytes(b"of macOS")
     notes = []
-    read_folder(tmp_path / "ct", "CT", notes=notes)
+    read_image(one_series(tmp_path / "ct", "CT"), notes=notes)
     assert notes == [
         "2 files beside its 6 cannot be read as DICOM (empty, damaged or cut short): 200, 201"
     ]
@@ -276,19 +278,21 @@ def test_datasets_without_a_preamble_are_read(tmp_path):
         write_dataset(buffer, Dataset(one))
         (tmp_path / "b" / str(index)).write_bytes(buffer.getvalue())
     assert is_dicom(tmp_path / "b" / "0")
-    volume, _ = read_folder(tmp_path / "b", "CT")
-    np.testing.assert_array_equal(volume.data, read_folder(tmp_path / "a", "CT")[0].data)
+    volume, _ = read_image(one_series(tmp_path / "b", "CT"))
+    np.testing.assert_array_equal(volume.data, read_image(one_series(tmp_path / "a", "CT"))[0].data)
 
 
 def test_an_enhanced_ct_is_refused_by_what_it_is(tmp_path):
     (one, *_) = write_series(tmp_path, "CT", study(), VALUES[:1])
     one.SOPClassUID = one.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
     one.save_as(tmp_path / "000", enforce_file_format=True)
-    with pytest.raises(DataError, match=r"0 CT series \(enhanced CT.*Convert the series from enh"):
-        read_folder(tmp_path, "CT")
+    with pytest.raises(
+        DataError, match=r"0 CT series \(enhanced CT.*convert the series to classic DICOM"
+    ):
+        read_image(one_series(tmp_path, "CT"))
     write_series(tmp_path / "pet", "PT", study(), VALUES)  # beside a series of another kind, too
-    with pytest.raises(DataError, match="Convert the series from enhanced"):
-        read_folder(tmp_path, "CT")
+    with pytest.raises(DataError, match="convert the series to classic DICOM"):
+        read_image(one_series(tmp_path, "CT"))
 
 
 def test_a_protected_archive_is_refused_for_what_it_is(tmp_path):

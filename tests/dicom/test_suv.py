@@ -6,7 +6,7 @@ import pytest
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
-from isanet_jax.dicom.image import read_folder, read_image
+from isanet_jax.dicom.image import one_series, read_image
 from isanet_jax.dicom.series import find_series, lenient
 from isanet_jax.dicom.structures import read_region, region_names
 from isanet_jax.dicom.suv import suv_factors
@@ -259,7 +259,7 @@ def test_digital_reference_objects_read_their_suv():
 
 def test_a_raw_series_reads_the_stated_range():
     folder = real_data("sts_raw_pet") / "STS_001"
-    pet, _ = read_folder(folder / "image", "PET")
+    pet, _ = read_image(one_series(folder / "image", "PET"))
     series, _ = find_series(folder)
     (structures,) = [s for s in series if s.kind == "RTSTRUCT"]
     mask, on = read_region(structures, "GTV_Mass", [s for s in series if s.kind == "PET"])

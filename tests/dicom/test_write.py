@@ -10,7 +10,7 @@ from skimage.measure import grid_points_in_poly
 
 from isanet_jax.cases.grid import resample
 from isanet_jax.classes import Code
-from isanet_jax.dicom.image import read_folder
+from isanet_jax.dicom.image import one_series, read_image
 from isanet_jax.dicom.series import find_series
 from isanet_jax.dicom.structures import read_region
 from isanet_jax.dicom.write import outlines, write_segmentation, write_structures
@@ -48,7 +48,7 @@ def masks(shape):
 
 
 def test_masks_come_back_from_seg_and_rtstruct_voxel_for_voxel(ct, tmp_path):
-    image, slices = read_folder(ct, "CT")
+    image, slices = read_image(one_series(ct, "CT"))
     series, _ = find_series(ct)
     for name, mask in masks(image.data.shape).items():
         seg, structures = tmp_path / f"{name}.seg.dcm", tmp_path / f"{name}.rs.dcm"
@@ -72,7 +72,7 @@ def test_masks_come_back_from_seg_and_rtstruct_voxel_for_voxel(ct, tmp_path):
 
 def test_each_class_is_a_segment_and_a_region_of_its_name(ct, tmp_path):
     """Overlapping ones, and one without a voxel."""
-    image, slices = read_folder(ct, "CT")
+    image, slices = read_image(one_series(ct, "CT"))
     series, _ = find_series(ct)
     ball = masks(image.data.shape)["ball"]
     classes = {"whole": ball, "core": ball & masks(image.data.shape)["noise"], "none": ball & False}
@@ -93,7 +93,7 @@ def test_each_class_is_a_segment_and_a_region_of_its_name(ct, tmp_path):
 
 
 def test_a_slice_thickness_is_kept_or_follows_from_the_positions(ct, tmp_path):
-    image, slices = read_folder(ct, "CT")
+    image, slices = read_image(one_series(ct, "CT"))
     step = abs(slices[1].ImagePositionPatient[2] - slices[0].ImagePositionPatient[2])
     mask = masks(image.data.shape)["ball"]
     for given, expected in ((step / 2, step / 2), (None, step)):
@@ -109,7 +109,7 @@ def test_a_slice_thickness_is_kept_or_follows_from_the_positions(ct, tmp_path):
 
 
 def test_what_is_written_names_the_ct_and_not_the_patient(ct, tmp_path):
-    image, slices = read_folder(ct, "CT")
+    image, slices = read_image(one_series(ct, "CT"))
     mask = masks(image.data.shape)["ball"]
     paths = {}
     for keep in (False, True):
@@ -139,7 +139,7 @@ def test_what_is_written_names_the_ct_and_not_the_patient(ct, tmp_path):
 
 
 def test_an_empty_mask_is_a_valid_file(ct, tmp_path):
-    image, slices = read_folder(ct, "CT")
+    image, slices = read_image(one_series(ct, "CT"))
     empty = np.zeros(image.data.shape, bool)
     write_segmentation(tmp_path / "a.dcm", {"tumour": empty}, slices)
     write_structures(tmp_path / "b.dcm", {"tumour": empty}, image.affine, slices)
@@ -152,7 +152,7 @@ def test_an_empty_mask_is_a_valid_file(ct, tmp_path):
 
 def test_a_marker_in_every_attribute_reaches_no_output(ct, tmp_path):
     """Planted wherever text may stand; the bytes of what is written are searched for it."""
-    image, slices = read_folder(ct, "CT")
+    image, slices = read_image(one_series(ct, "CT"))
     assert all(plant_markers(one) > 300 for one in slices)
     mask = masks(image.data.shape)["ring"]
     (tmp_path / "out").mkdir()
@@ -189,7 +189,7 @@ ODD = {
 
 def test_a_thousand_headers_are_written_or_refused_by_name(ct, tmp_path):
     """Whatever a scanner or an archive left: a file that can be read, or one line."""
-    image, slices = read_folder(ct, "CT")
+    image, slices = read_image(one_series(ct, "CT"))
     generator, written = np.random.default_rng(3), 0
     mask = masks(image.data.shape)["ring"]
     for number in range(1000):
@@ -227,7 +227,7 @@ def test_what_is_written_is_valid_by_the_standards_checker(ct, tmp_path):
     checker = shutil.which("dciodvfy")
     if not checker:
         pytest.skip("no dciodvfy: install dicom3tools")
-    image, slices = read_folder(ct, "CT")
+    image, slices = read_image(one_series(ct, "CT"))
     for name, mask in masks(image.data.shape).items():
         for content in (mask, np.zeros_like(mask)):
             path = tmp_path / f"{name}.dcm"
@@ -245,7 +245,7 @@ def test_plastimatch_reads_the_same_masks(ct, tmp_path, flags):
     program = shutil.which("plastimatch")
     if program is None:
         pytest.skip("plastimatch is not installed")
-    image, slices = read_folder(ct, "CT")
+    image, slices = read_image(one_series(ct, "CT"))
     write_volume(tmp_path / "ct.nii.gz", image)
     for name, mask in masks(image.data.shape).items():
         write_structures(tmp_path / f"{name}.dcm", {"tumour": mask}, image.affine, slices)

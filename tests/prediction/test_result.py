@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from isanet_jax.classes import Classes
 from isanet_jax.prediction import result
 from isanet_jax.prediction.result import Images, Prediction
 from isanet_jax.prediction.rules import Rules
@@ -14,7 +15,25 @@ def prediction(values, *probabilities):
         for name, p in zip(values, probabilities, strict=True)
     }
     images = Images(None, {}, {"ct": "ct"})
-    return Prediction(images, volumes, values, dict.fromkeys(values, Rules()))
+    classes = Classes({name: v if isinstance(v, tuple) else (v,) for name, v in values.items()})
+    return Prediction(images, volumes, classes, dict.fromkeys(values, Rules()))
+
+
+def test_one_mask_whatever_its_format():
+    """A core that sticks out of its lesion belongs to it; of two apart the last one counts."""
+    values = {"whole": (1, 2), "core": (2,), "other": (5,)}
+    found = prediction(
+        values, [0.9, 0.9, 0.1, 0.1, 0.9], [0, 0.9, 0.9, 0, 0.9], [0, 0, 0, 0.9, 0.9]
+    )
+    np.testing.assert_array_equal(found.labels.ravel(), [1, 2, 2, 5, 5])
+    masks = {name: mask.ravel().tolist() for name, mask in found.masks.items()}
+    assert masks == {
+        "whole": [True, True, True, False, False],
+        "core": [False, True, True, False, False],
+        "other": [False, False, False, True, True],
+    }
+    for name, mask in found.masks.items():
+        np.testing.assert_array_equal(np.isin(found.labels, values[name]), mask)
 
 
 def test_a_voxel_has_the_value_of_the_last_class_that_it_is_in():
