@@ -19,6 +19,7 @@ _EXCLUSIVE = "CLOSEDPLANAR_XOR"
 _CLOSED = ("CLOSED_PLANAR", _EXCLUSIVE)  # of contours, those that enclose something
 _OFF_PLANE = 0.25  # of the slice distance
 _OFF_VOXEL = 0.02  # of a voxel
+_ON_EDGE, _ROUNDING = 0.02, 1e-7  # of a voxel, that an edge may be off a centre: at most, always
 _THICKER = 1.5  # slices between contours from which they were drawn on other slices
 
 
@@ -229,10 +230,13 @@ class Contour(NamedTuple):
     Attributes:
         points: (n, 3), LPS mm.
         is_exclusive: of type CLOSEDPLANAR_XOR, else CLOSED_PLANAR.
+        precision_mm: of its coordinates, by the decimals that they are written with: a unit of the
+            last one.
     """
 
     points: np.ndarray
     is_exclusive: bool = False
+    precision_mm: float = 0.0
 
 
 def _contours(dataset, number, notes, where):
@@ -252,11 +256,20 @@ def _contours(dataset, number, notes, where):
                 **where,
             )
         if len(values):
-            contours.append(Contour(values.reshape(-1, 3), kind == _EXCLUSIVE))
+            precision_mm = _precision_mm(contour.ContourData)
+            contours.append(Contour(values.reshape(-1, 3), kind == _EXCLUSIVE, precision_mm))
     if others and notes is not None:
         listed = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()))
         notes.append(f"contours that are not closed are left out: {listed}")
     return contours
+
+
+def _precision_mm(values):
+    """A unit of the last decimal of numbers as they are written; 0 where that is not known."""
+    texts = [str(getattr(value, "original_string", "")) for value in values]
+    plain = [text for text in texts if text and "e" not in text.lower()]
+    decimals = max((len(text.strip().partition(".")[2]) for text in plain), default=None)
+    return 0.0 if decimals is None else 10.0**-decimals
 
 
 def _check_planes(contours, affine, is_referenced, notes, where):
@@ -287,7 +300,8 @@ def _check_planes(contours, affine, is_referenced, notes, where):
 
 
 def rasterise(contours, shape, affine, *, case=None, file=None) -> np.ndarray:
-    """Contours as a mask: voxels whose centre lies inside, or on the edge.
+    """Contours as a mask: voxels whose centre lies inside, or on the edge within the precision in
+    which the contour is written.
 
     How the contours of a slice are combined:
     - CLOSEDPLANAR_XOR: each changes what the others say, as DICOM PS3.3 C.8.8.6.3 has it.
@@ -306,6 +320,7 @@ def rasterise(contours, shape, affine, *, case=None, file=None) -> np.ndarray:
         DataError: contours between slices, outside the image, or not in one plane.
     """
     to_voxel = np.linalg.inv(LPS_TO_RAS @ affine)
+    least_mm = np.linalg.norm(affine[:3, :2], axis=0).min()
     of_plane = defaultdict(list)
     outside = 0
     for contour in contours:
@@ -324,7 +339,9 @@ def rasterise(contours, shape, affine, *, case=None, file=None) -> np.ndarray:
         if is_beside or not 0 <= plane < shape[2]:
             outside += 1
             continue
-        of_plane[plane].append((_filled(voxels[:, :2], shape[:2]), contour.is_exclusive))
+        tolerance = min(contour.precision_mm / least_mm, _ON_EDGE)
+        filled = _filled(voxels[:, :2], shape[:2], tolerance)
+        of_plane[plane].append((filled, contour.is_exclusive))
     if outside:
         raise DataError(
             f"{outside} of {len(contours)} contours lie outside the image",
@@ -341,15 +358,33 @@ def rasterise(contours, shape, affine, *, case=None, file=None) -> np.ndarray:
     return mask
 
 
-def _filled(points, shape):
-    """Voxels of a slice whose centre lies in a polygon (n, 2), voxels, or on its edge."""
+def _filled(points, shape, tolerance):
+    """Voxels of a slice whose centre lies in a polygon (n, 2), voxels, or so near to its edge."""
     low = np.clip(np.floor(points.min(0)).astype(int), 0, shape)
     high = np.clip(np.ceil(points.max(0)).astype(int) + 1, low, shape)
     filled = np.zeros(shape, bool)
     if (high > low).all():
         box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
         filled[box] = grid_points_in_poly(high - low, points - low, binarize=False) > 0
+    for voxel in _on_edge(points, max(tolerance, _ROUNDING)):
+        if (voxel >= 0).all() and (voxel < shape).all():
+            filled[tuple(voxel)] = True
     return filled
+
+
+def _on_edge(points, tolerance):
+    """The voxels whose centre is no further than a tolerance from a polygon's edge: (2,) each."""
+    starts, ends = points, np.roll(points, -1, axis=0)
+    low = np.ceil(np.minimum(starts, ends) - tolerance).astype(int)
+    high = np.floor(np.maximum(starts, ends) + tolerance).astype(int)
+    for index in np.flatnonzero((low <= high).all(1)):  # of most edges, no centre is near
+        sides = (np.arange(a, b + 1) for a, b in zip(low[index], high[index], strict=True))
+        centres = np.stack(np.meshgrid(*sides, indexing="ij"), -1).reshape(-1, 2)
+        start, edge = starts[index], ends[index] - starts[index]
+        length = max(edge @ edge, 1e-30)
+        along = np.clip((centres - start) @ edge / length, 0, 1)
+        apart = np.linalg.norm(centres - start - along[:, None] * edge, axis=1)
+        yield from centres[apart <= tolerance]
 
 
 def _united(parts):

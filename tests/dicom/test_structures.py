@@ -8,9 +8,18 @@ from highdicom.sr.coding import CodedConcept
 from pydicom.uid import generate_uid
 from scipy import ndimage
 
+from isanet_jax.classes import split_classes
 from isanet_jax.dicom.image import LPS_TO_RAS
 from isanet_jax.dicom.series import find_series
-from isanet_jax.dicom.structures import Contour, find_region, rasterise, read_region
+from isanet_jax.dicom.structures import (
+    Contour,
+    _contours,
+    find_region,
+    rasterise,
+    read_region,
+    read_regions,
+)
+from isanet_jax.dicom.studies import Asked, choose_structures
 from isanet_jax.errors import DataError
 from tests.dicom.make_dicom import square, study, write_series, write_structures
 
@@ -234,3 +243,66 @@ def test_a_contour_that_is_no_list_of_points_is_refused_by_its_region(ct, tmp_pa
     images, _ = find_series(tmp_path / "ct")
     with pytest.raises(DataError, match="rs: a contour has 11 numbers; expected three finite"):
         read_region(one, "GTV", images)
+
+
+@pytest.mark.parametrize("decimals", [2, 3, 4, 6])
+@pytest.mark.parametrize("degrees", [0, 30])
+@pytest.mark.parametrize("spacing", [0.9765625, 4.07283])
+def test_an_edge_through_voxel_centres_holds_within_the_precision_it_is_written_in(
+    decimals, degrees, spacing, tmp_path
+):
+    """A box of 20 x 20 voxels through centres: rounded, some sides lay beside them."""
+    angle = np.deg2rad(degrees)
+    across = np.array([np.cos(angle), np.sin(angle), 0])
+    down = np.array([-np.sin(angle), np.cos(angle), 0])
+    affine = np.eye(4)
+    affine[:3, :3] = np.stack([across * spacing, down * spacing, [0, 0, 3.0]], axis=1)
+    affine[:3, 3] = -123.456789, 87.654321, -10
+    corners = np.array([[5, 5], [24, 5], [24, 24], [5, 24]], float)
+    points = corners @ affine[:3, :2].T + affine[:3, 3]
+    texts = [f"{value:.{decimals}f}" for value in points.ravel()]
+    item = pydicom.Dataset()
+    item.add(pydicom.DataElement("ContourData", "DS", texts))
+    item.ContourGeometricType = "CLOSED_PLANAR"
+    region, dataset = pydicom.Dataset(), pydicom.Dataset()
+    region.ReferencedROINumber, region.ContourSequence = 1, [item]
+    dataset.ROIContourSequence = [region]
+    drawn = _contours(dataset, 1, None, {})
+    assert drawn[0].precision_mm == pytest.approx(10.0**-decimals)
+    mask = rasterise(drawn, (32, 32, 2), LPS_TO_RAS @ affine)
+    expected = np.zeros((32, 32, 2), bool)
+    expected[5:25, 5:25, 0] = True
+    np.testing.assert_array_equal(mask, expected)
+
+
+def test_what_lies_beside_an_edge_by_more_is_outside():
+    square = np.array([[2.0, 2.0], [6.99, 2.0], [6.99, 6.99], [2.0, 6.99]])
+    points = np.column_stack([square, np.zeros(4)])
+    for precision_mm, count in ((1e-4, 25), (2e-2, 36), (5.0, 36)):
+        found = rasterise([Contour(points, False, precision_mm)], SHAPE, AFFINE)
+        assert found.sum() == count, precision_mm
+
+
+def test_all_regions_of_a_name_are_taken_where_they_are_united(ct, tmp_path):
+    """As of a public segmentation with ten segments of one name."""
+    shared, slices = ct
+    lines = {f"{n}": [square(3 + 3 * n, 6 + 3 * n, 2.5)] for n in range(3)}
+    dataset = write_structures(tmp_path / "rs", shared, slices, lines)
+    for item in dataset.StructureSetROISequence[1:]:
+        item.ROIName = " Neoplasm, Secondary "
+    dataset.save_as(tmp_path / "rs")
+    series = [*find_series(tmp_path / "rs")[0], *find_series(tmp_path / "ct")[0]]
+
+    def chosen(**asked):
+        return choose_structures("P", series, Asked(**asked))[1]
+
+    name = "Neoplasm, Secondary"
+    assert chosen(regions=(name,), unite=True) == {"tumour": ("2", "3")}
+    of_text = split_classes([f"all={name},0"])
+    assert chosen(classes=of_text) == {"all": ("2", "3", "0")}
+    assert chosen(regions=("2",)) == {"tumour": ("2",)}
+    with pytest.raises(DataError, match=r"Secondary \(2\), Neo.*Secondary \(3\).*by its number in"):
+        chosen(regions=(name,))
+    masks = [read_region(series[0], number, series[1:])[0].data for number in ("2", "3")]
+    united, _ = read_regions(series[0], ("2", "3"), series[1:])
+    np.testing.assert_array_equal(united.data, masks[0] | masks[1])
