@@ -43,7 +43,8 @@ def read_nnunet(source, images=PET_CT, notes=None) -> list[Scan]:
     ending = str(description.get("file_ending") or ".nii.gz")
     endings = {}
     for image, kind in images.items():
-        fitting = [number for name, number in channels if name == image]
+        called = {image, image.removeprefix("mr_")}  # `mr_t2` is the channel T2
+        fitting = [number for name, number in channels if name in called]
         fitting = fitting or [number for name, number in channels if kind_of(name) == kind]
         if len(fitting) != 1:
             raise DataError(

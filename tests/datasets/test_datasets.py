@@ -77,6 +77,10 @@ def test_table_paths_are_relative_to_it(tmp_path):
     )
     (scan,) = read_table(path)
     assert (scan.patient, scan.centre, scan.fold) == ("P1", "Basel", 3)
+    path.write_text(path.read_text().replace("a/", "a\\"))  # as Windows writes paths
+    (of_windows,) = read_table(path)
+    assert of_windows.images == scan.images
+    assert of_windows.label == scan.label
     assert scan.images["ct"] == tmp_path / "a" / "ct.nii.gz"
     np.testing.assert_allclose(scan.box_mm, [[-1, -3, 4], [0, -2, 5]])
 
@@ -190,11 +194,46 @@ def test_a_case_of_which_any_file_is_there_is_one(tmp_path, capsys):
             (3,),
         ),
         ({}, {"tumour": (1,)}, ()),
+        # As people write them: numbers of other kinds, other scripts, names that become equal.
+        ({"Background": 0, "a": 1.0, "b": "2"}, {"a": (1,), "b": (2,)}, ()),
+        ({"background": 0, "原发灶": 1, "淋巴结": 2}, {"label_1": (1,), "label_2": (2,)}, ()),
+        ({"background": 0, "PSMA+": 1, "PSMA-": 2}, {"PSMA_1": (1,), "PSMA_2": (2,)}, ()),
+        ({"background": 0, "x" * 40: 1, "b": 2}, {"x" * 24: (1,), "b": (2,)}, ()),
+        # Regions in an order of their own, as regions_class_order allows.
+        ({"background": 0, "core": 2, "whole": [1, 2]}, {"whole": (1, 2), "core": (2,)}, ()),
     ],
 )
 def test_nnunet_labels(tmp_path, labels, values, ignore):
     classes = nnunet_classes(nnunet(tmp_path, {}, labels))
     assert (classes.values, classes.ignore) == (values, ignore)
+
+
+def test_regions_that_no_mask_can_show_are_refused_with_what_can_be_done(tmp_path):
+    labels = {"background": 0, "tumour": [1, 2], "gtvp": 1, "gtvn": 2}
+    with pytest.raises(
+        DataError, match=r"dataset.json: labels.*Leave out tumour, which is gtvp, g"
+    ):
+        nnunet_classes(nnunet(tmp_path, {}, labels))
+
+
+def test_names_as_autopet_distributes_them_are_cases(tmp_path):
+    names = (
+        "fdg_04606080a0_02-20-2003-NA-PET-CT Ganzkoerper  primaer mit KM-22538",
+        "fdg_04606080a0_05-14-2004-NA-Unspecified CT ABDOMEN-36442",
+        "psma_95b833d46f153cd2_2017-11-18",
+    )
+    folder = nnunet(tmp_path, {"0": "CT", "1": "PET"}, {"background": 0, "tumor": 1}, cases=names)
+    notes = []
+    scans = read_nnunet(folder, notes=notes)
+    assert check_files(scans) == scans
+    assert [scan.case for scan in scans] == [
+        "fdg_04606080a0_02-20-2003-NA-PET-CT_Ganzkoerper_primaer_mit_KM-22538",
+        "fdg_04606080a0_05-14-2004-NA-Unspecified_CT_ABDOMEN-36442",
+        "psma_95b833d46f153cd2_2017-11-18",
+    ]
+    patients = [scan.patient for scan in scans]
+    assert patients == ["04606080a0", "04606080a0", "95b833d46f153cd2"]
+    assert "2 cases have names with other signs than IDs may have" in notes[0]
 
 
 def test_nnunet_channels_are_taken_by_name_or_as_the_only_ones_of_their_kind(tmp_path):
@@ -203,6 +242,8 @@ def test_nnunet_channels_are_taken_by_name_or_as_the_only_ones_of_their_kind(tmp
     assert [path.name for path in scans[-1].images.values()] == ["x_0001.nii.gz", "x_0000.nii.gz"]
     with pytest.raises(DataError, match=r"one channel in channel_names that is the MR \(mr\)"):
         read_nnunet(nnunet(tmp_path, {"0": "T1", "1": "T2"}, {}), {"mr": "mr"})
+    both = read_nnunet(tmp_path, {"mr_t1": "mr", "mr_t2": "mr"})
+    assert [path.name for path in both[-1].images.values()] == ["x_0000.nii.gz", "x_0001.nii.gz"]
     # Two of one name: the second was taken for the CT.
     with pytest.raises(DataError, match="one channel in channel_names that is the CT"):
         read_nnunet(nnunet(tmp_path, {"0": "CT", "1": "CT"}, {}), {"ct": "ct"})

@@ -1,4 +1,5 @@
 import copy
+import shutil
 import zipfile
 from multiprocessing.reduction import ForkingPickler
 
@@ -309,3 +310,70 @@ def test_a_protected_archive_is_refused_for_what_it_is(tmp_path):
 def test_a_file_is_named_with_its_archive(tmp_path):
     assert str(dicom.DicomFile(tmp_path / "a.zip", "b/c.dcm")) == f"{tmp_path / 'a.zip'}, 'b/c.dcm'"
     assert str(dicom.DicomFile(tmp_path / "c.dcm")) == str(tmp_path / "c.dcm")
+
+
+def retyped(folder, indices, **attributes):
+    for index in indices:
+        spoil(folder, index, **attributes)
+
+
+@pytest.mark.parametrize("derived", [(4, 5), (0, 2, 4), (1, 3), (0, 1, 2, 3)])
+def test_slices_of_another_type_that_complete_the_stack_belong_to_it(tmp_path, derived):
+    """As of a de-identifier that blanked burned-in text in some."""
+    write_series(tmp_path, "CT", study(), VALUES)
+    retyped(tmp_path, derived, ImageType=["DERIVED", "PRIMARY", "AXIAL"])
+    notes = []
+    volume, _ = read_image(one_series(tmp_path, "CT"), notes=notes)
+    np.testing.assert_array_equal(volume.data, VALUES.transpose(2, 1, 0))
+    assert not notes
+
+
+def test_what_does_not_complete_the_stack_is_left_out_and_told(tmp_path):
+    shared = study()
+    slices = write_series(tmp_path / "a", "CT", shared, VALUES)
+    uid = {"SeriesInstanceUID": slices[0].SeriesInstanceUID}
+    derived = {"ImageType": ["DERIVED", "PRIMARY"], "origin": (0, 0, 1.0), **uid}
+    write_series(tmp_path / "b", "CT", shared, VALUES[:3], **derived)
+    series, _ = find_series(tmp_path)
+    assert sorted(len(one.files) for one in series) == [3, 6]
+    for one in series:
+        assert "is two images, of 6 and 3 files" in one.warnings[0]
+
+
+def test_slices_that_share_one_instance_uid_are_slices_all_the_same(tmp_path):
+    slices = write_series(tmp_path / "a", "CT", study(), VALUES)
+    for index in range(1, len(VALUES)):
+        spoil(tmp_path / "a", index, SOPInstanceUID=slices[0].SOPInstanceUID)
+    shutil.copytree(tmp_path / "a", tmp_path / "b")  # true copies
+    notes = []
+    volume, _ = read_image(one_series(tmp_path, "CT"), notes=notes)
+    np.testing.assert_array_equal(volume.data, VALUES.transpose(2, 1, 0))
+    assert notes == [
+        "5 files have the SOP Instance UID of another one, and lie elsewhere: they were taken as "
+        "slices of their own"
+    ]
+    _, left = find_series(tmp_path)
+    assert left == {"a second copy of an instance": 6}
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        ("MR", {"EchoTime": 5.0}, r"differ in their EchoTime: 2.5, 5.0; .*not several echoes"),
+        ("MR", {"ImageType": ["DERIVED", "PRIMARY", "DIXON", "FAT"]}, "several image types, as of"),
+        ("PT", {"FrameReferenceTime": 60000}, "differ in their FrameReferenceTime; .*time frames"),
+        ("CT", {"InstanceNumber": 99}, "lie where another one does; .*dynamic or gated"),
+    ],
+)
+def test_images_in_one_place_are_told_by_what_they_differ_in(tmp_path, kind, changes, message):
+    first = {
+        "EchoTime": 2.5,
+        "FrameReferenceTime": 1000,
+        "ImageType": ["DERIVED", "PRIMARY", "DIXON", "WATER"],
+    }
+    first = {name: value for name, value in first.items() if name in changes}
+    slices = write_series(tmp_path / "a", kind, study(), VALUES, **first)
+    uid = {"SeriesInstanceUID": slices[0].SeriesInstanceUID}
+    write_series(tmp_path / "b", kind, study(), VALUES, **uid, **changes)
+    with pytest.raises(DataError, match=f"6 slices .*{message}"):
+        read_image(one_series(tmp_path, "PET" if kind == "PT" else kind))

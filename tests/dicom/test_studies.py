@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections import Counter
 
 import nibabel
@@ -10,7 +11,7 @@ from isanet_jax.cases.case import read_case
 from isanet_jax.cases.cohort import read_cohort
 from isanet_jax.cli.prepare import main
 from isanet_jax.dicom.series import DicomFile, find_series
-from isanet_jax.dicom.studies import Asked, find_studies
+from isanet_jax.dicom.studies import Asked, _has_word, choose_from, find_studies
 from isanet_jax.errors import ConfigError, DataError
 from tests.conftest import real_data
 from tests.dicom.make_dicom import (
@@ -501,3 +502,91 @@ def test_mr_and_classes_of_dicom_become_cases(tmp_path, capsys):
     assert any("MR t1 has the same voxels as case P0" in line for line in lines)
     with pytest.raises(ConfigError, match="regions of DICOM are named by --roi"):
         main(["dicom", *words[:2], *prepared, "--label-values", "1"])
+
+
+@pytest.mark.parametrize(
+    ("description", "word", "has"),
+    [
+        *(("AX T1 TSE", "t1", True), ("t1_tse_fs", "t1", True), ("T1w", "t1", True)),
+        *(("AxT1 FSE", "t1", True), ("SAGT1", "t1", True), ("T1+C", "t1", True)),
+        *(("T2 SAG T10-T12", "t1", False), ("POST1", "t1", False), ("2T1", "t1", False)),
+        *(("T2 SPAIR UPDATED", "pd", False), ("PD TSE", "pd", True), ("FLAIRED", "flair", False)),
+    ],
+)
+def test_words_of_a_description_are_whole(description, word, has):
+    assert _has_word(description.lower(), word) is has
+
+
+SPIN_ECHO = {"ScanningSequence": "SE"}
+
+
+@pytest.mark.parametrize(
+    ("others", "message"),
+    [
+        ([{"SeriesDescription": "T2 TSE SAG T10-T12"}], "which says T2"),
+        ([{"SeriesDescription": "T1 T2 DUAL"}], "which says T1 and T2"),
+        ([{"SeriesDescription": "T1 MAP"}], "which says map"),
+        (
+            [{"SeriesDescription": "T1 SE", "EchoTime": 90.0, **SPIN_ECHO}],
+            "echo time of 90 ms",
+        ),
+        ([{"SeriesDescription": "T1"}, {"SeriesDescription": "AX T1"}], "2 MR for mr_t1 would do"),
+        ([{"SeriesDescription": "x", "ProtocolName": "neck_T2"}], "which says T2"),
+    ],
+)
+def test_an_mr_that_is_not_what_is_asked_for_is_not_taken(tmp_path, others, message):
+    shared = study()
+    write_patient(tmp_path, shared)
+    shutil.rmtree(tmp_path / "c")
+    uids = []
+    for number, more in enumerate(others):
+        made = write_series(tmp_path / f"m{number}", "MR", shared, np.ones((8, 20, 20)), **more)
+        uids.append(made[0].SeriesInstanceUID)
+    _, failures, _ = studies_of(tmp_path, "GTV_Mass", images=MR_IMAGES)
+    assert message in failures["P1"]
+    # Whoever knows better says so.
+    asked = {"images": MR_IMAGES, "chosen": frozenset(uids[:1])}
+    (found,), _, _ = studies_of(tmp_path, "GTV_Mass", **asked)
+    assert found.images["mr_t1"].uid == uids[0]
+
+
+def test_a_protocols_name_counts_where_the_series_says_nothing(tmp_path):
+    shared = study()
+    write_patient(tmp_path, shared)
+    shutil.rmtree(tmp_path / "c")
+    values = np.ones((8, 20, 20))
+    for text in ("AX T1 TSE", "AX T2 TSE"):
+        more = {"SeriesDescription": text, "ProtocolName": "neck_T1_T2"}
+        write_series(tmp_path / text[3:5], "MR", shared, values, **more)
+    images = MR_IMAGES | {"mr_t2": "mr"}
+    (found,), _, _ = studies_of(tmp_path, "GTV_Mass", images=images)
+    for name in ("mr_t1", "mr_t2"):
+        assert name[3:].upper() in found.images[name].first.SeriesDescription
+
+
+def test_images_of_one_folder_are_chosen_as_a_studys_are(tmp_path):
+    """What predict is given: a whole study for each, with a PET that is not corrected."""
+    shared = write_patient(tmp_path)
+    values = np.ones((8, 10, 10))
+    raw = write_series(
+        tmp_path / "f", "PT", shared, values, CorrectedImage=["DECY"], spacing=(4, 4, 3)
+    )
+    both = {"ct": tmp_path, "pet": tmp_path}
+    kinds = {"ct": "ct", "pet": "pet"}
+    found, notes = choose_from(both, kinds)
+    (study_,), _, _ = studies_of(tmp_path, "GTV_Mass")
+    assert {name: one.uid for name, one in found.items()} == {
+        name: one.uid for name, one in study_.images.items()
+    }
+    assert any(
+        "no attenuation correction" in text and text.startswith("took PET") for text in notes
+    )
+    write_series(tmp_path / "g", "PT", shared, values, spacing=(4, 4, 3))
+    with pytest.raises(DataError, match=r"case X: 2 PET would do: .*Choose with --series UID"):
+        choose_from(both, kinds, case="X")
+    third = find_series(tmp_path / "g")[0][0].uid
+    assert choose_from(both, kinds, chosen={third})[0]["pet"].uid == third
+    alone, notes = choose_from({"pet": tmp_path / "f"}, {"pet": "pet"})
+    assert (alone["pet"].uid, notes) == (raw[0].SeriesInstanceUID, [])
+    with pytest.raises(DataError, match="0 PET series"):
+        choose_from({"pet": tmp_path / "a"}, {"pet": "pet"})
