@@ -99,9 +99,11 @@ def check_folder(path) -> Path:
 
 
 def write_json(path, content) -> None:
-    """Writes JSON (indented, keys as given), whole or not at all."""
-    with replace_when_done(path) as partial:
-        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    """Writes JSON (indented, keys as given), whole or not at all, also where the power goes."""
+    with replace_when_done(path) as partial, open(partial, "w", encoding="utf-8") as file:
+        file.write(json.dumps(content, indent=1) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_csv(path, rows: list[dict], columns=None) -> None:

@@ -3,7 +3,8 @@
     received/KEY   files as they come in
     waiting/KEY    nothing has come for a while: to be predicted
     ready/KEY      job.json and the results, to be sent
-    done/KEY.json  what was done; the images and results are gone
+    done/KEY.json  what was done; the results are gone
+    kept/KEY       its images, for a day and while there is room: more of it may come
     failed/KEY     the images, and failed.json with the reason
 
 A rename is whole or not at all, so that a node that is killed at any point begins again where it
@@ -11,6 +12,7 @@ was. KEY is a digest: nothing of a patient is in a name, and no name comes from 
 """
 
 import contextlib
+import filecmp
 import hashlib
 import json
 import os
@@ -26,8 +28,10 @@ from isanet_jax.files import write_json
 
 STATES = ("received", "waiting", "ready", "failed", "done")
 JOB, FAILED = "job.json", "failed.json"
+_KEPT = "kept"
 MOST_RECORDS = 1000  # of done studies, that are remembered
 _KEY = 24  # characters
+KEPT_S = 86400.0  # that a study's images are kept after it was predicted
 _LEFT_S = 3600.0  # after which a file that is not finished never will be
 
 
@@ -54,7 +58,7 @@ class Queue:
         self._open = Counter()  # key -> associations that have brought something of it
         self.temporary = self.folder / "tmp"
         shutil.rmtree(self.temporary, ignore_errors=True)
-        for name in (*STATES, "tmp"):
+        for name in (*STATES, _KEPT, "tmp"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         self._bytes = self._count_bytes()
         self._recover()
@@ -66,7 +70,15 @@ class Queue:
         return shutil.disk_usage(self.folder).free > self.least_free + more
 
     def has_room(self, *, more: int = 0) -> bool:
-        """Whether another instance may be taken."""
+        """Whether another instance may be taken; images that are kept make room for it."""
+        with self._lock:
+            for folder in self._in(_KEPT):
+                if self._fits(more):
+                    break
+                self._drop(folder)
+            return self._fits(more)
+
+    def _fits(self, more=0):
         return self.has_disk(more=more) and self._bytes + more <= self.most_bytes
 
     def add(self, study_uid: str, instance_uid: str, path: Path) -> str:
@@ -112,10 +124,11 @@ class Queue:
                 if busy or self._open[key] > 0 or time.monotonic() - last < quiet_s:
                     continue
                 names = {path.name for path in folder.iterdir()}
-                if names <= set(self._record(key).get("instances", ())):
+                if self._was_done(key, names):
                     self._drop(folder)
                     told.append((key, "came again: it was done before"))
                 else:
+                    before = self._take_kept(key, names)
                     failed = self.folder / "failed" / key
                     if failed.exists():  # what came before is part of it
                         is_of_images = _read(failed / FAILED).get("in") == "waiting"
@@ -124,10 +137,31 @@ class Queue:
                                 path.replace(folder / path.name)
                         self._drop(failed)
                     os.rename(folder, self.folder / "waiting" / key)
-                    told.append((key, f"{len(list(self.images_of(key)))} instances wait"))
+                    count = len(list(self.images_of(key)))
+                    more = f", {len(names)} more than it was predicted from" if before else ""
+                    told.append((key, f"{count} instances wait{more}"))
                 self._last.pop(key, None)
                 del self._open[key]
         return told
+
+    def _was_done(self, key, names):
+        """Whether all that came of a study was predicted before, and is the same."""
+        if not names <= set(self._record(key).get("instances", ())):
+            return False
+        here, kept = (self.folder / state / key for state in ("received", _KEPT))
+        known = [name for name in names if (kept / name).exists()]
+        return all(filecmp.cmp(here / name, kept / name, shallow=False) for name in known)
+
+    def _take_kept(self, key, names):
+        """Adds the images that a study was predicted from before to those that came; how many."""
+        kept, taken = self.folder / _KEPT / key, 0
+        if kept.exists():
+            for path in sorted(kept.glob("*.dcm")):
+                if path.name not in names:
+                    path.replace(self.folder / "received" / key / path.name)
+                    taken += 1
+            self._drop(kept)
+        return taken
 
     # Predicted.
 
@@ -147,13 +181,21 @@ class Queue:
         return folder
 
     def ready(self, key: str, results: Path, about: dict) -> None:
-        """A study's results are there to be sent; its images go."""
+        """A study's results are there to be sent; its images are kept for what may still come."""
         names = sorted(path.name for path in self.images_of(key))
         job = {"id": uuid.uuid4().hex, "instances": names, **about}
         write_json(results / JOB, job)
         with self._lock:
             os.rename(results, self.folder / "ready" / key)
-            self._drop(self.folder / "waiting" / key)
+            self._keep(self.folder / "waiting" / key)
+
+    def _keep(self, folder):
+        """Moves a predicted study's images to those that are kept."""
+        target = self.folder / _KEPT / folder.name
+        if target.exists():
+            self._drop(target)
+        os.rename(folder, target)
+        os.utime(target)  # from when on they are kept
 
     def fail(self, key: str, state: str, reason: str) -> None:
         """A study of a state failed; it is kept with the reason until it is sent again."""
@@ -188,7 +230,7 @@ class Queue:
         """All of a study was sent."""
         with self._lock:
             job, before = self.job(key), self._record(key)
-            names = sorted({*before.get("instances", ()), *job["instances"]})
+            names = sorted({*before.get("instances", ()), *job.get("instances", ())})
             record = {**job, "at": _now(), "instances": names}
             write_json(self.folder / "done" / f"{key}.json", record)
             self._drop(self.folder / "ready" / key)
@@ -213,7 +255,7 @@ class Queue:
             "counts": counts,
             "bytes": self._bytes,
             "most_bytes": self.most_bytes,
-            "has_room": self.has_room(),
+            "has_room": self._fits(),
             "done": done,
             "failed": failed,
             "ready": sending,
@@ -244,6 +286,9 @@ class Queue:
 
     def _prune(self):
         """Deletes the images of the studies that failed first, where there is no room."""
+        for folder in self._in(_KEPT):
+            if time.time() - folder.stat().st_mtime > KEPT_S:
+                self._drop(folder)
         for folder in self._in("failed"):
             if self.has_room():
                 return
@@ -261,7 +306,7 @@ class Queue:
                     path.unlink()
 
     def _count_bytes(self):
-        found = (self.folder / name for name in ("received", "waiting", "failed"))
+        found = (self.folder / name for name in ("received", "waiting", "failed", _KEPT))
         return sum(path.stat().st_size for folder in found for path in folder.rglob("*.dcm"))
 
     def _recover(self):
@@ -274,7 +319,7 @@ class Queue:
             key, names = folder.name, {path.name for path in folder.glob("*.dcm")}
             ready = self.folder / "ready" / key
             if ready.exists() and names <= set(self.job(key).get("instances", ())):
-                self._drop(folder)  # it was predicted
+                self._keep(folder)  # it was predicted
 
 
 def _now():

@@ -55,6 +55,11 @@ class Peer(NamedTuple):
     own: str
     tls: ssl.SSLContext | None = None
 
+    @property
+    def name(self) -> str:
+        """By which what was sent to it is noted."""
+        return f"{self.host}:{self.port}:{self.aet}"
+
     def _associate(self, contexts):
         entity = AE(ae_title=self.own)
         entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = _TIMEOUT_S
@@ -81,8 +86,9 @@ class Peer(NamedTuple):
             raise NotSent(f"{self.aet} ended the association, or did not answer", is_known=False)
         # Success, or one of the warnings with which it is kept.
         if code != 0 and code >> 12 != 0xB:
-            busy = code >> 8 == 0xA7
-            raise NotSent(f"{self.aet} answers {path.name} with {code:04X}", final=not busy)
+            raise NotSent(
+                f"{self.aet} answers {path.name} with {code:04X}", final=not _is_busy(code)
+            )
 
     def has(self, path: Path) -> bool:
         """Whether it says that it has an instance; False, too, where it does not answer."""
@@ -108,6 +114,13 @@ class Peer(NamedTuple):
             made.release()
 
 
+def _is_busy(code):
+    """Whether a status says that another time may do: out of resources, a failure of processing,
+    or one that is not over.
+    """
+    return code >> 8 == 0xA7 or code in (0xA900, 0x0110, *_PENDING)
+
+
 class _Stay(urllib.request.HTTPRedirectHandler):
     """Follows no redirection: a POST would become a GET, which succeeds and stores nothing."""
 
@@ -125,6 +138,11 @@ class Web(NamedTuple):
 
     url: str
     tls: ssl.SSLContext | None = None
+
+    @property
+    def name(self) -> str:
+        """By which what was sent to it is noted."""
+        return self.url
 
     def check(self) -> None:
         """Raises ConfigError on what is no address of the web, or has a password in it."""
@@ -168,10 +186,17 @@ class Web(NamedTuple):
         code = _failure(answer)
         if code is not None:
             raise NotSent(
-                f"{self.url} did not store {path.name} ({code:04X})", final=code >> 8 != 0xA7
+                f"{self.url} did not store {path.name} ({code:04X})", final=not _is_busy(code)
             )
         if status == 202:  # accepted: with warnings, or not all of it
             raise NotSent(f"{self.url} answers {path.name} with 202", is_known=False)
+        # A page to log in at answers with success, too: the instance must be named, or be there.
+        uid = pydicom.dcmread(path, specific_tags=["SOPInstanceUID"]).SOPInstanceUID
+        if not _names(answer, uid) and not self.has(path):
+            raise NotSent(
+                f"{self.url} answers {path.name} with {status} and does not say that it is stored",
+                is_known=False,
+            )
 
     def has(self, path: Path) -> bool:
         """Whether it says that it has an instance (QIDO-RS)."""
@@ -179,9 +204,25 @@ class Web(NamedTuple):
         url = f"{self.url}/{header.StudyInstanceUID}/instances?SOPInstanceUID="
         try:
             _, answer = self._ask(url + header.SOPInstanceUID)
-            return header.SOPInstanceUID.encode() in answer
+            return _names(answer, header.SOPInstanceUID)
         except OSError:
             return False
+
+
+def _names(answer, uid):
+    """Whether an answer is one of DICOM, as JSON or XML, and has an instance's UID as a value."""
+
+    def values(content):
+        if isinstance(content, dict):
+            content = list(content.values())
+        if isinstance(content, list):
+            return any(values(one) for one in content)
+        return content == uid
+
+    try:
+        return values(json.loads(answer))
+    except (ValueError, RecursionError):
+        return b"NativeDicomModel" in answer and str(uid).encode() in answer
 
 
 def _failure(answer):

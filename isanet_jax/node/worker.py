@@ -77,8 +77,17 @@ class Worker:
         seconds = round(time.monotonic() - started, 1)
         about = {"seconds": seconds, "lesions": len(found), "warnings": list(prediction.warnings)}
         about["volume_ml"] = round(sum(row["volume_ml"] for row in found), 2)
+        about["slices"] = {
+            name: volume.data.shape[2] for name, volume in prediction.images.volumes.items()
+        }
         self.queue.ready(key, results, about)
-        self.say(f"{key}: {len(found)} lesion(s), {about['volume_ml']} ml, in {seconds} s")
+        of = " and ".join(f"{count} {name}" for name, count in about["slices"].items())
+        self.say(
+            f"{key}: {len(found)} lesion(s), {about['volume_ml']} ml, of {of} slices, in {seconds} "
+            "s"
+        )
+        for text in about["warnings"]:
+            self.say(f"{key}: {text}")
 
     def _prediction(self, key):
         kinds = self.predictor.settings.images
@@ -112,15 +121,18 @@ class Worker:
     def send(self, key: str) -> bool:
         """Sends a ready study's results to every peer; whether all were taken.
 
+        A peer that is away, or refuses one of them, holds up neither the others nor the rest.
+
         Of what was being sent when the node was killed, the peer is asked whether it has it. Where
         it cannot say so, it gets the same instance again, with the same UID.
         """
         folder = self.queue.folder / "ready" / key
+        waits, refused, away = None, None, set()
         for path in sorted(folder.glob("*.dcm")):
-            for number, peer in enumerate(self.peers):
-                name = f"{path.name} {number}"
+            for peer in self.peers:
+                name = f"{path.name} {peer.name}"
                 state = self.queue.job(key).get("sent", {}).get(name)
-                if state == "sent":
+                if state == "sent" or peer in away:
                     continue
                 try:
                     if not (state == "sending" and peer.has(path)):
@@ -129,16 +141,23 @@ class Worker:
                 except NotSent as error:
                     if error.is_known:
                         self.queue.set_sent(key, name, "refused")
-                    if error.final:
-                        self.queue.fail(key, "ready", str(error))
-                        self.say(f"{key}: failed: {error}")
-                        return False
-                    pause = self._pauses.get(key, (0, _FIRST_PAUSE_S))[1]
-                    following = min(2 * pause, _LONGEST_PAUSE_S)
-                    self._pauses[key] = time.monotonic() + pause, following
-                    self.say(f"{key}: not sent, again in {pause:.0f} s: {error}")
-                    return False
+                    if error.final:  # of this result and this peer alone
+                        refused = refused or error
+                    else:
+                        waits = waits or error
+                        away.add(peer)
+                    continue
                 self.queue.set_sent(key, name, "sent")
+        if waits:
+            pause = self._pauses.get(key, (0, _FIRST_PAUSE_S))[1]
+            following = min(2 * pause, _LONGEST_PAUSE_S)
+            self._pauses[key] = time.monotonic() + pause, following
+            self.say(f"{key}: not sent, again in {pause:.0f} s: {waits}")
+            return False
+        if refused:
+            self.queue.fail(key, "ready", str(refused))
+            self.say(f"{key}: failed: {refused}")
+            return False
         self.queue.done(key)
         self._pauses.pop(key, None)
         self.say(f"{key}: sent")

@@ -1,5 +1,6 @@
 """A DICOM node between two peers: nothing is lost, nothing is sent twice, nothing else is taken."""
 
+import copy
 import json
 import shutil
 import socket
@@ -33,6 +34,7 @@ from pynetdicom.sop_class import (  # noqa: E402
     StudyRootQueryRetrieveInformationModelFind,
 )
 
+from isanet_jax.node import queue as queue_module  # noqa: E402
 from isanet_jax.node import status  # noqa: E402
 from isanet_jax.node.queue import Queue, key_of  # noqa: E402
 from isanet_jax.node.receiver import listen  # noqa: E402
@@ -69,6 +71,11 @@ def store(port, datasets, *, called="ISANET", calling="SCANNER"):
     found = [made.send_c_store(one).get("Status") for one in datasets]
     made.release()
     return found
+
+
+def kept_bytes(queue):
+    """Of the images of studies that were predicted."""
+    return sum(path.stat().st_size for path in (queue.folder / "kept").rglob("*.dcm"))
 
 
 class Archive:
@@ -234,7 +241,7 @@ def test_a_full_disk_is_told_to_the_sender_and_loses_nothing(made, study, monkey
     wait_closed(queue)
     work(worker)
     assert counts(queue) == {"done": 1}
-    assert queue._bytes == queue._count_bytes() == 0
+    assert queue._bytes == queue._count_bytes() == kept_bytes(queue)
 
 
 def test_a_disk_that_fills_while_a_study_is_predicted_fails_none(made, archive, study, monkeypatch):
@@ -317,7 +324,7 @@ def test_killed_at_any_rename_it_goes_on(tmp_path, predictor, study, archive):
         work(Worker(again, predictor, [archive.peer], say=lambda _: None))
         assert counts(again) == {"done": 1}, step
         assert len(archive.got) == before + 2, step
-        assert again._bytes == 0
+        assert again._bytes == kept_bytes(again) > 0
         assert not list(again.temporary.iterdir())
 
 
@@ -351,7 +358,7 @@ def test_a_peer_that_is_away_or_refuses(made, archive, study, monkeypatch):
     work(worker)
     assert counts(queue) == {"done": 2}
     assert len(archive.got) == 4
-    assert queue._bytes == 0
+    assert queue._bytes == kept_bytes(queue)
 
 
 def test_a_silent_peer_holds_up_a_prediction_once(made, monkeypatch):
@@ -390,8 +397,9 @@ def test_an_interrupted_association_keeps_what_came(made, study):
 
 def test_results_over_the_web(study, monkeypatch):
     got, codes = [], [503, 200, 409, 302, 200, 202]
-    failed = {"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [272]}}]}}
-    bodies = {4: json.dumps(failed).encode()}
+    failed = {"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [49442]}}]}}
+    login = b"<html>Log in to see /studies?SOPInstanceUID=%s</html>"
+    bodies, is_there = {4: json.dumps(failed).encode()}, [True]
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
@@ -412,9 +420,8 @@ def test_results_over_the_web(study, monkeypatch):
         def do_GET(self):
             self.send_response(200)
             self.end_headers()
-            self.wfile.write(
-                b'[{"00080018": {"Value": ["%s"]}}]' % self.path.rpartition("=")[2].encode()
-            )
+            answer = b'[{"00080018": {"Value": ["%s"]}}]' if is_there[0] else login
+            self.wfile.write(answer % self.path.rpartition("=")[2].encode())
 
         def log_message(self, *_):
             pass
@@ -444,7 +451,7 @@ def test_results_over_the_web(study, monkeypatch):
         web.send(path)
     assert not caught.value.final
     assert authorized[-1] == "Bearer 123"
-    with pytest.raises(NotSent, match="did not store .* .0110.") as caught:
+    with pytest.raises(NotSent, match="did not store .* .C122.") as caught:
         web.send(path)
     assert caught.value.final
     with pytest.raises(NotSent, match="202") as caught:
@@ -454,6 +461,20 @@ def test_results_over_the_web(study, monkeypatch):
         web.send(path)
     assert not caught.value.is_known
     assert web.has(path)
+    # A page to log in at, which answers everything with success.
+    is_there[0] = False
+    assert not web.has(path)
+    uid = pydicom.dcmread(path).SOPInstanceUID.encode()
+    codes += [200, 200, 200]
+    bodies[6] = login % uid
+    with pytest.raises(NotSent, match="200 and does not say that it is stored") as caught:
+        web.send(path)
+    assert not caught.value.final
+    stored = {"00081199": {"vr": "SQ", "Value": [{"00081155": {"Value": [uid.decode()]}}]}}
+    bodies[7] = json.dumps(stored).encode()
+    web.send(path)
+    bodies[8] = b"<NativeDicomModel><Value>%s</Value></NativeDicomModel>" % uid
+    web.send(path)
     close(server)
     assert not web.has(path)
     with pytest.raises(NotSent, match="not reached"):
@@ -522,3 +543,109 @@ def test_what_cannot_be_is_refused(trained, tmp_path, arguments, message):
     with pytest.raises(ConfigError, match=message):
         node.main([*always, *arguments])
     assert not (tmp_path / "n").exists()
+
+
+def take(queue, datasets, folder):
+    for one in datasets:
+        one.save_as(folder / "one.dcm", enforce_file_format=True)
+        queue.add(str(one.StudyInstanceUID), str(one.SOPInstanceUID), folder / "one.dcm")
+    return key_of(str(datasets[0].StudyInstanceUID))
+
+
+def test_what_comes_late_makes_a_result_of_all(tmp_path, predictor, study, archive):
+    """A scanner that ends its association after half a PET, and sends the rest later."""
+    images = sorted(images_of(study), key=lambda one: (one.Modality, one.InstanceNumber))
+    pets = [one for one in images if one.Modality == "PT"]
+    said = []
+    queue = Queue(tmp_path / "q", most_bytes=GIB, least_free=0)
+    worker = Worker(queue, predictor, [archive.peer], say=said.append)
+    key = take(queue, [one for one in images if one not in pets[4:]], tmp_path)
+    work(worker)
+    half = json.loads((queue.folder / "done" / f"{key}.json").read_text())
+    assert half["slices"] == {"ct": 8, "pet": 4}
+    assert any("of 8 ct and 4 pet slices" in line for line in said)
+    before = len(archive.got)
+    take(queue, pets[4:], tmp_path)
+    work(worker)
+    whole = json.loads((queue.folder / "done" / f"{key}.json").read_text())
+    assert whole["slices"] == {"ct": 8, "pet": 8}
+    assert len(whole["instances"]) == len(images)
+    assert any(
+        f"{len(images)} instances wait, 4 more than it was predicted from" in x for x in said
+    )
+    assert len({one.SOPInstanceUID for one in archive.got}) == before + 2
+    # What was sent and is sent again is done; with other pixels it is not.
+    take(queue, images, tmp_path)
+    work(worker)
+    assert said[-1] == f"{key}: came again: it was done before"
+    changed = copy.deepcopy(pets[0])
+    changed.PixelData = bytes(len(changed.PixelData))
+    take(queue, [changed], tmp_path)
+    work(worker)
+    assert len({one.SOPInstanceUID for one in archive.got}) == before + 4
+    assert counts(queue) == {"done": 1}
+    assert queue._bytes == queue._count_bytes() == kept_bytes(queue)
+
+
+def test_images_are_kept_for_a_while_and_while_there_is_room(
+    tmp_path, predictor, study, archive, monkeypatch
+):
+    images = images_of(study)
+    queue = Queue(tmp_path / "q", most_bytes=GIB, least_free=0)
+    worker = Worker(queue, predictor, [archive.peer], say=lambda _: None)
+    key = take(queue, images, tmp_path)
+    work(worker)
+    size = kept_bytes(queue)
+    queue.most_bytes = size + 100
+    assert queue.has_room(more=50)
+    assert kept_bytes(queue) == size
+    assert queue.has_room(more=200)  # they make room
+    assert kept_bytes(queue) == queue._bytes == 0
+    queue.most_bytes = GIB
+    # Without them it is a study of what came, as before.
+    take(queue, images[:1], tmp_path)
+    work(worker)
+    assert counts(queue) == {"done": 1}
+    (queue.folder / "done" / f"{key}.json").unlink()
+    take(queue, images, tmp_path)
+    work(worker)
+    assert kept_bytes(queue) == size
+    monkeypatch.setattr(queue_module, "KEPT_S", -1.0)
+    queue.prune()
+    assert kept_bytes(queue) == queue._bytes == 0
+
+
+def test_a_peer_that_is_away_holds_up_nobody_else(tmp_path, predictor, study, archive):
+    away = Archive()
+    close(away.server)
+    said, queue = [], Queue(tmp_path / "q", most_bytes=GIB, least_free=0)
+    worker = Worker(queue, predictor, [away.peer, archive.peer], say=said.append)
+    key = take(queue, images_of(study), tmp_path)
+    work(worker)
+    assert len(archive.got) == 2
+    assert counts(queue) == {"ready": 1}
+    sent = queue.job(key)["sent"]
+    assert {name.rpartition(" ")[2] for name, state in sent.items() if state == "sent"} == {
+        archive.peer.name
+    }
+    # Named in another order, nobody gets it twice.
+    back = Archive()
+    again = Worker(queue, predictor, [archive.peer, back.peer], say=said.append)
+    work(again)
+    close(back.server)
+    assert (len(archive.got), len(back.got)) == (2, 2)
+    assert counts(queue) == {"done": 1}
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]"])
+def test_a_torn_record_stops_nobody(tmp_path, predictor, study, archive, content):
+    queue = Queue(tmp_path / "q", most_bytes=GIB, least_free=0)
+    key = take(queue, images_of(study), tmp_path)
+    queue.settle(0)
+    worker = Worker(queue, predictor, [archive.peer], say=lambda _: None)
+    worker.predict(key)
+    (queue.folder / "ready" / key / "job.json").write_text(content)
+    again = Queue(queue.folder, most_bytes=GIB, least_free=0)
+    work(Worker(again, predictor, [archive.peer], say=lambda _: None))
+    assert counts(again) == {"done": 1}
+    assert len(archive.got) == 2
