@@ -27,12 +27,17 @@ from isanet_jax.node.queue import Queue
 
 _IMAGES = (CTImageStorage, PositronEmissionTomographyImageStorage, MRImageStorage)
 _OUT_OF_RESOURCES, _NOT_UNDERSTOOD, _SUCCESS = 0xA700, 0xC000, 0x0000
-_MOST_ASSOCIATIONS = 16
+_MOST_ASSOCIATIONS, _MOST_OF_ONE_ADDRESS = 16, 12
 _TIMEOUT_S, _HANDSHAKE_S = 60, 10
 
 
 class _Server(ThreadedAssociationServer):
     """A server with a thread for each TLS handshake: a slow or silent peer holds up nobody."""
+
+    def verify_request(self, request, client_address):
+        """Whether an address may have another connection: one alone keeps nobody out."""
+        open_ = (one.requestor.address for one in self.ae.active_associations)
+        return sum(address == client_address[0] for address in open_) < _MOST_OF_ONE_ADDRESS
 
     def get_request(self):
         client, address = self.socket.accept()
@@ -50,7 +55,8 @@ class _Server(ThreadedAssociationServer):
             except OSError:  # among them all that TLS refuses
                 self.shutdown_request(request)
                 return
-            request.settimeout(_TIMEOUT_S)
+        # Of a message that has begun, the rest must come: pynetdicom waits for it without end.
+        request.settimeout(_HANDSHAKE_S)
         super().finish_request(request, client_address)
 
     def shutdown(self):
@@ -79,7 +85,8 @@ def listen(queue: Queue, address, aet: str, accept, *, tls: ssl.SSLContext | Non
     entity.require_called_aet = True
     entity.require_calling_aet = list(accept)
     entity.maximum_associations = _MOST_ASSOCIATIONS
-    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = _TIMEOUT_S
+    entity.dimse_timeout = entity.network_timeout = _TIMEOUT_S
+    entity.acse_timeout = _HANDSHAKE_S  # who connects and says nothing has no place for long
     entity.add_supported_context(Verification)
     for context in AllStoragePresentationContexts:
         entity.add_supported_context(context.abstract_syntax, ALL_TRANSFER_SYNTAXES)

@@ -1,5 +1,6 @@
 """A DICOM node between two peers: nothing is lost, nothing is sent twice, nothing else is taken."""
 
+import contextlib
 import copy
 import json
 import shutil
@@ -20,6 +21,7 @@ from isanet_jax.cli import node
 from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.prediction.predictor import Predictor
 from isanet_jax.prediction.rules import Rules
+from tests.conftest import PATIENCE
 from tests.dicom import make_dicom
 
 pynetdicom = pytest.importorskip("pynetdicom")
@@ -35,7 +37,10 @@ from pynetdicom.sop_class import (  # noqa: E402
 )
 
 from isanet_jax.node import queue as queue_module  # noqa: E402
-from isanet_jax.node import status  # noqa: E402
+from isanet_jax.node import (  # noqa: E402
+    receiver,
+    status,
+)
 from isanet_jax.node.queue import Queue, key_of  # noqa: E402
 from isanet_jax.node.receiver import listen  # noqa: E402
 from isanet_jax.node.sender import AUTHORIZATION, NotSent, Peer, Web  # noqa: E402
@@ -649,3 +654,30 @@ def test_a_torn_record_stops_nobody(tmp_path, predictor, study, archive, content
     work(Worker(again, predictor, [archive.peer], say=lambda _: None))
     assert counts(again) == {"done": 1}
     assert len(archive.got) == 2
+
+
+def test_silent_connections_of_one_address_keep_nobody_out_for_long(tmp_path, study, monkeypatch):
+    monkeypatch.setattr(receiver, "_HANDSHAKE_S", 1)
+    monkeypatch.setattr(receiver, "_MOST_OF_ONE_ADDRESS", 4)
+    queue, port = Queue(tmp_path / "q", most_bytes=GIB, least_free=0), free_port()
+    server = listen(queue, ("127.0.0.1", port), "ISANET", ["SCANNER"])
+    silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(8)]
+    for one in silent:
+        one.settimeout(PATIENCE)
+        with contextlib.suppress(OSError):  # those beyond the bound are closed already
+            one.sendall(b"\1")
+    assert [one.recv(1) for one in silent[4:]] == [b""] * 4
+    ends = [_ended(one) for one in silent[:4]]
+    assert ends == [True] * 4
+    assert set(store(port, images_of(study))) == {0}
+    close(server)
+
+
+def _ended(connection):
+    """Whether the other side closes a connection."""
+    try:
+        while connection.recv(4096):
+            pass
+    except ConnectionResetError:
+        pass
+    return True
