@@ -394,6 +394,19 @@ def _choose_mr(case, name, group, images, chosen):
     return _decide(f"MR for {name}", possible, criteria, case, chosen), [told] * is_guessed
 
 
+def _why_not(one, taken, corrected, chosen):
+    """Why a series was not taken and another of its kind was, in a few words."""
+    if taken.uid in chosen:
+        return "the other was asked for"
+    if one.kind == "PET" and one not in corrected and taken in corrected:
+        return "no attenuation correction"
+    if _is_derived(one) and not _is_derived(taken):
+        return "derived"
+    if one.frame != taken.frame:
+        return "another frame of reference"
+    return "fewer slices" if len(one.files) < len(taken.files) else "not of the others' time"
+
+
 @lenient()
 def choose_from(
     places: Mapping[str, Path], kinds: Mapping[str, str], *, case=None, chosen=frozenset()
@@ -428,8 +441,7 @@ def choose_from(
     for name in sorted(several):
         left = [s for s in group if s.kind == images[name].kind and s is not images[name]]
         texts = [
-            s.describe()
-            + (": no attenuation correction" if s.kind == "PET" and s not in corrected else "")
+            f"{s.describe()}: {_why_not(s, images[name], corrected, chosen)}"
             for s in left
             if not any(s is taken for taken in images.values())
         ]
