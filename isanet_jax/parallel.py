@@ -33,7 +33,7 @@ def in_processes(function: Callable, scans: list[Scan], workers: int):
     Yields:
         (scan, its outcome: to be called, returns or raises what the function did), as they finish.
     """
-    workers = _with_memory(scans, min(workers, len(scans)))
+    workers, sharing = _with_memory(scans, min(workers, len(scans)))
     if workers <= 1:
         for scan in scans:
             yield scan, partial(function, scan)
@@ -41,11 +41,12 @@ def in_processes(function: Callable, scans: list[Scan], workers: int):
     undone = dict(enumerate(scans))
     while undone:
         worked_on = []
-        for index, outcome in _in_pool(function, undone, workers, worked_on):
+        share = min(sharing, workers)
+        for index, outcome in _in_pool(function, undone, workers, worked_on, share):
             yield undone.pop(index), outcome
         for index in worked_on:
             alone = {index: undone.pop(index)}
-            outcomes = dict(_in_pool(function, alone, 1, []))
+            outcomes = dict(_in_pool(function, alone, 1, [], 1))
             yield alone[index], outcomes.get(index, partial(_killed, alone[index]))
         if undone:
             workers = max(workers // 2, 1)
@@ -53,10 +54,12 @@ def in_processes(function: Callable, scans: list[Scan], workers: int):
 
 
 def _with_memory(scans, workers):
-    """As many workers as there is memory for; says so where they are fewer."""
+    """As many workers as there is memory for, and among how many it is shared: no more than leaves
+    each enough for the largest scan. Says so where they are fewer.
+    """
     usable = usable_memory()
     if workers <= 1 or usable is None:
-        return workers
+        return workers, workers
     largest = sorted((_bytes_of(scan) for scan in scans), reverse=True)[:workers]
     fitting = next(
         (n for n in range(workers, 1, -1) if sum(largest[:n]) + n * _PROCESS_BYTES <= usable), 1
@@ -66,7 +69,7 @@ def _with_memory(scans, workers):
             f"{fitting} of {workers} processes: the largest scans take {largest[0] / GIB:.1f} GiB "
             f"each, and this job may use {usable / GIB:.1f} GiB"
         )
-    return fitting
+    return fitting, max(1, min(fitting, usable // (largest[0] + _PROCESS_BYTES)))
 
 
 def _bytes_of(scan):
@@ -83,7 +86,7 @@ def _bytes_of(scan):
     return int(_COPIES * total)
 
 
-def _in_pool(function, scans, workers, worked_on):
+def _in_pool(function, scans, workers, worked_on, share):
     """(index, outcome) of the scans that are done before a process of the pool is killed.
 
     Args:
@@ -91,11 +94,12 @@ def _in_pool(function, scans, workers, worked_on):
         scans: index -> scan.
         workers: processes.
         worked_on: gets the indices of the scans that were worked on when one was.
+        share: among how many the memory is shared.
     """
     context = multiprocessing.get_context("spawn")
     waiting, jobs = list(scans), {}
     workers = min(workers, len(scans))
-    begin = {"initializer": _begin_worker, "initargs": (workers,)}
+    begin = {"initializer": _begin_worker, "initargs": (share,)}
     with ProcessPoolExecutor(workers, context, **begin) as pool:
         try:
             while waiting or jobs:
@@ -135,10 +139,10 @@ def _killed(scan):
     )
 
 
-def _begin_worker(workers):
+def _begin_worker(share):
     """Leaves Ctrl-C to the parent, ends with it, however it ends, and takes its share of memory."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    share_memory(workers)
+    share_memory(share)
     parent = multiprocessing.parent_process()
 
     def watch():

@@ -101,8 +101,19 @@ def test_no_more_processes_than_there_is_memory_for(tmp_path, monkeypatch, caplo
         monkeypatch.setattr(parallel, "usable_memory", lambda: None if gib is None else gib * 2**30)
         return parallel._with_memory(scans, 4)
 
-    assert [workers(gib) for gib in (None, 4.0, 2.5, 2.0, 0.1)] == [4, 4, 3, 2, 1]
+    found = [workers(gib) for gib in (None, 4.0, 2.5, 2.0, 0.1)]
+    assert found == [(4, 4), (4, 4), (3, 3), (2, 2), (1, 1)]
     assert "3 of 4 processes: the largest scans take 0.3 GiB each, and this" in caplog.messages[0]
+
+
+def test_one_large_scan_among_small_ones_has_memory_enough(tmp_path, monkeypatch):
+    for name, size in (("small", 32), ("large", 256)):
+        data = np.zeros((size,) * 3, np.uint8)
+        write_volume(tmp_path / name / "ct.nii.gz", Volume(data, np.eye(4)))
+    scans = _scans(tmp_path / "small", 9) + _scans(tmp_path / "large", 1)
+    monkeypatch.setattr(parallel, "usable_memory", lambda: 5 * 2**29)
+    # Four at a time; each may read what the large one takes, of which there is one.
+    assert parallel._with_memory(scans, 4) == (4, 3)
 
 
 def test_a_scan_that_does_not_fit_into_memory_is_refused_by_name(tmp_path, monkeypatch):
