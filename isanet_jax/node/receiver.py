@@ -3,6 +3,7 @@
 import ssl
 import tempfile
 import threading
+import time
 from pathlib import Path
 from socketserver import TCPServer
 
@@ -29,6 +30,7 @@ _IMAGES = (CTImageStorage, PositronEmissionTomographyImageStorage, MRImageStorag
 _OUT_OF_RESOURCES, _NOT_UNDERSTOOD, _SUCCESS = 0xA700, 0xC000, 0x0000
 _MOST_ASSOCIATIONS, _MOST_OF_ONE_ADDRESS = 16, 12
 _TIMEOUT_S, _HANDSHAKE_S = 60, 10
+_LARGEST_PDU = 2**20  # bytes: of data 16 KiB, as the node asks for; of a request some 100 KiB
 
 
 class _Server(ThreadedAssociationServer):
@@ -63,6 +65,26 @@ class _Server(ThreadedAssociationServer):
         # pynetdicom's looks for itself among those of AE.start_server, which can start no other.
         TCPServer.shutdown(self)
         self.server_close()
+
+
+def _bound(connection):
+    """Reads no message that is larger than any may be, or that does not come within its time.
+
+    pynetdicom reads as many bytes as a message's head announces, up to 4 GiB, for as long as one
+    comes now and then.
+    """
+
+    def recv(count):
+        if count > _LARGEST_PDU:
+            raise OSError(f"a message of {count} bytes")
+        data, end = bytearray(), time.monotonic() + _TIMEOUT_S
+        while len(data) < count and (part := connection.socket.recv(min(count - len(data), 2**16))):
+            data += part
+            if time.monotonic() > end:
+                raise OSError("a message that does not end")
+        return data
+
+    connection.recv = recv
 
 
 def listen(queue: Queue, address, aet: str, accept, *, tls: ssl.SSLContext | None = None):
@@ -120,6 +142,7 @@ def listen(queue: Queue, address, aet: str, accept, *, tls: ssl.SSLContext | Non
         queue.release(keys.pop(event.assoc, ()))
 
     handlers = [
+        (evt.EVT_CONN_OPEN, lambda event: _bound(event.assoc.dul.socket)),
         (evt.EVT_C_STORE, store),
         *((kind, end) for kind in (evt.EVT_RELEASED, evt.EVT_ABORTED, evt.EVT_CONN_CLOSE)),
     ]

@@ -678,6 +678,29 @@ def _ended(connection):
     try:
         while connection.recv(4096):
             pass
-    except ConnectionResetError:
+    except (ConnectionResetError, BrokenPipeError):
         pass
     return True
+
+
+@pytest.mark.parametrize("drip", [False, True])
+def test_a_message_is_bounded_in_size_and_time(tmp_path, study, monkeypatch, drip):
+    """An association request that claims 4 GiB, or one of which a byte comes now and then."""
+    monkeypatch.setattr(receiver, "_TIMEOUT_S", 1)
+    queue, port = Queue(tmp_path / "q", most_bytes=GIB, least_free=0), free_port()
+    server = listen(queue, ("127.0.0.1", port), "ISANET", ["SCANNER"])
+    claims = (2000 if drip else 2**32 - 1).to_bytes(4, "big")
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.settimeout(PATIENCE)
+        connection.sendall(b"\1\0" + claims)
+        sent = 0
+        with contextlib.suppress(OSError):
+            while sent < 500:
+                connection.sendall(b"\0" * (1 if drip else 2**16))
+                sent += 1
+                time.sleep(0.05 if drip else 0.0)
+        assert sent < 500
+        assert _ended(connection)
+    monkeypatch.undo()
+    assert set(store(port, images_of(study))) == {0}
+    close(server)
