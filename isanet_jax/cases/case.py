@@ -246,9 +246,10 @@ class StoredCase:
 def _check_entry(path, meta, entry):
     """Raises DataError where a file is not the one that the manifest was written of."""
     case = entry["case"]
-    differing = [name for name in _COMPARED if entry.get(name, meta.get(name)) != meta.get(name)]
+    # A case of before there were digests has none in its file, and the manifest may.
+    differing = [n for n in _COMPARED if n in entry and n in meta and entry[n] != meta[n]]
     with _named(path):
-        is_other = entry.get("directory", directory_digest(path)) != directory_digest(path)
+        is_other = "directory" in entry and entry["directory"] != directory_digest(path)
     if differing or is_other:
         what = f" ({', '.join(differing)})" if differing else ""
         raise DataError(
