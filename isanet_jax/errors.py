@@ -3,6 +3,8 @@
 import traceback
 from pathlib import Path
 
+_SHOWN = 5  # names of many
+
 
 class IsaNetError(ValueError):
     """Base of every error that the user, not the code, has to resolve."""
@@ -37,6 +39,25 @@ class DataError(IsaNetError):
 
 class CheckpointError(IsaNetError):
     """A checkpoint or run folder that does not fit what was asked of it."""
+
+
+def damaged(file, error, action: str) -> DataError:
+    """The error of a file that this program wrote and that cannot be read as that any more.
+
+    Args:
+        file: its path.
+        error: what was raised, or a text.
+        action: what the user can do.
+    """
+    reason = " ".join(str(error).split())[:200]
+    kind = f"{type(error).__name__}: " if isinstance(error, Exception) else ""
+    return DataError(f"is damaged ({kind}{reason})", file=file, action=action)
+
+
+def some(names) -> str:
+    """The first names of many, for a message."""
+    names = list(names)
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
 
 
 def failure_of(error: Exception, case: str, log) -> IsaNetError:

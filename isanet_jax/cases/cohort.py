@@ -12,7 +12,7 @@ from isanet_jax.cases.case import FORMAT, PREPARE_AGAIN, SUFFIX, StoredCase
 from isanet_jax.cases.preparation import settings_of
 from isanet_jax.datasets.hecktor import HECKTOR_HOW
 from isanet_jax.datasets.layout import CASE_ID, CASE_ID_WORDS
-from isanet_jax.errors import DataError
+from isanet_jax.errors import DataError, damaged
 
 _log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def read_cohort(folder) -> Cohort:
         try:
             check(content)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise damaged(folder / name, error) from error
+            raise damaged(folder / name, error, how_to_mend(folder / name)) from error
     cases = {entry["case"]: entry for entry in manifest["cases"]}
     bad = [case for case in {**cases, **folds["fold_of"]} if not CASE_ID.fullmatch(str(case))]
     if bad:
@@ -106,25 +106,21 @@ def read_json(path, how) -> dict:
             action=how,
         ) from error
     except ValueError as error:
-        raise damaged(path, error) from error
+        raise damaged(path, error, how_to_mend(path)) from error
     if not isinstance(content, dict):
-        raise damaged(path, "it is no object")
+        raise damaged(path, "it is no object", how_to_mend(path))
     return content
 
 
-def damaged(path, error) -> DataError:
-    """The error of a manifest or of folds that say what cannot be."""
+def how_to_mend(path) -> str:
+    """What to do about a damaged manifest, or damaged folds."""
     more = (
         " with --refold, or put the file back from a copy: without it every patient may change "
         "folds"
         if path.name == FOLDS
         else ": it keeps the cases that are whole"
     )
-    return DataError(
-        f"is damaged ({type(error).__name__}: {' '.join(str(error).split())[:200]})",
-        file=path,
-        action=f"Run the same {command('prepare')} again{more}",
-    )
+    return f"Run the same {command('prepare')} again{more}"
 
 
 def _check_manifest(manifest):

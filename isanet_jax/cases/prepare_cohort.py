@@ -8,7 +8,7 @@ from pathlib import Path
 
 import isanet_jax
 from isanet_jax.cases.case import FORMAT, PREPARE_AGAIN, SUFFIX, case_of
-from isanet_jax.cases.cohort import FOLDS, MANIFEST, check_folds, damaged, read_json
+from isanet_jax.cases.cohort import FOLDS, MANIFEST, check_folds, how_to_mend, read_json
 from isanet_jax.cases.folds import make_folds
 from isanet_jax.cases.grid import as_three
 from isanet_jax.cases.preparation import Settings
@@ -24,7 +24,7 @@ from isanet_jax.datasets.phantom import (
 )
 from isanet_jax.datasets.phantom_body import CLASSES, SPACING_MM, make_body
 from isanet_jax.datasets.table import read_table
-from isanet_jax.errors import ConfigError, DataError, failure_of
+from isanet_jax.errors import ConfigError, DataError, damaged, failure_of, some
 from isanet_jax.files import write_json
 from isanet_jax.parallel import in_processes
 
@@ -150,7 +150,7 @@ class _Earlier:
             try:
                 check_folds(dealt)
             except (KeyError, TypeError, AttributeError, ValueError) as error:
-                raise damaged(self._file, error) from error
+                raise damaged(self._file, error, how_to_mend(self._file)) from error
             self._dealt = dealt
         except DataError:
             if readable:
@@ -191,20 +191,16 @@ def _changes(metas, fold_of, earlier):
     if moved:
         lines.append(
             f"{len(moved)} of {len(earlier)} patients have another fold than before "
-            f"({_some(moved)}): runs that were trained on the folds before cannot be resumed or "
+            f"({some(moved)}): runs that were trained on the folds before cannot be resumed or "
             "scored on these"
         )
     if new:
         with_fold = [f"{patient} in {fold_now[patient]}" for patient in new]
         lines.append(
             f"{len(earlier) - len(moved)} patients keep their folds, {len(new)} new "
-            f"{'ones are' if len(new) > 1 else 'one is'} dealt into them ({_some(with_fold)})"
+            f"{'ones are' if len(new) > 1 else 'one is'} dealt into them ({some(with_fold)})"
         )
     return "; ".join(lines)
-
-
-def _some(names):
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def prepare_phantoms(

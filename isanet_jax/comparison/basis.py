@@ -8,11 +8,15 @@ from pathlib import Path
 import isanet_jax
 from isanet_jax.cases.cohort import Cohort
 from isanet_jax.cases.folds import Split
-from isanet_jax.errors import DataError
+from isanet_jax.errors import damaged, some
 from isanet_jax.files import is_bundle, write_json
 from isanet_jax.runs.damage import SAVED
 
 BASIS = "basis.json"
+SCORE_AGAIN = (
+    "Delete it and run the same command again: the cell is scored anew, and what was trained is "
+    "kept"
+)
 _STALE = "stale"  # folders in a cell's, of what was made from other cases
 
 
@@ -78,12 +82,7 @@ def read_basis(folder) -> dict:
         for name in ("trained_on", "started_from", "scored_on", "masks"):
             dict(content.get(name, {}))
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise DataError(
-            f"is damaged ({type(error).__name__}: {error})",
-            file=path,
-            action="Delete it and run the same command again: the cell is scored anew, and what "
-            "was trained is kept",
-        ) from error
+        raise damaged(path, error, SCORE_AGAIN) from error
     return content
 
 
@@ -118,7 +117,7 @@ def changes(folder, basis: dict) -> str:
         then, now = stored.get(name, {}), basis.get(name, {})
         differing = sorted(k for k in then.keys() | now.keys() if then.get(k) != now.get(k))
         if differing:
-            words.append(f"{what} ({', '.join(differing[:5])}{', ...' * (len(differing) > 5)})")
+            words.append(f"{what} ({some(differing)})")
     if stored.get("version") != basis["version"]:
         words.append(f"the version ({stored.get('version', 'not known')})")
     return ", ".join(words)

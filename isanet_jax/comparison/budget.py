@@ -18,7 +18,7 @@ from isanet_jax import machine, runtime
 from isanet_jax.comparison.grid import Cell, make_cells
 from isanet_jax.comparison.resources import divide_resources
 from isanet_jax.comparison.runner import module_command, module_environment, reason_of
-from isanet_jax.errors import ConfigError, DataError
+from isanet_jax.errors import ConfigError, damaged
 from isanet_jax.files import write_json
 from isanet_jax.locks import only_here
 from isanet_jax.settings import Config, read, to_dict
@@ -158,11 +158,8 @@ def _cost(cell: Cell, folder: Path, resources, clock) -> dict[str, float]:
         cost = json.loads(path.read_text(encoding="utf-8"))
         _ = [float(cost[name]) for name in ("start_s", "epoch_s", "validation_s")]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"is damaged ({type(error).__name__}: {error})",
-            file=path,
-            action="Delete it and run the same command again: it is measured anew",
-        ) from error
+        action = "Delete it and run the same command again: it is measured anew"
+        raise damaged(path, error, action) from error
     _log.info(
         f"{cell.method}: {cost['start_s']:.0f} s to start, {cost['epoch_s']:.1f} s an epoch, "
         f"{cost['validation_s']:.1f} s a validation, of {_CLOCKS[clock]} time",

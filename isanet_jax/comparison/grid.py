@@ -7,9 +7,9 @@ import json
 import re
 from pathlib import Path
 
-from isanet_jax.comparison.basis import basis_of, changes
+from isanet_jax.comparison.basis import SCORE_AGAIN, basis_of, changes
 from isanet_jax.comparison.cell import SCORES, SCORES_BY_CLASS, TRAINING
-from isanet_jax.errors import ConfigError, DataError, IsaNetError
+from isanet_jax.errors import ConfigError, IsaNetError, damaged
 from isanet_jax.network.systems import SYSTEMS, find_system
 from isanet_jax.runs.log import read_log
 from isanet_jax.settings import Config, changed, read, to_dict
@@ -105,7 +105,7 @@ class Cell:
                 for method, cases in content.items()
             }
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise _damaged(path, error) from error
+            raise damaged(path, error, SCORE_AGAIN) from error
 
 
 def _read(path):
@@ -113,16 +113,7 @@ def _read(path):
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path, error):
-    return DataError(
-        f"is damaged ({type(error).__name__}: {' '.join(str(error).split())[:200]})",
-        file=path,
-        action="Delete it and run the same command again: the cell is scored anew, and what was "
-        "trained is kept",
-    )
+        raise damaged(path, error, SCORE_AGAIN) from error
 
 
 def with_systems(comparison: dict) -> dict:

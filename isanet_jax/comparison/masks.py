@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 
 from isanet_jax.comparison.cell import MASKS, SCORES
-from isanet_jax.errors import DataError
+from isanet_jax.errors import damaged
 from isanet_jax.evaluation.evaluate import NETWORK
 
 
@@ -26,12 +26,10 @@ def masks_of_cases(comparison, cells) -> dict[str, dict[str, tuple]]:
             with open(path, "rb") as file, np.load(file) as stored:
                 masks = {case: stored[case] for case in scores}
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise DataError(
-                f"is damaged ({type(error).__name__}: {error})",
-                file=path,
-                action=f"Delete {SCORES} beside it and run the same command again: the cell is "
-                "scored anew",
-            ) from error
+            action = (
+                f"Delete {SCORES} beside it and run the same command again: the cell is scored anew"
+            )
+            raise damaged(path, error, action) from error
         for case, mask in masks.items():
             drawn.setdefault(case, {})[cell.method] = mask, scores[case]["dsc"]
     return drawn

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from isanet_jax.datasets.layout import PET_CT
-from isanet_jax.errors import DataError
+from isanet_jax.errors import damaged
 from isanet_jax.evaluation.evaluate import MEAN
 from isanet_jax.files import replace_when_done, write_json
 from isanet_jax.kinds import shown
@@ -38,11 +38,8 @@ def read_metrics(path) -> dict:
             float(summary[name]["mean"]), float(summary[name].get("median", 0))
         _ = [run["selection"] for run in content.get("runs", [])]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"is damaged ({type(error).__name__}: {error})",
-            file=path,
-            action="Evaluate the run again (isanet eval --overwrite), or delete the file",
-        ) from error
+        action = "Evaluate the run again (isanet eval --overwrite), or delete the file"
+        raise damaged(path, error, action) from error
     return content
 
 

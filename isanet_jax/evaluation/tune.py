@@ -193,7 +193,7 @@ def _distance(rules):
     )
 
 
-def out_of_fold(predictors, cohort, *, role="test", on_case=lambda: None) -> dict[str, list]:
+def out_of_fold(predictors, cohort, cases, *, on_case=lambda: None) -> dict[str, list]:
     """Class -> of each case that a network was tested on, threshold -> its components.
 
     On the case grid, whose probabilities need not be kept.
@@ -201,14 +201,13 @@ def out_of_fold(predictors, cohort, *, role="test", on_case=lambda: None) -> dic
     Args:
         predictors: a network each, with the fold that it was tested on.
         cohort: their cases.
-        role: of the cases, see `ROLES`.
+        cases: of each network, the IDs of those that it is looked at on.
         on_case: called after each case.
     """
     classes = predictors[0].classes
     found = {name: [] for name in classes}
     pet = pet_name(cohort.settings["images"])
-    for predictor in predictors:
-        tested = cases_for_rules(predictor.descriptions[0], cohort, role)
+    for predictor, tested in zip(predictors, cases, strict=True):
         for _, stored, probability in predicted(predictor, cohort, tested):
             voxel_ml = float(np.prod(stored.meta["spacing_mm"]) / 1000)
             suv = stored.images.get(pet)
@@ -223,16 +222,15 @@ def out_of_fold(predictors, cohort, *, role="test", on_case=lambda: None) -> dic
     return found
 
 
-def cases_for_rules(description, cohort, role) -> list[str]:
+def cases_for_rules(description, found, role) -> list[str]:
     """The cases of a network's role that neither it nor what it was started from has learnt from.
 
     Args:
         description: of a run.
-        cohort: its cases.
+        found: the same of `isanet_jax.runs.seen.in_cohort`.
         role: `test`: those that it was not chosen on either, but for selection `paper`;
             `selection`: those that it was chosen on.
     """
-    found = in_cohort(description, cohort)
     split = {name: set(cases) for name, cases in found["split"].items()}
     unfit = seen(found) if role == "test" else split["train"] | split["before_train"]
     return sorted(set(description["split"][role]) & split[role] - unfit)
@@ -278,9 +276,11 @@ def tune_runs(
                 "rules are for one kind of run"
             )
     cohort = read_cohort(cases or read_stored(first.descriptions[0]["config"]).data.cases)
-    tested = [c for p in predictors for c in cases_for_rules(p.descriptions[0], cohort, role)]
-    asked = {case for p in predictors for case in p.descriptions[0]["split"][role]}
-    found = [in_cohort(p.descriptions[0], cohort) for p in predictors]
+    described = [predictor.descriptions[0] for predictor in predictors]
+    found = [in_cohort(description, cohort) for description in described]
+    of_each = [cases_for_rules(*both, role) for both in zip(described, found, strict=True)]
+    tested = [case for of_one in of_each for case in of_one]
+    asked = {case for description in described for case in description["split"][role]}
     left_out = asked & cohort.cases.keys() - set(tested)
     if left_out and (said := said_of(cohort, found, left_out)):
         _log.info(said)
@@ -291,7 +291,7 @@ def tune_runs(
         )
     has_pet = pet_name(first.settings.images) is not None
     with tqdm(total=len(tested), unit="case", disable=None) as bar:
-        found = out_of_fold(predictors, cohort, role=role, on_case=bar.update)
+        found = out_of_fold(predictors, cohort, of_each, on_case=bar.update)
     rules, before, after = {}, {}, {}
     for name, of_cases in found.items():
         rules[name], after[name], before[name] = choose(of_cases, metric, has_pet=has_pet)

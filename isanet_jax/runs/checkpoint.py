@@ -137,14 +137,13 @@ class Checkpoints:
                 raise lost(self._workdir, f"the checkpoint of step {self._saved['latest']['step']}")
             return None
         rest = (state.opt_state, state.step, state.key)
-        step = _step_of(series, self._workdir)
-        check_same(_description(series, step, self._workdir)[0], self.info, self._workdir)
-        description, items = _load(
-            series,
-            lambda description: {_PARAMS: state.params, _REST: rest},
-            self._workdir,
-            config=self.info.get("config"),
-        )
+
+        def make_items(description):
+            check_same(description, self.info, self._workdir)
+            return {_PARAMS: state.params, _REST: rest}
+
+        config = self.info.get("config")
+        description, items = _load(series, make_items, self._workdir, config=config)
         self.describe(**{name: description[name] for name in _OF_START if name in description})
         return TrainState(items[_PARAMS], *items[_REST]), description["progress"]
 

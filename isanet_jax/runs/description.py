@@ -14,6 +14,7 @@ from isanet_jax.classes import CLASS_NAME
 from isanet_jax.errors import ConfigError
 from isanet_jax.kinds import IMAGE_NAME, KINDS
 from isanet_jax.network import systems
+from isanet_jax.runs.seen import BEFORE, ROLES
 from isanet_jax.settings import Config, read_stored
 from isanet_jax.settings.declare import Flag, Number, OneOf, Text
 from isanet_jax.settings.table import CT_WINDOWS
@@ -137,8 +138,6 @@ _DIGEST = Matching(re.compile("[0-9a-f]{64}"), "a SHA-256")
 _CLASS = Matching(CLASS_NAME, "the name of a class")
 _IMAGE = Matching(IMAGE_NAME, "the name of an image")
 _IDENTITIES = Listed(Object({}, {"patient": _DIGEST, "content": _DIGEST, "file": _DIGEST}))
-_ROLES = ("train", "selection", "test")
-_BEFORE = ("before_train", "before_selection")
 
 
 class _Seen(NamedTuple):
@@ -176,8 +175,8 @@ DESCRIPTION = Object(
         "config": _Settings(),
         "preparation": _PREPARATION,
         "progress": Object({"best_dsc": Maybe(Number(-1.0, 1.0)), "best_epoch": _COUNT}, {}),
-        "split": Object(dict.fromkeys(_ROLES, Listed(Text())), {}),
-        "counts": Object(dict.fromkeys(_ROLES, _COUNT), dict.fromkeys(_BEFORE, _COUNT)),
+        "split": Object(dict.fromkeys(ROLES, Listed(Text())), {}),
+        "counts": Object(dict.fromkeys(ROLES, _COUNT), dict.fromkeys(BEFORE, _COUNT)),
         "weights": Matching(re.compile(r"weights\d{1,4}\.safetensors"), "the name of weights"),
         "sha256": _DIGEST,
     },
@@ -186,8 +185,8 @@ DESCRIPTION = Object(
         "ct_window": _CtWindow(),
         "ct_windows": Listed(_CtWindow()),
         "system_version": Number(1, 10**6, whole=True),
-        "identities": Object(dict.fromkeys((*_ROLES, *_BEFORE), _IDENTITIES), {}),
-        "overlap": Object({}, dict.fromkeys(_ROLES, _COUNT)),
+        "identities": Object(dict.fromkeys((*ROLES, *BEFORE), _IDENTITIES), {}),
+        "overlap": Object({}, dict.fromkeys(ROLES, _COUNT)),
     },
 )
 _RULE = Object(

@@ -11,13 +11,12 @@ from pathlib import Path
 from isanet_jax.cases.cohort import Cohort, read_cohort
 from isanet_jax.cases.folds import Split
 from isanet_jax.cases.identity import identity_of, patient_digest
-from isanet_jax.errors import ConfigError, DataError
+from isanet_jax.errors import ConfigError, DataError, some
 from isanet_jax.settings import read_stored
 
 ROLES = ("train", "selection", "test")
 # Of what the network was started from, and of what that was started from.
 BEFORE = ("before_train", "before_selection")
-_SHOWN = 5
 
 
 def identities(cohort: Cohort, parts: Split) -> dict[str, list[dict]]:
@@ -176,13 +175,9 @@ def said_of(cohort: Cohort, descriptions: list[Mapping], left_out) -> str:
     )
 
 
-def some(names) -> str:
-    """The first names of many."""
-    names = list(names)
-    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
-
-
-def overlap_of_start(config, cohort: Cohort, parts: Split, before: Mapping) -> dict[str, list[str]]:
+def overlap_of_start(
+    config, cohort: Cohort, parts: Split, before: Mapping, fold_of: Mapping[str, int]
+) -> dict[str, list[str]]:
     """Cases of a training's test or selection fold that its start has seen; {} where none.
 
     To choose a checkpoint on cases that the start was chosen on, too, takes nothing from a test
@@ -193,6 +188,7 @@ def overlap_of_start(config, cohort: Cohort, parts: Split, before: Mapping) -> d
         cohort: its cases.
         parts: their roles.
         before: of `carried_on`.
+        fold_of: case -> fold, as the run's `fold_by` counts them.
 
     Raises:
         ConfigError: there are some, and `init_seen` is not set.
@@ -210,8 +206,8 @@ def overlap_of_start(config, cohort: Cohort, parts: Split, before: Mapping) -> d
         return overlap
     shown = "; ".join(f"{len(c)} of the {role} fold ({some(c)})" for role, c in overlap.items())
     free = sorted(
-        {str(f) for f in cohort.fold_of.values()}
-        - {str(f) for case, f in cohort.fold_of.items() if case in trained | chosen}
+        {str(f) for f in fold_of.values()}
+        - {str(f) for case, f in fold_of.items() if case in trained | chosen}
     )
     other = (
         f"test on a fold that it has not seen (--config.fold={', '.join(free)}), " if free else ""

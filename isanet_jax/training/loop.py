@@ -34,6 +34,7 @@ from isanet_jax.training.setup import (
     check_labels,
     compile_step,
     load_cohort,
+    run_folds,
     set_up,
     split_cohort,
 )
@@ -127,7 +128,7 @@ def _train_alone(config, workdir, mesh, cohort, *, profiled_steps, track):
         elif config.init:
             start = read_start(config.init)
             before = carried_on(start.description)
-            overlap = overlap_of_start(config, cohort, parts, before)
+            overlap = overlap_of_start(config, cohort, parts, before, run_folds(config, cohort))
             more = {"identities": info["identities"] | before}
             checkpoints.describe(**more, **({"overlap": overlap} if overlap else {}))
             params, said = started_from(start, state.params)

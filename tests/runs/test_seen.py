@@ -255,7 +255,8 @@ def test_what_a_start_has_seen_is_refused_by_role():
         init, init_seen = "model", False
 
     def overlap(start, *parts):
-        return overlap_of_start(Settings, cohort, Split(*map(tuple, parts)), carried_on(start))
+        split = Split(*map(tuple, parts))
+        return overlap_of_start(Settings, cohort, split, carried_on(start), cohort.fold_of)
 
     start = description(cohort, "ab", "c", "d", before_train="e")
     assert overlap(start, "abcef", "", "d") == {}
