@@ -34,7 +34,7 @@ _MOST_SAMPLES = 10_000  # of a class; see isanet_jax.cases.prepare
 _LABEL, _LABEL_REFERENCE, _SAMPLES = "label", "label_reference", "samples"
 _DAMAGE = (
     *(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error),
-    *(NotImplementedError, RuntimeError, TypeError),
+    *(NotImplementedError, RuntimeError, TypeError, AttributeError),
 )
 
 
@@ -167,11 +167,14 @@ class StoredCase:
 
     def __init__(self, path, images=None, entry=None):
         self.path = Path(path)
-        self.meta = read_meta(path)
-        with _named(self.path):
+        with _named(self.path), zipfile.ZipFile(self.path) as archive:
             self._state = _state_of(self.path)
-        if entry is not None:
-            _check_entry(self.path, self.meta, entry)
+            self.meta = _meta_of(archive, self.path)
+            if entry is not None:
+                _check_entry(self.path, archive, self.meta, entry)
+            # Before anything is read by them: what says how large arrays and their chunks are.
+            self.shape = _shape_of(self.meta, "shape")
+            _check_arrays(archive, self.meta)
         names = tuple(self.meta["images"]) if images is None else tuple(images)
         if lacking := [name for name in names if name not in self.meta["images"]]:
             raise DataError(
@@ -182,10 +185,6 @@ class StoredCase:
                 action=f"Prepare the cases again with --images {','.join(names)}",
             )
         with _named(self.path):
-            self.shape = _shape_of(self.meta, "shape")
-            # Before anything is read by them: what says how large arrays and their chunks are.
-            with zipfile.ZipFile(self.path) as archive:
-                _check_arrays(archive, self.meta)
             self._images = {name: self._open(name) for name in names}
             self._label = self._open(_LABEL)
 
@@ -243,13 +242,12 @@ class StoredCase:
         return Volume(label, np.array(meta["reference_affine"]), header)
 
 
-def _check_entry(path, meta, entry):
+def _check_entry(path, archive, meta, entry):
     """Raises DataError where a file is not the one that the manifest was written of."""
     case = entry["case"]
     # A case of before there were digests has none in its file, and the manifest may.
     differing = [n for n in _COMPARED if n in entry and n in meta and entry[n] != meta[n]]
-    with _named(path):
-        is_other = "directory" in entry and entry["directory"] != directory_digest(path)
+    is_other = "directory" in entry and entry["directory"] != _directory_of(archive)
     if differing or is_other:
         what = f" ({', '.join(differing)})" if differing else ""
         raise DataError(
@@ -270,7 +268,11 @@ def directory_digest(path) -> str:
     So another file is noticed without reading it.
     """
     with zipfile.ZipFile(path) as archive:
-        parts = [(i.filename, i.file_size, i.CRC, i.compress_type) for i in archive.infolist()]
+        return _directory_of(archive)
+
+
+def _directory_of(archive):
+    parts = [(i.filename, i.file_size, i.CRC, i.compress_type) for i in archive.infolist()]
     return hashlib.sha256(json.dumps(sorted(parts)).encode()).hexdigest()
 
 
@@ -334,11 +336,15 @@ def read_label_on_reference(path, entry=None) -> Volume:
 def read_meta(path) -> dict:
     """Reads a case's `meta` alone. Raises like `StoredCase`."""
     with _named(Path(path)), zipfile.ZipFile(path) as archive:
-        info = archive.getinfo("zarr.json")
-        if info.file_size > _LARGEST_META or info.compress_type != zipfile.ZIP_STORED:
-            raise ValueError("zarr.json is compressed or large, as in no case")
-        meta = json.loads(archive.read(info))["attributes"]
-        version = meta.get("format")
+        return _meta_of(archive, path)
+
+
+def _meta_of(archive, path):
+    info = archive.getinfo("zarr.json")
+    if info.file_size > _LARGEST_META or info.compress_type != zipfile.ZIP_STORED:
+        raise ValueError("zarr.json is compressed or large, as in no case")
+    meta = json.loads(archive.read(info))["attributes"]
+    version = meta.get("format")
     if version != FORMAT:
         raise DataError(
             f"format {version}",

@@ -214,3 +214,10 @@ def test_damaged_folds_are_named_and_not_dealt_anew_in_silence(cohort_folder, tm
     (tmp_path / "folds.json").write_text(text)
     with pytest.raises(DataError, match=r"folds\.json: is damaged.*--refold, or put"):
         read_cohort(tmp_path)
+
+
+@pytest.mark.parametrize("attributes", [[], 5, None, {"format": 3}, {"format": 3, "images": 5}])
+def test_what_a_case_says_of_itself_may_be_anything(path, attributes):
+    relabelled(path, "zarr.json", attributes=attributes)
+    with pytest.raises(DataError, match=r"damaged|format None"):
+        StoredCase(path)
