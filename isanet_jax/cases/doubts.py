@@ -64,13 +64,14 @@ def _of_sides(ct, pet):
         pet.data[tuple(slice(None, None, n) for n in step)],
         pet.affine @ np.diag([*step, 1.0]),
     )
-    body = Volume(KINDS["ct"].body(ct.data).astype(np.float32), ct.affine)
-    outline = resample(body, coarse.data.shape, coarse.affine, order=1, fill=-1)
+    # One byte a voxel: of a whole body, float32 would take as much as the CT again.
+    body = Volume(KINDS["ct"].body(ct.data).astype(np.int8), ct.affine)
+    outline = resample(body, coarse.data.shape, coarse.affine, order=0, fill=-1)
     in_field = outline >= 0
     side = int(np.abs(coarse.affine[0, :3]).argmax())
     # Both ways of it only where both have a CT.
     both = in_field & np.flip(in_field, side)
-    of_ct, of_pet = (outline > 0.5) & both, KINDS["pet"].body(coarse.data)
+    of_ct, of_pet = (outline > 0) & both, KINDS["pet"].body(coarse.data)
     plain, mirrored = (_dice(of_ct, mask & both) for mask in (of_pet, np.flip(of_pet, side)))
     if mirrored < max(plain + _MIRROR_GAIN, _MIRROR_LEAST):
         return []
