@@ -170,8 +170,8 @@ def said_of(cohort: Cohort, descriptions: list[Mapping], left_out) -> str:
         return ""
     return (
         f"{len(left_out)} of the {len(cohort.cases)} cases in {cohort.folder} are left out: "
-        f"{'; '.join(parts)}. They are known by their images or by their patient's ID: a patient "
-        "who is another one of the same ID needs another"
+        f"{'; '.join(parts)}. They are known by their images or by their patient's ID: where "
+        "different patients share an ID, give one of them another, and prepare again"
     )
 
 
