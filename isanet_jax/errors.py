@@ -60,21 +60,22 @@ def some(names) -> str:
     return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
 
 
-def failure_of(error: Exception, case: str, log) -> IsaNetError:
+def failure_of(error: Exception, case: str, log, *, clean=str) -> IsaNetError:
     """The error as one of its case alone: the others continue, and the traceback is kept.
 
     Args:
         error: whatever was raised while a case was worked on.
         case: its ID.
         log: file that the traceback of an unforeseen error is added to.
+        clean: takes out of texts what may not be kept.
     """
     if isinstance(error, IsaNetError):
         return error
     log = Path(log)
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "a", encoding="utf-8") as file:
-        file.write(f"case {case}\n{''.join(traceback.format_exception(error))}\n")
-    reason = " ".join(str(error).split())[:200]
+        file.write(clean(f"case {case}\n{''.join(traceback.format_exception(error))}\n"))
+    reason = " ".join(clean(str(error)).split())[:200]
     what = "out of memory" if isinstance(error, MemoryError) else type(error).__name__
     return DataError(
         f"cannot be processed: {what}{f' ({reason})' if reason else ''}",

@@ -48,16 +48,22 @@ def test_the_wheel_has_every_file(wheel):
 
 
 def test_the_first_steps_of_somebody_who_has_only_the_wheel(wheel, tmp_path):
-    run(sys.executable, "-m", "venv", tmp_path / "env", cwd=tmp_path)
+    # By the container's steps; what is not imported need not be compiled.
+    text = (ROOT / "deploy" / "Containerfile").read_text().replace("\\\n", "")
+    (script,) = re.findall(r"^RUN (python -m venv .*)$", text, re.M)
+    for old, new in {
+        "python -m venv": f"{sys.executable} -m venv", "/opt/isanet": f"{tmp_path}/env",
+        "/src": str(wheel), "$EXTRAS": "node", "--no-cache-dir": "--quiet --no-compile",
+    }.items():  # fmt: skip
+        script = script.replace(old, new)
+    run("sh", "-euc", script, cwd=tmp_path)
     binary = tmp_path / "env" / "bin"
-    pip = [binary / "python", "-m", "pip", "--disable-pip-version-check"]
-    # What is not imported need not be compiled.
-    run(*pip, "install", "--quiet", "--no-compile", wheel, cwd=tmp_path)
     here = tmp_path / "here"
     here.mkdir()
     isanet = binary / "isanet"
     assert "predict" in run(isanet, "--help", cwd=here)
     assert run(isanet, "--version", cwd=here).strip() == isanet_jax.__version__
+    assert "give --model" in run(isanet, "node", "--accept", "A", cwd=here, status=2)
     assert "no command 'tarin'" in run(isanet, "tarin", cwd=here, status=2)
     refused = run(isanet, "train", cwd=here, status=2)
     assert "isanet train --config hecktor" in refused

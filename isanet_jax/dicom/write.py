@@ -14,9 +14,11 @@ import pydicom
 from highdicom.seg import SegmentAlgorithmTypeValues, SegmentationTypeValues, SegmentDescription
 from highdicom.sr.coding import CodedConcept
 from nibabel.affines import apply_affine
+from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
+from pydicom.valuerep import validate_value
 from skimage.measure import find_contours, points_in_poly
 
 import isanet_jax
@@ -279,7 +281,11 @@ def _valid(name, value):
         return ""
     if name == "PatientSex" and text not in ("M", "F", "O"):
         return ""
-    return text[:64]
+    try:
+        validate_value(dictionary_VR(name), text, pydicom.config.RAISE)
+    except ValueError:  # a Study ID of 17 characters, say; cut, it would be another one
+        return ""
+    return text
 
 
 def _series_number(slices):

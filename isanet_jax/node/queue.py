@@ -8,12 +8,12 @@
     failed/KEY     the images, and failed.json with the reason
 
 A rename is whole or not at all, so that a node that is killed at any point begins again where it
-was. KEY is a digest: nothing of a patient is in a name, and no name comes from the data.
+was. KEY is a digest (`isanet_jax.node.private`): nothing of a patient is in a name, and no name
+comes from the data.
 """
 
 import contextlib
 import filecmp
-import hashlib
 import json
 import os
 import shutil
@@ -21,23 +21,18 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from isanet_jax.files import write_json
+from isanet_jax.node.private import Digests
 
 STATES = ("received", "waiting", "ready", "failed", "done")
 JOB, FAILED = "job.json", "failed.json"
 _KEPT = "kept"
 MOST_RECORDS = 1000  # of done studies, that are remembered
-_KEY = 24  # characters
 KEPT_S = 86400.0  # that a study's images are kept after it was predicted
 _LEFT_S = 3600.0  # after which a file that is not finished never will be
-
-
-def key_of(uid: str) -> str:
-    """The name of what has a UID: of a study's folder, or an instance's file."""
-    return hashlib.sha256(uid.encode()).hexdigest()[:_KEY]
 
 
 class Queue:
@@ -56,6 +51,10 @@ class Queue:
         self._lock = threading.RLock()
         self._last = {}  # key -> when something of it came, by the monotonic clock
         self._open = Counter()  # key -> associations that have brought something of it
+        is_new = not any((self.folder / name).exists() for name in STATES)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.chmod(0o700)
+        self.digests = Digests(self.folder, is_new=is_new)
         self.temporary = self.folder / "tmp"
         shutil.rmtree(self.temporary, ignore_errors=True)
         for name in (*STATES, _KEPT, "tmp"):
@@ -78,6 +77,12 @@ class Queue:
                 self._drop(folder)
             return self._fits(more)
 
+    def is_open(self) -> bool:
+        """Whether it would have room, were the images that are kept to make some."""
+        with self._lock:
+            kept = sum(path.stat().st_size for path in (self.folder / _KEPT).rglob("*.dcm"))
+            return self._fits(-kept)
+
     def _fits(self, more=0):
         return self.has_disk(more=more) and self._bytes + more <= self.most_bytes
 
@@ -89,11 +94,11 @@ class Queue:
         Raises:
             OSError: it could not be kept.
         """
-        key, size = key_of(study_uid), path.stat().st_size
+        key, size = self.digests.of(study_uid), path.stat().st_size
         with open(path, "rb+") as file:
             os.fsync(file.fileno())
         with self._lock:
-            target = self.folder / "received" / key / f"{key_of(instance_uid)}.dcm"
+            target = self.folder / "received" / key / f"{self.digests.of(instance_uid)}.dcm"
             target.parent.mkdir(exist_ok=True)
             before = target.stat().st_size if target.exists() else 0
             os.replace(path, target)
@@ -183,7 +188,8 @@ class Queue:
     def ready(self, key: str, results: Path, about: dict) -> None:
         """A study's results are there to be sent; its images are kept for what may still come."""
         names = sorted(path.name for path in self.images_of(key))
-        job = {"id": uuid.uuid4().hex, "instances": names, **about}
+        asked = self.digests.of_study(next(self.images_of(key)))
+        job = {"id": uuid.uuid4().hex, "instances": names, "asked": asked, **about}
         write_json(results / JOB, job)
         with self._lock:
             os.rename(results, self.folder / "ready" / key)
@@ -239,10 +245,20 @@ class Queue:
 
     # To be looked at.
 
+    @property
+    def bytes(self) -> int:
+        """Of the images on disk."""
+        return self._bytes
+
+    def counts(self) -> dict[str, int]:
+        """State -> how many studies are in it."""
+        with self._lock:
+            return {name: len(self._in(name)) for name in STATES}
+
     def state(self) -> dict:
         """How much there is of what, and the last results and failures."""
         with self._lock:
-            counts = {name: len(self._in(name)) for name in STATES}
+            counts = self.counts()
             done = [{"study": p.stem, **_read(p)} for p in self._in("done")[-20:][::-1]]
             failed = [
                 {"study": folder.name, **_read(folder / FAILED)}
@@ -251,11 +267,12 @@ class Queue:
             sending = [{"study": key, **self.job(key)} for key in self.to_send()[:20]]
         for one in (*done, *sending):
             one["instances"] = len(one.get("instances", ()))
+            one.pop("asked", None)
         return {
             "counts": counts,
             "bytes": self._bytes,
             "most_bytes": self.most_bytes,
-            "has_room": self._fits(),
+            "has_room": self.is_open(),
             "done": done,
             "failed": failed,
             "ready": sending,
@@ -264,13 +281,7 @@ class Queue:
     # Within.
 
     def _in(self, state):
-        """Folders (or records) of a state, oldest first."""
-        found = []
-        for path in (self.folder / state).iterdir():
-            with contextlib.suppress(FileNotFoundError):  # gone since
-                if not path.name.startswith("."):
-                    found.append((path.stat().st_mtime_ns, path))
-        return [path for _, path in sorted(found)]
+        return _oldest_first(self.folder / state)
 
     def _record(self, key):
         return _read(self.folder / "done" / f"{key}.json")
@@ -320,6 +331,32 @@ class Queue:
             ready = self.folder / "ready" / key
             if ready.exists() and names <= set(self.job(key).get("instances", ())):
                 self._keep(folder)  # it was predicted
+
+
+def look_up(folder, text: str) -> Iterator[tuple[str, str, dict]]:
+    """(state, key, its record) of each study with this accession number, Patient ID or UID.
+
+    Reads what a node has on its disk, also while the node is at work.
+    """
+    digests = Digests(folder)
+    wanted = digests.of(text)
+    for state in (*STATES, _KEPT):
+        for path in _oldest_first(Path(folder) / state):
+            record = _read(path) or _read(path / FAILED) | _read(path / JOB)
+            asked = {path.stem, *record.get("asked", ())}
+            image = next(path.glob("*.dcm"), None) if path.is_dir() else None
+            if wanted in asked or (image and wanted in digests.of_study(image)):
+                yield state, path.stem, record
+
+
+def _oldest_first(folder):
+    """Folders (or records) in one, oldest first."""
+    found = []
+    for path in folder.iterdir() if folder.exists() else ():
+        with contextlib.suppress(FileNotFoundError):  # gone since
+            if not path.name.startswith("."):
+                found.append((path.stat().st_mtime_ns, path))
+    return [path for _, path in sorted(found)]
 
 
 def _now():

@@ -17,6 +17,12 @@ from pynetdicom import (
 )
 from pynetdicom.sop_class import (
     CTImageStorage,
+    EnhancedCTImageStorage,
+    EnhancedMRImageStorage,
+    EnhancedPETImageStorage,
+    LegacyConvertedEnhancedCTImageStorage,
+    LegacyConvertedEnhancedMRImageStorage,
+    LegacyConvertedEnhancedPETImageStorage,
     MRImageStorage,
     PositronEmissionTomographyImageStorage,
     Verification,
@@ -25,11 +31,24 @@ from pynetdicom.transport import ThreadedAssociationServer
 
 from isanet_jax.dicom.series import lenient
 from isanet_jax.node.queue import Queue
+from isanet_jax.streams import printable
 
 _IMAGES = (CTImageStorage, PositronEmissionTomographyImageStorage, MRImageStorage)
+# Images that the node does not read: the sender learns so before it sends them.
+_NOT_READ = (
+    *(EnhancedCTImageStorage, EnhancedMRImageStorage, EnhancedPETImageStorage),
+    *(LegacyConvertedEnhancedCTImageStorage, LegacyConvertedEnhancedMRImageStorage),
+    LegacyConvertedEnhancedPETImageStorage,
+)
 _OUT_OF_RESOURCES, _NOT_UNDERSTOOD, _SUCCESS = 0xA700, 0xC000, 0x0000
 _MOST_ASSOCIATIONS, _MOST_OF_ONE_ADDRESS = 16, 12
+_NOT_KEPT = -1  # taken, for the sender's sake
+_OUTCOMES = {
+    _SUCCESS: "stored", _NOT_KEPT: "not_kept", _OUT_OF_RESOURCES: "no_room",
+    _NOT_UNDERSTOOD: "not_understood",
+}  # fmt: skip
 _TIMEOUT_S, _HANDSHAKE_S = 60, 10
+_SELDOM_S, _MOST_TOLD = 60.0, 1000
 _LARGEST_PDU = 2**20  # bytes: of data 16 KiB, as the node asks for; of a request some 100 KiB
 
 
@@ -87,7 +106,23 @@ def _bound(connection):
     connection.recv = recv
 
 
-def listen(queue: Queue, address, aet: str, accept, *, tls: ssl.SSLContext | None = None):
+class _Seldom:
+    """Says a line once a minute: who asks again and again does not fill the log's disk."""
+
+    def __init__(self, say):
+        self._say, self._told = say, {}
+
+    def __call__(self, text):
+        now = time.monotonic()
+        if now - self._told.get(text, -_SELDOM_S) >= _SELDOM_S:
+            if len(self._told) >= _MOST_TOLD:
+                self._told.clear()
+            self._told[text] = now
+            self._say(text)
+
+
+def listen(queue: Queue, address, aet: str, accept, *, tls: ssl.SSLContext | None = None,
+           say=None, figures=None):  # fmt: skip
     """Begins to take instances into a queue; returns the server, to be shut down.
 
     What is larger than memory does not matter: a dataset goes to the disk as it comes. Of a study,
@@ -100,7 +135,15 @@ def listen(queue: Queue, address, aet: str, accept, *, tls: ssl.SSLContext | Non
         aet: the node's title; associations that call another are refused.
         accept: titles of whom it is taken from.
         tls: of the server; None: without.
+        say: called with a line for associations that are accepted and refused; None: nothing.
+        figures: `isanet_jax.node.figures.Figures` that counts them, and instances; or None.
     """
+    say = _Seldom(say or (lambda _: None))
+
+    def count(name, outcome):
+        if figures is not None:
+            getattr(figures, name).labels(outcome).inc()
+
     _config.STORE_RECV_CHUNKED_DATASET = True
     tempfile.tempdir = str(queue.temporary)  # of this process: on the queue's disk
     entity = AE(ae_title=aet)
@@ -111,14 +154,21 @@ def listen(queue: Queue, address, aet: str, accept, *, tls: ssl.SSLContext | Non
     entity.acse_timeout = _HANDSHAKE_S  # who connects and says nothing has no place for long
     entity.add_supported_context(Verification)
     for context in AllStoragePresentationContexts:
+        if context.abstract_syntax in _NOT_READ:
+            continue
         entity.add_supported_context(context.abstract_syntax, ALL_TRANSFER_SYNTAXES)
     keys = {}  # association -> studies of which it has brought something
 
     def store(event):
+        status = take(event)
+        count("instances", _OUTCOMES[status])
+        return status if status != _NOT_KEPT else _SUCCESS
+
+    def take(event):
         path = Path(event.dataset_path)
         try:
             if event.request.AffectedSOPClassUID not in _IMAGES:
-                return _SUCCESS
+                return _NOT_KEPT
             if not queue.has_room(more=path.stat().st_size):
                 return _OUT_OF_RESOURCES
             try:
@@ -138,12 +188,20 @@ def listen(queue: Queue, address, aet: str, accept, *, tls: ssl.SSLContext | Non
         finally:
             path.unlink(missing_ok=True)
 
+    def tell(event, outcome):
+        other = event.assoc.requestor
+        title = printable(str(other.ae_title))
+        say(f"association of {title} at {other.address}: {outcome}")
+        count("associations", outcome)
+
     def end(event):
         queue.release(keys.pop(event.assoc, ()))
 
     handlers = [
         (evt.EVT_CONN_OPEN, lambda event: _bound(event.assoc.dul.socket)),
         (evt.EVT_C_STORE, store),
+        (evt.EVT_ACCEPTED, lambda event: tell(event, "accepted")),
+        (evt.EVT_REJECTED, lambda event: tell(event, "refused")),
         *((kind, end) for kind in (evt.EVT_RELEASED, evt.EVT_ABORTED, evt.EVT_CONN_CLOSE)),
     ]
     server = entity.make_server(

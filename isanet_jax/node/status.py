@@ -13,6 +13,8 @@ _STYLE = (
     "max-width:60rem;padding:0 1rem}table{border-collapse:collapse;width:100%}"
     "td,th{text-align:left;padding:.2rem .8rem .2rem 0;border-bottom:1px solid #8884}"
 )
+_OWN_NAMES = ("127.0.0.1", "localhost")
+_SILENT_S = 10.0  # that a client may take for its request
 _COLUMNS = {
     "ready": ("study", "instances", "lesions", "volume_ml"),
     "failed": ("study", "at", "reason"),
@@ -44,12 +46,24 @@ def page(state: dict, title: str) -> str:
     )
 
 
+def _host(text):
+    """A Host header's name, without the port."""
+    return text.rpartition(":")[0] or text if text.rpartition(":")[2].isdigit() else text
+
+
 def serve(queue: Queue, port: int, title: str) -> ThreadingHTTPServer:
-    """Serves /status and /status.json to this machine alone; returns the server."""
+    """Serves /status and /status.json to this machine alone; returns the server.
+
+    A page of elsewhere, whose name was made to lead here, is not answered.
+    """
 
     class Handler(BaseHTTPRequestHandler):
+        timeout = _SILENT_S
+
         def do_GET(self):
-            if self.path == "/status":
+            if _host(self.headers.get("Host", "")) not in _OWN_NAMES:
+                self._answer(421, "text/plain", "this is the page of 127.0.0.1 alone\n")
+            elif self.path == "/status":
                 self._answer(200, "text/html", page(queue.state(), title))
             elif self.path == "/status.json":
                 self._answer(200, "application/json", json.dumps(queue.state()))

@@ -1,5 +1,6 @@
 """What the node does with a study: choose its images, predict, write, send."""
 
+import functools
 import time
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from isanet_jax.dicom.image import read_image
 from isanet_jax.dicom.series import find_series
 from isanet_jax.dicom.studies import Asked, choose_images
 from isanet_jax.errors import DataError, failure_of
+from isanet_jax.node.private import identity_in, withhold
 from isanet_jax.node.queue import Queue
 from isanet_jax.node.sender import NotSent
 from isanet_jax.prediction.formats import of_dicom, suffixes
@@ -29,17 +31,21 @@ class Worker:
         formats: some of `isanet_jax.prediction.formats.of_dicom`; None: all.
         keep_identity: results carry the patient's name, IDs and dates: a PACS files them by these.
         say: called with a line for each thing that is done.
+        figures: `isanet_jax.node.figures.Figures` that counts it, or None.
     """
 
     def __init__(self, queue: Queue, predictor: Predictor, peers, *, formats=None,
-                 keep_identity=False, say=print):  # fmt: skip
+                 keep_identity=False, say=print, figures=None):  # fmt: skip
         self.queue, self.predictor, self.peers = queue, predictor, list(peers)
         self.formats = of_dicom() if formats is None else formats
-        self.keep_identity, self.say = keep_identity, say
+        self.keep_identity, self.figures = keep_identity, figures
+        self.say = lambda text: say(withhold(text))
         self._pauses = {}  # key -> (when it is tried again, the pause after that)
 
     def step(self, quiet_s: float) -> bool:
         """Does what there is to do; whether there was anything."""
+        if self.figures is not None:
+            self.figures.begin_step()
         told = self.queue.settle(quiet_s)
         for key, text in told:
             self.say(f"{key}: {text}")
@@ -70,12 +76,14 @@ class Worker:
         except Exception as error:  # whatever it is, it is this study's, and the node goes on
             if not self.queue.has_disk():
                 raise
-            reason = str(failure_of(error, key, self.queue.folder / "errors.log"))
-            self.queue.fail(key, "waiting", reason)
-            self.say(f"{key}: failed: {reason}")
+            clean = functools.partial(withhold, identity=self._identity(key))
+            log = self.queue.folder / "errors.log"
+            self._fail(key, "waiting", clean(str(failure_of(error, key, log, clean=clean))))
             return
         seconds = round(time.monotonic() - started, 1)
-        about = {"seconds": seconds, "lesions": len(found), "warnings": list(prediction.warnings)}
+        identity = self._identity(key)
+        told = [withhold(text, identity) for text in prediction.warnings]
+        about = {"seconds": seconds, "lesions": len(found), "warnings": told}
         about["volume_ml"] = round(sum(row["volume_ml"] for row in found), 2)
         about["slices"] = {
             name: volume.data.shape[2] for name, volume in prediction.images.volumes.items()
@@ -86,8 +94,25 @@ class Worker:
             f"{key}: {len(found)} lesion(s), {about['volume_ml']} ml, of {of} slices, in {seconds} "
             "s"
         )
-        for text in about["warnings"]:
+        for text in told:
             self.say(f"{key}: {text}")
+        self._count("predicted")
+        if self.figures is not None:
+            self.figures.seconds.observe(seconds)
+
+    def _identity(self, key):
+        """What of the patient no line may hold, from one of a waiting study's files."""
+        path = next(iter(self.queue.images_of(key)), None)
+        return identity_in(path) if path else set()
+
+    def _fail(self, key, state, reason):
+        self.queue.fail(key, state, reason)
+        self.say(f"{key}: failed: {reason}")
+        self._count("failed")
+
+    def _count(self, outcome):
+        if self.figures is not None:
+            self.figures.studies.labels(outcome).inc()
 
     def _prediction(self, key):
         kinds = self.predictor.settings.images
@@ -155,10 +180,10 @@ class Worker:
             self.say(f"{key}: not sent, again in {pause:.0f} s: {waits}")
             return False
         if refused:
-            self.queue.fail(key, "ready", str(refused))
-            self.say(f"{key}: failed: {refused}")
+            self._fail(key, "ready", withhold(str(refused)))
             return False
         self.queue.done(key)
         self._pauses.pop(key, None)
         self.say(f"{key}: sent")
+        self._count("sent")
         return True
