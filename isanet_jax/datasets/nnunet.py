@@ -41,7 +41,7 @@ def read_nnunet(source, images=PET_CT, notes=None) -> list[Scan]:
     names = _numbered(description.get("channel_names") or description.get("modality"))
     channels = [(_as_name(str(name)), int(i)) for i, name in names.items() if str(i).isdigit()]
     ending = str(description.get("file_ending") or ".nii.gz")
-    endings = {}
+    endings, numbers = {}, {}
     for image, kind in images.items():
         called = {image, image.removeprefix("mr_")}  # `mr_t2` is the channel T2
         fitting = [number for name, number in channels if name in called]
@@ -53,15 +53,20 @@ def read_nnunet(source, images=PET_CT, notes=None) -> list[Scan]:
                 wanted=f"one channel in channel_names that is the {shown(image, kind)} ({image})",
                 action="Name the channels in dataset.json, or the images with --images",
             )
+        numbers[image] = fitting[0]
         endings[image] = f"_{fitting[0]:04d}{ending}"
     images_of, labels = source / "imagesTr", source / "labelsTr"
     found = cases_of(images_of.glob("*"), endings.values()) | cases_of(labels.glob("*"), [ending])
+    stated_files = _stated_files(description, source, ending)
     scans = []
-    for case in sorted({case for _, case in found}):
+    for case in sorted({case for _, case in found} | set(stated_files)):
         autopet = re.fullmatch(r"(?:fdg|psma)_([0-9a-f]{8,})_.+", case)  # a patient's scans differ
         patient = autopet[1] if autopet else case
         files = {name: images_of / f"{case}{suffix}" for name, suffix in endings.items()}
-        scans.append(Scan(_as_id(case), files, labels / f"{case}{ending}", _as_id(patient)))
+        label, elsewhere = stated_files.get(case, (None, {}))
+        files |= {name: elsewhere[n] for name, n in numbers.items() if n in elsewhere}
+        label = label or labels / f"{case}{ending}"
+        scans.append(Scan(_as_id(case), files, label, _as_id(patient)))
     if not scans:
         first = next(iter(endings.values()))
         raise DataError(f"no imagesTr/CASE{first}", file=source, wanted="an nnU-Net raw dataset")
@@ -75,6 +80,28 @@ def read_nnunet(source, images=PET_CT, notes=None) -> list[Scan]:
     if notes is not None and isinstance(stated, int) and stated > len(scans):
         notes.append(f"dataset.json says numTraining {stated}, and {len(scans)} cases are here")
     return with_own_ids(scans)
+
+
+def _stated_files(description, source, ending):
+    """Case -> (its label or None, number -> image): what `dataset` or `training` says of files.
+
+    nnU-Net 2's `dataset` names every file of a case, wherever it lies; nnU-Net 1's `training` and
+    the Decathlon's name an image without its channel, and a label that may lie in another folder.
+    """
+    found = {}
+    several, listed = description.get("dataset"), description.get("training")
+    for case, entry in several.items() if isinstance(several, dict) else ():
+        if isinstance(entry, dict) and isinstance(entry.get("images"), list):
+            images = {n: source / str(path) for n, path in enumerate(entry["images"])}
+            label = entry.get("label")
+            found[str(case)] = source / label if isinstance(label, str) else None, images
+    for entry in listed if isinstance(listed, list) else ():
+        label = entry.get("label") if isinstance(entry, dict) else None
+        image = str(entry.get("image", label)) if isinstance(entry, dict) else ""
+        case = Path(image).name.removesuffix(ending)
+        if isinstance(label, str) and case and (source / label).is_file():
+            found.setdefault(case, (source / label, {}))
+    return found
 
 
 def _as_id(case):

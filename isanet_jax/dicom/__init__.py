@@ -2,6 +2,25 @@
 
 import contextlib
 from pathlib import Path
+from typing import NamedTuple
+
+
+class Maker(NamedTuple):
+    """What DICOM outputs say made them.
+
+    Attributes:
+        name: of the model.
+        digest: of its parameters, SHA-256, or "" where there is none.
+        supersedes: (Series Instance UID, SOP Instance UID) of the output that this one replaces:
+            more of the study has come since; or None.
+    """
+
+    name: str = "ISA-Net"
+    digest: str = ""
+    supersedes: tuple[str, str] | None = None
+
+
+ISA_NET = Maker()
 
 
 def is_dicom(path) -> bool:

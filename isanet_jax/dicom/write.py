@@ -23,6 +23,7 @@ from skimage.measure import find_contours, points_in_poly
 
 import isanet_jax
 from isanet_jax.classes import NEOPLASM, Code
+from isanet_jax.dicom import ISA_NET, Maker
 from isanet_jax.dicom.image import LPS_TO_RAS
 from isanet_jax.dicom.series import lenient
 from isanet_jax.errors import DataError
@@ -30,7 +31,10 @@ from isanet_jax.files import replace_when_done
 
 REGION = "Neoplasm"
 _COLOURS = ([255, 0, 0], [0, 160, 255], [255, 200, 0], [0, 200, 80], [200, 0, 200])
-_MAKER, _MODEL = "isanet_jax", "ISA-Net"
+_MAKER = "isanet_jax"
+_SHOWN = 16  # characters of a digest
+_SHORT, _LONG = 16, 64  # characters of SH and LO
+_SUPERSEDES = "Of more images of the study; supersedes an earlier one"
 _IDENTITY = ("PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID")
 _DATES = ("StudyDate", "StudyTime", "ReferringPhysicianName")
 _TIME = r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d+)?)?)?"
@@ -50,6 +54,7 @@ def write_segmentation(
     *,
     codes: Mapping[str, Code] = MappingProxyType({}),
     keep_identity=False,
+    maker: Maker = ISA_NET,
 ) -> None:
     """Writes masks as DICOM SEG: a binary segment each, on the CT's series.
 
@@ -60,13 +65,14 @@ def write_segmentation(
         codes: class -> what its segment is; a neoplasm where it has none.
         keep_identity: copy the patient's name, birth date and the study's date from the CT; else
             they stay empty, and the Patient ID too unless the CT is marked as de-identified.
+        maker: the network that made them.
 
     Raises:
         DataError: the file cannot be written, or the CT's header is none that it can refer to.
     """
     with _refused(path):
         types = [codes.get(name, NEOPLASM) for name in masks]
-        _write_segmentation(path, masks, slices, types, keep_identity)
+        _write_segmentation(path, masks, slices, types, keep_identity=keep_identity, maker=maker)
 
 
 @contextlib.contextmanager
@@ -87,11 +93,12 @@ def _refused(path):
         ) from error
 
 
-def _write_segmentation(path, masks, slices, types, keep_identity):
+def _write_segmentation(path, masks, slices, types, *, keep_identity, maker):
     algorithm = highdicom.AlgorithmIdentificationSequence(
-        name=_MODEL,
-        version=isanet_jax.__version__,
+        name=maker.name[:_LONG],
+        version=_versions(maker)[-1],
         family=CodedConcept("123109", "DCM", "Artificial Intelligence"),
+        source=_MAKER,
     )
     descriptions = [
         SegmentDescription(
@@ -115,14 +122,32 @@ def _write_segmentation(path, masks, slices, types, keep_identity):
         sop_instance_uid=generate_uid(None),
         instance_number=1,
         manufacturer=_MAKER,
-        manufacturer_model_name=_MODEL,
-        software_versions=isanet_jax.__version__,
+        manufacturer_model_name=maker.name[:_LONG],
+        software_versions=_versions(maker),
         device_serial_number="0",
         omit_empty_frames=bool(pixels.any()),
         content_label="TUMOUR",
-        series_description="ISA-Net tumour segmentation",
+        series_description=_description(maker),
     )
+    if maker.supersedes:
+        related = Dataset()
+        related.StudyInstanceUID = dataset.StudyInstanceUID
+        related.SeriesInstanceUID = maker.supersedes[0]
+        related.PurposeOfReferenceCodeSequence = Sequence()
+        dataset.RelatedSeriesSequence = Sequence([related])
+        dataset.ContentDescription = _SUPERSEDES
     _save(path, dataset)
+
+
+def _versions(maker):
+    """Of the program, and of the network by its digest."""
+    digest = [f"weights {maker.digest[:_SHOWN]}"] if maker.digest else []
+    return (f"isanet_jax {isanet_jax.__version__}", *digest)
+
+
+def _description(maker):
+    """Of an output's series."""
+    return f"{maker.name} tumour segmentation"[:_LONG]
 
 
 def _labels(masks):
@@ -131,8 +156,9 @@ def _labels(masks):
 
 
 def write_structures(
-    path, masks: Mapping[str, np.ndarray], affine, slices, *, keep_identity=False
-) -> None:
+    path, masks: Mapping[str, np.ndarray], affine, slices, *, keep_identity=False,
+    maker: Maker = ISA_NET,
+) -> None:  # fmt: skip
     """Writes masks as RTSTRUCT: closed contours on the CT's slices, halfway between voxels.
 
     A region for each class.
@@ -147,18 +173,18 @@ def write_structures(
         masks: class -> (column, row, slice) bool; a single one is called `REGION`.
         affine: (4, 4) of its grid, RAS+ mm.
         slices: the CT's datasets without pixels, one per slice, in the masks' order.
-        keep_identity: see `write_segmentation`.
+        keep_identity, maker: see `write_segmentation`.
 
     Raises:
         DataError: the file cannot be written, or the CT's header is none that it can refer to.
     """
     with _refused(path):
-        _write_structures(path, masks, affine, slices, keep_identity)
+        _write_structures(path, masks, affine, slices, keep_identity=keep_identity, maker=maker)
 
 
-def _write_structures(path, masks, affine, slices, keep_identity):
+def _write_structures(path, masks, affine, slices, *, keep_identity, maker):
     first = _shown(slices, keep_identity)[0]
-    dataset = _structure_set(first, _labels(masks))
+    dataset = _structure_set(first, _labels(masks), maker)
     dataset.ROIContourSequence = Sequence(
         _contours(number, mask, affine, slices)
         for number, mask in enumerate(masks.values(), start=1)
@@ -293,7 +319,7 @@ def _series_number(slices):
     return 1000 + int(slices[0].get("SeriesNumber") or 0)
 
 
-def _structure_set(first, labels):
+def _structure_set(first, labels, maker):
     """An RTSTRUCT of regions without contours yet, of the CT's patient and study."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = RTStructureSetStorage
@@ -313,12 +339,18 @@ def _structure_set(first, labels):
     dataset.Modality = "RTSTRUCT"
     dataset.SeriesInstanceUID = generate_uid(None)
     dataset.SeriesNumber = _series_number([first]) + 1
-    dataset.SeriesDescription = "ISA-Net tumour segmentation"
-    dataset.Manufacturer, dataset.ManufacturerModelName = _MAKER, _MODEL
-    dataset.SoftwareVersions = isanet_jax.__version__
+    dataset.SeriesDescription = _description(maker)
+    dataset.Manufacturer, dataset.ManufacturerModelName = _MAKER, maker.name[:_LONG]
+    dataset.SoftwareVersions = list(_versions(maker))
     dataset.OperatorsName = ""
     dataset.InstanceNumber = 1
-    dataset.StructureSetLabel = "ISA-Net"
+    dataset.StructureSetLabel = maker.name[:_SHORT]
+    if maker.supersedes:
+        before = Dataset()
+        before.ReferencedSOPClassUID = RTStructureSetStorage
+        before.ReferencedSOPInstanceUID = maker.supersedes[1]
+        dataset.PredecessorStructureSetSequence = Sequence([before])
+        dataset.StructureSetDescription = _SUPERSEDES
     now = datetime.datetime.now()
     dataset.StructureSetDate, dataset.StructureSetTime = f"{now:%Y%m%d}", f"{now:%H%M%S}"
     dataset.ApprovalStatus = "UNAPPROVED"

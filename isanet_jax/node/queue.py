@@ -178,6 +178,11 @@ class Queue:
         """The instances of a waiting study."""
         return (self.folder / "waiting" / key).glob("*.dcm")
 
+    def outputs_of(self, key: str) -> dict[str, tuple[str, str]]:
+        """Format -> (Series, SOP Instance UID) of what was sent of a study before."""
+        outputs = self._record(key).get("outputs", {})
+        return {kind: (series, instance) for kind, (series, instance) in outputs.items()}
+
     def new_results(self, key: str) -> Path:
         """An empty folder for a waiting study's results."""
         folder = self.temporary / f"{key}-results"
@@ -267,7 +272,8 @@ class Queue:
             sending = [{"study": key, **self.job(key)} for key in self.to_send()[:20]]
         for one in (*done, *sending):
             one["instances"] = len(one.get("instances", ()))
-            one.pop("asked", None)
+            for private in ("asked", "outputs"):
+                one.pop(private, None)
         return {
             "counts": counts,
             "bytes": self._bytes,

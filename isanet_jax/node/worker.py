@@ -1,8 +1,11 @@
 """What the node does with a study: choose its images, predict, write, send."""
 
+import dataclasses
 import functools
 import time
 from pathlib import Path
+
+import pydicom
 
 from isanet_jax.datasets.layout import Scan
 from isanet_jax.dicom.image import read_image
@@ -67,7 +70,9 @@ class Worker:
         """
         started, results = time.monotonic(), self.queue.new_results(key)
         try:
-            prediction = self._prediction(key)
+            prediction = dataclasses.replace(
+                self._prediction(key), superseded=self.queue.outputs_of(key)
+            )
             paths = {kind: results / f"result{suffixes()[kind]}" for kind in self.formats}
             # A structure set or segmentation of nothing is none: the record says so.
             if prediction.mask.any():
@@ -84,6 +89,7 @@ class Worker:
         identity = self._identity(key)
         told = [withhold(text, identity) for text in prediction.warnings]
         about = {"seconds": seconds, "lesions": len(found), "warnings": told}
+        about["outputs"] = {kind: _uids(path) for kind, path in paths.items() if path.exists()}
         about["volume_ml"] = round(sum(row["volume_ml"] for row in found), 2)
         about["slices"] = {
             name: volume.data.shape[2] for name, volume in prediction.images.volumes.items()
@@ -187,3 +193,9 @@ class Worker:
         self.say(f"{key}: sent")
         self._count("sent")
         return True
+
+
+def _uids(path):
+    """(Series, SOP Instance UID) of an output."""
+    header = pydicom.dcmread(path, specific_tags=["SeriesInstanceUID", "SOPInstanceUID"])
+    return [str(header.SeriesInstanceUID), str(header.SOPInstanceUID)]

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from isanet_jax.cases.images import check_images, image_channels, unlabelled_cas
 from isanet_jax.cases.preparation import settings_of
 from isanet_jax.classes import Classes
 from isanet_jax.datasets.layout import Scan
+from isanet_jax.dicom import Maker
 from isanet_jax.distributed.mesh import compiler_options, devices_for, fill_up, make_mesh
 from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.files import is_bundle
@@ -30,6 +32,7 @@ from isanet_jax.prediction.rules import default_rules, parse_rules, read_rules
 from isanet_jax.prediction.windows import predict_windows
 from isanet_jax.runs.bundle import as_tree, read_bundle
 from isanet_jax.runs.checkpoint import load_params
+from isanet_jax.runs.digest import digest_of, digest_of_text
 from isanet_jax.settings import Config, read_stored
 from isanet_jax.training.step import make_predict
 from isanet_jax.volume import Volume, bounds_mm
@@ -69,6 +72,7 @@ class Predictor:
         self.descriptions = []
         if isinstance(workdirs, (str, Path)):
             workdirs = [workdirs]
+        self._from = list(workdirs)
         predict_of = functools.cache(make_predict)  # runs of one config share what is compiled
         for workdir, graphdef, params, description in _loaded(workdirs, half, checkpoint):
             config = read_stored(description["config"])
@@ -125,6 +129,16 @@ class Predictor:
         """(description, parameters) of each, as `isanet_jax.runs.bundle` takes them."""
         members = zip(self.descriptions, self._members, strict=True)
         return [(description, member.params) for description, member in members]
+
+    @functools.cached_property
+    def maker(self) -> Maker:
+        """What outputs say made them: a model by its file's name, runs by their systems."""
+        systems_ = [member.config.model.name for member in self._members]
+        counted = [f"{n} x {name}" if n > 1 else name for name, n in Counter(systems_).items()]
+        name = Path(self._from[0]).stem if is_bundle(self._from[0]) else " + ".join(counted)
+        digests = [digest_of(member.params) for member in self._members]
+        digest = digests[0] if len(digests) == 1 else digest_of_text(digests)
+        return Maker(name, digest)
 
     @property
     def labels(self) -> Classes:

@@ -12,7 +12,7 @@ from isanet_jax.cases.grid import resample
 from isanet_jax.cases.ranges import differences
 from isanet_jax.classes import Classes, Code
 from isanet_jax.datasets.layout import Scan
-from isanet_jax.dicom import is_dicom
+from isanet_jax.dicom import ISA_NET, Maker, is_dicom
 from isanet_jax.errors import DataError
 from isanet_jax.kinds import pet_name
 from isanet_jax.nifti import read_volume
@@ -114,6 +114,8 @@ class Prediction:
         rules: class -> how its probability becomes a mask.
         warnings: of the images and the prediction, and hints where they are unlike the training's.
         codes: class -> what its DICOM segments say that it is.
+        maker: the model.
+        superseded: format -> (Series, SOP Instance UID) of an earlier output of the study.
     """
 
     images: Images
@@ -122,6 +124,12 @@ class Prediction:
     rules: Mapping[str, Rules]
     warnings: tuple[str, ...] = ()
     codes: Mapping[str, Code] = dataclasses.field(default_factory=dict)
+    maker: Maker = ISA_NET
+    superseded: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
+
+    def maker_of(self, format: str) -> Maker:  # noqa: A002
+        """What an output of a format says made it."""
+        return self.maker._replace(supersedes=self.superseded.get(format))
 
     @property
     def volume(self) -> Volume:
@@ -250,6 +258,6 @@ def predict(
         volumes = dict(zip(predictor.classes, of_class, strict=True))
         warnings = (*read, *told, *hints)
         labels, codes = predictor.labels, predictor.settings.classes.codes
-        made = Prediction(one, volumes, labels, predictor.rules, warnings, codes)
+        made = Prediction(one, volumes, labels, predictor.rules, warnings, codes, predictor.maker)
         predictions.append(made)
     return predictions

@@ -154,6 +154,28 @@ def test_nnunet_channels_are_named_by_dataset_json(tmp_path):
         read_nnunet(folder)
 
 
+def test_files_that_dataset_json_names_elsewhere_are_those(tmp_path):
+    """Labels of a second reader in `training` (nnU-Net 1), and every file in `dataset` (2)."""
+    folder = nnunet(tmp_path / "a", {"0": "CT", "1": "PET"}, {}, cases=("A", "B"))
+    touch(folder / "labelsTr2" / "A.nii.gz", folder / "more" / "c1", folder / "more" / "c2")
+    description = json.loads((folder / "dataset.json").read_text())
+    description["training"] = [
+        {"image": "./imagesTr/A.nii.gz", "label": "./labelsTr2/A.nii.gz"},
+        {"image": "./imagesTr/B.nii.gz", "label": "./labelsTr/gone.nii.gz"},
+        "imagesTr/D.nii.gz",
+    ]
+    description["dataset"] = {
+        "C": {"images": ["more/c1", "more/c2"], "label": "labelsTr/B.nii.gz"},
+        "D": {"images": 1},
+    }
+    (folder / "dataset.json").write_text(json.dumps(description))
+    a, b, c = read_nnunet(folder)
+    assert a.label == folder / "labelsTr2" / "A.nii.gz"
+    assert a.images["ct"] == folder / "imagesTr" / "A_0000.nii.gz"
+    assert b.label == folder / "labelsTr" / "B.nii.gz"
+    assert (c.images["pet"], c.label) == (folder / "more" / "c2", b.label)
+
+
 def test_a_case_of_which_any_file_is_there_is_one(tmp_path, capsys):
     """A copy that broke off is told of, and not trained on without a word."""
     folder = nnunet(tmp_path / "nnunet", {"0": "CT", "1": "PET"}, {}, cases=("A", "B", "C", "D"))

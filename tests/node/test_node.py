@@ -587,6 +587,14 @@ def test_what_comes_late_makes_a_result_of_all(tmp_path, predictor, study, archi
         f"{len(images)} instances wait, 4 more than it was predicted from" in x for x in said
     )
     assert len({one.SOPInstanceUID for one in archive.got}) == before + 2
+    first, later = ({o.SOPClassUID: o for o in part} for part in (archive.got[:2], archive.got[2:]))
+    seg, structures = later[SegmentationStorage], later[RTStructureSetStorage]
+    (related,) = seg.RelatedSeriesSequence
+    assert related.SeriesInstanceUID == first[SegmentationStorage].SeriesInstanceUID
+    (earlier,) = structures.PredecessorStructureSetSequence
+    assert earlier.ReferencedSOPInstanceUID == first[RTStructureSetStorage].SOPInstanceUID
+    for one in first.values():
+        assert "supersedes" not in str(one)
     # What was sent and is sent again is done; with other pixels it is not.
     take(queue, images, tmp_path)
     work(worker)

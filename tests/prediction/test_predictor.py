@@ -6,6 +6,7 @@ from scipy import stats
 
 from isanet_jax.cases.case import read_case
 from isanet_jax.cases.grid import resample
+from isanet_jax.cli import bundle
 from isanet_jax.datasets.layout import Scan
 from isanet_jax.errors import ConfigError
 from isanet_jax.prediction import predictor as module
@@ -84,3 +85,13 @@ def test_windows_are_for_scans_without_a_box(trained):
     assert not predictor._needs_windows(boxed)
     predictor.settings = dataclasses.replace(predictor.settings, fit="resize")
     assert not predictor._needs_windows(scan)
+
+
+def test_outputs_name_the_network_that_made_them(trained, tmp_path):
+    one, two = Predictor([trained]).maker, Predictor([trained, trained]).maker
+    assert (one.name, two.name) == ("plain", "2 x plain")
+    assert len(one.digest) == 64
+    assert one.digest != two.digest
+    model = tmp_path / "ours.isanet"
+    bundle.main(["--workdir", str(trained), "--output", str(model)])
+    assert Predictor([model]).maker == one._replace(name="ours")

@@ -7,8 +7,10 @@ def write(path, prediction, keep_identity) -> None:
     """See `isanet_jax.dicom.write.write_segmentation`."""
     from isanet_jax.dicom.write import write_segmentation  # pydicom, where it is needed
 
-    slices, codes = prediction.images.slices, prediction.codes
-    write_segmentation(path, prediction.masks, slices, codes=codes, keep_identity=keep_identity)
+    write_segmentation(
+        path, prediction.masks, prediction.images.slices, codes=prediction.codes,
+        keep_identity=keep_identity, maker=prediction.maker_of("dicom-seg"),
+    )  # fmt: skip
 
 
 FORMATS = {"dicom-seg": Format(".seg.dcm", write, needs_dicom)}

@@ -9,8 +9,9 @@ def write(path, prediction, keep_identity) -> None:
 
     images = prediction.images
     write_structures(
-        path, prediction.masks, prediction.affine, images.slices, keep_identity=keep_identity
-    )
+        path, prediction.masks, prediction.affine, images.slices, keep_identity=keep_identity,
+        maker=prediction.maker_of("rtstruct"),
+    )  # fmt: skip
 
 
 FORMATS = {"rtstruct": Format(".rtstruct.dcm", write, needs_dicom)}
