@@ -41,7 +41,7 @@ _NOT_READ = (
     LegacyConvertedEnhancedPETImageStorage,
 )
 _OUT_OF_RESOURCES, _NOT_UNDERSTOOD, _SUCCESS = 0xA700, 0xC000, 0x0000
-_MOST_ASSOCIATIONS, _MOST_OF_ONE_ADDRESS = 16, 12
+_MOST_ASSOCIATIONS, _MOST_CONNECTIONS, _MOST_OF_ONE_ADDRESS = 16, 128, 12
 _NOT_KEPT = -1  # taken, for the sender's sake
 _OUTCOMES = {
     _SUCCESS: "stored", _NOT_KEPT: "not_kept", _OUT_OF_RESOURCES: "no_room",
@@ -56,9 +56,14 @@ class _Server(ThreadedAssociationServer):
     """A server with a thread for each TLS handshake: a slow or silent peer holds up nobody."""
 
     def verify_request(self, request, client_address):
-        """Whether an address may have another connection: one alone keeps nobody out."""
-        open_ = (one.requestor.address for one in self.ae.active_associations)
-        return sum(address == client_address[0] for address in open_) < _MOST_OF_ONE_ADDRESS
+        """Whether an address may have another connection: one alone keeps nobody out.
+
+        Places are counted by peers whose association was accepted, not by who connects.
+        """
+        open_ = self.ae.active_associations
+        of_address = sum(one.requestor.address == client_address[0] for one in open_)
+        accepted = sum(one.is_established for one in open_)
+        return accepted < _MOST_ASSOCIATIONS and of_address < _MOST_OF_ONE_ADDRESS
 
     def get_request(self):
         client, address = self.socket.accept()
@@ -149,7 +154,7 @@ def listen(queue: Queue, address, aet: str, accept, *, tls: ssl.SSLContext | Non
     entity = AE(ae_title=aet)
     entity.require_called_aet = True
     entity.require_calling_aet = list(accept)
-    entity.maximum_associations = _MOST_ASSOCIATIONS
+    entity.maximum_associations = _MOST_CONNECTIONS
     entity.dimse_timeout = entity.network_timeout = _TIMEOUT_S
     entity.acse_timeout = _HANDSHAKE_S  # who connects and says nothing has no place for long
     entity.add_supported_context(Verification)

@@ -677,6 +677,7 @@ def test_silent_connections_of_one_address_keep_nobody_out_for_long(tmp_path, st
     monkeypatch.setattr(receiver, "_MOST_OF_ONE_ADDRESS", 4)
     queue, port = Queue(tmp_path / "q", most_bytes=GIB, least_free=0), free_port()
     server = listen(queue, ("127.0.0.1", port), "ISANET", ["SCANNER"])
+    monkeypatch.setattr(receiver, "_MOST_ASSOCIATIONS", 1)  # those who say nothing have none
     silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(8)]
     for one in silent:
         one.settimeout(PATIENCE)
