@@ -80,7 +80,7 @@ def test_a_prediction_is_the_commands_whatever_form_the_images_have(trained, pat
         found.save(tmp_path / "a.dcm", format="rtstruct")
     with pytest.raises(ConfigError, match="format 'png'"):
         found.save(tmp_path / "a.png", format="png")
-    total = sum(row["volume_ml"] for row in found.lesions())
+    total = sum(row["mtv_ml"] for row in found.lesions())
     assert total == pytest.approx(found.mask.sum() * abs(np.linalg.det(found.affine)) / 1000)
     assert ((found.uncertainty >= 0) & (found.uncertainty <= 1)).all()
 

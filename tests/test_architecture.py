@@ -24,7 +24,7 @@ ORDER = (
         "parallel",
     ),
     *("cases", "settings", "pipeline", "distributed", "network", "losses", "metrics", "runs"),
-    *("training", "planning"),
+    *("training", "planning", "quantify"),
     *("prediction", "export", "node", "evaluation", "comparison", "api", "cli"),
 )
 # Base modules, of which each may use the others.

@@ -38,23 +38,9 @@ def read_nnunet(source, images=PET_CT, notes=None) -> list[Scan]:
     """
     source = existing_folder(source, "an nnU-Net raw dataset")
     description = _nnunet_description(source)
-    names = _numbered(description.get("channel_names") or description.get("modality"))
-    channels = [(_as_name(str(name)), int(i)) for i, name in names.items() if str(i).isdigit()]
+    numbers = channel_numbers(source, images)
     ending = str(description.get("file_ending") or ".nii.gz")
-    endings, numbers = {}, {}
-    for image, kind in images.items():
-        called = {image, image.removeprefix("mr_")}  # `mr_t2` is the channel T2
-        fitting = [number for name, number in channels if name in called]
-        fitting = fitting or [number for name, number in channels if kind_of(name) == kind]
-        if len(fitting) != 1:
-            raise DataError(
-                f"channels {json.dumps(names)}",
-                file=source / "dataset.json",
-                wanted=f"one channel in channel_names that is the {shown(image, kind)} ({image})",
-                action="Name the channels in dataset.json, or the images with --images",
-            )
-        numbers[image] = fitting[0]
-        endings[image] = f"_{fitting[0]:04d}{ending}"
+    endings = {image: f"_{number:04d}{ending}" for image, number in numbers.items()}
     images_of, labels = source / "imagesTr", source / "labelsTr"
     found = cases_of(images_of.glob("*"), endings.values()) | cases_of(labels.glob("*"), [ending])
     stated_files = _stated_files(description, source, ending)
@@ -80,6 +66,31 @@ def read_nnunet(source, images=PET_CT, notes=None) -> list[Scan]:
     if notes is not None and isinstance(stated, int) and stated > len(scans):
         notes.append(f"dataset.json says numTraining {stated}, and {len(scans)} cases are here")
     return with_own_ids(scans)
+
+
+def channel_numbers(source, images) -> dict[str, int]:
+    """Image -> the number of its channel, as the dataset.json of a folder says.
+
+    Raises:
+        DataError: no dataset.json, or one that does not say which channels these are.
+    """
+    description = _nnunet_description(source)
+    names = _numbered(description.get("channel_names") or description.get("modality"))
+    channels = [(_as_name(str(name)), int(i)) for i, name in names.items() if str(i).isdigit()]
+    numbers = {}
+    for image, kind in images.items():
+        called = {image, image.removeprefix("mr_")}  # `mr_t2` is the channel T2
+        fitting = [number for name, number in channels if name in called]
+        fitting = fitting or [number for name, number in channels if kind_of(name) == kind]
+        if len(fitting) != 1:
+            raise DataError(
+                f"channels {json.dumps(names)}",
+                file=source / "dataset.json",
+                wanted=f"one channel in channel_names that is the {shown(image, kind)} ({image})",
+                action="Name the channels in dataset.json, or the images with --images",
+            )
+        numbers[image] = fitting[0]
+    return numbers
 
 
 def _stated_files(description, source, ending):

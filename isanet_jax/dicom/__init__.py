@@ -13,11 +13,13 @@ class Maker(NamedTuple):
         digest: of its parameters, SHA-256, or "" where there is none.
         supersedes: (Series Instance UID, SOP Instance UID) of the output that this one replaces:
             more of the study has come since; or None.
+        uids: (Series, SOP Instance UID) of the output itself; None: new ones.
     """
 
     name: str = "ISA-Net"
     digest: str = ""
     supersedes: tuple[str, str] | None = None
+    uids: tuple[str, str] | None = None
 
 
 ISA_NET = Maker()

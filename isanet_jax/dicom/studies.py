@@ -34,7 +34,7 @@ class Study:
     Attributes:
         case, patient: IDs, without identity unless it was asked for.
         images: name -> the chosen series.
-        structures: the chosen RTSTRUCT or SEG.
+        structures: the chosen RTSTRUCT or SEG; None where none was asked for.
         regions: class -> names of its regions in there, which are united; () where it has none.
         left: series that were not chosen, as text with the reason.
         notes: what to be warned of.
@@ -43,13 +43,16 @@ class Study:
     case: str
     patient: str
     images: Mapping[str, Series]
-    structures: Series
+    structures: Series | None
     regions: Mapping[str, tuple[str, ...]]
     left: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """What was chosen and what was left, in a line."""
+        if self.structures is None:
+            chosen = ", ".join(one.describe() for one in self.images.values())
+            return "; ".join([chosen, *(f"left {text}" for text in self.left)])
         referenced = referenced_series(self.structures.first)
         on = next((s.kind for s in self.images.values() if s.uid in referenced), "its own grid")
         chosen = [one.describe() for one in self.images.values()]
@@ -70,6 +73,8 @@ class Asked(NamedTuple):
         classes: name -> names of its regions, of which those that a study has are united; none:
             the tumour is the only class.
         chosen: Series Instance UIDs that are taken wherever they are among the possible ones.
+        labelled: False: for prediction, without a structure set. A study that has some of the
+            images and not all is a failure then.
     """
 
     images: Mapping[str, str] = MappingProxyType({"ct": "ct", "pet": "pet"})
@@ -77,6 +82,7 @@ class Asked(NamedTuple):
     unite: bool = False
     classes: Mapping[str, tuple[str, ...]] = MappingProxyType({})
     chosen: frozenset[str] = frozenset()
+    labelled: bool = True
 
     @property
     def kinds(self) -> set[str]:
@@ -126,6 +132,8 @@ def find_studies(series: list[Series], asked: Asked | None = None, *, keep_ident
             name += "x"
         used.add(name)
         complete = [g for g in members if asked.kinds <= {s.kind for s in g}]
+        if not asked.labelled:  # those that lack an image are told as failures, by name
+            complete = [g for g in members if asked.kinds & {s.kind for s in g}]
         for group in members:
             if not any(group is c for c in complete):
                 kinds = ", ".join(s.describe() for s in group)
@@ -210,8 +218,17 @@ def _choose(case, patient, group, asked):
         DataError: no region, or several and none asked for; an image that is not there; several
             series of which nothing says which one is meant.
     """
-    structures, regions, notes = choose_structures(case, group, asked)
-    images, told = choose_images(case, group, asked, referenced_series(structures.first))
+    structures, regions, notes, referenced = None, {}, [], frozenset()
+    if asked.labelled:
+        structures, regions, notes = choose_structures(case, group, asked)
+        referenced = referenced_series(structures.first)
+    elif lacking := asked.kinds - {s.kind for s in group}:
+        raise DataError(
+            f"no {' and '.join(sorted(lacking))} among "
+            f"{', '.join(s.describe() for s in group)}{_remedy(group)}",
+            case=case,
+        )
+    images, told = choose_images(case, group, asked, referenced)
     notes += told
     name_of = {kind: name for name, kind in asked.images.items()}
     corrected = _corrected(group)

@@ -31,7 +31,7 @@ from isanet_jax.files import replace_when_done
 
 REGION = "Neoplasm"
 _COLOURS = ([255, 0, 0], [0, 160, 255], [255, 200, 0], [0, 200, 80], [200, 0, 200])
-_MAKER = "isanet_jax"
+PROGRAM = "isanet_jax"
 _SHOWN = 16  # characters of a digest
 _SHORT, _LONG = 16, 64  # characters of SH and LO
 _SUPERSEDES = "Of more images of the study; supersedes an earlier one"
@@ -70,14 +70,14 @@ def write_segmentation(
     Raises:
         DataError: the file cannot be written, or the CT's header is none that it can refer to.
     """
-    with _refused(path):
+    with refused(path):
         types = [codes.get(name, NEOPLASM) for name in masks]
         _write_segmentation(path, masks, slices, types, keep_identity=keep_identity, maker=maker)
 
 
 @contextlib.contextmanager
-def _refused(path):
-    """Context: what pydicom and highdicom raise on odd headers is a DataError of this file."""
+def refused(path):
+    """Context for writing: what is raised on odd headers is a DataError of this file."""
     try:
         with lenient():
             yield
@@ -96,9 +96,9 @@ def _refused(path):
 def _write_segmentation(path, masks, slices, types, *, keep_identity, maker):
     algorithm = highdicom.AlgorithmIdentificationSequence(
         name=maker.name[:_LONG],
-        version=_versions(maker)[-1],
+        version=versions(maker)[-1],
         family=CodedConcept("123109", "DCM", "Artificial Intelligence"),
-        source=_MAKER,
+        source=PROGRAM,
     )
     descriptions = [
         SegmentDescription(
@@ -113,17 +113,17 @@ def _write_segmentation(path, masks, slices, types, *, keep_identity, maker):
     ]
     pixels = np.stack([mask.transpose(2, 1, 0) for mask in masks.values()], -1).astype(np.uint8)
     dataset = highdicom.seg.Segmentation(
-        source_images=_shown(slices, keep_identity),
+        source_images=shown(slices, keep_identity),
         pixel_array=pixels if len(masks) > 1 else np.ascontiguousarray(pixels[..., 0]),
         segmentation_type=SegmentationTypeValues.BINARY,
         segment_descriptions=descriptions,
-        series_instance_uid=generate_uid(None),
-        series_number=_series_number(slices),
-        sop_instance_uid=generate_uid(None),
+        series_instance_uid=_uids(maker)[0],
+        series_number=series_number(slices),
+        sop_instance_uid=_uids(maker)[1],
         instance_number=1,
-        manufacturer=_MAKER,
+        manufacturer=PROGRAM,
         manufacturer_model_name=maker.name[:_LONG],
-        software_versions=_versions(maker),
+        software_versions=versions(maker),
         device_serial_number="0",
         omit_empty_frames=bool(pixels.any()),
         content_label="TUMOUR",
@@ -136,10 +136,15 @@ def _write_segmentation(path, masks, slices, types, *, keep_identity, maker):
         related.PurposeOfReferenceCodeSequence = Sequence()
         dataset.RelatedSeriesSequence = Sequence([related])
         dataset.ContentDescription = _SUPERSEDES
-    _save(path, dataset)
+    save(path, dataset)
 
 
-def _versions(maker):
+def _uids(maker):
+    """(Series, SOP Instance UID) of an output."""
+    return maker.uids or (generate_uid(None), generate_uid(None))
+
+
+def versions(maker: Maker) -> tuple[str, ...]:
     """Of the program, and of the network by its digest."""
     digest = [f"weights {maker.digest[:_SHOWN]}"] if maker.digest else []
     return (f"isanet_jax {isanet_jax.__version__}", *digest)
@@ -178,19 +183,19 @@ def write_structures(
     Raises:
         DataError: the file cannot be written, or the CT's header is none that it can refer to.
     """
-    with _refused(path):
+    with refused(path):
         _write_structures(path, masks, affine, slices, keep_identity=keep_identity, maker=maker)
 
 
 def _write_structures(path, masks, affine, slices, *, keep_identity, maker):
-    first = _shown(slices, keep_identity)[0]
+    first = shown(slices, keep_identity)[0]
     dataset = _structure_set(first, _labels(masks), maker)
     dataset.ROIContourSequence = Sequence(
         _contours(number, mask, affine, slices)
         for number, mask in enumerate(masks.values(), start=1)
     )
     dataset.ReferencedFrameOfReferenceSequence = Sequence([_frame(first, slices)])
-    _save(path, dataset)
+    save(path, dataset)
 
 
 def _contours(number, mask, affine, slices):
@@ -264,7 +269,7 @@ def _keyhole(line, hole):
     return np.concatenate([line[: edge + 1], [end, start], turned, [start, end], line[edge + 1 :]])
 
 
-def _shown(slices, keep_identity):
+def shown(slices, keep_identity: bool) -> list[Dataset]:
     """The slices' datasets with what outputs may carry, and nothing else.
 
     An allow list: whatever a scanner or an archive wrote besides stays out. What is kept of the
@@ -314,7 +319,7 @@ def _valid(name, value):
     return text
 
 
-def _series_number(slices):
+def series_number(slices) -> int:
     """After the CT's own, as viewers sort by it."""
     return 1000 + int(slices[0].get("SeriesNumber") or 0)
 
@@ -323,7 +328,7 @@ def _structure_set(first, labels, maker):
     """An RTSTRUCT of regions without contours yet, of the CT's patient and study."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = RTStructureSetStorage
-    meta.MediaStorageSOPInstanceUID = generate_uid(None)
+    series_uid, meta.MediaStorageSOPInstanceUID = _uids(maker)
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset = Dataset()
     dataset.file_meta = meta
@@ -337,11 +342,11 @@ def _structure_set(first, labels, maker):
         if name in first:
             setattr(dataset, name, first.get(name))
     dataset.Modality = "RTSTRUCT"
-    dataset.SeriesInstanceUID = generate_uid(None)
-    dataset.SeriesNumber = _series_number([first]) + 1
+    dataset.SeriesInstanceUID = series_uid
+    dataset.SeriesNumber = series_number([first]) + 1
     dataset.SeriesDescription = _description(maker)
-    dataset.Manufacturer, dataset.ManufacturerModelName = _MAKER, maker.name[:_LONG]
-    dataset.SoftwareVersions = list(_versions(maker))
+    dataset.Manufacturer, dataset.ManufacturerModelName = PROGRAM, maker.name[:_LONG]
+    dataset.SoftwareVersions = list(versions(maker))
     dataset.OperatorsName = ""
     dataset.InstanceNumber = 1
     dataset.StructureSetLabel = maker.name[:_SHORT]
@@ -395,6 +400,7 @@ def _frame(first, slices):
     return frame
 
 
-def _save(path, dataset: pydicom.Dataset):
+def save(path, dataset: pydicom.Dataset) -> None:
+    """Writes a dataset, whole or not at all."""
     with replace_when_done(Path(path)) as partial:
         dataset.save_as(partial, enforce_file_format=True)

@@ -90,7 +90,7 @@ class Worker:
         told = [withhold(text, identity) for text in prediction.warnings]
         about = {"seconds": seconds, "lesions": len(found), "warnings": told}
         about["outputs"] = {kind: _uids(path) for kind, path in paths.items() if path.exists()}
-        about["volume_ml"] = round(sum(row["volume_ml"] for row in found), 2)
+        about["volume_ml"] = round(sum(row["mtv_ml"] for row in found), 2)
         about["slices"] = {
             name: volume.data.shape[2] for name, volume in prediction.images.volumes.items()
         }

@@ -17,10 +17,12 @@ from isanet_jax.errors import DataError
 from isanet_jax.kinds import pet_name
 from isanet_jax.nifti import read_volume
 from isanet_jax.prediction.formats import FORMATS
-from isanet_jax.prediction.lesions import lesions
 from isanet_jax.prediction.predictor import Predictor, entropy
 from isanet_jax.prediction.rules import Rules
 from isanet_jax.prediction.write import write_outputs
+from isanet_jax.quantify.lesions import lesions
+from isanet_jax.quantify.patients import ALL, patient
+from isanet_jax.quantify.person import Person, person_of
 from isanet_jax.volume import Volume
 
 
@@ -35,6 +37,8 @@ class Images:
         slices: the first image's DICOM datasets without pixels, in its order; None where it is no
             DICOM.
         warnings: of the images.
+        person: the patient's body, as far as the PET's DICOM says.
+        pet_slices: as `slices`, of the PET.
     """
 
     scan: Scan
@@ -42,6 +46,8 @@ class Images:
     kinds: Mapping[str, str]
     slices: list | None = None
     warnings: tuple[str, ...] = ()
+    person: Person = Person()  # noqa: RUF009 - it cannot be changed
+    pet_slices: list | None = None
 
 
 def read_images(
@@ -65,7 +71,7 @@ def read_images(
         DataError: images that are lacking or cannot be read, or a first image that a DICOM output
             cannot refer to.
     """
-    volumes, slices = {}, None
+    volumes, slices, pet_slices = {}, None, None
     chosen, warnings = _chosen_series(scan, [n for n in kinds if n not in given], kinds, series)
     for index, name in enumerate(kinds):
         if name in given:
@@ -75,9 +81,11 @@ def read_images(
 
             volumes[name], of_image = read_image(chosen[name], case=scan.case, notes=warnings)
             slices = of_image if index == 0 else slices
+            pet_slices = of_image if kinds[name] == "pet" else pet_slices
         else:
             volumes[name] = read_volume(scan.image(name), case=scan.case)
-    images = Images(scan, volumes, kinds, slices, tuple(warnings))
+    person = person_of(pet_slices[0]) if pet_slices else Person()
+    images = Images(scan, volumes, kinds, slices, tuple(warnings), person, pet_slices)
     for name in set(formats) & set(FORMATS):
         if FORMATS[name].check:
             FORMATS[name].check(images)
@@ -86,6 +94,9 @@ def read_images(
 
 def _chosen_series(scan, names, kinds, series):
     """(name -> series of the images that are DICOM, what is to be said of them)."""
+    if scan.study is not None:
+        left = [f"left {text}" for text in scan.study.left if "not needed" not in text]
+        return scan.study.images, [*scan.study.notes, *left]
     places = {name: Path(scan.image(name)) for name in names if is_dicom(scan.image(name))}
     for name, place in places.items():
         if kinds[name] not in ("ct", "pet", "mr"):
@@ -129,7 +140,15 @@ class Prediction:
 
     def maker_of(self, format: str) -> Maker:  # noqa: A002
         """What an output of a format says made it."""
-        return self.maker._replace(supersedes=self.superseded.get(format))
+        before = self.superseded.get(format)
+        return self.maker._replace(supersedes=before, uids=self.uids[format])
+
+    @functools.cached_property
+    def uids(self) -> dict[str, tuple[str, str]]:
+        """Format -> (Series, SOP Instance UID) of its output, by which others refer to it."""
+        from pydicom.uid import generate_uid  # pydicom, where it is needed
+
+        return {name: (generate_uid(None), generate_uid(None)) for name in FORMATS}
 
     @property
     def volume(self) -> Volume:
@@ -201,12 +220,34 @@ class Prediction:
         return entropy(self.probability)
 
     def lesions(self) -> list[dict[str, float]]:
-        """A row per lesion and class, see `isanet_jax.prediction.lesions.lesions`."""
+        """A row per lesion and class, see `isanet_jax.quantify.lesions.lesions`."""
         rows = []
-        for name, mask in self.masks.items():
-            of_class = lesions(Volume(mask, self.affine), self._pet)
+        for name, of_class in self.lesions_of_class.items():
             rows += [{"class": name, **row} for row in of_class]
         return rows if len(self.values) > 1 else [_without_class(row) for row in rows]
+
+    @functools.cached_property
+    def lesions_of_class(self) -> dict[str, list[dict]]:
+        """Class -> its lesions' rows, see `isanet_jax.quantify.lesions.lesions`."""
+        return {name: self._lesions_of(mask) for name, mask in self.masks.items()}
+
+    def _lesions_of(self, mask):
+        return lesions(Volume(mask, self.affine), self._pet, self.images.person)
+
+    def patient(self, references=None) -> list[dict]:
+        """The patient's row, see `isanet_jax.quantify.patients.patient`.
+
+        Of several classes, a row of all together, in which lesions that touch are one, and one of
+        each.
+
+        Args:
+            references: see `patient`.
+        """
+        person = self.images.person
+        if len(self.values) == 1:
+            return [patient(self.lesions(), person, references)]
+        of_class = {ALL: self._lesions_of(self.mask), **self.lesions_of_class}
+        return [{"class": n, **patient(rows, person, references)} for n, rows in of_class.items()]
 
     def save(self, path, *, format="nifti", keep_identity=False, overwrite=False) -> None:  # noqa: A002
         """Writes the mask.

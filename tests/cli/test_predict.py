@@ -236,8 +236,8 @@ def test_dicom_in_and_out_with_a_table_of_lesions(trained, patient, tmp_path, ca
         rows = list(csv.DictReader(file))
     page = output.with_name("r.html").read_text()
     for row in rows:
-        assert f"<td>{float(row['volume_ml']):.2f}</td>" in page
-    total = sum(float(row["volume_ml"]) for row in rows)
+        assert f"<td>{float(row['mtv_ml']):.2f}</td>" in page
+    total = sum(float(row["mtv_ml"]) for row in rows)
     assert total == pytest.approx(mask.sum() * voxel_ml, abs=1e-3)
     assert {row["case"] for row in rows} == {"scan"}
     for row in rows:  # four decimals

@@ -1,0 +1,1 @@
+"""What a PET/CT reader measures: lesions, patients, reference regions, agreement."""
