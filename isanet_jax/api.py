@@ -235,7 +235,7 @@ def load(workdirs, *, checkpoint="best", half=False, rules=None) -> "Model":
     """Loads a trained run, or several as an ensemble, ready to predict.
 
     Args:
-        workdirs: a run's folder, or several.
+        workdirs: a run's folder, or several; a model's file, or the name of one in the package.
         checkpoint: the `best` one of each run, or the `latest`.
         half: compute in bfloat16: half the memory; probabilities differ by about a hundredth.
         rules: file of `isanet tune`, by which probabilities become masks; None: one half.

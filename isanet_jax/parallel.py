@@ -4,15 +4,16 @@ import logging
 import multiprocessing
 import multiprocessing.connection
 import os
+import re
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 
 from isanet_jax.datasets.layout import Scan
-from isanet_jax.errors import DataError
+from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.machine import GIB, share_memory, usable_memory
 from isanet_jax.nifti import NIFTI_SUFFIXES, read_grid
 
@@ -150,3 +151,45 @@ def _begin_worker(share):
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+# Variables of a scheduler: index, number of parts, the first index, and the step between two.
+_SLURM = tuple(f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "COUNT", "MIN", "STEP"))
+_KUBERNETES = ("JOB_COMPLETION_INDEX", "JOB_COMPLETIONS", "", "")  # of an indexed job
+
+
+def part_of(items: Sequence, part: str | None) -> list:
+    """The items of one of several parts, every N-th: as many in each, whatever they are sorted by.
+
+    Args:
+        items: the same in every process, in the same order.
+        part: "3/50", from 1 on; "auto": as the variables of SLURM's array or of a Kubernetes
+            indexed job say (of the latter, JOB_COMPLETIONS must be set to the number); None: all.
+
+    Raises:
+        ConfigError: no such part.
+    """
+    if part is None:
+        return list(items)
+    if part == "auto":
+        index, count = _scheduled()
+    else:
+        match = re.fullmatch(r"(\d+)/(\d+)", part)
+        if not match or not 1 <= int(match[1]) <= int(match[2]):
+            raise ConfigError(f"--part is {part!r}; give I/N, as 1/50 to 50/50, or auto")
+        index, count = int(match[1]) - 1, int(match[2])
+    return list(items)[index::count]
+
+
+def _scheduled():
+    """(index from 0, count) that a scheduler gives this process."""
+    for names in (_SLURM, _KUBERNETES):
+        if names[0] in os.environ and names[1] in os.environ:
+            defaults = ("", "", "0", "1")
+            index, count, first, step = (
+                int(os.environ.get(n, d)) for n, d in zip(names, defaults, strict=True)
+            )
+            if 0 <= (index - first) // step < count:
+                return (index - first) // step, count
+    wanted = " or ".join(f"{names[0]} and {names[1]}" for names in (_SLURM, _KUBERNETES))
+    raise ConfigError(f"--part auto needs the variables {wanted}; or give I/N")

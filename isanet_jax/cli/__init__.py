@@ -13,6 +13,8 @@ COMMANDS = {
     "train": ("train", "trains a network, or resumes a run that was stopped"),
     "eval": ("evaluate", "scores a trained run, or anyone's masks"),
     "predict": ("predict", "predicts tumour masks, as NIfTI or DICOM"),
+    "lesions": ("lesions", "measures any mask on any PET: MTV, TLG, SUV, reference regions"),
+    "models": ("models", "lists the trained models that come with the package"),
     "tune": ("tune", "chooses threshold, smallest lesion and so on, on a cross-validation"),
     "bundle": ("bundle", "makes one file of a trained run, or of an ensemble, to share"),
     "export": ("export", "writes trained networks for programs without JAX: ONNX, StableHLO"),

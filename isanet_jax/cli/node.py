@@ -10,6 +10,7 @@ import time
 import tomllib
 from pathlib import Path
 
+from isanet_jax import models
 from isanet_jax.arguments import Parser
 from isanet_jax.errors import ConfigError, IsaNetError
 from isanet_jax.machine import GIB
@@ -31,7 +32,10 @@ def parser() -> Parser:
     root.add_argument(
         "--config", metavar="TOML", help="file of these options, which those given here override"
     )
-    root.add_argument("--model", nargs="+", help="of isanet bundle, or runs")
+    root.add_argument(
+        "--model", type=models.resolve, nargs="+",
+        help="name of one (isanet models), file of isanet bundle, or runs",
+    )  # fmt: skip
     root.add_argument("--folder", default="node", help="of its queue (default: node)")
     root.add_argument(
         "--host", default="127.0.0.1", help="address to listen at (default: loopback)"
@@ -49,8 +53,8 @@ def parser() -> Parser:
         "--format",
         nargs="+",
         choices=of_dicom(),
-        default=of_dicom(),
-        help="of the results (default: both)",
+        default=["dicom-seg", "rtstruct"],
+        help="of the results (default: dicom-seg rtstruct); dicom-sr needs dicom-seg",
     )
     root.add_argument(
         "--keep-identity",
@@ -103,6 +107,8 @@ def main(arguments=None) -> None:
     for title in (args.aet, *args.accept):
         if not _TITLE.fullmatch(title):
             raise ConfigError(f"{title!r} is not an AE title: at most 16 characters, no backslash")
+    if "dicom-sr" in args.format and "dicom-seg" not in args.format:
+        raise ConfigError("--format dicom-sr refers to the segments of dicom-seg; give both")
     peers, metrics = _peers(args), _address(args.metrics)
     os.umask(0o077)  # what it writes is its user's alone
     with only_here(args.folder, "node", "is a node there"):

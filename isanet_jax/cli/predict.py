@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from isanet_jax import models
 from isanet_jax.arguments import Parser
 from isanet_jax.datasets.layout import PET_CT, Scan, box_from_lps
 from isanet_jax.datasets.table import read_table
@@ -22,13 +23,37 @@ from isanet_jax.settings import read_stored
 def parser() -> Parser:
     """The arguments of isanet predict."""
     root = Parser(
-        description="Predicts tumour masks on each CT's own grid, as NIfTI or DICOM.",
+        description="Predicts tumour masks on each CT's own grid, as NIfTI or DICOM, and measures "
+        "them. With --input, OUT becomes a folder with, for each scan, its mask (NIfTI; SEG, "
+        "RTSTRUCT and SR where the CT is DICOM), and for all of them lesions.csv, patients.csv and "
+        "report.html; what is there already is not done again.",
     )
     root.add_argument(
+        "-i",
+        "--input",
+        nargs="+",
+        metavar="IN",
+        help="scans: a DICOM folder or archive of one or many studies, a folder of NIfTI files "
+        "(nnU-Net's names, too), a table, or the images of one scan one after another",
+    )
+    root.add_argument(
+        "--model",
         "--workdir",
+        dest="workdir",
+        type=models.resolve,
         required=True,
         nargs="+",
-        help="folder of a trained run; of several, the mean of their probabilities counts",
+        help="name of a model (isanet models), file of isanet bundle, or folder of a trained run; "
+        "of several, the mean of their probabilities counts",
+    )
+    root.add_argument(
+        "--dry-run", action="store_true", help="with --input: list what would be done, and end"
+    )
+    root.add_argument(
+        "--part",
+        metavar="I/N",
+        help="with --input: the I-th of N parts of the scans, each for a process or machine of its "
+        "own; `auto`: as SLURM's array or Kubernetes' index says",
     )
     root.add_argument(
         "--checkpoint",
@@ -55,12 +80,18 @@ def parser() -> Parser:
     root.add_argument(
         "--table", help="CSV with case and a column per image (case, ct, pet): many cases in one go"
     )
-    root.add_argument("--output", required=True, help="mask.nii.gz; a folder with --table")
+    root.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        metavar="OUT",
+        help="folder of the results; without --input and --table: mask.nii.gz",
+    )
     root.add_argument(
         "--format",
-        default="nifti",
         help=f"formats of the masks, comma-separated: {', '.join(suffixes())}; the DICOM ones need "
-        "the CT as DICOM, and stand beside the NIfTI with other endings (default: nifti)",
+        "the CT as DICOM, and stand beside the NIfTI with other endings (default: nifti; with "
+        "--input all that there can be)",
     )
     root.add_argument(
         "--keep-identity",
@@ -74,7 +105,7 @@ def parser() -> Parser:
         help="write this class alone, as 1 (default: a mask of all, each with its value)",
     )
     root.add_argument(
-        "--lesions", help="also write a table of the lesions here, CSV: volume, SUV, TLG, MTV"
+        "--lesions", help="also write a table of the lesions here, CSV: MTV, SUV, TLG"
     )
     root.add_argument(
         "--batch",
@@ -123,6 +154,12 @@ def parser() -> Parser:
 def main(arguments=None) -> None:
     """Runs isanet predict."""
     args = parser().parse_args(arguments)
+    if args.input:
+        _predict_folder(args)
+        return
+    if args.dry_run or args.part:
+        raise ConfigError("--dry-run and --part belong to --input")
+    args.format = args.format or "nifti"
     images = _images_of(args.workdir[0])
     jobs = _jobs(args, images)
     if not jobs:
@@ -140,10 +177,7 @@ def main(arguments=None) -> None:
     predictor = Predictor(
         args.workdir, half=args.half, checkpoint=args.checkpoint, rules=args.rules
     )
-    if args.of_class and args.of_class not in predictor.classes:
-        raise ConfigError(
-            f"--class is {args.of_class!r}; this run has {', '.join(predictor.classes)}"
-        )
+    _check_class(args, predictor)
     page = _Report(args.report) if args.report else None
     failures, started, number = [], time.perf_counter(), 0
     for start in range(0, len(jobs), predictor.devices):
@@ -170,6 +204,131 @@ def main(arguments=None) -> None:
             action="The others are written; continue with --skip-existing"
             if len(jobs) > 1
             else None,
+        )
+
+
+_ALONE = ("ct", "pet", "image", "table", "lesions", "probability", "uncertainty", "report", "box")
+
+
+def _predict_folder(args):
+    """`--input`: many scans into a folder."""
+    from isanet_jax.parallel import part_of
+    from isanet_jax.prediction.sources import find_scans
+
+    given = [f"--{name}" for name in _ALONE if getattr(args, name)]
+    if given:
+        raise ConfigError(
+            f"{', '.join(given)} and --input: of --input, lesions.csv, patients.csv and "
+            "report.html are always written; scans with a box need --table"
+        )
+    formats = _formats(args.format) if args.format else None
+    output = Path(args.output)
+    if output.is_file() or output.name.endswith(NIFTI_SUFFIXES):
+        raise ConfigError(f"--output is {output}; with --input it is a folder")
+    inputs = [Path(path).resolve() for path in args.input]
+    if any(output.resolve() == path or path in output.resolve().parents for path in inputs):
+        raise ConfigError(f"{output} lies in --input; give the results a folder of their own")
+    kinds = _images_of(args.workdir[0])
+    found = find_scans(
+        args.input, kinds, series=args.series, keep_identity=args.keep_identity, progress=_files
+    )
+    scans = part_of(found.scans, args.part)
+    for note in found.notes:
+        print(note)
+    if args.dry_run:
+        _list_scans(scans, found.failures, formats, output)
+        return
+
+    from isanet_jax.evaluation.predicted import PATIENTS, REPORT, pack, write_tables
+    from isanet_jax.prediction import many
+    from isanet_jax.prediction.predictor import Predictor  # imports JAX: after the checks
+
+    say_devices()
+    predictor = Predictor(
+        args.workdir, half=args.half, checkpoint=args.checkpoint, rules=args.rules
+    )
+    _check_class(args, predictor)
+    folder = many.Folder(output)
+    many.keep_failures(folder, found.failures)
+    failures = [f"{case}: {reason}" for case, reason in found.failures.items()]
+    for text in failures:
+        print(f"error: {text}", file=sys.stderr, flush=True)
+    started, number = time.perf_counter(), 0
+    how = many.How(formats, args.keep_identity, args.overwrite, args.batch, pack, args.of_class)
+    outcomes = many.predict_many(predictor, scans, folder, how)
+    try:
+        for scan, outcome in outcomes:
+            number += 1
+            if isinstance(outcome, Exception):
+                failures.append(str(outcome))
+                print(f"error: {outcome}", file=sys.stderr, flush=True)
+                continue
+            for text in outcome["warnings"]:
+                print(f"{scan.case}: {text}", flush=True)
+            first = output / outcome["outputs"][0] if outcome["outputs"] else output
+            print(f"[{number}/{len(scans)}] {first}: {_burden(outcome)}", flush=True)
+    finally:
+        write_tables(folder)
+    done = len(scans) - number
+    seconds = time.perf_counter() - started
+    print(
+        f"{number} scans in {seconds:.1f} s, compilation included{_peak_memory()}"
+        + (f"; {done} were done before, or are another process's" if done else "")
+    )
+    print(f"{output / PATIENTS}, {output / REPORT}")
+    if failures:
+        raise DataError(
+            f"{len(failures)} of {len(scans) + len(found.failures)} scans failed (see above)",
+            action="The others are done; run the same command again to try these",
+        )
+
+
+def _files(total):
+    from tqdm import tqdm
+
+    return tqdm(total, unit="file", desc="reading headers", disable=None, leave=False)
+
+
+def _burden(record):
+    """A scan's result in a line."""
+    rows = record["patients"]
+    parts = []
+    for row in rows:
+        text = f"{row['class']}: " if len(rows) > 1 else ""
+        text += f"{row['lesions']} lesion(s), {row['tmtv_ml']:.2f} ml"
+        if "suv_max" in row:
+            text += f", SUVmax {row['suv_max']:.2f}, TLG {row['tlg_g']:.1f} g"
+        parts.append(text)
+    return "; ".join(parts) if rows[0]["lesions"] else "EMPTY: no tumour found"
+
+
+def _list_scans(scans, failures, formats, output):
+    """What --dry-run says."""
+    for scan in scans:
+        what = scan.study.describe() if scan.study else ", ".join(map(str, scan.images.values()))
+        print(f"{scan.case}: {what}")
+    for case, reason in failures.items():
+        print(f"{case}: cannot be predicted: {reason}")
+    shown = ", ".join(formats) if formats else "nifti, and DICOM where the CT is DICOM"
+    print(f"{len(scans)} scan(s) into {output} ({shown}); {len(failures)} cannot be")
+
+
+def _formats(text):
+    """The formats of --format."""
+    formats = text.split(",")
+    if [name for name in formats if name not in suffixes()]:
+        raise ConfigError(f"--format is {text!r}; choose from {', '.join(suffixes())}")
+    if "dicom-sr" in formats and "dicom-seg" not in formats:
+        raise ConfigError(
+            "--format dicom-sr refers to the segments of dicom-seg; give dicom-seg,dicom-sr"
+        )
+    return formats
+
+
+def _check_class(args, predictor):
+    if args.of_class and args.of_class not in predictor.classes:
+        raise ConfigError(
+            f"--class is {args.of_class!r}; this run has {', '.join(predictor.classes)}"
         )
 
 
@@ -222,10 +381,7 @@ def _images_of(workdir):
 
 def _jobs(args, images):
     """(scan, {format of the mask, "probability" or "uncertainty": its path}) per case."""
-    formats = args.format.split(",")
-    unknown = [name for name in formats if name not in suffixes()]
-    if unknown:
-        raise ConfigError(f"--format is {args.format!r}; choose from {', '.join(suffixes())}")
+    formats = _formats(args.format)
     maps = {k: Path(v) for k in MAPS if (v := getattr(args, k))}
     output = Path(args.output)
     if args.table:
@@ -268,7 +424,7 @@ class _LesionTable:
         if self.path is None or not self.path.exists():
             return
         check_new(self.path, overwrite=args.overwrite or args.skip_existing)
-        from isanet_jax.prediction.lesions import COLUMNS
+        from isanet_jax.quantify.lesions import COLUMNS
 
         try:
             with open(self.path, newline="", encoding="utf-8") as file:
@@ -276,7 +432,7 @@ class _LesionTable:
                 columns, rows = tuple(reader.fieldnames or ()), list(reader)
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise DataError(f"cannot be read as CSV ({error})", file=self.path) from error
-        if not {"case", "lesion", "volume_ml"} <= set(columns) <= set(COLUMNS):
+        if not {"case", "lesion", "mtv_ml"} <= set(columns) <= set(COLUMNS):
             raise DataError(
                 f"is not a table of lesions: it has the columns {', '.join(columns)[:200]}",
                 file=self.path,
@@ -290,7 +446,7 @@ class _LesionTable:
         if self.path is None:
             return
         from isanet_jax.files import write_csv
-        from isanet_jax.prediction.lesions import COLUMNS
+        from isanet_jax.quantify.lesions import COLUMNS
 
         self.rows += [{"case": case, **_rounded(row)} for row in rows]
         written = {name for row in self.rows for name in row}
@@ -336,19 +492,19 @@ class _Report:
     """The page of `--report`: lesions, and the scans with what was found."""
 
     def __init__(self, path):
-        from isanet_jax.evaluation.page import Page, pack_scan
+        from isanet_jax.evaluation.page import Page
+        from isanet_jax.evaluation.predicted import pack
 
-        self._path, self._page, self._pack, self._rows = path, Page(), pack_scan, []
+        self._path, self._page, self._pack, self._rows = path, Page(), pack, []
 
     def add(self, prediction):
-        images, rows = prediction.images, prediction.lesions()
-        of_one = prediction.probability if len(prediction.volumes) == 1 else None
-        case = images.scan.case
-        content = self._pack(images.volumes, images.kinds, prediction.masks, of_one)
+        from isanet_jax.evaluation.predicted import as_text
+
+        case, rows = prediction.images.scan.case, prediction.lesions()
         # There is no score: of too many, those with the most lesions are kept.
-        self._page.add(case, -len(rows), content)
+        self._page.add(case, -len(rows), self._pack(prediction))
         for row in rows or [{}]:
-            self._rows.append([case, *(_shown(row.get(name)) for name in _REPORTED)])
+            self._rows.append([case, *(as_text(row.get(name)) for name in _REPORTED)])
 
     def write(self):
         count = len({row[0] for row in self._rows})
@@ -360,13 +516,9 @@ class _Report:
 
 
 _REPORTED = {
-    **{"class": "class", "volume_ml": "volume ml", "suv_max": "SUVmax", "suv_mean": "SUVmean"},
-    **{"suv_peak": "SUVpeak", "tlg": "TLG", "mtv_ml": "MTV ml"},
+    **{"class": "class", "mtv_ml": "MTV ml", "suv_max": "SUVmax", "suv_mean": "SUVmean"},
+    **{"suv_peak": "SUVpeak", "tlg_g": "TLG g"},
 }
-
-
-def _shown(value):
-    return "–" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 def _of_class(prediction, args):
@@ -403,11 +555,11 @@ def _write_case(prediction, paths, args, table):
 
 def _summary(rows):
     """Volume, number and hottest of some lesions."""
-    text = f"{sum(row['volume_ml'] for row in rows):.2f} ml"
+    text = f"{sum(row['mtv_ml'] for row in rows):.2f} ml"
     if rows:
         text += f" in {len(rows)} lesion(s)"
-        if "suv_max" in rows[0]:
-            text += f", SUVmax {max(row['suv_max'] for row in rows):.2f}"
+        if hottest := [row["suv_max"] for row in rows if "suv_max" in row]:
+            text += f", SUVmax {max(hottest):.2f}"
     return text
 
 

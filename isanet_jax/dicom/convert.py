@@ -10,8 +10,10 @@ import numpy as np
 from isanet_jax.dicom.image import one_series, read_image
 from isanet_jax.dicom.series import find_series
 from isanet_jax.dicom.structures import (
+    read_region,
     read_regions,
     referenced_series,
+    region_names,
 )
 from isanet_jax.dicom.studies import Asked, Study, choose_structures
 from isanet_jax.errors import DataError
@@ -163,3 +165,26 @@ def _images_around(path, structures):
         if fitting:
             return sorted(fitting, key=lambda s: s.uid not in wanted)
     return []
+
+
+def masks_of(place: Path, images: list = ()) -> dict[str, Volume]:
+    """Every region or segment of a structure set or segmentation, by its name.
+
+    Args:
+        place: RTSTRUCT or SEG file, or a folder with one.
+        images: series that it may be drawn on; empty: those around it.
+
+    Raises:
+        DataError: not one such file, or regions that cannot be read.
+    """
+    sets = [s for s in find_series(place)[0] if s.kind in ("RTSTRUCT", "SEG")]
+    if len(sets) != 1:
+        raise DataError(f"{len(sets)} RTSTRUCT or SEG", file=place, wanted="one file")
+    (structures,) = sets
+    wanted = referenced_series(structures.first)
+    fitting = [one for one in images if one.uid in wanted]
+    around = fitting or _images_around(place, structures)
+    return {
+        name: read_region(structures, name, around)[0]
+        for name in dict.fromkeys(region_names(structures.first))
+    }

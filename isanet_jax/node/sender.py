@@ -13,6 +13,7 @@ from typing import NamedTuple
 import pydicom
 from pynetdicom import AE
 from pynetdicom.sop_class import (
+    Comprehensive3DSRStorage,
     RTStructureSetStorage,
     SegmentationStorage,
     StudyRootQueryRetrieveInformationModelFind,
@@ -20,6 +21,7 @@ from pynetdicom.sop_class import (
 
 from isanet_jax.errors import ConfigError
 
+_RESULTS = (SegmentationStorage, RTStructureSetStorage, Comprehensive3DSRStorage)
 _TIMEOUT_S = 60
 _MOST_ANSWER = 2**20  # bytes of an answer that are read
 _PENDING = (0xFF00, 0xFF01)
@@ -74,7 +76,7 @@ class Peer(NamedTuple):
 
     def send(self, path: Path) -> None:
         """Sends an instance. Raises NotSent."""
-        made = self._associate([SegmentationStorage, RTStructureSetStorage])
+        made = self._associate(_RESULTS)
         try:
             status = made.send_c_store(str(path))
             code = status.get("Status")

@@ -8,18 +8,18 @@ from pathlib import Path
 import pydicom
 
 from isanet_jax.datasets.layout import Scan
-from isanet_jax.dicom.image import read_image
 from isanet_jax.dicom.series import find_series
-from isanet_jax.dicom.studies import Asked, choose_images
+from isanet_jax.dicom.studies import Asked, Study, choose_images
 from isanet_jax.errors import DataError, failure_of
 from isanet_jax.node.private import identity_in, withhold
 from isanet_jax.node.queue import Queue
 from isanet_jax.node.sender import NotSent
-from isanet_jax.prediction.formats import of_dicom, suffixes
+from isanet_jax.prediction.formats import suffixes
 from isanet_jax.prediction.predictor import Predictor
-from isanet_jax.prediction.result import Images, predict
+from isanet_jax.prediction.result import predict, read_images
 from isanet_jax.prediction.write import write_outputs
 
+FORMATS = ("dicom-seg", "rtstruct")  # where none are asked for
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 10.0, 600.0
 
 
@@ -31,7 +31,7 @@ class Worker:
         predictor: the networks.
         peers: what results are sent to, see `isanet_jax.node.sender`; of a study that was sent to
             none, nothing is noted.
-        formats: some of `isanet_jax.prediction.formats.of_dicom`; None: all.
+        formats: some of `isanet_jax.prediction.formats.of_dicom`; None: `FORMATS`.
         keep_identity: results carry the patient's name, IDs and dates: a PACS files them by these.
         say: called with a line for each thing that is done.
         figures: `isanet_jax.node.figures.Figures` that counts it, or None.
@@ -40,7 +40,7 @@ class Worker:
     def __init__(self, queue: Queue, predictor: Predictor, peers, *, formats=None,
                  keep_identity=False, say=print, figures=None):  # fmt: skip
         self.queue, self.predictor, self.peers = queue, predictor, list(peers)
-        self.formats = of_dicom() if formats is None else formats
+        self.formats = FORMATS if formats is None else formats
         self.keep_identity, self.figures = keep_identity, figures
         self.say = lambda text: say(withhold(text))
         self._pauses = {}  # key -> (when it is tried again, the pause after that)
@@ -135,12 +135,9 @@ class Worker:
         asked = Asked(images=kinds)
         asked.check()
         chosen, notes = choose_images(key, series, asked)
-        volumes, slices = {}, None
-        for index, (name, one) in enumerate(chosen.items()):
-            volumes[name], of_image = read_image(one, case=key, notes=notes)
-            slices = of_image if index == 0 else slices
-        scan = Scan(key, dict.fromkeys(kinds, Path(key)), None, key)
-        images = Images(scan, volumes, kinds, slices, tuple(notes))
+        study = Study(key, key, chosen, None, {}, (), tuple(notes))
+        scan = Scan(key, dict.fromkeys(kinds, Path(key)), None, key, study=study)
+        images = read_images(scan, kinds)
         (outcome,) = predict(self.predictor, [images])
         if isinstance(outcome, Exception):
             raise outcome

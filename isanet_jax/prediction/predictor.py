@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from scipy import special
 
+from isanet_jax import models
 from isanet_jax.arguments import command
 from isanet_jax.cases.case import Case
 from isanet_jax.cases.grid import resample
@@ -53,8 +54,8 @@ class Predictor:
             group of devices that splits a volume, for a run that was trained so.
 
     Args:
-        workdirs: folder of a run, or of several; a model that `isanet bundle` wrote is all of its
-            networks.
+        workdirs: folder of a run, or of several; a model that `isanet bundle` wrote, or the name
+            of one in the package, is all of its networks.
         half: compute in bfloat16, whatever the network was trained in.
         checkpoint: the `best` one of each run, or the `latest`.
         rules: file that `isanet tune` wrote; None: those of a model, or one half for every class.
@@ -72,6 +73,7 @@ class Predictor:
         self.descriptions = []
         if isinstance(workdirs, (str, Path)):
             workdirs = [workdirs]
+        workdirs = [models.resolve(workdir) for workdir in workdirs]
         self._from = list(workdirs)
         predict_of = functools.cache(make_predict)  # runs of one config share what is compiled
         for workdir, graphdef, params, description in _loaded(workdirs, half, checkpoint):

@@ -156,9 +156,14 @@ def _case_of(path):
     here = [i for i in range(0, len(parts), 2) if parts[i].lower() in known]
     if not here or any(part.lower() in _MASKS for part in parts):
         return stem, None
-    vain = [i for i in range(0, len(parts), 2) if parts[i].lower() in _VAIN]
-    best = max(here, key=lambda i: (parts[i].lower() not in _VAIN, i))  # pet_suv is a PET
-    kept = "".join(part for i, part in enumerate(parts) if i != best and i not in vain)
+    best = max(here)  # PET-CT_7_SUV is a PET of PET-CT_7
+    said = {best}  # with what stands beside it: ct_hu, pet_suv, CT_image
+    for step in (-2, 2):
+        at = best + step
+        while 0 <= at < len(parts) and parts[at].lower() in (known | set(_VAIN)):
+            said.add(at)
+            at += step
+    kept = "".join(part for i, part in enumerate(parts) if i not in said)
     return kept.strip("_.- "), parts[best].lower()
 
 

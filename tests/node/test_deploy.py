@@ -37,7 +37,7 @@ def parsed(folder, text, *flags):
 def test_all_options_from_a_file(tmp_path):
     text = (DEPLOY / "node.toml").read_text()
     args = parsed(tmp_path, text, "--port", "1")
-    assert (args.model, args.to) == (["/etc/isanet/model.isanet"], ["10.0.0.5:104:PACS"])
+    assert (args.model, args.to) == ([Path("/etc/isanet/model.isanet")], ["10.0.0.5:104:PACS"])
     assert (args.keep_identity, args.port, args.accept) == (True, 1, ["PACS"])
     args = parsed(tmp_path, "keep_identity = false\nto = ['a:1:A', 'b:2:B']\nquiet-s = 2.5")
     assert (args.keep_identity, args.to, args.quiet_s) == (False, ["a:1:A", "b:2:B"], 2.5)

@@ -73,11 +73,11 @@ def test_an_unforeseen_error_is_its_cases_failure_and_its_traceback_is_kept(
     find = result_module.lesions
     calls = []
 
-    def fail_once(mask, pet):
+    def fail_once(mask, pet, person):
         calls.append(1)
         if len(calls) == 2:
             raise ZeroDivisionError("of a made-up bug")
-        return find(mask, pet)
+        return find(mask, pet, person)
 
     monkeypatch.setattr(result_module, "lesions", fail_once)
     with pytest.raises(DataError, match="1 of 3 cases failed"):
@@ -190,7 +190,7 @@ def test_windows_over_a_field_that_no_scan_has_are_refused_before_they_are_made(
 
 def test_the_sphere_of_fine_voxels_is_the_sphere_of_coarse_ones(generator):
     """PET voxels of 0.04 mm asked for 208 GiB. Of 0.25 mm: the peak of a smooth field."""
-    from isanet_jax.prediction.lesions import lesions
+    from isanet_jax.quantify.lesions import lesions
     from isanet_jax.volume import Volume
 
     peaks = []
