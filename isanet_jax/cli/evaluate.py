@@ -32,6 +32,10 @@ def parser() -> Parser:
     root.add_argument("--predictions", help="folder of masks to score")
     root.add_argument("--references", help="folder of true masks with the same names")
     root.add_argument(
+        "--pet",
+        help="folder of PETs in SUV with the same names: the tumour burden's agreement, too",
+    )
+    root.add_argument(
         "--label-values",
         default="1",
         metavar="V[,V]",
@@ -79,4 +83,6 @@ def main(arguments=None) -> None:
         values = {TUMOUR: parse_label_values(args.label_values)}
         classes = parse_classes(args.classes) if args.classes else values
         ignore = parse_label_values(args.ignore, "--ignore") or ()
-        evaluate_masks(args.predictions, args.references, output, Classes(classes, ignore))
+        evaluate_masks(
+            args.predictions, args.references, output, Classes(classes, ignore), pet=args.pet
+        )

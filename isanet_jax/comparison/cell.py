@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 STOPPED = 3  # exit status: a signal stopped the training, which can be resumed
 # What a finished cell leaves in its folder.
 SCORES, SCORES_BY_CLASS, MASKS = "scores.json", "scores_by_class.json", "masks.npz"
+BURDEN = "burden.json"
 TRAINING = "training.json"  # what it took
 
 
@@ -85,7 +86,7 @@ def run_cell(
     starting = {clock: machine.seconds_by(clock) for clock in clocks}
     if is_trained and not _train_all(config, members, runs, cohort, snapshots=snapshots):
         return False
-    masks = {}
+    masks, burdens = {}, {}
 
     def on_case(case, stored, probability, predicted, metrics):
         if predicted is not None:
@@ -95,16 +96,19 @@ def run_cell(
     cases = split_cohort(config, cohort).test
     names = config.data.classes
     if masks_of is not None:
-        scores = score_given(cohort, cases, masks_of, names, on_case)
+        scores = score_given(cohort, cases, masks_of, names, on_case, of_case=burdens)
     else:
         predictor = Predictor(runs) if is_trained else None
         if is_trained:
             training = _training(predictor.descriptions, runs, starting)
             write_json(folder / TRAINING, {"epochs": config.train.epochs} | training)
         options = {"classes": names, "thresholds": thresholds, "grids": ("ct",)}
+        options |= {"of_case": burdens}
         scores = score_run(predictor, cohort, cases, on_case, **options)
     with replace_when_done(folder / MASKS) as partial, open(partial, "wb") as file:
         np.savez_compressed(file, **masks)
+    if burdens:
+        write_json(folder / BURDEN, burdens)
     *several, last = scores
     if several:
         by_class = {name: jsonable(scores[name]["ct"]) for name in several}

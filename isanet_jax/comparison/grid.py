@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from isanet_jax.comparison.basis import SCORE_AGAIN, basis_of, changes
-from isanet_jax.comparison.cell import SCORES, SCORES_BY_CLASS, TRAINING
+from isanet_jax.comparison.cell import BURDEN, SCORES, SCORES_BY_CLASS, TRAINING
 from isanet_jax.errors import ConfigError, IsaNetError, damaged
 from isanet_jax.network.systems import SYSTEMS, find_system
 from isanet_jax.runs.log import read_log
@@ -89,6 +89,12 @@ class Cell:
         """What its training took, see `isanet_jax.comparison.cell.run_cell`; None: not known."""
         path = self.folder / TRAINING
         return _read(path) if path.exists() else None
+
+    @property
+    def burdens(self) -> dict[str, dict]:
+        """Case -> its tumour burden and the reference's; {} where it was not measured."""
+        path = self.folder / BURDEN
+        return _read(path) if path.exists() else {}
 
     def scores(self, of_class: str | None = None) -> dict[str, dict[str, dict[str, float]]]:
         """Method (`network`, or a threshold's name) -> case ID -> metrics.

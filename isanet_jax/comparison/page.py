@@ -1,5 +1,7 @@
 """report.html of a comparison: methods, cases, box plots, and the volumes with all masks."""
 
+from types import MappingProxyType
+
 import numpy as np
 
 from isanet_jax.cases.cohort import read_cohort
@@ -11,7 +13,9 @@ from isanet_jax.metrics import METRICS, shown_in
 from isanet_jax.settings import read
 
 
-def write_page(path, *, comparison: dict, lines, rows, of_class, masks, cells) -> None:
+def write_page(
+    path, *, comparison: dict, lines, rows, of_class, masks, cells, tables=MappingProxyType({})
+) -> None:
     """Writes the page.
 
     Args:
@@ -22,6 +26,7 @@ def write_page(path, *, comparison: dict, lines, rows, of_class, masks, cells) -
         of_class: class -> rows, where there are several.
         masks: see `isanet_jax.comparison.masks.masks_of_cases`.
         cells: all, done or not.
+        tables: heading -> further ones.
     """
     methods = [row for row in rows if row.name in comparison["methods"]]
     all_rows = {MEAN: rows, **of_class} if of_class else {"All cases": rows}
@@ -46,6 +51,7 @@ def write_page(path, *, comparison: dict, lines, rows, of_class, masks, cells) -
         lines=lines,
         tables={
             "Methods": _methods_table(all_rows),
+            **tables,
             "Cases": metrics_table({row.label: row.cases for row in methods}, "method"),
         },
         charts=shown,

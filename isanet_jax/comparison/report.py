@@ -13,6 +13,7 @@ from isanet_jax.comparison.grid import Cell
 from isanet_jax.comparison.masks import case_folder, masks_of_cases, unpacked
 from isanet_jax.comparison.page import write_page
 from isanet_jax.comparison.table import NO_VALUE, NOT_INDEPENDENT, Row, collect, has_seen, tests
+from isanet_jax.evaluation import burden
 from isanet_jax.evaluation.evaluate import MEAN
 from isanet_jax.evaluation.report import SELECTION_NOTES, in_voxels
 from isanet_jax.files import replace_when_done, write_csv
@@ -63,6 +64,8 @@ def write_comparison(
     conditions = _conditions(comparison, cells, failures)
     lines = [line.removeprefix("- ") for line in conditions.split("\n")]
     page = {"comparison": comparison, "rows": rows, "of_class": of_class, "cells": cells}
+    if (agreement := burden_table(comparison, cells))[1]:
+        page["tables"] = {"Tumour burden": agreement}
     write_page(workdir / "report.html", lines=lines, masks=drawn, **page)
     table = markdown_table(rows)
     text = f"""# {comparison["title"]}, {comparison["dataset"]}
@@ -83,7 +86,8 @@ Trained methods only, method minus reference, over the cases of both (seeds aver
 Wilcoxon signed-rank test, two-sided; Holm's correction over the methods of a metric. Interval: 95 %
 bootstrap of the mean difference, over the cases where it is finite. The cases of a cross-validation
 share training data: the p-values are a guide.
-{_of_classes(of_class, compared_of_class)}{_trainings(comparison, cells)}
+{_of_classes(of_class, compared_of_class)}{_burdens(comparison, cells)}\
+{_trainings(comparison, cells)}
 ## Figures
 
 """ + "\n".join(f"![{name}]({name})" for name in pictures)
@@ -125,6 +129,39 @@ def _of_classes(of_class, compared):
         for name, rows in of_class.items()
     ]
     return "".join(sections)
+
+
+def burden_table(comparison: dict, cells: list[Cell]) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of each method's agreement in tumour burden, where it was measured.
+
+    A case of several seeds counts once, by the mean of them.
+    """
+    rows, heads = [], []
+    for name in comparison["order"]:
+        of_case = {}
+        for cell in cells:
+            if cell.method == name and cell.is_done:
+                for case, found in cell.burdens.items():
+                    of_case.setdefault(case, []).append(found)
+        mean = {
+            case: {
+                side: {k: float(np.mean([one[side][k] for one in found])) for k in found[0][side]}
+                for side in found[0]
+            }
+            for case, found in of_case.items()
+        }
+        heads, of_method = burden.as_rows(burden.agreements(mean))
+        label = comparison["methods"][name]["label"]
+        rows += [[label, *cells_] for cells_ in of_method]
+    return ["method", *heads], rows
+
+
+def _burdens(comparison, cells):
+    heads, rows = burden_table(comparison, cells)
+    if not rows:
+        return ""
+    lines = [f"| {' | '.join(one)} |" for one in (heads, ["---"] * len(heads), *rows)]
+    return "\n## Tumour burden: agreement with the reference\n\n" + "\n".join(lines) + "\n"
 
 
 def _trainings(comparison, cells):

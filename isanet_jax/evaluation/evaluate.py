@@ -11,11 +11,12 @@ from isanet_jax.cases.label import read_label
 from isanet_jax.cases.preparation import settings_of
 from isanet_jax.classes import Classes, class_masks, ignored_mask
 from isanet_jax.errors import DataError
+from isanet_jax.evaluation.burden import burdens
 from isanet_jax.files import files_below
 from isanet_jax.kinds import pet_name
 from isanet_jax.metrics.segmentation import case_metrics, mean_over_classes
 from isanet_jax.metrics.thresholds import threshold_masks
-from isanet_jax.nifti import NIFTI_SUFFIXES, OTHER_SUFFIXES
+from isanet_jax.nifti import NIFTI_SUFFIXES, OTHER_SUFFIXES, read_volume
 from isanet_jax.pipeline.dataset import evaluation_data
 from isanet_jax.prediction.predictor import check_finite, to_grid_of
 from isanet_jax.volume import Volume
@@ -26,7 +27,15 @@ MEAN = "mean of the classes"
 
 
 def score_run(
-    predictor, cohort, cases, on_case, *, classes=None, thresholds=True, grids=GRIDS
+    predictor,
+    cohort,
+    cases,
+    on_case,
+    *,
+    classes=None,
+    thresholds=True,
+    grids=GRIDS,
+    of_case=None,
 ) -> dict[str, dict[str, dict[str, dict]]]:
     """Scores the network and the thresholds on the original grid and on the case grid.
 
@@ -44,6 +53,8 @@ def score_run(
         classes: names to score; None: the predictor's.
         thresholds: whether to score these too, where there is a PET.
         grids: which of `ct` (the first image's, as it was) and `case`.
+        of_case: dict that gets, by case, the network's tumour burden and the reference's on the
+            first grid (`isanet_jax.evaluation.burden.burdens`), where there is a PET; or None.
 
     Returns:
         class -> grid -> method -> ID -> metrics; of several classes, `MEAN` too.
@@ -56,7 +67,8 @@ def score_run(
         of_network = {}  # grid -> class -> mask
         for grid in dict.fromkeys((*grids, *(["case"] if predictor else []))):
             label = None if grid == "case" else cohort.stored(case, ()).label_on_reference()
-            on_grid, references, ignored, spacing_mm = _grid(label, stored, classes)
+            on_grid, references, ignored, affine = _grid(label, stored, classes)
+            spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
             of_methods = {}
             if predictor:
                 suv = partial(on_grid, stored.images[pet]) if pet else None
@@ -69,6 +81,9 @@ def score_run(
                 }
                 drawn = predictor.labels.as_drawn(found)  # as a mask in a file would say
                 of_methods[NETWORK] = of_network[grid] = {name: drawn[name] for name in classes}
+            if predictor and pet and of_case is not None and grid == grids[0]:
+                found = burdens(of_network[grid], references, affine, _pet(stored, pet))
+                of_case[case] = found
             if grid not in grids:
                 continue
             if thresholds and pet:
@@ -85,7 +100,9 @@ def score_run(
     return scores
 
 
-def score_given(cohort, cases, folder, classes, on_case) -> dict[str, dict[str, dict[str, dict]]]:
+def score_given(
+    cohort, cases, folder, classes, on_case, *, of_case=None
+) -> dict[str, dict[str, dict[str, dict]]]:
     """Scores masks that another program made, on the original grid, as `score_run` does.
 
     Args:
@@ -94,14 +111,15 @@ def score_given(cohort, cases, folder, classes, on_case) -> dict[str, dict[str, 
         folder: of the masks, `ID.nii.gz`, on the first image's own grid.
         classes: names to score. A mask has the values that this program writes: of a single class
             1, of several those of the labels, where one class may have another's, too.
-        on_case, and what is returned: see `score_run`; there is no other method than `NETWORK`.
+        on_case, of_case, and what is returned: see `score_run`; there is no other method than
+            `NETWORK`.
 
     Raises:
         DataError: masks that are missing, unreadable, or on another grid.
     """
     every = settings_of(cohort.settings).classes
     written = Classes({n: every.values[n] if len(classes) > 1 else (1,) for n in classes})
-    scores = {}
+    scores, pet = {}, pet_name(cohort.settings["images"])
     paths = {case: Path(folder) / f"{case}.nii.gz" for case in cases}
     if lacking := [case for case, path in paths.items() if not path.is_file()]:
         raise DataError(
@@ -113,12 +131,11 @@ def score_given(cohort, cases, folder, classes, on_case) -> dict[str, dict[str, 
         mask = read_label(paths[case], written, case=case, placed=False)
         label, settings = cohort.stored(case, ()).label_on_reference(), stored.meta["settings"]
         _check_grids(mask, label, case, paths[case], "the case's")
-        found = _metrics(
-            class_masks(mask.data, written.to_json(), classes),
-            class_masks(label.data, settings, classes),
-            ignored_mask(label.data, settings),
-            label.spacing_mm,
-        )
+        given = class_masks(mask.data, written.to_json(), classes)
+        true = class_masks(label.data, settings, classes)
+        found = _metrics(given, true, ignored_mask(label.data, settings), label.spacing_mm)
+        if of_case is not None and pet:
+            of_case[case] = burdens(given, true, label.affine, _pet(stored, pet))
         for name, metrics in found.items():
             of_case = scores.setdefault(name, {"ct": {NETWORK: {}}})
             of_case["ct"][NETWORK][case] = metrics
@@ -160,7 +177,7 @@ def predicted(predictor, cohort, cases):
 
 def _grid(label, stored, classes):
     """How values of a case are taken to a grid; the true masks there, by class, and which voxels
-    nothing is known of (or None); its voxel size.
+    nothing is known of (or None); its affine.
     """
     settings = stored.meta["settings"]
     if label is None:  # on the case grid
@@ -168,15 +185,20 @@ def _grid(label, stored, classes):
             lambda values: values,
             stored.masks(classes),
             stored.ignored,
-            stored.meta["spacing_mm"],
+            np.array(stored.meta["affine"]),
         )
     affine = np.array(stored.meta["affine"])
     return (
         lambda values: to_grid_of(values, affine, label).data,
         class_masks(label.data, settings, classes),
         ignored_mask(label.data, settings),
-        label.spacing_mm,
+        label.affine,
     )
+
+
+def _pet(stored, name):
+    """The PET of a case, on its grid."""
+    return Volume(stored.images[name], np.array(stored.meta["affine"]))
 
 
 def pair_masks(predictions, references) -> dict[str, tuple[Path, Path]]:
@@ -244,8 +266,19 @@ def _check_grids(mask, reference, case, path, whose):
     )
 
 
-def score_masks(name, prediction, reference, classes: Classes) -> dict[str, dict[str, float]]:
+def score_masks(
+    name, prediction, reference, classes: Classes, *, pet=None
+) -> tuple[dict[str, dict[str, float]], dict | None]:
     """Metrics of one pair of mask files: class -> metrics; of several classes, `MEAN` too.
+
+    Args:
+        name: of the pair, for messages.
+        prediction, reference: NIfTI masks on one grid.
+        classes: what their values stand for.
+        pet: NIfTI in SUV, on any grid; None: none.
+
+    Returns:
+        the metrics, and the tumour burdens (`isanet_jax.evaluation.burden.burdens`), or None.
 
     Raises:
         DataError: unreadable, unexpected values, or grids that differ.
@@ -255,5 +288,8 @@ def score_masks(name, prediction, reference, classes: Classes) -> dict[str, dict
     ]
     _check_grids(*masks, name, prediction, f"the reference's ({reference})")
     settings = classes.to_json()
-    both = (class_masks(m.data, settings, classes.names) for m in masks)
-    return _metrics(*both, ignored_mask(masks[1].data, settings), masks[0].spacing_mm)
+    both = [class_masks(m.data, settings, classes.names) for m in masks]
+    metrics = _metrics(*both, ignored_mask(masks[1].data, settings), masks[0].spacing_mm)
+    if pet is None:
+        return metrics, None
+    return metrics, burdens(*both, masks[0].affine, read_volume(pet, case=name))

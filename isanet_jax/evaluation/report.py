@@ -233,7 +233,7 @@ def _validation(run):
     return f" ({VALIDATION_NOTES[run['validated_on']]} {run['validation_dsc']:.4f})"
 
 
-def write_run_report(path, *, runs, rules, preparation, scores) -> None:
+def write_run_report(path, *, runs, rules, preparation, scores, burdens="") -> None:
     """Writes report.md of a run, or of an ensemble of runs.
 
     Args:
@@ -242,6 +242,7 @@ def write_run_report(path, *, runs, rules, preparation, scores) -> None:
         rules: class -> how its probability became a mask.
         preparation: of the cases.
         scores: see `isanet_jax.evaluation.evaluate.score_run`.
+        burdens: text of `isanet_jax.evaluation.burden.as_markdown`; "": there is no PET.
     """
     grid = describe_grid(preparation)
     title = f"fold {runs[0]['fold']}" if len(runs) == 1 else f"an ensemble of {len(runs)} networks"
@@ -267,6 +268,7 @@ def write_run_report(path, *, runs, rules, preparation, scores) -> None:
 
 {summary_table(by_method(scores, "case"))}
 
+{f"## Tumour burden{chr(10)}{chr(10)}{burdens}{chr(10)}" if burdens else ""}
 ## Cases, on the original {first_image(preparation)} grid, hardest first
 
 {case_table(primary)}

@@ -7,6 +7,7 @@ from tqdm import tqdm
 
 from isanet_jax.classes import Classes
 from isanet_jax.errors import ConfigError, DataError, failure_of
+from isanet_jax.evaluation import burden
 
 _log = logging.getLogger(__name__)
 
@@ -72,7 +73,8 @@ def evaluate_runs(  # noqa: PLR0915 - one file after the other is written
             page.add(case, of_method[NETWORK]["dsc"], content)
             bar.update()
 
-        scores = score_run(predictor, cohort, ids, on_case)
+        of_case = {}
+        scores = score_run(predictor, cohort, ids, on_case, of_case=of_case)
     runs_here = [workdir for workdir in workdirs if not is_bundle(workdir)]
     logs = {
         f"network {number}": read_log(workdir / "metrics.jsonl")
@@ -90,6 +92,7 @@ def evaluate_runs(  # noqa: PLR0915 - one file after the other is written
     applied = write_form(predictor.rules)
     first = report.first_image(descriptions[0]["preparation"])
     extra = {"grid": f"original {first} grid", "rules": applied, "runs": runs, "grids": methods}
+    extra |= _burdens(of_case)
     of_network = {name: of_grid["ct"][NETWORK] for name, of_grid in scores.items()}
     content = report.write_metrics(output, of_network, extra)
     write_csv(output / "metrics.csv", [
@@ -106,6 +109,7 @@ def evaluate_runs(  # noqa: PLR0915 - one file after the other is written
         rules=applied,
         preparation=descriptions[0]["preparation"],
         scores=scores,
+        burdens=burden.as_markdown(of_case) if of_case else "",
     )
     notes = sorted({note for run in runs if (note := report.start_note(run))})
     chosen_by = ", ".join(sorted({report.SELECTION_NOTES[run["selection"]] for run in runs}))
@@ -119,9 +123,10 @@ def evaluate_runs(  # noqa: PLR0915 - one file after the other is written
             "the volumes below on the case grid.",
             *([f"Volumes: of the {page.most} cases with the lowest DSC."] * page.is_full),
         ],
-        tables={"Cases": metrics_table(of_network)},
+        tables={"Cases": metrics_table(of_network)} | _agreement_table(of_case),
         charts=[
             charts.boxes("All cases", of_network, shown_in("page")),
+            *([burden.differences(of_case)] if burden.agreements(of_case) else []),
             *([charts.learning_curves(logs)] if logs else []),
         ],
     )
@@ -139,8 +144,26 @@ def evaluate_runs(  # noqa: PLR0915 - one file after the other is written
     return content
 
 
-def evaluate_masks(predictions, references, output: Path, classes: Classes) -> None:
+def _burdens(of_case):
+    """What metrics.json says of the tumour burden."""
+    found = {name: one._asdict() for name, one in burden.agreements(of_case).items()}
+    return {"burden": of_case, "agreement": found} if of_case else {}
+
+
+def _agreement_table(of_case):
+    """A page's table of agreement, where there are enough patients."""
+    found = burden.agreements(of_case)
+    return {"Agreement of the tumour burden": burden.as_rows(found)} if found else {}
+
+
+def evaluate_masks(predictions, references, output: Path, classes: Classes, *, pet=None) -> None:
     """Scores two folders of masks; every pair is tried before an error ends the run.
+
+    Args:
+        predictions, references: folders of NIfTI masks of the same names.
+        output: folder of the results.
+        classes: what the masks' values stand for.
+        pet: folder of PETs in SUV of the same names; None: no tumour burden.
 
     Raises:
         DataError: pairs that cannot be scored, with the reason of each.
@@ -149,11 +172,16 @@ def evaluate_masks(predictions, references, output: Path, classes: Classes) -> N
     from isanet_jax.evaluation.evaluate import pair_masks, score_masks
     from isanet_jax.files import write_csv
 
-    scores, failures = {}, []
+    scores, failures, of_case = {}, [], {}
     pairs = pair_masks(predictions, references)
+    pets = {name: paths[0] for name, paths in pair_masks(pet, references).items()} if pet else {}
     for name, (prediction, reference) in tqdm(pairs.items(), unit="case", disable=None):
         try:
-            scores[name] = score_masks(name, prediction, reference, classes)
+            scores[name], found = score_masks(
+                name, prediction, reference, classes, pet=pets.get(name)
+            )
+            if found:
+                of_case[name] = found
         except Exception as error:
             error = failure_of(error, name, output / "errors.log")
             failures.append(str(error))
@@ -162,11 +190,13 @@ def evaluate_masks(predictions, references, output: Path, classes: Classes) -> N
         raise DataError("\n  ".join([f"{len(failures)} of {len(pairs)} pairs failed:", *failures]))
     names = list(next(iter(scores.values())))
     by_class = {of: {case: found[of] for case, found in scores.items()} for of in names}
-    report.write_metrics(output, by_class, {})
+    report.write_metrics(output, by_class, _burdens(of_case))
     write_csv(output / "metrics.csv", [
         {"case": case} | ({"class": of} if len(names) > 1 else {}) | found[of]
         for of in names
         for case, found in scores.items()
     ])  # fmt: skip
     _log.info(report.summary_table({"predictions": by_class}))
+    if of_case:
+        _log.info(f"\n{burden.as_markdown(of_case)}")
     _log.info(f"\nwritten to {output}")

@@ -67,12 +67,13 @@ def test_masks_of_two_classes_have_their_mean_too(tmp_path):
     for name, data in (("found", found), ("true", labels)):
         write_volume(tmp_path / f"{name}.nii.gz", Volume(data, np.eye(4)))
     both = [tmp_path / f"{name}.nii.gz" for name in ("found", "true")]
-    scores = score_masks("P1", *both, Classes({"a": (1,), "b": (2,)}))
+    scores, burdens = score_masks("P1", *both, Classes({"a": (1,), "b": (2,)}))
+    assert burdens is None
     assert list(scores) == ["a", "b", MEAN]
     assert scores["a"]["dsc"] == pytest.approx(2 / 3)
     assert scores["b"]["dsc"] == 1
     assert scores[MEAN]["dsc"] == pytest.approx(5 / 6)
-    assert list(score_masks("P1", *both, Classes({"a": (1, 2)}))) == ["a"]
+    assert list(score_masks("P1", *both, Classes({"a": (1, 2)}))[0]) == ["a"]
     for folder, name in (("p", "found"), ("r", "true")):
         (tmp_path / folder).mkdir()
         shutil.copy(tmp_path / f"{name}.nii.gz", tmp_path / folder / "P1.nii.gz")

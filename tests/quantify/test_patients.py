@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 from isanet_jax.errors import DataError
+from isanet_jax.evaluation.burden import agreements, as_markdown, burdens, differences
 from isanet_jax.quantify.agreement import agreement, icc_2_1
 from isanet_jax.quantify.lesions import lesions
 from isanet_jax.quantify.patients import COLUMNS, patient
@@ -116,3 +117,24 @@ def test_agreement_by_hand():
     assert agreement([1.0, np.nan, 2, 3], [1.0, 2, 2, 3]).patients == 3
     assert agreement([1.0, 2], [1.0, 2]) is None
     assert np.isnan(agreement([1.0, 1, 1], [1.0, 2, 3]).spearman)
+
+
+def test_the_agreement_of_masks_is_that_of_their_burdens():
+    mask, pet = scan()
+    smaller = np.array(mask.data)
+    smaller[:, :30] = False  # one of the two lesions
+    of_case = {
+        "a": burdens({"x": smaller}, {"x": mask.data}, AFFINE, pet),
+        "b": burdens({"x": mask.data}, {"x": mask.data}, AFFINE, pet),
+        "c": burdens({"x": mask.data & False}, {"x": mask.data & False}, AFFINE, pet),
+    }
+    assert of_case["c"]["prediction"] == dict.fromkeys(of_case["c"]["prediction"], 0.0)
+    found = agreements(of_case)
+    ml = ball((30, 30, 30), 10).sum() * 0.008
+    assert found["tmtv_ml"].bias == pytest.approx(-ml / 3)
+    assert found["lesions"].bias == pytest.approx(-1 / 3)
+    assert found["suv_max"].icc == 1
+    assert "| TMTV ml | 3 |" in as_markdown(of_case)
+    (panel, *_) = differences(of_case)["panels"]
+    assert panel["cases"][0] == ["a", pytest.approx(1.5 * ml), pytest.approx(-ml)]
+    assert "fewer than 3" in as_markdown({"a": of_case["a"]})

@@ -38,6 +38,6 @@ def test_the_digital_phantom():
     found = features(Volume(PHANTOM > 0, affine), Volume(PHANTOM, affine), bin_suv=1.0)
     for name, value in REFERENCE.items():
         (key,) = [k for k in found if k == name or k.startswith(f"{name}_fbs")]
-        assert found[key] == pytest.approx(value, rel=3e-3), name
+        assert found[key] == pytest.approx(value, rel=5e-3), name  # of three digits
     empty = Volume(PHANTOM > 9, affine)
     assert features(empty, Volume(PHANTOM, affine)) == {}

@@ -169,6 +169,43 @@ class Boxes extends Chart {
   }
 }
 
+// Bland–Altman: the difference of two measurements over their mean, with bias and limits.
+class Differences extends Boxes {
+  draw() {
+    const { cases, bias, limits, name } = this.panel, bottom = LINES_HEIGHT - 45;
+    this.start(LINES_HEIGHT, 80);
+    const xs = ticksOf(Math.min(...cases.map((c) => c[1])), Math.max(...cases.map((c) => c[1])));
+    const heights = [...cases.map((c) => c[2]), ...limits, 0];
+    const ys = ticksOf(Math.min(...heights), Math.max(...heights)), x = this.across(xs);
+    const y = (value) => bottom - ((value - ys[0]) / (ys.at(-1) - ys[0])) * (bottom - 10);
+    const across = (value, look) =>
+      svg("line", { x1: this.left, x2: WIDTH - RIGHT, y1: y(value), y2: y(value), ...look }, this.picture);
+    for (const tick of ys) {
+      across(tick, { class: "grid" });
+      svg("text", { x: this.left - 8, y: y(tick) + 4, "text-anchor": "end" }, this.picture, tick);
+    }
+    for (const tick of xs) svg("text", { x: x(tick), y: bottom + 17, "text-anchor": "middle" }, this.picture, tick);
+    const middle = (this.left + WIDTH - RIGHT) / 2;
+    svg("text", { x: middle, y: bottom + 37, "text-anchor": "middle" }, this.picture, `mean of prediction and reference: ${name}`);
+    for (const [value, text, dash] of [[bias, "bias", ""], [limits[0], "-1.96 SD", "7 3"], [limits[1], "+1.96 SD", "7 3"]]) {
+      across(value, { stroke: LINE_COLOURS[3], "stroke-width": 1.5, "stroke-dasharray": dash });
+      svg("text", { x: WIDTH - RIGHT + 5, y: y(value) + 4 }, this.picture, `${text} ${value.toPrecision(3)}`);
+    }
+    this.joined = svg("polyline", { class: "joined" }, this.picture);
+    this.dots = cases.map(([of, mean, difference]) => {
+      const dot = svg("circle", { cx: x(mean), cy: y(difference), r: 4, class: "dot" }, this.picture);
+      dot.addEventListener("click", () => this.open(of));
+      return { name: of, value: difference, row: 0, group: `mean ${mean.toPrecision(4)}`, dot, x: x(mean), y: y(difference) };
+    });
+    this.order = this.dots.map((_, i) => i).sort((a, b) => this.dots[a].x - this.dots[b].x);
+  }
+
+  choose(chosen) {
+    this.panel.digits = 3;
+    super.choose(chosen);
+  }
+}
+
 // Lines over a common axis; what they are at one place is said.
 class Curves extends Chart {
   draw() {
@@ -263,4 +300,4 @@ class Curves extends Chart {
 }
 
 const charts = JSON.parse(byId("chart-data").textContent)
-  .map((chart, i) => new { boxes: Boxes, curves: Curves }[chart.kind](chart, i));
+  .map((chart, i) => new { boxes: Boxes, curves: Curves, differences: Differences }[chart.kind](chart, i));
