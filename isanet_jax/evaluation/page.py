@@ -1,7 +1,7 @@
 """report.html: one file that opens from a disk, with tables that sort and the volumes themselves.
 
-The page's parts are in viewer/, plain and without a build: page.html, viewer.css, viewer.js (tables
-and volumes) and charts.js.
+The page's parts are in viewer/, plain and without a build: page.html, viewer.css, and what is in
+`_SCRIPTS`.
 """
 
 import base64
@@ -13,9 +13,11 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 from string import Template
+from types import MappingProxyType
 
 import nibabel
 import numpy as np
+from nibabel.affines import apply_affine
 from scipy import ndimage
 
 from isanet_jax.cases.grid import resample
@@ -26,7 +28,8 @@ from isanet_jax.volume import CONNECTED_26, Volume
 
 MOST_CASES = 40  # whose volumes a page holds: those with the lowest scores
 _MOST_VOXELS = 2_500_000  # of a case; of larger ones every second or third along each axis
-_MOST_LESIONS = 60
+_SCRIPTS = ("volumes", "sheets", "viewer", "tables", "charts")
+_MEASURES = {"mtv_ml": "MTV ml", "suv_max": "SUVmax", "suv_peak": "SUVpeak", "tlg_g": "TLG g"}
 _PARTS = Path(__file__).parent / "viewer"
 
 
@@ -80,7 +83,14 @@ def pack_case(case, references, predictions, probability=None) -> dict:
 
 
 def pack_scan(
-    volumes: Mapping[str, Volume], kinds, predictions, probability=None, *, references=None
+    volumes: Mapping[str, Volume],
+    kinds,
+    predictions,
+    probability=None,
+    *,
+    references=None,
+    lesions=None,
+    told=MappingProxyType({}),
 ) -> dict:
     """What a page needs of a scan, on its first image's grid.
 
@@ -90,6 +100,9 @@ def pack_scan(
         predictions: class -> (I, J, K) bool on the first image's grid.
         probability: (I, J, K) there, of one class; None: not shown.
         references: as `predictions`; None: there are none.
+        lesions: class -> rows of `isanet_jax.quantify.lesions.lesions`, as tables show them; None:
+            the places alone are shown.
+        told: what is shown besides: `summary`, pairs of a label and a value; `warnings`, texts.
     """
     first = next(iter(volumes.values()))
     step = _step_of(first.data.shape)
@@ -115,7 +128,41 @@ def pack_scan(
         for masks in (predictions, references or {})
     )
     of_class = None if probability is None else turned(probability)
-    return _content(images, kinds, affine, references=real, predictions=shown, probability=of_class)
+    content = _content(
+        images, kinds, affine, references=real, predictions=shown, probability=of_class
+    )
+    if lesions is not None:
+        content["lesions"] = _measured(lesions, shown, affine)
+    return content | told
+
+
+def key_of(name: str, row: Mapping, several: bool) -> str:
+    """By which a lesion is found in a page: its number, after its class where there are several."""
+    return f"{name} {row['lesion']}" if several else str(row["lesion"])
+
+
+def _measured(lesions, masks, affine):
+    """Lesions as their rows number them, each at the voxel of its class nearest its centroid."""
+    found = []
+    for name, rows in lesions.items():
+        voxels = np.argwhere(masks[name])
+        for row in rows:
+            ras = np.array([-row["x_mm"], -row["y_mm"], row["z_mm"]])
+            at = apply_affine(np.linalg.inv(affine), ras)
+            if len(voxels):
+                at = voxels[np.square(voxels - at).sum(1).argmin()]
+            centre = np.clip(np.rint(at), 0, np.array(masks[name].shape) - 1)
+            key = key_of(name, row, len(lesions) > 1)
+            measures = {
+                heading: f"{row[column]:.2f}"
+                for column, heading in _MEASURES.items()
+                if column in row
+            }
+            found.append(
+                {"class": name, "what": "found", "key": key, "label": key, "measures": measures}
+                | {"centre": centre.astype(int).tolist()}
+            )
+    return found
 
 
 def _step_of(shape):
@@ -170,7 +217,7 @@ def _lesions(references, predictions):
             known = np.zeros(here.shape, bool) if mask is None else mask
             what = "found" if mask is None else "false"
             found += [{"class": name, "what": what, "centre": c} for c in _centres(here, known)]
-    return found[:_MOST_LESIONS]
+    return found
 
 
 def _centres(mask, known=None):
@@ -215,8 +262,9 @@ class Page:
             path: of the file, `.html`.
             title: at its top.
             lines: of text, below the title.
-            tables: heading -> its headings, and rows; a click on a row that begins with the ID of
-                a case opens its volumes.
+            tables: heading -> its headings, rows, and, where they are lesions, the key of each
+                row (`key_of`); a click on a row that begins with the ID of a case opens its
+                volumes, and goes to the lesion.
             charts: see `isanet_jax.evaluation.charts`.
         """
         shown = sorted(self._kept, key=lambda entry: -entry[0])
@@ -227,7 +275,7 @@ class Page:
         ]
         in_page = {entry["name"] for entry in names}
         shown_tables = [
-            f'<h2>{html.escape(heading)}</h2>\n<div class="scroll">{_table(*table, in_page)}</div>'
+            f'<h2>{html.escape(heading)}</h2>\n<div class="scroll">{_table(in_page, *table)}</div>'
             for heading, table in tables.items()
         ]
         text = Template((_PARTS / "page.html").read_text(encoding="utf-8")).substitute(
@@ -239,7 +287,7 @@ class Page:
             cases=_as_json(names),
             data="\n".join(data),
             script="\n".join(
-                (_PARTS / name).read_text(encoding="utf-8") for name in ("viewer.js", "charts.js")
+                (_PARTS / f"{name}.js").read_text(encoding="utf-8") for name in _SCRIPTS
             ),
         )
         with replace_when_done(path) as partial:
@@ -269,10 +317,12 @@ def metrics_table(scores, of: str = "class") -> tuple[list[str], list[list[str]]
     return heads, rows
 
 
-def _table(heads, rows, with_volumes):
+def _table(with_volumes, heads, rows, keys=None):
     lines = []
-    for cells in rows:
+    for number, cells in enumerate(rows):
         opens = f' data-case="{html.escape(cells[0])}"' if cells[0] in with_volumes else ""
+        if opens and keys:
+            opens += f' data-lesion="{html.escape(keys[number])}"'
         lines.append(f"<tr{opens}>{_cells('td', cells)}</tr>")
     return (
         f'<table class="sortable"><thead><tr>{_cells("th", heads)}</tr></thead>\n<tbody>\n'

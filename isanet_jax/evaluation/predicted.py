@@ -2,7 +2,7 @@
 
 import heapq
 
-from isanet_jax.evaluation.page import MOST_CASES, Page, pack_scan
+from isanet_jax.evaluation.page import MOST_CASES, Page, key_of, pack_scan
 from isanet_jax.files import write_csv
 from isanet_jax.locks import only_here
 from isanet_jax.prediction.many import Folder
@@ -17,6 +17,7 @@ HEADINGS = {
     **{"tlg_g": "TLG g", "largest_ml": "largest ml", "dmax_mm": "Dmax mm", "remark": "remark"},
     "volume_41_ml": "at 41 % ml",
 }
+_SUMMARY = ("tmtv_ml", "tlg_g", "lesions", "dmax_mm", "suv_max")
 _OF_LESION = ("class", "lesion", "mtv_ml", "suv_max", "suv_mean", "suv_peak", "tlg_g",
               "volume_41_ml", "remark")  # fmt: skip
 _OF_PATIENT = ("class", "lesions", "tmtv_ml", "tlg_g", "suv_max", "suv_peak", "largest_ml",
@@ -27,7 +28,13 @@ def pack(prediction: Prediction) -> dict:
     """What the page shows of a prediction."""
     images = prediction.images
     of_one = prediction.probability if len(prediction.volumes) == 1 else None
-    return pack_scan(images.volumes, images.kinds, prediction.masks, of_one)
+    row, *_ = prediction.patient()
+    summary = [(HEADINGS[name], as_text(row[name])) for name in _SUMMARY if name in row]
+    told = {"summary": summary, "warnings": list(prediction.warnings)}
+    return pack_scan(
+        images.volumes, images.kinds, prediction.masks, of_one,
+        lesions=prediction.lesions_of_class, told=told,
+    )  # fmt: skip
 
 
 def write_tables(folder: Folder, *, report: bool = True) -> None:
@@ -60,9 +67,11 @@ def _write_page(folder, lesions, patients, shown):
         page.add(case, -count, folder.page(case))
     lines = ["What a network found. It is no diagnosis."]
     lines += [f"{case}: {text}" for _, case, record in shown for text in record["warnings"]]
+    several = any("class" in row for row in lesions)
+    keys = [key_of(row.get("class", ""), row, several) for row in lesions]
     tables = {
         "Patients": _table(patients, _OF_PATIENT),
-        "Lesions": _table(lesions, _OF_LESION),
+        "Lesions": (*_table(lesions, _OF_LESION), keys),
     }
     title = f"Predictions of {len({row['case'] for row in patients})} scan(s)"
     page.write(folder.path / REPORT, title=title, lines=lines, tables=tables)

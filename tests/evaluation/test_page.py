@@ -64,7 +64,11 @@ SCRIPT = """
   seen.under = values().place;
   byId("axial").dispatchEvent(new PointerEvent("pointerdown", at(4, 11)));
   seen.clicked = [...viewer.state.place];
-  const key = (id, name) => byId(id).dispatchEvent(new KeyboardEvent("keydown", { key: name }));
+  const key = (id, name) => {
+    if (id) byId(id).dispatchEvent(new Event("focus"));
+    const pressed = new KeyboardEvent("keydown", { key: name, bubbles: true });
+    (id ? byId(id) : document.body).dispatchEvent(pressed);
+  };
   key("axial", "ArrowUp"); key("axial", "PageUp"); seen.scrolled = viewer.state.place[0];
   byId("coronal").dispatchEvent(new WheelEvent("wheel", { deltaY: 1 }));
   seen.wheeled = viewer.state.place[1];
@@ -97,13 +101,14 @@ SCRIPT = """
   const theme = document.documentElement.dataset.theme; byId("theme").click();
   seen.theme = theme !== document.documentElement.dataset.theme;
   byId("worst").click(); await opened(seen.first);
-  const heads = document.querySelectorAll("th button");
-  const order = () => [...document.querySelectorAll("tbody tr")].map((row) => row.dataset.case);
+  const heads = document.querySelectorAll("#tables th button");
+  const rows = () => [...document.querySelectorAll("#tables tbody tr")];
+  const order = () => rows().map((row) => row.dataset.case);
   heads[0].click(); seen.byName = order(); heads[0].click(); seen.byNameFalling = order();
   heads[1].click(); seen.byDsc = order();
-  document.querySelector("tbody tr:last-child").click();
+  document.querySelector("#tables tbody tr:last-child").click();
   await opened(seen.byDsc.at(-1)); seen.row = document.body.dataset.opened;
-  seen.text = document.querySelector("p").textContent;
+  seen.text = document.querySelector("#introduction p").textContent;
   seen.title = document.title;
   seen.bold = document.querySelectorAll("p b, td b").length;
   // The charts: a pointer, keys, ticks and the choice of what is shown.
