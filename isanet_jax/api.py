@@ -60,6 +60,8 @@ def prepare(
     skip_bad=False,
     refold=False,
     copies=False,
+    part=None,
+    cluster=None,
     **settings,
 ) -> list[dict]:
     """Prepares scans for training, as `isanet prepare` does.
@@ -80,11 +82,14 @@ def prepare(
         skip_bad: leave out cases that fail, and list them in the manifest.
         refold: deal all patients into folds anew; else those who are in `output` keep theirs.
         copies: also write each DICOM study as NIfTI, into `output`/nifti.
+        part: one of several parts of the scans, see `isanet_jax.parallel.part_of`, each for a
+            process of its own; the one that makes the last case writes the manifest.
+        cluster: address of a Dask scheduler whose workers make the cases; None: processes here.
         settings: further ones of `isanet_jax.cases.preparation.Settings`: size, spacing_mm (`auto`:
             see `isanet_jax.cases.spacing`), ...
 
     Returns:
-        the manifest's entries, one per case.
+        the manifest's entries, one per case; [] of a part after which cases are lacking still.
 
     Raises:
         ConfigError: settings that cannot be, or an output folder that is in use.
@@ -104,7 +109,8 @@ def prepare(
     from isanet_jax.locks import only_here
 
     output = Path(output)
-    with only_here(output, "prepare", "makes cases there"):
+    lock = "prepare" if part is None else f"prepare-{part.replace('/', '-of-')}"
+    with only_here(output, lock, "makes cases there"):
         images = dict(images or PET_CT)
         options = options or Options()
         classes = classes or options.classes or None
@@ -144,6 +150,8 @@ def prepare(
             refold=refold,
             failures=dict(found.failures),
             copies=output / "nifti" if copies else None,
+            part=part,
+            cluster=cluster,
         )
 
 

@@ -88,3 +88,18 @@ def take_flag(argv, flag: str) -> tuple[list[str], bool]:
     """Takes a flag out of a command line; returns the rest, and whether it was there."""
     rest = [word for word in argv if word != flag]
     return rest, len(rest) < len(argv)
+
+
+def add_machines(parser: Parser, what: str) -> None:
+    """Adds --part and --cluster: the work shared by processes or machines of the same files."""
+    parser.add_argument(
+        "--part",
+        metavar="I/N",
+        help=f"the I-th of N parts of the {what}, for a process or machine of its own; `auto`: as "
+        "SLURM's array or a Kubernetes indexed job says",
+    )
+    parser.add_argument(
+        "--cluster",
+        metavar="tcp://HOST:PORT",
+        help="a Dask scheduler whose workers do the work; they see the same files",
+    )

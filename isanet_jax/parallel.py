@@ -21,19 +21,29 @@ _log = logging.getLogger(__name__)
 
 # Of a scan's images and label as float32: as they are read, and as they are worked on.
 _COPIES = 2.5
+_ANSWER_S = 30  # in which a scheduler must answer
 _PROCESS_BYTES = GIB // 2  # of a process, beside its scan
 
 
-def in_processes(function: Callable, scans: list[Scan], workers: int):
+def in_processes(function: Callable, scans: list[Scan], workers: int, cluster: str | None = None):
     """Applies a function to scans, in `workers` processes; one scan, or 1 worker, runs in this one.
 
     No more processes are started than there is memory for the largest scans. One that is killed
     takes all others of its pool with it: the scans that were worked on are then tried one by one,
     so that only the one that did it fails, and the others go on in half as many processes.
 
+    Args:
+        function: of a scan.
+        scans: that it is applied to.
+        workers: processes of this machine.
+        cluster: address of a Dask scheduler, whose workers are used in their place; or None.
+
     Yields:
         (scan, its outcome: to be called, returns or raises what the function did), as they finish.
     """
+    if cluster:
+        yield from on_cluster(function, scans, cluster)
+        return
     workers, sharing = _with_memory(scans, min(workers, len(scans)))
     if workers <= 1:
         for scan in scans:
@@ -193,3 +203,32 @@ def _scheduled():
                 return (index - first) // step, count
     wanted = " or ".join(f"{names[0]} and {names[1]}" for names in (_SLURM, _KUBERNETES))
     raise ConfigError(f"--part auto needs the variables {wanted}; or give I/N")
+
+
+def on_cluster(function: Callable, items: Sequence, address: str):
+    """Applies a function to items on the workers of a Dask cluster that is there.
+
+    They see the same files under the same paths, and have this package. An item whose worker is
+    gone is done by another one; one that takes several with it fails.
+
+    Yields:
+        (item, its outcome: to be called, returns or raises what the function did), as they finish.
+
+    Raises:
+        ConfigError: the package `distributed` is not installed, or nobody answers.
+    """
+    try:
+        from distributed import Client, as_completed
+    except ImportError as error:
+        raise ConfigError(
+            "--cluster needs the package distributed: pip install 'isanet_jax[cluster]'"
+        ) from error
+    try:
+        client = Client(address, timeout=_ANSWER_S)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"no Dask scheduler answers at {address} ({error})") from error
+    with client:
+        futures = {client.submit(function, item, pure=False): item for item in items}
+        for future in as_completed(list(futures)):
+            yield futures[future], future.result
+            future.release()

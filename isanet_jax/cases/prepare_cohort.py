@@ -13,6 +13,7 @@ from isanet_jax.cases.folds import make_folds
 from isanet_jax.cases.grid import as_three
 from isanet_jax.cases.preparation import Settings
 from isanet_jax.cases.prepare import prepare_case
+from isanet_jax.claims import Claims
 from isanet_jax.classes import Classes
 from isanet_jax.datasets.layout import Scan
 from isanet_jax.datasets.phantom import (
@@ -26,10 +27,12 @@ from isanet_jax.datasets.phantom_body import CLASSES, SPACING_MM, make_body
 from isanet_jax.datasets.table import read_table
 from isanet_jax.errors import ConfigError, DataError, damaged, failure_of, some
 from isanet_jax.files import write_json
-from isanet_jax.parallel import in_processes
+from isanet_jax.locks import only_here
+from isanet_jax.parallel import in_processes, part_of
 
 _log = logging.getLogger(__name__)
 
+_CLAIMS = ".claims"  # folder of who makes which case
 _MANIFEST_KEYS = (
     *("case", "patient", "centre", "fold", "shape", "spacing_mm", "volume_ml", "volume_case_ml"),
     *("volumes_ml", "volumes_case_ml", "reference_shape", "reference_affine", "images"),
@@ -50,6 +53,8 @@ def prepare(
     refold=False,
     failures=None,
     copies=None,
+    part=None,
+    cluster=None,
 ) -> list[dict]:
     """Makes every case, then the manifest and the folds.
 
@@ -67,16 +72,18 @@ def prepare(
             are dealt into the folds that lack them.
         failures: case -> reason, of what failed before it was a scan.
         copies: folder that gets DICOM studies as NIfTI, too; None: no copies.
+        part: of the scans, see `isanet_jax.parallel.part_of`; None: all.
+        cluster: see `isanet_jax.parallel.in_processes`.
 
     Returns:
-        The manifest's entries.
+        The manifest's entries; [] of a part after which cases are lacking still.
 
     Raises:
         DataError: cases that failed, with every reason, an output folder of other cases, or folds
             that cannot be (see `isanet_jax.cases.folds.make_folds`).
     """
     output = Path(output)
-    _check_folder(output, scans)
+    _check_folder(output, scans, removes=part is None)
     unread = failures or {}
     there = _Earlier(output, readable=not refold)
     if not refold and not any(scan.fold is not None for scan in scans):
@@ -88,7 +95,16 @@ def prepare(
     make = partial(
         prepare_case, settings=settings, output=output, copies=copies, entries=there.entries
     )
-    metas, failures = _make_all(make, scans, output, workers) if scans else ([], {})
+    if part is not None:
+        if not _make_part(make, scans, output, part, workers=workers, cluster=cluster):
+            return []
+        # The last ones to end come here together: one after the other writes the same.
+        with only_here(output, "prepare", "writes the manifest", wait=True):
+            return prepare(
+                scans, settings, output, kind=kind, folds=folds, seed=seed, workers=workers,
+                skip_bad=skip_bad, refold=refold, failures=failures, copies=copies,
+            )  # fmt: skip
+    metas, failures = _make_all(make, scans, output, workers, cluster) if scans else ([], {})
     failures = unread | failures
     if failures and not (skip_bad and metas):
         total = len(scans) + len(unread)
@@ -236,9 +252,28 @@ def prepare_phantoms(
     return prepare(scans, settings, output, kind="phantom", **options)
 
 
-def _check_folder(output, scans):
+def _make_part(make, scans, output, part, *, workers, cluster):
+    """Makes the cases of a part that no other process works on; whether all are there then.
+
+    Raises:
+        DataError: cases of the part that failed.
+    """
+    mine = part_of(sorted(scans, key=lambda scan: scan.case), part)
+    with Claims(output / _CLAIMS) as claims:
+        taken = [scan for scan in mine if claims.take(scan.case)]
+        metas, failures = _make_all(make, taken, output, workers, cluster)
+    if failures:
+        raise DataError(
+            "\n  ".join([f"{len(failures)} of {len(mine)} cases failed:", *failures.values()])
+        )
+    lacking = [s.case for s in scans if not (output / f"{s.case}{SUFFIX}").exists()]
+    _log.info(f"part {part}: {len(metas)} of {len(mine)} cases; {len(lacking)} of all are lacking")
+    return not lacking
+
+
+def _check_folder(output, scans, *, removes):
     """Refuses a folder with cases of another source; removes what a killed run left half done."""
-    for unfinished in output.glob(".*.part*"):
+    for unfinished in output.glob(".*.part*") if removes else ():
         unfinished.unlink(missing_ok=True)
     if older := next(output.glob("*.npz"), None):
         raise DataError("holds cases of an older version", file=older, action=PREPARE_AGAIN)
@@ -270,7 +305,7 @@ def _doubled(metas, fold_of):
     return warnings
 
 
-def _make_all(make, scans, output, workers):
+def _make_all(make, scans, output, workers, cluster=None):
     """(metas, failures by case); prints a progress bar and each warning."""
     from tqdm import tqdm  # here: workers need not import it
 
@@ -289,6 +324,6 @@ def _make_all(make, scans, output, workers):
                 bar.write(f"error: {error}", file=sys.stderr)
             bar.update()
 
-        for scan, outcome in in_processes(make, scans, workers):
+        for scan, outcome in in_processes(make, scans, workers, cluster):
             collect(scan, outcome)
     return metas, failures

@@ -18,6 +18,8 @@ usage: {command} --config {config} [--workdir runs/t2] [--jobs N]
 --jobs N  cells (a method on a fold with a seed) at a time: on a GPU each (default: all GPUs), or
           on the CPU, which they share (default: 1). Several of these commands, on one machine or
           as a SLURM array, share the cells of one --workdir.
+--part I/N  the I-th of N parts of the cells; auto: as SLURM's array or a Kubernetes indexed job
+          says. --cluster tcp://HOST:PORT: by a Dask scheduler's workers, a cell each.
 
 --config.order="('isa','unet')" compares these methods; any system that train.py lists can stand
 there. --config.external="('nnunet=DIR',)" scores another program's masks among them, which
@@ -46,12 +48,15 @@ def main():
     from isanet_jax.comparison.report import write_comparison
     from isanet_jax.comparison.resources import visible_gpus
     from isanet_jax.comparison.runner import run_cells
+    from isanet_jax.parallel import part_of
     from isanet_jax.settings import to_dict
     from isanet_jax.settings.command_line import parse_command_line
     from isanet_jax.training.check import resolved_config
 
     argv, is_shown = arguments.take_flag(sys.argv, "--print-config")
     argv, jobs = arguments.take_number(argv, "--jobs", 0, "a number of cells to run at a time")
+    argv, part = arguments.take_word(argv, "--part")
+    argv, cluster = arguments.take_word(argv, "--cluster")
     comparison, workdir = parse_command_line(argv)
     if "methods" not in comparison:
         raise ConfigError(
@@ -69,7 +74,7 @@ def main():
         return
     gpus = visible_gpus(os.environ)
     print(f"on GPU {', '.join(gpus)}" if gpus else "on the CPU", flush=True)
-    failures, stopped, elsewhere = run_cells(cells, jobs=jobs)
+    failures, stopped, elsewhere = run_cells(part_of(cells, part), jobs=jobs, cluster=cluster)
     if stopped:
         print(f"stopped on {stopped}; the same command resumes from here")
         return

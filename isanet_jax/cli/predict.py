@@ -5,10 +5,11 @@ import json
 import sys
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 from isanet_jax import models
-from isanet_jax.arguments import Parser
+from isanet_jax.arguments import Parser, add_machines
 from isanet_jax.datasets.layout import PET_CT, Scan, box_from_lps
 from isanet_jax.datasets.table import read_table
 from isanet_jax.errors import ConfigError, DataError, failure_of
@@ -49,12 +50,7 @@ def parser() -> Parser:
     root.add_argument(
         "--dry-run", action="store_true", help="with --input: list what would be done, and end"
     )
-    root.add_argument(
-        "--part",
-        metavar="I/N",
-        help="with --input: the I-th of N parts of the scans, each for a process or machine of its "
-        "own; `auto`: as SLURM's array or Kubernetes' index says",
-    )
+    add_machines(root, "scans of --input")
     root.add_argument(
         "--checkpoint",
         default="best",
@@ -157,8 +153,8 @@ def main(arguments=None) -> None:
     if args.input:
         _predict_folder(args)
         return
-    if args.dry_run or args.part:
-        raise ConfigError("--dry-run and --part belong to --input")
+    if args.dry_run or args.part or args.cluster:
+        raise ConfigError("--dry-run, --part and --cluster belong to --input")
     args.format = args.format or "nifti"
     images = _images_of(args.workdir[0])
     jobs = _jobs(args, images)
@@ -255,7 +251,11 @@ def _predict_folder(args):
         print(f"error: {text}", file=sys.stderr, flush=True)
     started, number = time.perf_counter(), 0
     how = many.How(formats, args.keep_identity, args.overwrite, args.batch, pack, args.of_class)
-    outcomes = many.predict_many(predictor, scans, folder, how)
+    outcomes = (
+        _on_cluster(predictor, args, scans, folder, how)
+        if args.cluster
+        else many.predict_many(predictor, scans, folder, how)
+    )
     try:
         for scan, outcome in outcomes:
             number += 1
@@ -281,6 +281,24 @@ def _predict_folder(args):
             f"{len(failures)} of {len(scans) + len(found.failures)} scans failed (see above)",
             action="The others are done; run the same command again to try these",
         )
+
+
+def _on_cluster(predictor, args, scans, folder, how):
+    """As `many.predict_many`, by the workers of a Dask cluster."""
+    from isanet_jax.parallel import on_cluster
+    from isanet_jax.prediction import many
+
+    todo = [s for s in scans if how.again or not folder.is_done(s.case, predictor.maker.digest)]
+    model = [str(Path(workdir).resolve()) for workdir in args.workdir]
+    rules = args.rules and str(Path(args.rules).resolve())
+    loading = {"half": args.half, "checkpoint": args.checkpoint, "rules": rules}
+    place = folder.path.resolve()
+    one = partial(many.predict_one, model=model, loading=loading, folder=place, how=how)
+    for scan, outcome in on_cluster(one, todo, args.cluster):
+        try:
+            yield scan, outcome() or folder.record(scan.case)
+        except Exception as error:
+            yield scan, error
 
 
 def _files(total):

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from isanet_jax import api, datasets
-from isanet_jax.arguments import Parser
+from isanet_jax.arguments import Parser, add_machines
 from isanet_jax.cases.grid import FITS
 from isanet_jax.cases.preparation import Settings
 from isanet_jax.cases.prepare_cohort import prepare_phantoms
@@ -162,6 +162,7 @@ def _add_preparation(command):
         help="voxel size of crop and whole: one number, or three: right-left, front-back, "
         "feet-head; or auto: the median of the first image's, as in nnU-Net (default: 1)",
     )
+    add_machines(command, "cases")
     command.add_argument(
         "--skip-bad",
         action="store_true",
@@ -275,8 +276,13 @@ def _prepare(args):
         skip_bad=args.skip_bad,
         refold=args.refold,
         copies=args.nifti,
+        part=args.part,
+        cluster=args.cluster,
     )
-    _summarise(entries, args.output)
+    if entries:
+        _summarise(entries, args.output)
+    else:
+        print("the part that makes the last case writes the manifest")
 
 
 def _options(args):

@@ -23,6 +23,7 @@ from isanet_jax.comparison.grid import THRESHOLDS, Cell, check_data, of_comparis
 from isanet_jax.comparison.resources import divide_resources
 from isanet_jax.errors import ConfigError, IsaNetError
 from isanet_jax.locks import try_lock
+from isanet_jax.parallel import on_cluster
 from isanet_jax.runs.folder import claim_workdir
 from isanet_jax.runtime import stop_signals
 from isanet_jax.settings import to_dict
@@ -47,13 +48,14 @@ class Outcome(NamedTuple):
     elsewhere: list[str]
 
 
-def run_cells(cells: list[Cell], *, jobs: int = 0) -> Outcome:
+def run_cells(cells: list[Cell], *, jobs: int = 0, cluster: str | None = None) -> Outcome:
     """Runs what is not done yet; a cell that fails does not stop the others.
 
     Args:
         cells: see `make_cells`.
         jobs: cells at a time, each on a GPU of its own, or on its share of the processor's cores
             where there is no GPU; 0: one a GPU, or one.
+        cluster: address of a Dask scheduler, whose workers run a cell each; or None.
 
     Raises:
         ConfigError, DataError: none of the cells has cases that it can be trained on; more jobs
@@ -79,7 +81,8 @@ def run_cells(cells: list[Cell], *, jobs: int = 0) -> Outcome:
     _log.info(f"{len(cells)} cells: {sum(c.is_done for c in cells)} done, {len(waiting)} to run")
     trainings, spent = sum(cell.is_trained for cell in waiting), []
     with _Processes(jobs) as processes:
-        for number, (cell, status, minutes) in enumerate(processes.run(waiting), start=1):
+        running = processes.run_on(waiting, cluster) if cluster else processes.run(waiting)
+        for number, (cell, status, minutes) in enumerate(running, start=1):
             if processes.signal_name or status == STOPPED:
                 _log.info(f"{cell.name}: stopped")
                 continue
@@ -143,6 +146,15 @@ class _Processes:
                     del self.running[slot]
                     yield cell, process.returncode, (time.perf_counter() - started) / 60
 
+    def run_on(self, cells, address) -> Iterator[tuple[Cell, int, float]]:
+        """As `run`, by the workers of a Dask cluster."""
+        for cell, outcome in on_cluster(_run_alone, cells, address):
+            status, minutes = outcome()
+            if status is None:
+                self.elsewhere.append(cell)
+            else:
+                yield cell, status, minutes
+
     def _try_to_start(self, cell, slot):
         """Starts a cell, unless another comparison runs it or has done it."""
         lock = _lock(cell.folder)
@@ -163,6 +175,19 @@ class _Processes:
             _log.info(f"{cell.name}: runs, log in {cell.folder / 'log.txt'}")
             process = _start(cell, self.resources[slot], lock)
         self.running[slot] = cell, process, time.perf_counter()
+
+
+def _run_alone(cell):
+    """Runs a cell in a process of its own and waits for it: (exit status, minutes).
+
+    None as status: another comparison runs it.
+    """
+    started, lock = time.perf_counter(), _lock(cell.folder)
+    if lock is None:
+        return None, 0.0
+    with lock:
+        status = 0 if cell.is_done else _start(cell, divide_resources(1)[0], lock).wait()
+    return status, (time.perf_counter() - started) / 60
 
 
 def _lock(folder):

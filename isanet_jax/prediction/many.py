@@ -7,6 +7,7 @@ NAME.nii.gz, NAME.seg.dcm, ...   the masks
 """
 
 import dataclasses
+import functools
 import json
 import queue
 import threading
@@ -219,6 +220,32 @@ class _Stages:
         }
         self.folder.write(case, record, page)
         return record
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(model, loading):
+    """A worker's networks, which it keeps from scan to scan."""
+    return Predictor(list(model), **dict(loading))
+
+
+def predict_one(scan: Scan, *, model, loading: dict, folder, how: How) -> dict:
+    """A scan predicted by a worker of a cluster; its record.
+
+    Args:
+        scan: what there is to do.
+        model, loading: arguments of `Predictor`.
+        folder: path of the results.
+        how: see `How`.
+
+    Raises:
+        IsaNetError: what went wrong.
+    """
+    predictor = _loaded(tuple(model), tuple(sorted(loading.items())))
+    for _, outcome in predict_many(predictor, [scan], Folder(folder), how):
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+    return {}  # another process has it, or did it
 
 
 def _group(read, count):

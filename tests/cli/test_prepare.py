@@ -21,7 +21,7 @@ def test_what_must_be_given(capsys):
     parser().parse_args(["sts", "--output", "b"])  # --download needs no source
     with pytest.raises(SystemExit):
         predict.parser().parse_args(["--output", "m.nii.gz"])
-    assert "required: --workdir" in capsys.readouterr().err
+    assert "required: --model/--workdir" in capsys.readouterr().err
 
 
 def test_the_defaults_are_those_of_the_help():
@@ -31,7 +31,7 @@ def test_the_defaults_are_those_of_the_help():
         assert given == {
             "layout": name, "source": "a", "output": "b", "workers": 1, "size": [144], "folds": 5,
             "seed": 0, "fit": None, "spacing_mm": [1.0], "skip_bad": False, "nifti": False,
-            "refold": False,
+            "refold": False, "part": None, "cluster": None,
             "label_values": None, "target": None, "classes": None, "ignore": None, "codes": None,
             "images": None, "roi": None, "unite": False, "series": [],
             "keep_identity": False, **({"download": False, "url": None} if name == "sts" else {}),
