@@ -5,7 +5,7 @@ BIN = .venv/bin
 # The newest Python that is found: on the path, or among pyenv's.
 NEWEST = $(shell for p in python3.14 python3.13 python3.12 $$(ls -d $$HOME/.pyenv/versions/3.1*/bin/python3 2>/dev/null | sort -Vr) python3; do $$p -c "" 2>/dev/null && echo $$p && break; done)
 
-.PHONY: demo docs test test-newest lint lock audit clean
+.PHONY: demo docs model test test-newest lint lock audit clean
 
 # Phantoms, a small network trained on them, and its report: minutes on two CPU cores.
 demo: .venv/installed
@@ -21,6 +21,14 @@ test-newest:
 	.venv-newest/bin/pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager -e .[dev]
 	.venv-newest/bin/python -m pip list --disable-pip-version-check
 	.venv-newest/bin/python -m pytest
+
+# The model `sarcoma` anew, from the public patients: the same digest on the same processor.
+model: .venv/installed
+	$(BIN)/isanet prepare sts --download --output cases/sts32 --size 32
+	for seed in 0 1; do for form in "" :soft; do \
+	  $(BIN)/isanet train --config sarcoma$$form --config.seed=$$seed --workdir runs/sarcoma$$seed$${form#:} || exit 1; \
+	done; done
+	$(BIN)/python configs/sarcoma_card.py runs/sarcoma0 runs/sarcoma0soft runs/sarcoma1 runs/sarcoma1soft
 
 # The documentation as a site, into site/.
 docs: .venv/installed-dev

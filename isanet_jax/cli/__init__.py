@@ -14,6 +14,7 @@ COMMANDS = {
     "eval": ("evaluate", "scores a trained run, or anyone's masks"),
     "predict": ("predict", "predicts tumour masks, as NIfTI or DICOM"),
     "lesions": ("lesions", "measures any mask on any PET: MTV, TLG, SUV, reference regions"),
+    "example": ("example", "fetches one public patient, to try a model on"),
     "models": ("models", "lists the trained models that come with the package"),
     "tune": ("tune", "chooses threshold, smallest lesion and so on, on a cross-validation"),
     "bundle": ("bundle", "makes one file of a trained run, or of an ensemble, to share"),

@@ -24,6 +24,7 @@ cropped 5 cm around the tumour. Licence: Creative Commons Attribution 3.0 Unport
   extremities. The Cancer Imaging Archive. doi 10.7937/K9/TCIA.2015.7GO2GSKS; Phys Med Biol,
   doi 10.1088/0031-9155/60/14/5471.
   Clark K et al. (2013). The Cancer Imaging Archive (TCIA). J Digit Imaging 26(6), 1045-1057."""
+EXAMPLE = "STS_018"  # of whom the model `sarcoma` has not learnt
 _PREFIX = "ibsi_validation/nifti/"
 _CHUNK = 2**18
 _LARGEST = 2**30  # of a file whose size the list does not know
@@ -44,6 +45,12 @@ def sts_files() -> list[RemoteFile]:
     """The list that is kept beside this module."""
     text = Path(__file__).with_name("sts_files.tsv").read_text(encoding="utf-8")
     return read_list(text)
+
+
+def example_files() -> list[RemoteFile]:
+    """CT and PET of `EXAMPLE`."""
+    wanted = [f"{_PREFIX}{EXAMPLE}/{name}_image.nii.gz" for name in ("CT", "PET")]
+    return [file for file in sts_files() if file.path in wanted]
 
 
 def read_list(text: str) -> list[RemoteFile]:

@@ -61,7 +61,8 @@ def icc_2_1(values: np.ndarray) -> tuple[float, float, float]:
         values: (n patients, k measurements).
 
     Returns:
-        1, 1, 1 where all measurements of all patients are equal to each other.
+        1, 1, 1 where each patient's measurements are equal; an interval of nan where patients do
+        not differ.
     """
     n, k = values.shape
     mean = values.mean()
@@ -76,9 +77,10 @@ def icc_2_1(values: np.ndarray) -> tuple[float, float, float]:
     # McGraw & Wong 1996, table 7, case 2A.
     a = k * icc / (n * (1 - icc)) if icc < 1 else np.inf
     b = 1 + k * icc * (n - 1) / (n * (1 - icc)) if icc < 1 else np.inf
-    freedom = (a * columns + b * error) ** 2 / (
-        (a * columns) ** 2 / (k - 1) + (b * error) ** 2 / ((n - 1) * (k - 1))
-    )
+    spread_of_both = (a * columns) ** 2 / (k - 1) + (b * error) ** 2 / ((n - 1) * (k - 1))
+    if not (rows and spread_of_both and np.isfinite(spread_of_both)):
+        return icc, float("nan"), float("nan")  # patients who do not differ, or nothing else does
+    freedom = (a * columns + b * error) ** 2 / spread_of_both
     upper_f = stats.f.ppf(0.975, n - 1, freedom)
     lower_f = stats.f.ppf(0.975, freedom, n - 1)
     spread = k * columns + (k * n - k - n) * error

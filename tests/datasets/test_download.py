@@ -183,3 +183,28 @@ def test_the_command_fetches_and_then_prepares(server, tmp_path, monkeypatch, ca
     check_all(tmp_path / "raw")
     with pytest.raises(ConfigError, match="--source, or --download"):
         main(["sts", "--output", str(tmp_path)])
+
+
+def test_the_example_is_of_a_patient_that_no_model_has_seen(server, tmp_path, monkeypatch, capsys):
+    from isanet_jax import models
+    from isanet_jax.cli import example
+    from isanet_jax.runs.bundle import read_bundle
+
+    files = download.example_files()
+    assert [file.path.rpartition("/")[2] for file in files] == [
+        "CT_image.nii.gz", "PET_image.nii.gz",
+    ]  # fmt: skip
+    seen = set()
+    for name in models.names():
+        for description, _ in read_bundle(models.resolve(name)).networks:
+            seen |= {one["file"] for of in description["identities"].values() for one in of}
+    assert len(seen) == 36
+    assert not {file.sha256 for file in files} & seen
+    content = {file.path: b"x" * 9 for file in files}
+    server.content = content
+    monkeypatch.setattr(
+        download, "example_files", lambda: [listed(*one) for one in content.items()]
+    )
+    example.main(["-o", str(tmp_path / "example"), "--url", server.url])
+    assert (tmp_path / "example" / download.EXAMPLE / "PET_image.nii.gz").read_bytes() == b"x" * 9
+    assert "predict --model sarcoma -i" in capsys.readouterr().out

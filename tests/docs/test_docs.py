@@ -137,7 +137,28 @@ def attention(folder, monkeypatch):
     (folder / "gate.py").write_text(snippet)
 
 
+def study(folder, _):
+    for number in range(2):
+        shared = make_dicom.study(patient_id=f"P{number}")
+        make_dicom.write_patient(folder / "dicom" / str(number), shared, seed=number)
+
+
+def trial(folder, _):
+    for number in range(3):
+        scan(folder, [f"scans/P{number}_CT.nii.gz", f"scans/P{number}_PET.nii.gz"], number,
+             write_label=False)  # fmt: skip
+        *_, label = make_phantom(np.random.default_rng(number))
+        for name in ("masks", "pets"):
+            (folder / name).mkdir(exist_ok=True)
+        write_volume(folder / "masks" / f"P{number}.nii.gz", label)
+        pet = folder / "scans" / f"P{number}_PET.nii.gz"
+        (folder / "pets" / f"P{number}.nii.gz").write_bytes(pet.read_bytes())
+
+
 MAKE = {
+    "cluster": own_nifti,
+    "study": study,
+    "trial": trial,
     "first-run": first_run,
     "own-nifti": own_nifti,
     "scanner": scanner,
@@ -194,6 +215,26 @@ def run_line(line, monkeypatch):
         module.main()
 
 
+def run_as_an_array(folder, monkeypatch):
+    """The page's script as a stand-in for sbatch runs it: the shell, once for each index."""
+    (script,) = (
+        code
+        for kind, code in _FENCE.findall((ROOT / "docs/tutorials/cluster.md").read_text())
+        if "#SBATCH" in code
+    )
+    count = int(re.search(r"--array=1-(\d+)", script)[1])
+    for number in range(3):
+        names = [f"scans/{number}/{name}.nii.gz" for name in ("ct", "pet")]
+        scan(folder, names, number, write_label=False)
+    (line,) = [line for line in script.splitlines() if line.startswith("isanet ")]
+    for index in range(1, count + 1):
+        monkeypatch.setenv("SLURM_ARRAY_TASK_ID", str(index))
+        monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", str(count))
+        monkeypatch.setenv("SLURM_ARRAY_TASK_MIN", "1")
+        run_line(line, monkeypatch)
+    assert len((folder / "out" / "patients.csv").read_text().splitlines()) == 4
+
+
 @pytest.mark.parametrize("name", MAKE)
 def test_every_command_of_a_tutorial_runs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -202,6 +243,8 @@ def test_every_command_of_a_tutorial_runs(name, tmp_path, monkeypatch):
         if " export " in line:
             pytest.importorskip("onnxruntime")
         run_line(line, monkeypatch)
+    if name == "cluster":
+        run_as_an_array(tmp_path, monkeypatch)
     if name == "attention":
         systems.SYSTEMS.__dict__.pop("data", None)  # is looked for again, without this one
 

@@ -138,3 +138,10 @@ def test_the_agreement_of_masks_is_that_of_their_burdens():
     (panel, *_) = differences(of_case)["panels"]
     assert panel["cases"][0] == ["a", pytest.approx(1.5 * ml), pytest.approx(-ml)]
     assert "fewer than 3" in as_markdown({"a": of_case["a"]})
+
+
+def test_agreement_where_nothing_varies():
+    found = agreement([1.0, 1, 1], [2.0, 2, 2])
+    assert (found.bias, found.low, found.high, found.icc) == (-1, -1, -1, 0)
+    assert np.isnan(found.icc_low)
+    assert agreement([0.0, 0, 0], [0.0, 0, 0]).icc == 1
