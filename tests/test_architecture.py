@@ -27,7 +27,7 @@ ORDER = (
     ),
     *("cases", "settings", "pipeline", "distributed", "network", "losses", "metrics", "runs"),
     *("training", "planning", "quantify"),
-    *("prediction", "export", "node", "evaluation", "comparison", "api", "cli"),
+    *("prediction", "export", "node", "evaluation", "comparison", "api", "annotate", "cli"),
 )
 # Base modules, of which each may use the others.
 BASE = (

@@ -1,9 +1,9 @@
 """Claims: one process each, also after kills, and between machines."""
 
-import multiprocessing
 import os
 import random
-import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,6 +11,8 @@ import pytest
 
 from isanet_jax import claims as module
 from isanet_jax.claims import Claims
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_a_case_is_one_process_s_until_it_is_released(tmp_path):
@@ -42,35 +44,40 @@ def test_a_claim_of_elsewhere_is_dead_when_it_is_not_renewed(tmp_path, monkeypat
         assert (tmp_path / "a.claim").stat().st_mtime > 2
 
 
-def work(folder, seed):
-    """Does every case that is left; each takes a while, and is noted when it is done."""
-    order = list(range(60))
-    random.Random(seed).shuffle(order)  # noqa: S311 - of an order
-    with Claims(folder / "claims") as claims:
-        for number in order:
-            done = folder / f"{number}.done"
-            if done.exists() or not claims.take(str(number)):
-                continue
-            if not done.exists():
-                time.sleep(0.01)
-                with open(folder / "log", "a") as log:
-                    log.write(f"{number}\n")
-                done.touch()
-            claims.release(str(number))
+# Does every case that is left; each takes a while, and is noted when it is done.
+WORK = """
+import pathlib, random, sys, time
+from isanet_jax.claims import Claims
+folder, order = pathlib.Path(sys.argv[1]), list(range(60))
+random.Random(int(sys.argv[2])).shuffle(order)
+with Claims(folder / "claims") as claims:
+    for number in order:
+        done = folder / f"{number}.done"
+        if done.exists() or not claims.take(str(number)):
+            continue
+        if not done.exists():
+            time.sleep(0.02)
+            with open(folder / "log", "a") as log:
+                log.write(f"{number}\\n")
+            done.touch()
+        claims.release(str(number))
+"""
 
 
 def test_two_processes_that_are_killed_at_random_do_each_of_sixty_cases_once(tmp_path):
-    context, dice = multiprocessing.get_context("fork"), random.Random(0)  # noqa: S311
-    for turn in range(200):
-        two = [context.Process(target=work, args=(tmp_path, 2 * turn + n)) for n in range(2)]
+    dice = random.Random(0)  # noqa: S311 - of kills
+    for turn in range(20):
+        command = [sys.executable, "-c", WORK, str(tmp_path)]
+        two = [subprocess.Popen([*command, str(2 * turn + n)], cwd=ROOT) for n in range(2)]
+        claimed = tmp_path / "claims"
+        while not (claimed.exists() and any(claimed.iterdir())) and two[0].poll() is None:
+            time.sleep(0.01)
+        time.sleep(dice.uniform(0.05, 0.4))
         for one in two:
-            one.start()
-        time.sleep(dice.uniform(0.03, 0.15))
+            if dice.random() < 0.7 and turn < 6:
+                one.kill()
         for one in two:
-            if dice.random() < 0.7 and turn < 20:
-                os.kill(one.pid, signal.SIGKILL)
-        for one in two:
-            one.join()
+            one.wait()
         if len(list(tmp_path.glob("*.done"))) == 60:
             break
     lines = Path(tmp_path / "log").read_text().split()

@@ -20,7 +20,7 @@ def scan_ranges(cohort: Cohort, cases) -> dict:
         (2,) the range of the scans' largest values, of those that have a unit.
     """
     entries = [cohort.cases[case] for case in cases]
-    values = [_describe(np.array(e["reference_affine"]), e["reference_shape"]) for e in entries]
+    values = [extent_of(np.array(e["reference_affine"]), e["reference_shape"]) for e in entries]
     spacing, field = (np.array(v) for v in zip(*values, strict=True))
     return {
         "spacing_mm": [spacing.min(0).tolist(), spacing.max(0).tolist()],
@@ -57,7 +57,7 @@ def _spread(percentiles, count=1000):
     return np.interp((np.arange(count) + 0.5) / count * 100, range(101), percentiles)
 
 
-def _describe(affine, shape):
+def extent_of(affine, shape) -> tuple[np.ndarray, np.ndarray]:
     """(spacing, extent) along the patient's axes, RAS, mm."""
     steps = np.abs(affine[:3, :3])
     order = steps.argmax(1)  # the array axis closest to each of the patient's
@@ -79,7 +79,7 @@ def differences(volumes: Mapping[str, Volume], kinds: Mapping[str, str], seen: d
         seen = seen | {"largest": {"ct": seen["ct_hu"], "pet": seen["pet_suv"]}}
     hints = []
     first, reference = next(iter(volumes.items()))
-    spacing, field = _describe(reference.affine, reference.data.shape)
+    spacing, field = extent_of(reference.affine, reference.data.shape)
     for name, values, margin, unit in (
         ("voxel size", spacing, _SPACING, "spacing_mm"),
         ("field of view", field, _FIELD, "field_mm"),

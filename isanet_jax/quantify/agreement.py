@@ -73,17 +73,18 @@ def icc_2_1(values: np.ndarray) -> tuple[float, float, float]:
     whole = rows + (k - 1) * error + k * (columns - error) / n
     if whole <= 0 or (error == 0 and columns == 0):
         return 1.0, 1.0, 1.0
-    icc = float((rows - error) / whole)
-    # McGraw & Wong 1996, table 7, case 2A.
-    a = k * icc / (n * (1 - icc)) if icc < 1 else np.inf
-    b = 1 + k * icc * (n - 1) / (n * (1 - icc)) if icc < 1 else np.inf
-    spread_of_both = (a * columns) ** 2 / (k - 1) + (b * error) ** 2 / ((n - 1) * (k - 1))
-    if not (rows and spread_of_both and np.isfinite(spread_of_both)):
-        return icc, float("nan"), float("nan")  # patients who do not differ, or nothing else does
-    freedom = (a * columns + b * error) ** 2 / spread_of_both
-    upper_f = stats.f.ppf(0.975, n - 1, freedom)
-    lower_f = stats.f.ppf(0.975, freedom, n - 1)
-    spread = k * columns + (k * n - k - n) * error
-    low = n * (rows - upper_f * error) / (upper_f * spread + n * rows)
-    high = n * (lower_f * rows - error) / (spread + n * lower_f * rows)
-    return icc, float(low), float(high)
+    icc = np.float64((rows - error) / whole)
+    # McGraw & Wong 1996, table 7, case 2A. Where patients hardly differ, or nothing else does, the
+    # F distribution has no end, and the interval none: nan.
+    with np.errstate(all="ignore"):
+        a = k * icc / (n * (1 - icc))
+        b = 1 + k * icc * (n - 1) / (n * (1 - icc))
+        freedom = (a * columns + b * error) ** 2 / (
+            (a * columns) ** 2 / (k - 1) + (b * error) ** 2 / ((n - 1) * (k - 1))
+        )
+        upper_f = stats.f.ppf(0.975, n - 1, freedom)
+        lower_f = stats.f.ppf(0.975, freedom, n - 1)
+        spread = k * columns + (k * n - k - n) * error
+        low = n * (rows - upper_f * error) / (upper_f * spread + n * rows)
+        high = n * (lower_f * rows - error) / (spread + n * lower_f * rows)
+    return float(icc), float(low), float(high)

@@ -47,7 +47,7 @@ def test_networks_that_want_different_images_are_no_ensemble(trained, monkeypatc
 
     def load_differing(workdir, make_params, *, which):
         params, description = load(trained, make_params, which=which)
-        if workdir == "resized":
+        if str(workdir) == "resized":
             description["preparation"] |= {"size": 32}
         return params, description
 

@@ -1,0 +1,236 @@
+"""A reader's desk: scans, their images and masks, what the network says, and which comes next."""
+
+import functools
+import json
+import random
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from isanet_jax.annotate.store import Labels, Version
+from isanet_jax.annotate.tools import threshold_in_sphere, without_component
+from isanet_jax.cases.grid import resample, same_grid
+from isanet_jax.cases.label import read_label
+from isanet_jax.cases.ranges import extent_of
+from isanet_jax.classes import Classes
+from isanet_jax.datasets.layout import PET_CT, Scan
+from isanet_jax.errors import ConfigError, DataError
+from isanet_jax.files import write_json
+from isanet_jax.kinds import pet_name
+from isanet_jax.nifti import write_volume
+from isanet_jax.prediction.result import Images, predict, read_images
+from isanet_jax.prediction.sources import find_scans
+from isanet_jax.volume import Volume
+
+STRATEGIES = {
+    "first": "the first scan without a mask",
+    "random": "any of them",
+    "uncertain": "the one that the networks are least sure of: the entropy of their mean",
+    "unlike": "the one least like those that have masks",
+}
+_READ = 3  # scans whose images are kept in memory
+_SPREAD = {"spacing": 1.0, "field": 50.0, "suv": 5.0}  # what counts as a difference of one
+
+
+class Desk:
+    """Scans to be annotated, and a folder that keeps what was done.
+
+    Attributes:
+        scans: case -> scan.
+        kinds: name -> kind of the images.
+        classes: what masks may hold.
+        labels: the masks.
+        predictor: the networks, or None.
+
+    Args:
+        sources: see `isanet_jax.prediction.sources.find_scans`.
+        folder: of the masks and all else.
+        predictor: `isanet_jax.prediction.predictor.Predictor`; None: there is no model yet.
+        classes: without a model: name -> values.
+    """
+
+    def __init__(self, sources, folder, predictor=None, *, classes: Mapping | None = None):
+        self.folder, self.predictor = Path(folder), predictor
+        self.kinds = dict(predictor.settings.images if predictor else PET_CT)
+        self.classes = predictor.labels if predictor else Classes(dict(classes or {"tumour": (1,)}))
+        found = find_scans(sources, self.kinds)
+        if not found.scans:
+            raise DataError("; ".join(found.failures.values()), file=sources[0])
+        self.scans: dict[str, Scan] = {scan.case: scan for scan in found.scans}
+        self.failures = dict(found.failures)
+        self.labels = Labels(self.folder / "labels")
+        self._lock = threading.RLock()  # of the networks: one scan at a time
+        self._images = functools.lru_cache(_READ)(self._read)
+
+    # Images.
+
+    def images(self, case: str) -> Images:
+        """A scan's images. Raises DataError: no such case, or images that cannot be read."""
+        if case not in self.scans:
+            raise DataError(f"no case {case[:100]!r}", wanted=f"one of {len(self.scans)}")
+        with self._lock:
+            return self._images(case)
+
+    def _read(self, case):
+        return read_images(self.scans[case], self.kinds)
+
+    def parse(self, image: str) -> tuple[str, str]:
+        """(case, name of the image) of an image's ID: `CASE` is the first, `CASE.pet` the PET."""
+        case, _, name = image.rpartition(".")
+        if case in self.scans and name in self.kinds:
+            return case, name
+        if image in self.scans:
+            return image, next(iter(self.kinds))
+        raise DataError(f"no image {image[:100]!r}", wanted="CASE, or CASE.NAME")
+
+    def write_image(self, image: str, path) -> None:
+        """Writes an image as NIfTI."""
+        case, name = self.parse(image)
+        write_volume(path, self.images(case).volumes[name], overwrite=True)
+
+    def grid(self, case: str) -> Volume:
+        """The first image, on whose grid masks are."""
+        return next(iter(self.images(case).volumes.values()))
+
+    # Masks.
+
+    def check_mask(self, case: str, path) -> Volume:
+        """A mask's values on the case's grid, of whichever of its images' grids it is on.
+
+        Raises:
+            DataError: it is on none of them, or has values that are no class.
+        """
+        label = read_label(path, self.classes, case=case, placed=False)
+        values = self._values_of(label.data)
+        own = self.grid(case)
+        if same_grid(label, own):
+            return Volume(values, own.affine, own.header)
+        for volume in self.images(case).volumes.values():
+            if same_grid(label, volume):
+                on_own = resample(
+                    Volume(values, label.affine), own.data.shape, own.affine, order=0, fill=0
+                )
+                return Volume(on_own.astype(values.dtype), own.affine, own.header)
+        shapes = ", ".join(f"{n} {v.data.shape}" for n, v in self.images(case).volumes.items())
+        raise DataError(
+            f"a mask of {label.data.shape} voxels of {np.round(label.spacing_mm, 3).tolist()} mm",
+            case=case,
+            wanted=f"the grid of one of its images: {shapes}",
+            action="Save it on the grid of the image that was shown",
+        )
+
+    def _values_of(self, bits):
+        """Values of a mask of bits; of several in a voxel, the last class counts."""
+        masks = {name: (bits >> number) & 1 > 0 for number, name in enumerate(self.classes.names)}
+        return self.classes.drawn(masks)
+
+    def save(self, case: str, path, *, who="", tag="final", base=0) -> Version:
+        """Keeps a mask that a client sent. Raises DataError, see `check_mask`."""
+        return self.labels.save(case, self.check_mask(case, path), who=who, tag=tag, base=base)
+
+    # The network.
+
+    def prediction(self, case: str):
+        """What the networks say of a scan. Raises ConfigError: there is no model."""
+        if self.predictor is None:
+            raise ConfigError("there is no model yet; use the threshold tool, then train one")
+        with self._lock:
+            (found,) = predict(self.predictor, [self.images(case)])
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def infer(self, case: str) -> Volume:
+        """The networks' mask."""
+        found = self.prediction(case)
+        return Volume(found.labels, found.affine, self.grid(case).header)
+
+    def threshold(
+        self, case: str, points: Sequence, away: Sequence = (), *, before=None, **how
+    ) -> Volume:
+        """A mask from clicks alone: a sphere's threshold at each, components at `away` removed.
+
+        Args:
+            case: of the scan.
+            points, away: voxels of the first image.
+            before: mask that it is added to; None: an empty one.
+            how: see `isanet_jax.annotate.tools.threshold_in_sphere`.
+
+        Raises:
+            ConfigError: there is no PET.
+        """
+        grid, pet = self.grid(case), pet_name(self.kinds)
+        if pet is None:
+            raise ConfigError("there is no PET to threshold")
+        suv = self.images(case).volumes[pet]
+        shape = grid.data.shape
+        mask = np.zeros(shape, bool) if before is None else before > 0
+        for point in points:
+            ras = grid.affine[:3, :3] @ np.asarray(point, float) + grid.affine[:3, 3]
+            mask = mask | threshold_in_sphere(suv, grid, ras, **how)
+        for point in away:
+            mask = without_component(mask, point)
+        value = next(iter(self.classes.written.values()))
+        return Volume((mask * value).astype(np.uint8), grid.affine, grid.header)
+
+    # What comes next.
+
+    def unlabelled(self) -> list[str]:
+        """Cases without a final mask, in their order."""
+        done = set(self.labels.cases("final"))
+        return [case for case in self.scans if case not in done]
+
+    def ranked(self, strategy: str, *, seed: int | None = None) -> list[tuple[str, float | None]]:
+        """(case, score) of those without a mask, the one to annotate first at the start.
+
+        Raises:
+            ConfigError: no such strategy, or one that needs a model.
+        """
+        cases = self.unlabelled()
+        if strategy == "first":
+            return [(case, None) for case in cases]
+        if strategy == "random":
+            random.Random(seed).shuffle(cases)  # noqa: S311 - of an order
+            return [(case, None) for case in cases]
+        if strategy not in STRATEGIES:
+            raise ConfigError(f"no strategy {strategy!r}; choose from {', '.join(STRATEGIES)}")
+        score = self.uncertainty if strategy == "uncertain" else self._unlikeness
+        return sorted(((case, score(case)) for case in cases), key=lambda one: -one[1])
+
+    def uncertainty(self, case: str) -> float:
+        """Entropy of the networks' mean probability over what they may take for tumour, ml x bit.
+
+        The sum over the volume: how much a reader would have to look at. It is kept for the model
+        that it is of.
+        """
+        digest = self.predictor.maker.digest if self.predictor else ""
+        path = self.folder / "uncertainty" / f"{case}.json"
+        try:
+            known = json.loads(path.read_text(encoding="utf-8"))
+            if known["digest"] == digest:
+                return float(known["uncertainty"])
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        found = self.prediction(case)
+        ml = abs(np.linalg.det(found.affine[:3, :3])) / 1000
+        value = float(found.uncertainty.sum(dtype=np.float64) * ml)
+        write_json(path, {"digest": digest, "uncertainty": value})
+        return value
+
+    def _unlikeness(self, case):
+        """Distance to the nearest case with a mask, in what describes a scan."""
+        done = self.labels.cases("final")
+        here = self._described(case)
+        others = [self._described(other) for other in done if other in self.scans]
+        return min((float(np.abs(here - other).sum()) for other in others), default=float("inf"))
+
+    @functools.lru_cache(4096)  # noqa: B019 - as long as the desk
+    def _described(self, case):
+        grid, pet = self.grid(case), pet_name(self.kinds)
+        spacing, field = extent_of(grid.affine, grid.data.shape)
+        suv = float(self.images(case).volumes[pet].data.max()) if pet else 0.0
+        return np.concatenate(
+            [spacing / _SPREAD["spacing"], field / _SPREAD["field"], [suv / _SPREAD["suv"]]]
+        )

@@ -1,0 +1,101 @@
+"""What a reader does without a network: thresholds in a sphere, and what they change."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from nibabel.affines import apply_affine
+from scipy import ndimage
+
+from isanet_jax.cases.grid import resample
+from isanet_jax.errors import ConfigError
+from isanet_jax.volume import CONNECTED_26, Volume
+
+RADIUS_MM = 30.0  # of the sphere around a click
+SHARE = 0.41  # of the sphere's SUVmax
+
+
+def threshold_in_sphere(
+    pet: Volume,
+    grid: Volume,
+    point_ras_mm: Sequence[float],
+    *,
+    radius_mm: float = RADIUS_MM,
+    share: float | None = SHARE,
+    least_suv: float | None = None,
+) -> np.ndarray:
+    """The part of a sphere at or above a threshold that is connected with its hottest voxel.
+
+    Args:
+        pet: SUV.
+        grid: whose grid the mask is on; its data's shape counts only.
+        point_ras_mm: (3,) middle of the sphere.
+        radius_mm: of it.
+        share: of the highest SUV within it; or
+        least_suv: an SUV.
+
+    Returns:
+        bool on the grid; empty where the sphere lies outside.
+
+    Raises:
+        ConfigError: neither, or a radius that is none.
+    """
+    if (share is None) == (least_suv is None):
+        raise ConfigError("give a share of SUVmax, or an SUV")
+    if not 0 < radius_mm <= 500 or not np.isfinite(point_ras_mm).all():
+        raise ConfigError(f"a sphere of {radius_mm} mm at {list(point_ras_mm)}")
+    mask = np.zeros(grid.data.shape, bool)
+    inverse = np.linalg.inv(grid.affine)
+    reach = np.abs(inverse[:3, :3]).sum(1) * radius_mm
+    middle = apply_affine(inverse, np.asarray(point_ras_mm, float))
+    low = np.clip(np.floor(middle - reach).astype(int), 0, mask.shape)
+    high = np.clip(np.ceil(middle + reach).astype(int) + 1, low, mask.shape)
+    if (high <= low).any():
+        return mask
+    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    shifted = grid.affine.copy()
+    shifted[:3, 3] = apply_affine(grid.affine, low)
+    suv = resample(pet, tuple(high - low), shifted, order=1, fill=0.0)
+    index = np.stack(np.meshgrid(*map(np.arange, high - low), indexing="ij"), -1)
+    inside = np.linalg.norm(apply_affine(shifted, index) - point_ras_mm, axis=-1) <= radius_mm
+    if not inside.any():
+        return mask
+    values = np.where(inside, suv, -np.inf)
+    hottest = np.unravel_index(int(values.argmax()), values.shape)
+    least = float(values[hottest]) * share if least_suv is None else least_suv
+    parts, _ = ndimage.label(inside & (suv >= least), CONNECTED_26)
+    if parts[hottest]:
+        mask[box] = parts == parts[hottest]
+    return mask
+
+
+def without_component(mask: np.ndarray, voxel: Sequence[int]) -> np.ndarray:
+    """The mask without the 26-connected component that a voxel lies in."""
+    voxel = tuple(int(v) for v in voxel)
+    if not all(0 <= v < n for v, n in zip(voxel, mask.shape, strict=True)) or not mask[voxel]:
+        return mask
+    parts, _ = ndimage.label(mask, CONNECTED_26)
+    return mask & (parts != parts[voxel])
+
+
+def changes(before: np.ndarray, after: np.ndarray, voxel_ml: float) -> dict[str, float]:
+    """What differs between two masks of one grid.
+
+    Returns:
+        `volume_ml` before and after, `dsc` (1 where both are empty), and `added` and `gone`: the
+        lesions of the one that no voxel of the other touches.
+    """
+    total = int(before.sum()) + int(after.sum())
+    both = int(np.count_nonzero(before & after))
+    return {
+        "volume_before_ml": float(before.sum()) * voxel_ml,
+        "volume_after_ml": float(after.sum()) * voxel_ml,
+        "dsc": 2 * both / total if total else 1.0,
+        "added": _alone(after, before),
+        "gone": _alone(before, after),
+    }
+
+
+def _alone(mask, other):
+    """Lesions of a mask without a voxel of another one."""
+    parts, count = ndimage.label(mask, CONNECTED_26)
+    return count - np.count_nonzero(np.unique(parts[mask & other]))
