@@ -63,6 +63,7 @@ class Desk:
         self.labels = Labels(self.folder / "labels")
         self._lock = threading.RLock()  # of the networks: one scan at a time
         self._images = functools.lru_cache(_READ)(self._read)
+        self._predicted = functools.lru_cache(_READ)(self._predict)
 
     # Images.
 
@@ -137,10 +138,18 @@ class Desk:
         if self.predictor is None:
             raise ConfigError("there is no model yet; use the threshold tool, then train one")
         with self._lock:
-            (found,) = predict(self.predictor, [self.images(case)])
+            return self._predicted(case, self.predictor.maker.digest)
+
+    def _predict(self, case, digest):
+        """Once for each model, of the last few cases."""
+        (found,) = predict(self.predictor, [self.images(case)])
         if isinstance(found, Exception):
             raise found
         return found
+
+    def probability(self, case: str) -> np.ndarray:
+        """(I, J, K) of whichever class is the likeliest."""
+        return self.prediction(case).probability
 
     def infer(self, case: str) -> Volume:
         """The networks' mask."""

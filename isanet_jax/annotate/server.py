@@ -16,15 +16,23 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import (
+    FileResponse,
+    HTMLResponse,
+    JSONResponse,
+    PlainTextResponse,
+    Response,
+)
 from starlette.routing import Route
 
 import isanet_jax
+from isanet_jax.annotate import page
 from isanet_jax.annotate.desk import STRATEGIES, Desk
 from isanet_jax.annotate.learn import EPOCHS, Training
 from isanet_jax.cases.grid import resample
 from isanet_jax.errors import DataError, IsaNetError
 from isanet_jax.nifti import as_small, write_volume
+from isanet_jax.prediction.formats import FORMATS
 from isanet_jax.prediction.result import read_images
 from isanet_jax.prediction.sources import find_scans
 from isanet_jax.volume import Volume
@@ -53,6 +61,13 @@ class Server:
         self.sessions = {}  # ID -> (folder, when it ends)
         self._temporary = Path(tempfile.mkdtemp(prefix="isanet-label-"))
         routes = [
+            Route("/", self.page),
+            Route("/page/data", self.page_data),
+            Route("/page/click", self.page_click, methods=["POST"]),
+            Route("/page/measure", self.page_measure, methods=["POST"]),
+            Route("/page/mask", self.page_mask, methods=["PUT"]),
+            Route("/page/version", self.page_version),
+            Route("/page/export", self.page_export),
             Route("/info/", self.info),
             Route("/auth/", self.auth),
             Route("/auth/token", self.auth_token, methods=["POST"]),
@@ -98,6 +113,65 @@ class Server:
     async def auth_valid(self, request):
         """It has come as far as this."""
         return JSONResponse({"valid": True})
+
+    # The page.
+
+    async def page(self, request):
+        """The reader's page: see `isanet_jax.annotate.page`."""
+        return HTMLResponse(await run_in_threadpool(page.text, self.desk))
+
+    def _case(self, request):
+        return self.desk.parse(request.query_params.get("image", ""))[0]
+
+    async def page_data(self, request):
+        """A case as the page shows it."""
+        return JSONResponse(await run_in_threadpool(page.data, self.desk, self._case(request)))
+
+    async def page_click(self, request):
+        """A lesion by a click."""
+        case, asked = self._case(request), await _body(request)
+        return JSONResponse(await run_in_threadpool(page.click, self.desk, case, asked))
+
+    async def page_measure(self, request):
+        """Lesions and summary of a mask that is being edited."""
+        case, content = self._case(request), await request.body()
+        return JSONResponse(await run_in_threadpool(page.measure, self.desk, case, content))
+
+    async def page_mask(self, request):
+        """A draft, or a version, comes in."""
+        case, content, query = self._case(request), await request.body(), request.query_params
+        return JSONResponse(await run_in_threadpool(self._keep, case, content, dict(query)))
+
+    def _keep(self, case, content, query):
+        grid, labels = self.desk.grid(case), self.desk.labels
+        mask = Volume(page.back(self.desk, case, content), grid.affine, grid.header)
+        base = int(query.get("base") or 0)
+        if query.get("tag") != "final":
+            labels.keep_draft(case, mask)
+            return {"number": base, "tag": "draft", "beside": []}
+        saved = labels.save(case, mask, who=query.get("who", ""), tag="final", base=base)
+        labels.end_draft(case)
+        newer = [_about(one) for one in labels.versions(case) if base < one.number < saved.number]
+        return _about(saved) | {"beside": newer}
+
+    async def page_version(self, request):
+        """An earlier mask."""
+        case, number = self._case(request), request.query_params.get("number", "")
+        if not number.isdigit():
+            raise DataError(f"version {number[:20]!r}", case=case, wanted="a number")
+        found = await run_in_threadpool(page.version, self.desk, case, int(number))
+        return JSONResponse(found)
+
+    async def page_export(self, request):
+        """The mask as a file of a format."""
+        case, name = self._case(request), request.query_params.get("format", "")
+        if name not in FORMATS:
+            raise DataError(f"no format {name[:40]!r}", wanted=", ".join(FORMATS))
+
+        def write(path):
+            page.as_prediction(self.desk, case).save(path, format=name, overwrite=True)
+
+        return await self._file(f"{case}{FORMATS[name].suffix}", write)
 
     # What there is.
 

@@ -111,6 +111,22 @@ class Labels:
             write_json(place / f"v{number:04}.json", known)  # now it is one
             return Version(number, path, known["who"], known["when"], known["tag"], int(base))
 
+    def draft(self, case: str) -> Path | None:
+        """What was edited and not saved yet, where it is newer than the last version."""
+        path = self._of(case) / "draft.nii.gz"
+        return path if path.exists() else None
+
+    def keep_draft(self, case: str, mask: Volume) -> None:
+        """Keeps what is being edited, whole or not at all; a saved version ends it."""
+        place = self._of(case)
+        place.mkdir(parents=True, exist_ok=True)
+        write_volume(place / "draft.nii.gz", as_small(mask), overwrite=True)
+        _flush(place / "draft.nii.gz")
+
+    def end_draft(self, case: str) -> None:
+        """It was saved."""
+        (self._of(case) / "draft.nii.gz").unlink(missing_ok=True)
+
     def _of(self, case):
         if not CASE_ID.fullmatch(case):
             raise DataError(f"{case[:100]!r} is no case", wanted="one of the server's")

@@ -91,6 +91,7 @@ def pack_scan(
     references=None,
     lesions=None,
     told=MappingProxyType({}),
+    most=_MOST_VOXELS,
 ) -> dict:
     """What a page needs of a scan, on its first image's grid.
 
@@ -103,13 +104,11 @@ def pack_scan(
         lesions: class -> rows of `isanet_jax.quantify.lesions.lesions`, as tables show them; None:
             the places alone are shown.
         told: what is shown besides: `summary`, pairs of a label and a value; `warnings`, texts.
+        most: voxels, of more every second or third along each axis is kept.
     """
     first = next(iter(volumes.values()))
-    step = _step_of(first.data.shape)
-    # To D, H, W: towards the head, the back and the left.
-    to_patient = nibabel.orientations.ornt_transform(
-        nibabel.io_orientation(first.affine), nibabel.orientations.axcodes2ornt("SPL")
-    )
+    step = _step_of(first.data.shape, most)
+    to_patient = to_page(first.affine)
 
     def turned(data):
         return nibabel.apply_orientation(data, to_patient)[::step, ::step, ::step]
@@ -136,6 +135,16 @@ def pack_scan(
     return content | told
 
 
+def to_page(affine: np.ndarray) -> np.ndarray:
+    """How axes are turned to those of the page: towards the head, the back and the left.
+
+    See `nibabel.apply_orientation`.
+    """
+    return nibabel.orientations.ornt_transform(
+        nibabel.io_orientation(affine), nibabel.orientations.axcodes2ornt("SPL")
+    )
+
+
 def key_of(name: str, row: Mapping, several: bool) -> str:
     """By which a lesion is found in a page: its number, after its class where there are several."""
     return f"{name} {row['lesion']}" if several else str(row["lesion"])
@@ -153,21 +162,21 @@ def _measured(lesions, masks, affine):
                 at = voxels[np.square(voxels - at).sum(1).argmin()]
             centre = np.clip(np.rint(at), 0, np.array(masks[name].shape) - 1)
             key = key_of(name, row, len(lesions) > 1)
-            measures = {
-                heading: f"{row[column]:.2f}"
-                for column, heading in _MEASURES.items()
-                if column in row
-            }
             found.append(
-                {"class": name, "what": "found", "key": key, "label": key, "measures": measures}
-                | {"centre": centre.astype(int).tolist()}
+                {"class": name, "what": "found", "key": key, "label": key}
+                | {"measures": measures_of(row), "centre": centre.astype(int).tolist()}
             )
     return found
 
 
-def _step_of(shape):
+def measures_of(row: Mapping) -> dict[str, str]:
+    """A lesion's measures as the page lists them: heading -> text."""
+    return {heading: f"{row[column]:.2f}" for column, heading in _MEASURES.items() if column in row}
+
+
+def _step_of(shape, most=_MOST_VOXELS):
     """Every how many voxels of a case are shown, so that it is not too large."""
-    return max(1, int(np.ceil((math.prod(shape) / _MOST_VOXELS) ** (1 / 3))))
+    return max(1, int(np.ceil((math.prod(shape) / most) ** (1 / 3))))
 
 
 def _content(images, kinds, affine, *, references, predictions, probability):
@@ -278,20 +287,48 @@ class Page:
             f'<h2>{html.escape(heading)}</h2>\n<div class="scroll">{_table(in_page, *table)}</div>'
             for heading, table in tables.items()
         ]
-        text = Template((_PARTS / "page.html").read_text(encoding="utf-8")).substitute(
-            title=html.escape(title),
-            style=(_PARTS / "viewer.css").read_text(encoding="utf-8"),
+        text = page_text(
+            title=title,
+            cases=names,
             introduction="\n".join(f"<p>{html.escape(line)}</p>" for line in lines),
             tables="\n".join(shown_tables),
             charts=_as_json(list(charts)),
-            cases=_as_json(names),
             data="\n".join(data),
-            script="\n".join(
-                (_PARTS / f"{name}.js").read_text(encoding="utf-8") for name in _SCRIPTS
-            ),
         )
         with replace_when_done(path) as partial:
             partial.write_text(text, encoding="utf-8")
+
+
+def page_text(
+    *, title: str, cases: list[dict], introduction="", tables="", charts="[]", data="", edits=False
+) -> str:
+    """The page's HTML.
+
+    Args:
+        title: at its top.
+        cases: `name` and `score` of each that can be opened.
+        introduction, tables, data: HTML.
+        charts: JSON.
+        edits: with the tools of a reader, for a server that cases are fetched from
+            (`isanet_jax.annotate.page`).
+    """
+
+    def part(name):
+        return (_PARTS / name).read_text(encoding="utf-8")
+
+    scripts = ("volumes", "sheets", "viewer", *(["editor"] if edits else []), *_SCRIPTS[3:])
+    return Template(part("page.html")).substitute(
+        title=html.escape(title),
+        style=part("viewer.css"),
+        connect=" connect-src 'self'" * edits,
+        tools=part("tools.html") if edits else "",
+        introduction=introduction,
+        tables=tables,
+        charts=charts,
+        cases=_as_json(cases),
+        data=data,
+        script="\n".join(part(f"{name}.js") for name in scripts),
+    )
 
 
 def _as_json(content):

@@ -28,13 +28,24 @@ def pack(prediction: Prediction) -> dict:
     """What the page shows of a prediction."""
     images = prediction.images
     of_one = prediction.probability if len(prediction.volumes) == 1 else None
-    row, *_ = prediction.patient()
-    summary = [(HEADINGS[name], as_text(row[name])) for name in _SUMMARY if name in row]
+    summary = summary_of([], images.person, row=prediction.patient()[0])
     told = {"summary": summary, "warnings": list(prediction.warnings)}
     return pack_scan(
         images.volumes, images.kinds, prediction.masks, of_one,
         lesions=prediction.lesions_of_class, told=told,
     )  # fmt: skip
+
+
+def summary_of(rows, person, *, row: dict | None = None) -> list[tuple[str, str]]:
+    """A patient's figures as the page's head shows them: (heading, text).
+
+    Args:
+        rows: of lesions.
+        person: the patient's body.
+        row: the patient's, where it is known already.
+    """
+    row = row or of_patient.patient(rows, person)
+    return [(HEADINGS[name], as_text(row[name])) for name in _SUMMARY if name in row]
 
 
 def write_tables(folder: Folder, *, report: bool = True) -> None:

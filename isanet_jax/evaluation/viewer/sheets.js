@@ -221,11 +221,16 @@ class Plane extends Sheet {
     return this.voxel(...this.under(event, this.viewer.shape[this.rows], this.viewer.shape[this.columns]));
   }
 
-  press(event) { if (event.button === 0 && !event.shiftKey && this.viewer.volumes) this.viewer.setPlace(this.at(event)); }
+  press(event) {
+    if (event.button !== 0 || event.shiftKey || !this.viewer.volumes) return;
+    const place = this.at(event);
+    if (!this.viewer.editor?.press(place, this)) this.viewer.setPlace(place);
+  }
 
   move(event) {
     const place = this.at(event);
-    if (event.buttons & 1) this.viewer.setPlace(place); else this.viewer.say(place);
+    if (!(event.buttons & 1)) this.viewer.say(place);
+    else if (!this.viewer.editor?.drag(place, this)) this.viewer.setPlace(place);
   }
 
   step(count) {

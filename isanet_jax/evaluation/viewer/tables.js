@@ -32,12 +32,12 @@ document.querySelectorAll("table.sortable").forEach(sortable);
 const cases = JSON.parse(byId("cases").textContent);
 byId("viewer").hidden = !cases.length;
 if (cases.length) {
-  const viewer = new Viewer();
+  const viewer = typeof EditingViewer === "undefined" ? new Viewer() : new EditingViewer();
   window.viewer = viewer;
   byId("case").replaceChildren(...cases.map((one) => new Option(one.name, one.name)));
   document.querySelectorAll("tr[data-case]").forEach((row) => {
     row.tabIndex = 0;
     row.addEventListener("click", () => { viewer.open(row.dataset.case, row.dataset.lesion); byId("viewer").scrollIntoView(); });
   });
-  viewer.open(viewer.worst());
+  viewer.open(location.hash ? decodeURIComponent(location.hash.slice(1)) : viewer.worst());
 }

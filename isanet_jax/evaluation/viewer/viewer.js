@@ -38,8 +38,7 @@ class Viewer {
   worst() { return cases.reduce((a, b) => (b.score < a.score ? b : a)).name; }
 
   async open(name, lesion) {
-    const number = cases.findIndex((one) => one.name === name);
-    const data = JSON.parse(byId(`case-${number}`).textContent);
+    const data = await this.fetched(name);
     const [d, h, w] = data.shape, count = d * h * w;
     const volumes = await Promise.all(data.images.map(async (image) => new Volume(image, await unpacked(image.data))));
     const masks = await Promise.all(data.masks.map(async (mask) => ({ ...mask, data: bitsOf(await unpacked(mask.data), count) })));
@@ -57,7 +56,13 @@ class Viewer {
     this.state.place = this.shape.map((n) => n >> 1);
     this.projection.load();
     this.goTo(data.lesions.find((one) => one.key === lesion) || data.lesions[0]);
+    this.editor?.opened();
     document.body.dataset.opened = name;
+  }
+
+  // What the page holds of a case, or the server that it is from.
+  async fetched(name) {
+    return JSON.parse(byId(`case-${cases.findIndex((one) => one.name === name)}`).textContent);
   }
 
   // The patient's figures, and what the network has not seen.
