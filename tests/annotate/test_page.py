@@ -21,6 +21,10 @@ pytest.importorskip("uvicorn", reason="needs .[label]")
 
 from tests.annotate.test_server import Running
 
+HELP, TOOLS, STROKES = (
+    Path(__file__).with_name(f"page_{name}.js").read_text() for name in ("help", "tools", "strokes")
+)
+
 
 @pytest.fixture(scope="module")
 def desk(cohort_folder, tmp_path_factory):
