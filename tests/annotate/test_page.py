@@ -4,6 +4,7 @@ import base64
 import gzip
 import itertools
 import json
+from pathlib import Path
 
 import nibabel
 import numpy as np
