@@ -57,7 +57,8 @@ def run(desk, script, places, folder, monkeypatch):
         patch.setattr(of_page, "text", lambda _: text)
         one = Running(desk)
         try:
-            return seen_at(one.url + "/", folder, size=(1366, 900))
+            case = next(iter(desk.scans))
+            return seen_at(f"{one.url}/#{case}", folder, size=(1366, 900))
         finally:
             one.close()
 
