@@ -274,7 +274,7 @@ class Model:
         self.predictor = predictor
         self.config = predictor.descriptions[0]["config"]
 
-    def predict(self, *images, box=None, case="scan", batch=1, **named):
+    def predict(self, *images, box=None, case="scan", batch=1, clicks=None, **named):
         """The tumour in a scan, on the first image's own grid (the CT's).
 
         Args:
@@ -286,6 +286,8 @@ class Model:
             case: a name for messages.
             batch: windows computed together on each device, where a scan is larger than the
                 network.
+            clicks: class -> (points where it is, points where it is not), LPS mm as the report
+                shows them, of a model that takes clicks.
 
         Returns:
             `isanet_jax.prediction.result.Prediction`.
@@ -318,7 +320,11 @@ class Model:
             if not isinstance(image, (str, Path))
         }
         read = result.read_images(scan, kinds, given=volumes)
-        (found,) = result.predict(self.predictor, [read], batch=batch)
+        to_ras = np.array([-1.0, -1.0, 1.0])
+        given = clicks and [
+            {n: tuple(np.reshape(p, (-1, 3)) * to_ras for p in of) for n, of in clicks.items()}
+        ]
+        (found,) = result.predict(self.predictor, [read], batch=batch, clicks=given)
         if isinstance(found, Exception):
             raise found
         return found

@@ -151,6 +151,26 @@ class Desk:
         """(I, J, K) of whichever class is the likeliest."""
         return self.prediction(case).probability
 
+    def guided(self, case: str, here, away, *, name: str | None = None) -> Volume:
+        """The networks' mask with clicks.
+
+        Args:
+            case: of the scan.
+            here, away: (n, 3) RAS mm: where the class is, and where it is not.
+            name: of the class; None: the first.
+
+        Raises:
+            ConfigError: the model takes no clicks.
+        """
+        if self.predictor is None:
+            raise ConfigError("there is no model yet")
+        clicks = {name or self.predictor.classes[0]: (here, away)}
+        with self._lock:
+            (found,) = predict(self.predictor, [self.images(case)], clicks=[clicks])
+        if isinstance(found, Exception):
+            raise found
+        return Volume(found.labels, found.affine, self.grid(case).header)
+
     def infer(self, case: str) -> Volume:
         """The networks' mask."""
         found = self.prediction(case)

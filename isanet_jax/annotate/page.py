@@ -66,6 +66,7 @@ def data(desk: Desk, case: str) -> dict:
         "values": {name: _values(desk, name) for name in desk.classes.names},
         "draft": draft is not None,
         "has_network": desk.predictor is not None,
+        "takes_clicks": desk.predictor is not None and desk.predictor.takes_clicks,
         "formats": of_dicom() if images.slices is not None else [],
     }
     content = pack_scan(images.volumes, images.kinds, masks, told=told, most=MOST_VOXELS)
@@ -148,7 +149,11 @@ def click(desk: Desk, case: str, asked: Mapping) -> dict:
         desk: of the case.
         case: which.
         asked: `place` (3 voxels of the page), `by` (share, suv, network), `value` (percent, SUV,
-            percent of probability), `radius_mm`.
+            percent of probability), `radius_mm`; of a model that takes clicks, `class` and
+            `clicks`, all of them so far: `place` and `here`.
+
+    Returns:
+        `mask`; `whole`: it is all of the class, and not what is added.
 
     Raises:
         ConfigError, DataError: what cannot be.
@@ -169,6 +174,14 @@ def click(desk: Desk, case: str, asked: Mapping) -> dict:
         raise DataError(f"a click at {place}", case=case, wanted="a voxel of the scan")
     ras = apply_affine(grid.affine, own)
     pet = desk.images(case).volumes.get(pet_name(desk.kinds))
+    if by == "network" and desk.predictor is not None and desk.predictor.takes_clicks:
+        points = {True: [], False: []}
+        for one in asked.get("clicks") or []:
+            at = apply_affine(grid.affine, apply_affine(inverse, np.asarray(one["place"], float)))
+            points[bool(one["here"])].append(at)
+        found = desk.guided(case, points[True], points[False], name=asked.get("class"))
+        mask = found.data == desk.classes.written[asked.get("class") or desk.classes.names[0]]
+        return {"mask": packed(np.packbits(turned(desk, case, mask))), "whole": True}
     if by == "network":
         seen = Volume(desk.probability(case), grid.affine)
         here = float(seen.data[tuple(own)])

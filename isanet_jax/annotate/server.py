@@ -187,7 +187,8 @@ class Server:
         }  # fmt: skip
         if desk.predictor:
             name = desk.predictor.maker.name
-            models = {_NETWORK: _model("segmentation", labels, f"the model {name}", {})} | models
+            kind = "deepedit" if desk.predictor.takes_clicks else "segmentation"
+            models = {_NETWORK: _model(kind, labels, f"the model {name}", {})} | models
         state = await run_in_threadpool(self.training.status)
         return JSONResponse(
             {
@@ -318,7 +319,18 @@ class Server:
             image = request.query_params.get("image", "")
             case, name = self.desk.parse(image)
             started = time.perf_counter()
-            if model == _THRESHOLD or params.get("foreground") or params.get("background"):
+            is_clicked = bool(params.get("foreground") or params.get("background"))
+            takes = self.desk.predictor is not None and self.desk.predictor.takes_clicks
+            if model == _NETWORK and is_clicked and takes:
+                shown = self.desk.images(case).volumes[name]
+                points = [
+                    apply_affine(
+                        shown.affine, np.asarray(params.get(of) or [], float).reshape(-1, 3)
+                    )
+                    for of in ("foreground", "background")
+                ]
+                found = await run_in_threadpool(self.desk.guided, case, *points)
+            elif model == _THRESHOLD or is_clicked:
                 before = None
                 if "label" in files:
                     before = await run_in_threadpool(self.desk.check_mask, case, files["label"])

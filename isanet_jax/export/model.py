@@ -23,6 +23,7 @@ from isanet_jax.errors import ConfigError
 from isanet_jax.export import FORMATS
 from isanet_jax.files import check_folder
 from isanet_jax.network import systems
+from isanet_jax.network.guidance import with_maps
 from isanet_jax.pipeline.normalise import normalise
 from isanet_jax.prediction.predictor import Predictor, ct_windows_of
 from isanet_jax.prediction.rules import write_form
@@ -119,6 +120,7 @@ def probability_of(description: dict, params: dict) -> tuple[Callable, dict]:
 
     def probability(images):
         image = normalise(images, kinds, of_volume=of_volume, ct_windows=windows)
+        image = with_maps(image, {}, config.data.guided_classes)  # without clicks
         return jax.nn.sigmoid(systems.apply(graphdef, params, image).logits)
 
     return probability, dict.fromkeys(kinds, (1, *config.data.input_shape))

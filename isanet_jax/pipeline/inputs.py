@@ -29,6 +29,7 @@ class Inputs(NamedTuple):
         pet_scale: how SUV do: `case` or `suv`.
         is_misaligned: whether images may be moved against the first.
         has_intensity: whether intensities are augmented, see `isanet_jax.pipeline.intensity`.
+        guided_classes: for how many classes clicks are drawn, see `isanet_jax.network.guidance`.
     """
 
     images: Mapping[str, str]
@@ -41,6 +42,7 @@ class Inputs(NamedTuple):
     pet_scale: str = "case"
     is_misaligned: bool = False
     has_intensity: bool = False
+    guided_classes: int = 0
 
     @property
     def of_volume(self) -> bool:
@@ -87,6 +89,7 @@ def make_inputs(config: Config, cohort: Cohort | None = None, cases=()) -> Input
         data.pet_scale,
         is_misaligned=augment.misalignment_probability > 0,
         has_intensity=augment.changes_intensity,
+        guided_classes=data.guided_classes,
     )
 
 

@@ -119,6 +119,7 @@ class Plan:
                 tuple(self.inputs.images.items()),
                 of_volume=self.inputs.of_volume,
                 mirror=self.config.mirrors_input,
+                guided_classes=self.inputs.guided_classes,
                 options=compiler_options(self.config, mesh),
             )
             return predict.lower(_placed(self._state.params, mesh), images)

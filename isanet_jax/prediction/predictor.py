@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
+from nibabel.affines import apply_affine
 from scipy import special
 
 from isanet_jax import models
@@ -26,7 +27,7 @@ from isanet_jax.distributed.mesh import compiler_options, devices_for, fill_up, 
 from isanet_jax.errors import ConfigError, DataError
 from isanet_jax.files import is_bundle
 from isanet_jax.kinds import KINDS, WIDE, CtWindow
-from isanet_jax.network import systems
+from isanet_jax.network import guidance, systems
 from isanet_jax.network.whole_volume import over_windows
 from isanet_jax.pipeline.normalise import standardised, statistics_of
 from isanet_jax.prediction.rules import default_rules, parse_rules, read_rules
@@ -37,6 +38,9 @@ from isanet_jax.runs.digest import digest_of, digest_of_text
 from isanet_jax.settings import Config, read_stored
 from isanet_jax.training.step import make_predict
 from isanet_jax.volume import Volume, bounds_mm
+
+# Class -> (points where it is, points where it is not), RAS mm.
+Clicks = Mapping[str, tuple[Sequence, Sequence]]
 
 
 class Predictor:
@@ -90,6 +94,7 @@ class Predictor:
                 of_volume=data.pet_is_of_volume,
                 ct_windows=ct_windows_of(description),
                 mirror=config.mirrors_input,
+                guided_classes=data.guided_classes,
                 options=options,
             )
             placed = jax.device_put(params, replicated)
@@ -192,8 +197,9 @@ class Predictor:
         return over_windows(
             # Window by window: as float32, a whole body's images would take as much again.
             lambda windows: self._padded(member, windows, case, size),
-            {name: case.images[name] for name in member.kinds},
-            {name: KINDS[kind].outside for name, kind in member.kinds.items()},
+            {name: case.images[name] for name in (*member.kinds, *member.maps_in(case))},
+            {name: KINDS[kind].outside for name, kind in member.kinds.items()}
+            | dict.fromkeys(member.maps_in(case), 0.0),
             member.config.data.input_shape,
             len(self.classes),
             body=body,
@@ -209,8 +215,45 @@ class Predictor:
         count = len(next(iter(windows.values())))
         return np.asarray(member.predict(member.params, fill_up(windows, size)))[:count]
 
+    @property
+    def takes_clicks(self) -> bool:
+        """Whether any of the networks does."""
+        return any(member.config.data.guided_classes for member in self._members)
+
+    def with_clicks(self, case: Case, affine: np.ndarray, clicks: Clicks) -> Case:
+        """The case with maps of clicks, which those networks see that take them.
+
+        Args:
+            case: on its grid.
+            affine: (4, 4) of that, (D, H, W) to RAS+ mm.
+            clicks: class -> (points where it is, points where it is not), (n, 3) RAS mm each.
+
+        Raises:
+            ConfigError: no network takes clicks, or there is no such class.
+        """
+        if not self.takes_clicks:
+            raise ConfigError(
+                "the model takes no clicks; train one with --config.data.guidance=clicks, as "
+                "--config strong_clicks does"
+            )
+        if unknown := set(clicks) - set(self.classes):
+            raise ConfigError(f"clicks of {unknown.pop()!r}; there are {', '.join(self.classes)}")
+        inverse = np.linalg.inv(affine)
+        voxels = {
+            name: tuple(apply_affine(inverse, np.reshape(p, (-1, 3))) if len(p) else () for p in of)
+            for name, of in clicks.items()
+        }
+        shape = next(iter(case.images.values())).shape
+        maps = guidance.maps_of(shape, voxels, self.classes)
+        return dataclasses.replace(case, images={**case.images, **maps})
+
     def probabilities_of_scans(
-        self, images: Sequence[tuple[Scan, Mapping[str, Volume]]], *, batch: int = 1, progress=None
+        self,
+        images: Sequence[tuple[Scan, Mapping[str, Volume]]],
+        *,
+        batch: int = 1,
+        progress=None,
+        clicks: Sequence[Clicks] | None = None,
     ) -> list[tuple[list[Volume], list[str]] | Exception]:
         """Probability of scans on their first images' own grids, spread over the devices.
 
@@ -221,6 +264,7 @@ class Predictor:
                 errors.
             batch: windows computed together, on each device.
             progress: see `isanet_jax.network.whole_volume.stitched`; None: not shown.
+            clicks: of each scan, see `with_clicks`; None: none.
 
         Returns:
             For each scan its probability, a volume for each class, and warnings about it, or the
@@ -229,11 +273,16 @@ class Predictor:
         found, cases = {}, {}
         for index, (scan, volumes) in enumerate(images):
             try:
+                own = clicks[index] if clicks else {}
                 if self._needs_windows(scan):
-                    found[index] = self._probability_of_field(scan, volumes, batch, progress)
+                    found[index] = self._probability_of_field(
+                        scan, volumes, batch, progress, clicks=own
+                    )
                     continue
                 channels, affine, warnings = image_channels(scan, volumes, self.settings)
                 case = unlabelled_case(channels, self.settings)
+                if own:
+                    case = self.with_clicks(case, affine, own)
                 if self.settings.fit == "whole":
                     values = self.probabilities([case], batch=batch, progress=progress)[0]
                     found[index] = _on_scan(scan, volumes, values, affine), warnings
@@ -258,7 +307,7 @@ class Predictor:
             scan.box_mm is None and self.settings.fit == "crop" and self.settings.region == "given"
         )
 
-    def _probability_of_field(self, scan, volumes, batch, progress):
+    def _probability_of_field(self, scan, volumes, batch, progress, *, clicks):
         warnings = check_images(scan, volumes, self.settings.images)
         values, affine = predict_windows(
             lambda cases: np.stack(self.probabilities(cases)),
@@ -268,6 +317,7 @@ class Predictor:
             batch=batch * self.devices,
             progress=progress,
             where={"case": scan.case, "file": scan.place},
+            guide=functools.partial(self.with_clicks, clicks=clicks) if clicks else None,
         )
         return _on_scan(scan, volumes, values, affine), warnings
 
@@ -295,12 +345,20 @@ class _Member(NamedTuple):
         images = {name: case.images[name] for name in self.kinds}
         known = statistics_of(case, self.kinds, self.config.data.pet_scale)
         of_volume = self.config.data.pet_is_of_volume
-        return standardised(images, known, self.kinds, of_volume=of_volume)[0]
+        found = standardised(images, known, self.kinds, of_volume=of_volume)[0]
+        return found | {name: case.images[name] for name in self.maps_in(case)}
+
+    def maps_in(self, case):
+        """Names of the maps of clicks that a case has and this network takes."""
+        wanted = guidance.names(self.config.data.guided_classes)
+        return [name for name in wanted if name in case.images]
 
     def given(self, cases):
         """Cases of one shape together: name -> (n, D, H, W)."""
         of_cases = [self.standardised(case) for case in cases]
-        return {name: np.stack([one[name] for one in of_cases]) for name in self.kinds}
+        none = np.zeros(next(iter(cases[0].images.values())).shape, np.float32)
+        every = dict.fromkeys(name for one in of_cases for name in one)
+        return {name: np.stack([one.get(name, none) for one in of_cases]) for name in every}
 
 
 def _on_scan(scan, volumes, values, affine) -> list[Volume]:

@@ -272,20 +272,20 @@ def _without_class(row):
 
 
 def predict(
-    predictor: Predictor, images: list[Images], *, batch=1, progress=None
+    predictor: Predictor, images: list[Images], *, batch=1, progress=None, clicks=None
 ) -> list[Prediction | Exception]:
     """Predicts cases together, spread over the devices.
 
     Args:
         predictor: the networks.
         images: the cases.
-        batch, progress: see `Predictor.probabilities_of_scans`.
+        batch, progress, clicks: see `Predictor.probabilities_of_scans`.
 
     Returns:
         for each case its prediction, or the error that it has met.
     """
     outcomes = predictor.probabilities_of_scans(
-        [(one.scan, one.volumes) for one in images], batch=batch, progress=progress
+        [(one.scan, one.volumes) for one in images], batch=batch, progress=progress, clicks=clicks
     )
     predictions = []
     for one, outcome in zip(images, outcomes, strict=True):

@@ -38,6 +38,7 @@ def predict_windows(
     batch: int,
     progress=None,
     where: dict | None = None,
+    guide: Callable | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Probability over a whole scan: windows with half overlap and Gaussian weights.
 
@@ -52,6 +53,7 @@ def predict_windows(
         batch: windows computed together.
         progress: see `isanet_jax.network.whole_volume.stitched`.
         where: `case` and `file`, for errors.
+        guide: (case, affine of its grid) -> the case with maps of clicks; None: there are none.
 
     Raises:
         DataError: a grid larger than any scan's (see `isanet_jax.volume.check_grid`).
@@ -68,7 +70,7 @@ def predict_windows(
     batch = min(batch, count)
 
     def predict(starts):
-        cases = [_window(volumes, settings, affine, start) for start in starts]
+        cases = [_window(volumes, settings, affine, start, guide) for start in starts]
         cases += cases[-1:] * (batch - len(cases))  # of one shape: compiled once
         return probability(cases)[: len(starts)]
 
@@ -76,8 +78,9 @@ def predict_windows(
     return found, affine
 
 
-def _window(volumes, settings, affine, start) -> Case:
+def _window(volumes, settings, affine, start, guide) -> Case:
     shifted = affine.copy()
     shifted[:3, 3] += affine[:3, :3] @ np.array(start)
     images = resample_images(volumes, settings, as_three(settings.size), shifted)
-    return unlabelled_case(images, settings)
+    case = unlabelled_case(images, settings)
+    return case if guide is None else guide(case, shifted)

@@ -91,6 +91,19 @@ class Data:
         "voxels per axis of the patches that are trained on; or along D, H, W; 0: whole volumes",
     )
 
+    guidance: str = setting(
+        "none",
+        OneOf(("none", "clicks")),
+        "further images that the network sees: clicks, two maps for each class of where a reader "
+        "says that it is and is not, drawn from the network's own errors in training",
+        since="2026-11-30",
+    )
+
+    @property
+    def guided_classes(self) -> int:
+        """For how many classes the network takes clicks."""
+        return len(self.classes) if self.guidance == "clicks" else 0
+
     @property
     def patch_shape(self) -> tuple[int, int, int] | None:
         """The patch that is trained on, (D, H, W); None: whole volumes."""
@@ -123,8 +136,14 @@ class Data:
 
     @property
     def channels(self) -> tuple[str, ...]:
-        """The network's channels: the images; of a CT in two windows, `ct` and `ct_soft`."""
+        """The network's channels: the images; of a CT in two windows, `ct` and `ct_soft`; maps of
+        clicks.
+        """
         both = self.ct_window == "both"
+        maps = [f"clicks{number}" for number in range(2 * self.guided_classes)]
+        return (*self._image_channels(both), *maps)
+
+    def _image_channels(self, both):
         return tuple(
             channel
             for name, kind in self.kinds.items()

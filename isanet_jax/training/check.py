@@ -46,6 +46,11 @@ def check_config(values) -> Config:
             f"{thawed(default)!r}"
         )
     _check_split(config)
+    if config.mesh.space > 1 and config.data.guidance != "none":
+        raise ConfigError(
+            f"data.guidance is {config.data.guidance!r} and mesh.space is {config.mesh.space}: "
+            "clicks are drawn in whole volumes; use mesh.space=1"
+        )
     if config.train.batch % config.mesh.data:
         raise ConfigError(
             f"train.batch is {config.train.batch} and mesh.data is {config.mesh.data}: the batch "

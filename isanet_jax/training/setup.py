@@ -155,6 +155,7 @@ def set_up(config: Config, cohort: Cohort, mesh: Mesh) -> tuple[Training, TrainS
         tuple(inputs.images.items()),
         of_volume=inputs.of_volume,
         ct_windows=inputs.ct_windows,
+        guided_classes=inputs.guided_classes,
         options=options,
     )
     made = (config, cohort, parts, inputs, steps_per_epoch, schedule, mesh, train_step, predict)

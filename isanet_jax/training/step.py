@@ -15,6 +15,7 @@ from isanet_jax.distributed.placement import on_each_device, on_parts, over_mesh
 from isanet_jax.kinds import WIDE, CtWindow
 from isanet_jax.losses import segmentation_loss
 from isanet_jax.network import systems
+from isanet_jax.network.guidance import drawn_maps, with_maps
 from isanet_jax.network.whole_volume import mirrored
 from isanet_jax.pipeline.augment import augment
 from isanet_jax.pipeline.inputs import Inputs
@@ -80,6 +81,14 @@ def make_train_step(
     def loss_fn(params, image, label, ignored):
         return segmentation_loss(network(params, image), label, loss, ignored)
 
+    def guided(state, image, label):
+        """The input with clicks where the network errs without them."""
+        alone = with_maps(image, {}, inputs.guided_classes)
+        logits = jax.lax.stop_gradient(network(state.params, alone).logits)
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        maps = drawn_maps(key, logits, label).astype(image.dtype)
+        return jnp.concatenate([image, maps], axis=-1)
+
     def step(state, batch):
         # Rotation reads a whole volume, which every device has, for the part that it keeps.
         augmented = augment(batch, inputs.shape)
@@ -94,6 +103,8 @@ def make_train_step(
             image = normalise(images, inputs.images, **given)
         labels, ignored = jax.tree.map(partial(over_mesh, mesh=mesh), (labels, ignored))
         label = jnp.stack([labels[name] for name in inputs.classes], axis=-1)
+        if inputs.guided_classes:
+            image = guided(state, image, label)
         grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
         (loss_value, parts), grads = grad_fn(state.params, image, label, ignored)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -125,6 +136,7 @@ def make_predict(
     of_volume: bool = True,
     ct_windows: tuple[CtWindow, ...] = (WIDE,),
     mirror: bool = False,
+    guided_classes: int = 0,
     options: tuple = (),
 ) -> Callable:
     """Compiles (params, images) -> probability (B, D, H, W, classes).
@@ -138,6 +150,8 @@ def make_predict(
         kinds: (name, kind) of the images, in the order of the network's channels.
         of_volume, ct_windows: see `isanet_jax.pipeline.normalise.normalise`.
         mirror: take the mean over the eight mirror images (nnU-Net's test-time augmentation).
+        guided_classes: for how many classes the network takes clicks; `images` may have their maps
+            (`isanet_jax.network.guidance.names`).
         options: of the compiler, see `isanet_jax.distributed.mesh.compiler_options`.
     """
     replicated = NamedSharding(mesh, PartitionSpec())
@@ -150,7 +164,8 @@ def make_predict(
 
         whole = mirrored(probability) if mirror else probability
         images = {name: over_mesh(x, mesh) for name, x in images.items()}
-        return whole(normalise(images, dict(kinds), of_volume=of_volume, ct_windows=ct_windows))
+        image = normalise(images, dict(kinds), of_volume=of_volume, ct_windows=ct_windows)
+        return whole(with_maps(image, images, guided_classes))
 
     return jax.jit(
         predict,

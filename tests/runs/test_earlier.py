@@ -61,6 +61,7 @@ def run(earlier, tmp_path, monkeypatch):
     for name in CONSTANTS:
         del config["augment"][name]
     config["init_seen"] = False  # of after that version
+    config["data"]["guidance"] = "none"
     return config
 
 

@@ -82,7 +82,7 @@ class Editor {
     for (const mask of masks.filter((m) => m.role === "prediction")) {
       mask.data.forEach((bit, i) => { if (bit) this.label[i] = this.classes[mask.class]; });
     }
-    Object.assign(this, { done: [], undone: [], dirty: false, version: data.version });
+    Object.assign(this, { clicks: [], done: [], undone: [], dirty: false, version: data.version });
     byId("class").replaceChildren(...Object.entries(this.classes).map(([name, value]) => new Option(name, value)));
     byId("compare").replaceChildren(new Option("nothing", ""), ...data.versions.map((v) =>
       new Option(`${v.number} ${v.tag} ${v.who} ${v.when}`, v.number)));
@@ -254,14 +254,28 @@ class Editor {
   async click(place) {
     const index = this.viewer.index(place);
     this.viewer.setPlace(place);
-    if (this.tool === "not") { this.onLesion((inside) => this.change(inside, 0)); return; }
-    const body = { place, by: byId("by").value, value: +byId("by-value").value, radius_mm: +byId("radius").value };
+    const guided = byId("by").value === "network" && this.viewer.data.takes_clicks;
+    if (this.tool === "not" && !guided) { this.onLesion((inside) => this.change(inside, 0)); return; }
+    if (guided) this.clicks.push({ place, here: this.tool === "tumour" });
+    const name = byId("class").selectedOptions[0].textContent;
+    const body = { place, class: name, clicks: guided ? this.clicks : [], by: byId("by").value, value: +byId("by-value").value, radius_mm: +byId("radius").value };
     try {
       const found = await this.ask(this.url("click"), { method: "POST", body: JSON.stringify(body) });
       const bits = bitsOf(await unpacked(found.mask), this.label.length), inside = [];
       bits.forEach((bit, i) => { if (bit) inside.push(i); });
+      const value = +byId("class").value;
+      if (found.whole) { // all of the class, as the network says with the clicks so far
+        const before = new Map();
+        bits.forEach((bit, i) => {
+          const now = bit ? value : this.label[i] === value ? 0 : this.label[i];
+          if (now !== this.label[i]) { before.set(i, this.label[i]); this.label[i] = now; }
+        });
+        this.note(before);
+        document.body.dataset.clicked = index;
+        return;
+      }
       if (!inside.length) { this.say("nothing there reaches the threshold"); return; }
-      this.change(inside, +byId("class").value);
+      this.change(inside, value);
       document.body.dataset.clicked = index;
     } catch (error) { this.say(error.message); }
   }

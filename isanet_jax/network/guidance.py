@@ -1,0 +1,128 @@
+"""A reader's clicks as further images: two for each class, "here" and "not here".
+
+A click is a Gaussian around its voxel, the highest of them where several meet. In training, clicks
+are drawn from the network's own errors, within the compiled step; half of the samples have none, so
+that the network without clicks is as good as one that knows none.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+SIGMA = 2.0  # voxels
+MOST = 10  # clicks that are drawn for a sample
+_NONE = 0.5  # share of the samples without any
+_DEPTH = 3  # times that an error's 3³ neighbours are averaged: its inner part counts most
+_APART = 2.0  # voxels around a click in which no other is drawn
+PREFIX = "guidance"
+
+
+def names(classes: int) -> tuple[str, ...]:
+    """Of the maps, as arrays of a batch are called: class by class, here and not here."""
+    return tuple(f"{PREFIX}{number}" for number in range(2 * classes))
+
+
+def maps_of(
+    shape: Sequence[int], clicks: Mapping[str, tuple[Sequence, Sequence]], classes: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """The maps of given clicks: name (`names`) -> (D, H, W) float32.
+
+    Args:
+        shape: (D, H, W) of the grid.
+        clicks: class -> (voxels that it is at, voxels that it is not at), (n, 3) each.
+        classes: in the network's order.
+    """
+    maps = []
+    for name in classes:
+        for points in clicks.get(name, ((), ())):
+            total = np.zeros(shape, np.float32)
+            for point in np.asarray(points, float).reshape(-1, 3):
+                axes = [
+                    np.exp(-0.5 * np.square((np.arange(n) - at) / SIGMA))
+                    for n, at in zip(shape, point, strict=True)
+                ]
+                total = np.maximum(total, np.einsum("i,j,k->ijk", *axes).astype(np.float32))
+            maps.append(total)
+    return dict(zip(names(len(classes)), maps, strict=True))
+
+
+def with_maps(image: jax.Array, images: Mapping[str, jax.Array], classes: int) -> jax.Array:
+    """The network's input with the maps that are given, else with none: zeros.
+
+    Args:
+        image: (B, D, H, W, channels).
+        images: may have the maps by `names`, (B, D, H, W).
+        classes: how many; 0: the network knows no clicks.
+    """
+    if not classes:
+        return image
+    none = jnp.zeros(image.shape[:-1], image.dtype)
+    maps = [images.get(name, none).astype(image.dtype) for name in names(classes)]
+    return jnp.concatenate([image, jnp.stack(maps, -1)], axis=-1)
+
+
+def drawn_maps(key: jax.Array, logits: jax.Array, label: jax.Array) -> jax.Array:
+    """Maps of clicks that are drawn where the network errs without any.
+
+    A click lies in an error's inner part, the likelier the deeper: its place is the highest of
+    the error's depth, weighted by noise (Gumbel). In a miss it says "here", else "not here".
+
+    Args:
+        key: of this step.
+        logits: (B, D, H, W, classes) of the network without clicks.
+        label: the same shape, 1 where the class is.
+
+    Returns:
+        (B, D, H, W, 2 classes) float32.
+    """
+    batch, classes = label.shape[0], label.shape[-1]
+    keys = jax.random.split(key, (batch, classes))
+    wrong = (logits > 0) != (label > 0.5)
+    one = jax.vmap(jax.vmap(_drawn, in_axes=(0, -1, -1), out_axes=-1))  # (B, D, H, W, 2, classes)
+    maps = one(keys, wrong, label > 0.5)
+    return jnp.swapaxes(maps, -1, -2).reshape(*label.shape[:-1], 2 * classes)
+
+
+def _drawn(key, wrong, label):
+    """(D, H, W, 2) of one sample and class."""
+    of_count, of_noise = jax.random.split(key)
+    some, number = jax.random.split(of_count)
+    count = jnp.where(
+        jax.random.uniform(some) < _NONE, 0, jax.random.randint(number, (), 1, MOST + 1)
+    )
+    depth = wrong.astype(jnp.float32)
+    for _ in range(_DEPTH):
+        depth = _averaged(depth)
+    noise = jax.random.gumbel(of_noise, wrong.shape)
+    score = jnp.where(wrong, 4 * jnp.log(depth + 1e-6) + noise, -jnp.inf)
+    grid = [jnp.arange(n, dtype=jnp.float32) for n in wrong.shape]
+
+    def add(step, carry):
+        maps, score = carry
+        best = jnp.argmax(score)
+        place = jnp.stack(jnp.unravel_index(best, wrong.shape)).astype(jnp.float32)
+        squared = [jnp.square(g - p) for g, p in zip(grid, place, strict=True)]
+        far = squared[0][:, None, None] + squared[1][None, :, None] + squared[2][None, None]
+        is_used = (step < count) & jnp.isfinite(score.ravel()[best])
+        ball = jnp.where(is_used, jnp.exp(-0.5 * far / SIGMA**2), 0.0)
+        is_here = label.ravel()[best]
+        here = jnp.maximum(maps[..., 0], jnp.where(is_here, ball, 0.0))
+        away = jnp.maximum(maps[..., 1], jnp.where(is_here, 0.0, ball))
+        score = jnp.where(far <= _APART**2, -jnp.inf, score)
+        return jnp.stack([here, away], -1), score
+
+    empty = jnp.zeros((*wrong.shape, 2), jnp.float32)
+    return lax.fori_loop(0, MOST, add, (empty, score))[0]
+
+
+def _averaged(x):
+    """The mean over each voxel's 3³ neighbours; 0 outside."""
+    for axis in range(3):
+        pad = [(1, 1) if a == axis else (0, 0) for a in range(3)]
+        padded = jnp.pad(x, pad)
+        n = x.shape[axis]
+        x = sum(lax.slice_in_dim(padded, k, k + n, axis=axis) for k in range(3)) / 3
+    return x

@@ -1,0 +1,67 @@
+"""A network that takes clicks, from training to the server."""
+
+import json
+
+import numpy as np
+import pytest
+
+import isanet_jax.api as isa
+from isanet_jax.annotate.desk import Desk
+from isanet_jax.errors import ConfigError
+from isanet_jax.prediction.predictor import Predictor
+from isanet_jax.settings import to_dict
+from isanet_jax.training.loop import train
+from tests.conftest import small_config
+
+
+@pytest.fixture(scope="module")
+def guided(cohort_folder, tmp_path_factory):
+    config = small_config(cohort_folder)
+    config["data"]["guidance"] = "clicks"
+    folder = tmp_path_factory.mktemp("guided") / "run"
+    assert train(config, folder)
+    return folder
+
+
+def test_a_click_changes_what_is_found_where_it_is(guided, trained, cohort_folder):
+    model = isa.load(guided)
+    assert model.predictor.takes_clicks
+    scan = cohort_folder / "scans" / "phantom_000"
+    images = [str(scan / name) for name in ("ct.nii.gz", "pet.nii.gz")]
+    alone = model.predict(*images)
+    voxel = np.array(alone.mask.shape) // 2
+    point = (alone.affine[:3, :3] @ voxel + alone.affine[:3, 3]) * [-1, -1, 1]
+    with_click = model.predict(*images, clicks={"tumour": ([point], [])})
+    changed = np.abs(with_click.probability - alone.probability)
+    assert changed.max() > 0
+    # One convolution of 3³ looks no further than the click's Gaussian: the change is around it.
+    spacing = np.linalg.norm(alone.affine[:3, :3], axis=0)
+    places = np.argwhere(changed > 0.5 * changed.max())
+    assert np.linalg.norm((places - voxel) * spacing, axis=1).min() < 12.0 * 3
+    again = model.predict(*images)
+    np.testing.assert_array_equal(again.probability, alone.probability)
+    with pytest.raises(ConfigError, match="takes no clicks"):
+        isa.load(trained).predict(*images, clicks={"tumour": ([point], [])})
+    with pytest.raises(ConfigError, match="clicks of 'node'"):
+        model.predict(*images, clicks={"node": ([point], [])})
+
+
+def test_it_is_resumed_and_bundled(guided, cohort_folder, tmp_path):
+    from isanet_jax.cli import bundle
+
+    config = json.loads((guided / "config.json").read_text())
+    assert config["data"]["guidance"] == "clicks"
+    model = tmp_path / "m.isanet"
+    bundle.main(["--workdir", str(guided), "--output", str(model)])
+    assert Predictor([model]).takes_clicks
+    assert to_dict(Predictor([model])._members[0].config)["data"]["guidance"] == "clicks"
+
+
+def test_the_desk_gives_clicks_to_the_network(guided, cohort_folder, tmp_path):
+    desk = Desk([cohort_folder / "scans"], tmp_path, Predictor([guided]))
+    case = next(iter(desk.scans))
+    grid = desk.grid(case)
+    point = grid.affine[:3, :3] @ (np.array(grid.data.shape) // 2) + grid.affine[:3, 3]
+    here = desk.guided(case, [point], [])
+    away = desk.guided(case, [], [point])
+    assert here.data.shape == away.data.shape == grid.data.shape
