@@ -1,0 +1,151 @@
+"""A simulated reader's clicks: DSC and lesion F1 after 0, 1, 3, 5 and 10 of them.
+
+    python -m benchmarks.clicks --cases cases/cut32 --guided runs/c0 ... runs/c4 \
+        --plain runs/f0 ... runs/f4
+
+Runs of a cross-validation, each scored on its own test fold. After each look the reader clicks into
+the largest error, at the voxel that is deepest in it, and the network answers. Beside it: the same
+clicks as spheres at 41 % of SUVmax on the network's first mask, and, from nothing, as many spheres
+as clicks, each in the largest lesion that is missed. On the case grid.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from isanet_jax.cases.cohort import read_cohort
+from isanet_jax.metrics.segmentation import case_metrics
+from isanet_jax.runtime import setup
+from isanet_jax.volume import CONNECTED_26, Volume
+
+COUNTS = (0, 1, 3, 5, 10)
+_LEAST_MM = 15.0  # radius of a sphere
+
+
+def next_click(mask, reference, spacing):
+    """The largest error's deepest voxel, whether it is a miss, its depth in mm; or None."""
+    best, size = None, 0
+    for wrong, here in ((reference & ~mask, True), (mask & ~reference, False)):
+        parts, count = ndimage.label(wrong, CONNECTED_26)
+        if count:
+            sizes = np.bincount(parts.ravel())[1:]
+            if sizes.max() > size:
+                size, best = sizes.max(), (parts == sizes.argmax() + 1, here)
+    if best is None:
+        return None
+    depth = ndimage.distance_transform_edt(np.pad(best[0], 1), spacing)[1:-1, 1:-1, 1:-1]
+    return np.array(np.unravel_index(int(depth.argmax()), depth.shape)), best[1], depth.max()
+
+
+def sphere(pet, affine, voxel, depth):
+    """41 % of SUVmax within a sphere around a voxel, twice as large as what is missed there."""
+    from isanet_jax.annotate.tools import threshold_in_sphere
+
+    grid = Volume(pet, affine)
+    ras = affine[:3, :3] @ voxel + affine[:3, 3]
+    return threshold_in_sphere(grid, grid, ras, radius_mm=max(2 * depth, _LEAST_MM))
+
+
+def by_spheres(mask, clicks, pet, affine):
+    """A mask with clicks as spheres: added where it is, its lesion removed where it is not."""
+    from isanet_jax.annotate.tools import without_component
+
+    for voxel, here, depth in clicks:
+        mask = mask | sphere(pet, affine, voxel, depth) if here else without_component(mask, voxel)
+    return mask
+
+
+def read_by(answer, reference, spacing):
+    """Count -> mask of a reader who clicks, and the clicks; `answer` makes a mask of clicks."""
+    clicks, masks = [], {}
+    for count in range(max(COUNTS) + 1):
+        mask = answer(clicks)
+        if count in COUNTS:
+            masks[count] = mask
+        click = next_click(mask, reference, spacing)
+        if click is not None:
+            clicks = [*clicks, click]
+    return masks, clicks
+
+
+def main():
+    """Prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cases", required=True)
+    parser.add_argument("--guided", nargs="+", type=Path, required=True)
+    parser.add_argument("--plain", nargs="+", type=Path, default=[], help="without guidance")
+    parser.add_argument("--output", help="JSON of every case")
+    args = parser.parse_args()
+    setup()
+    from isanet_jax.prediction.predictor import Predictor
+
+    cohort, scores = read_cohort(args.cases), {}
+
+    def note(method, count, case, masks):
+        metrics = case_metrics(*masks)
+        scores.setdefault(method, {}).setdefault(count, {})[case] = {
+            name: metrics[name] for name in ("dsc", "lesion_f1")
+        }
+
+    for run in args.guided:
+        predictor = Predictor([run])
+        for name in predictor.descriptions[0]["split"]["test"]:
+            case = cohort.stored(name).read()
+            affine = np.array(case.meta["affine"])
+            spacing = np.linalg.norm(affine[:3, :3], axis=0)
+            reference = case.masks(predictor.classes)[predictor.classes[0]]
+            pet = case.images["pet"].astype(np.float32)
+
+            def answer(clicks, case=case, affine=affine, predictor=predictor):
+                if clicks:
+                    points = {here: [affine[:3, :3] @ v + affine[:3, 3] for v, h, _ in clicks
+                                     if h is here] for here in (True, False)}  # fmt: skip
+                    given = {predictor.classes[0]: (points[True], points[False])}
+                    case = predictor.with_clicks(case, affine, given)
+                return predictor.probabilities([case])[0][..., 0] >= 0.5
+
+            masks, clicks = read_by(answer, reference, spacing)
+            first = masks[0]
+            start = {"spheres alone": np.zeros(pet.shape, bool), "its mask, then spheres": first}
+            others = {}
+            for method, of in start.items():
+
+                def edit(c, of=of, pet=pet, affine=affine):
+                    return by_spheres(of, c, pet, affine)
+
+                others[method], _ = read_by(edit, reference, spacing)
+            for count in COUNTS:
+                same = by_spheres(first, clicks[:count], pet, affine)
+                found = {"network with clicks": masks[count]}
+                found |= {"its mask, the same clicks as spheres": same}
+                found |= {method: of[count] for method, of in others.items()}
+                for method, mask in found.items():
+                    note(method, count, name, (mask, reference, spacing))
+    for run in args.plain:
+        predictor = Predictor([run])
+        for name in predictor.descriptions[0]["split"]["test"]:
+            case = cohort.stored(name).read()
+            spacing = np.linalg.norm(np.array(case.meta["affine"])[:3, :3], axis=0)
+            reference = case.masks(predictor.classes)[predictor.classes[0]]
+            mask = predictor.probabilities([case])[0][..., 0] >= 0.5
+            note("network without guidance", 0, name, (mask, reference, spacing))
+    heads = " | ".join(f"{count} clicks" for count in COUNTS)
+    print(f"| DSC (lesion F1) | {heads} | area |\n|---" + "|---" * (len(COUNTS) + 1) + "|")
+    for method, of_count in scores.items():
+        means = {
+            c: [float(np.mean([one[n] for one in of.values()])) for n in ("dsc", "lesion_f1")]
+            for c, of in of_count.items()
+        }
+        cells = [f"{means[c][0]:.3f} ({means[c][1]:.2f})" if c in means else "" for c in COUNTS]
+        dsc = [means[c][0] for c in COUNTS if c in means]
+        area = np.trapezoid(dsc, COUNTS) / COUNTS[-1] if len(dsc) == len(COUNTS) else None
+        print(f"| {method} | {' | '.join(cells)} | {'' if area is None else f'{area:.3f}'} |")
+    if args.output:
+        Path(args.output).write_text(json.dumps(scores))
+
+
+if __name__ == "__main__":
+    main()
