@@ -225,9 +225,13 @@ def _predict_folder(args):
     if any(output.resolve() == path or path in output.resolve().parents for path in inputs):
         raise ConfigError(f"{output} lies in --input; give the results a folder of their own")
     kinds = _images_of(args.workdir[0])
-    found = find_scans(
-        args.input, kinds, series=args.series, keep_identity=args.keep_identity, progress=_files
-    )
+
+    def find():
+        return find_scans(
+            args.input, kinds, series=args.series, keep_identity=args.keep_identity, progress=_files
+        )
+
+    found, predictor = (find(), None) if args.dry_run else _found_and_loaded(find, args)
     scans = part_of(found.scans, args.part)
     for note in found.notes:
         print(note)
@@ -237,12 +241,7 @@ def _predict_folder(args):
 
     from isanet_jax.evaluation.predicted import PATIENTS, REPORT, pack, write_tables
     from isanet_jax.prediction import many
-    from isanet_jax.prediction.predictor import Predictor  # imports JAX: after the checks
 
-    say_devices()
-    predictor = Predictor(
-        args.workdir, half=args.half, checkpoint=args.checkpoint, rules=args.rules
-    )
     _check_class(args, predictor)
     folder = many.Folder(output)
     many.keep_failures(folder, found.failures)
@@ -281,6 +280,27 @@ def _predict_folder(args):
             f"{len(failures)} of {len(scans) + len(found.failures)} scans failed (see above)",
             action="The others are done; run the same command again to try these",
         )
+
+
+def _found_and_loaded(find, args):
+    """The scans, and the networks, which are loaded and compiled while files are looked at."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    def load():
+        from isanet_jax.prediction.predictor import Predictor  # imports JAX
+
+        predictor = Predictor(
+            args.workdir, half=args.half, checkpoint=args.checkpoint, rules=args.rules
+        )
+        predictor.compile()
+        return predictor
+
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(load)
+        found = find()
+        predictor = loading.result()
+    say_devices()
+    return found, predictor
 
 
 def _on_cluster(predictor, args, scans, folder, how):

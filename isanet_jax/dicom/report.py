@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+import numpy as np
 from highdicom import sr
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes as known
@@ -89,7 +90,7 @@ def write_measurements(
             procedure_reported=_PET_CT if pet else _IMAGING,
             imaging_measurements=groups,
             title=known.DCM.ImagingMeasurementReport,
-            referenced_images=pet or None,
+            referenced_images=_at(pet, lesions) or None,
         )
         dataset = sr.Comprehensive3DSR(
             evidence=[*pet, *ct, _segmentation(ct[0], *segmentation)],
@@ -106,6 +107,23 @@ def write_measurements(
             series_description=f"{maker.name} measurements",
         )
         save(path, dataset)
+
+
+def _at(slices, lesions):
+    """The PET's slices nearest the lesions' centroids: the report's image library.
+
+    All of the series is evidence. A library of all of it would take seconds, and say no more.
+    """
+    if not slices:
+        return []
+    places = np.array([one.ImagePositionPatient for one in slices], float)
+    row, column = np.array(slices[0].ImageOrientationPatient, float).reshape(2, 3)
+    along = np.cross(row, column)
+    centres = [[row[f"{axis}_mm"] for axis in "xyz"] for of in lesions.values() for row in of] or [
+        places.mean(0)
+    ]
+    nearest = {int(np.abs((places - centre) @ along).argmin()) for centre in centres}
+    return [slices[index] for index in sorted(nearest)]
 
 
 def _group(label, row, segment, code, maker):

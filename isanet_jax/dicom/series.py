@@ -6,6 +6,7 @@ Archives are read in place; nothing is unpacked.
 import contextlib
 import dataclasses
 import io
+import threading
 import zipfile
 import zlib
 from collections import Counter
@@ -169,6 +170,30 @@ class Series:
         return f"{self.kind} series{'' if number is None else f' {number}'} ({len(self.files)})"
 
 
+class _Lenient:
+    """pydicom's mode, which is of the whole process, while any thread asks for it."""
+
+    def __init__(self):
+        self._lock, self._inside, self._before = threading.Lock(), 0, None
+
+    def enter(self):
+        settings = pydicom.config.settings
+        with self._lock:
+            if not self._inside:
+                self._before = settings.reading_validation_mode
+                settings.reading_validation_mode = pydicom.config.IGNORE
+            self._inside += 1
+
+    def leave(self):
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                pydicom.config.settings.reading_validation_mode = self._before
+
+
+_LENIENT = _Lenient()
+
+
 @contextlib.contextmanager
 def lenient():
     """Context, or decorator: pydicom takes values as they stand, here and not beyond.
@@ -176,13 +201,11 @@ def lenient():
     Real scanners break the standard's rules of text lengths and formats by the hundred; what is
     used is checked by this package.
     """
-    settings = pydicom.config.settings
-    before = settings.reading_validation_mode
-    settings.reading_validation_mode = pydicom.config.IGNORE
+    _LENIENT.enter()
     try:
         yield
     finally:
-        settings.reading_validation_mode = before
+        _LENIENT.leave()
 
 
 @lenient()

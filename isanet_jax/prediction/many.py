@@ -26,6 +26,7 @@ from isanet_jax.prediction.write import write_outputs
 
 RECORDS = ".scans"
 _END = object()
+_WRITERS = 2  # writing takes longer than computing does
 
 
 class Folder:
@@ -126,23 +127,17 @@ def predict_many(
     todo = [scan for scan in scans if how.again or not folder.is_done(scan.case, digest)]
     with Claims(folder.records) as claims:
         stages = _Stages(predictor, folder, how, claims)
-        for one in (stages.read_all, stages.write_all):
-            arguments = (todo,) if one == stages.read_all else ()
-            threading.Thread(target=one, args=arguments, daemon=True).start()
+        threading.Thread(target=stages.read_all, args=(todo,), daemon=True).start()
+        for _ in range(_WRITERS):
+            threading.Thread(target=stages.write_all, daemon=True).start()
         try:
-            more = True
-            while more:
-                more = stages.compute()
-                while not stages.ended.empty():
-                    yield stages.ended.get()
-            while (item := stages.ended.get()) is not _END:
-                yield item
+            yield from stages.outcomes()
         finally:
             stages.stop.set()
 
 
 class _Stages:
-    """Reading, computing and writing, each in a thread of its own, a scan in between at most."""
+    """Reading, computing and writing, each in threads of its own, a scan in between at most."""
 
     def __init__(self, predictor, folder, how, claims):
         self.predictor, self.folder, self.how, self.claims = predictor, folder, how, claims
@@ -168,6 +163,19 @@ class _Stages:
             self.read.put((scan, images, begun))
         self.read.put(_END)
 
+    def outcomes(self):
+        """Computes until all is read; yields what is written, as it is."""
+        more, writing = True, _WRITERS
+        while more or writing:
+            if more:
+                more = self.compute()
+            while writing and not (more and self.ended.empty()):
+                item = self.ended.get()
+                if item is _END:
+                    writing -= 1
+                else:
+                    yield item
+
     def compute(self):
         """Predicts as many scans as are computed together; whether there may be more."""
         group, more = _group(self.read, self.predictor.devices)
@@ -177,7 +185,8 @@ class _Stages:
             outcome = next(found) if isinstance(one, Images) else one
             self.computed.put((scan, outcome, begun))
         if not more:
-            self.computed.put(_END)
+            for _ in range(_WRITERS):
+                self.computed.put(_END)
         return more
 
     def write_all(self):

@@ -215,6 +215,12 @@ class Predictor:
         count = len(next(iter(windows.values())))
         return np.asarray(member.predict(member.params, fill_up(windows, size)))[:count]
 
+    def compile(self) -> None:
+        """Compiles the networks for the first scan, while something else is read."""
+        for member in self._members:
+            volume = np.zeros((self.devices, *member.config.data.input_shape), np.float32)
+            member.predict(member.params, dict.fromkeys(member.kinds, volume))
+
     @property
     def takes_clicks(self) -> bool:
         """Whether any of the networks does."""

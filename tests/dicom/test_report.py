@@ -72,8 +72,14 @@ def test_highdicom_reads_a_group_for_each_lesion(written):
                 assert value == pytest.approx(row[f"sul_{key}"], rel=1e-9)
             assert found["126033", ""][0] == pytest.approx(row["tlg_g"], rel=1e-9)
     assert len(uids) == 3  # a tracking UID of its own
+    # The library has the slices at the lesions; all of the PET is evidence.
     library = str(report.content)
-    assert all(one.SOPInstanceUID in library for one in pet_slices)
+    heights = [float(one.ImagePositionPatient[2]) for one in pet_slices]
+    wanted = {int(np.argmin(np.abs(np.array(heights) - row["z_mm"]))) for _, row in expected}
+    named = {i for i, one in enumerate(pet_slices) if one.SOPInstanceUID in library}
+    assert named == wanted
+    everything = str(report)
+    assert all(one.SOPInstanceUID in everything for one in pet_slices)
     assert groups[0].finding_type.value == "86049000"
     assert (report.SOPInstanceUID, report.SeriesInstanceUID) == ("1.2.3.5", "1.2.3.4")
     assert report.ManufacturerModelName == "mine"
