@@ -22,13 +22,25 @@ test-newest:
 	.venv-newest/bin/python -m pip list --disable-pip-version-check
 	.venv-newest/bin/python -m pytest
 
+# Of the public patients, those that `sarcoma` learns from; the others are left to try it on.
+LEARNT = 001 002 003 004 005 007 008 009 010 011 012 014 016 017 019 020 021 023 024 026 \
+  027 028 029 033 034 035 036 037 038 042 044 045 046 047 048 049
+
 # The model `sarcoma` anew, from the public patients: the same digest on the same processor.
 model: .venv/installed
-	$(BIN)/isanet prepare sts --download --output cases/sts32 --size 32
+	$(BIN)/isanet prepare sts --download --source cases/sts_all --output cases/sts32_all --size 32
+	mkdir -p cases/sts_learnt
+	for id in $(LEARNT); do ln -sfn ../sts_all/STS_$$id cases/sts_learnt/STS_$$id; done
+	$(BIN)/isanet prepare sts --source cases/sts_learnt --output cases/sts32 --size 32
 	for seed in 0 1; do for form in "" :soft; do \
 	  $(BIN)/isanet train --config sarcoma$$form --config.seed=$$seed --workdir runs/sarcoma$$seed$${form#:} || exit 1; \
 	done; done
-	$(BIN)/python configs/sarcoma_card.py runs/sarcoma0 runs/sarcoma0soft runs/sarcoma1 runs/sarcoma1soft
+	$(BIN)/isanet bundle --workdir runs/sarcoma0 runs/sarcoma0soft runs/sarcoma1 runs/sarcoma1soft \
+	  --output isanet_jax/models/sarcoma.isanet --overwrite \
+	  --intended-use "Research: soft-tissue sarcomas of the extremities, FDG PET/CT of a field around the leg or arm. It is no medical device, and its masks need a physician's eyes." \
+	  --limits "Nested, five folds of the 36 public patients, two networks each: mean DSC 0.759, median 0.810, lesion F1 0.90 on the fields as they are; 0.774, 0.804 and 0.94 on fields cut anew. An ellipsoid in the middle of the field, drawn without any image, has 0.71 and 0.57. The public copy ends 5 cm around each tumour; training cut the field at random. Whole bodies, other tumours, other tracers and scanners were not tried; isanet predict warns where a scan is unlike these." \
+	  --licence "Weights: CC BY 3.0, as the data (TCIA Soft-tissue-Sarcoma)." \
+	  --citation "Vallieres M et al. 2015, doi 10.7937/K9/TCIA.2015.7GO2GSKS and 10.1088/0031-9155/60/14/5471; the NIfTI copy: theibsi/data_sets."
 
 # The documentation as a site, into site/.
 docs: .venv/installed-dev
