@@ -77,6 +77,11 @@ def test_the_first_steps_of_somebody_who_has_only_the_wheel(wheel, tmp_path):
     images = ["--ct", scan / "ct.nii.gz", "--pet", scan / "pet.nii.gz"]
     run(isanet, "predict", "--workdir", "r", *images, "--output", "m.nii.gz", cwd=here)
     assert (here / "m.nii.gz").exists()
+    # The model of the package, on what it has not seen: it says so.
+    said = run(isanet, "predict", "--model", "sarcoma", "-i", scan, "-o", "out", cwd=here)
+    assert "hint: " in said
+    assert (here / "out" / "report.html").exists()
+    assert "phantom_000" in (here / "out" / "patients.csv").read_text()
     shown = run(isanet, "compare", "--config", "compare/table3:sts,own", "--print-config", cwd=here)
     assert "runs/table3_sts_own/xie2021/fold0-seed0" in shown
 
