@@ -49,12 +49,19 @@ def sphere(pet, affine, voxel, depth):
     return threshold_in_sphere(grid, grid, ras, radius_mm=max(2 * depth, _LEAST_MM))
 
 
-def by_spheres(mask, clicks, pet, affine):
-    """A mask with clicks as spheres: added where it is, its lesion removed where it is not."""
-    from isanet_jax.annotate.tools import without_component
+def ball(shape, affine, voxel, radius_mm):
+    """The voxels of a sphere."""
+    grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1) - voxel
+    return np.linalg.norm(grid @ affine[:3, :3].T, axis=-1) <= radius_mm
 
+
+def by_spheres(mask, clicks, pet, affine):
+    """A mask with clicks as spheres: added at a miss, else a ball as deep as the error erased."""
     for voxel, here, depth in clicks:
-        mask = mask | sphere(pet, affine, voxel, depth) if here else without_component(mask, voxel)
+        if here:
+            mask = mask | sphere(pet, affine, voxel, depth)
+        else:
+            mask = mask & ~ball(mask.shape, affine, voxel, depth)
     return mask
 
 
