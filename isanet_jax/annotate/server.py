@@ -48,8 +48,8 @@ class Server:
 
     Args:
         desk: scans, masks and networks.
-        hosts: names that it may be called by; others are refused, as a page of elsewhere that was
-            made to lead here would be.
+        hosts: names that it may be called by where there is no token; others are refused, as a
+            page of elsewhere that was made to lead here would be.
         token: that every request must carry (`Authorization: Bearer ...`, or the password of
             `/auth/token`); None: none, on loopback.
         model: paths that trainings go on from; None: there is no model.
@@ -563,16 +563,17 @@ class _Guard:
 
     def _refusal(self, request):
         """(status, why) of what is not let in."""
+        is_open = request.url.path in ("/auth/", "/auth/token")
         host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
-        if host not in {name.strip("[]") for name in self.server.hosts}:
+        by_name = self.server.token is None  # else by who knows the token, whatever it is called
+        if by_name and host not in {name.strip("[]") for name in self.server.hosts}:
             return 421, "this server is not called so"
         origin = request.headers.get("origin")
-        if origin and (urlsplit(origin).hostname or "") not in self.server.hosts:
+        if by_name and origin and (urlsplit(origin).hostname or "") not in self.server.hosts:
             return 403, "pages of elsewhere may not ask this server"
         length = request.headers.get("content-length", "0")
         if not length.isdigit() or int(length) > MOST_BYTES:
             return 413, f"a request of more than {MOST_BYTES} bytes"
-        is_open = request.url.path in ("/auth/", "/auth/token")
         if self.server.token is not None and not is_open:
             given = request.headers.get("authorization", "").partition(" ")[2].strip()
             if not hmac.compare_digest(given.encode(), self.server.token.encode()):

@@ -263,7 +263,10 @@ def test_strangers(predictor, cohort_folder, tmp_path, monkeypatch):
         assert one.ask("/info/")[0] == 401
         assert one.ask("/auth/") == (200, {"enabled": True})
         assert one.ask("/info/", Authorization="Bearer wrong")[0] == 401
-        assert one.ask("/info/", Authorization="Bearer a secret of many letters")[0] == 200
+        known = {"Authorization": "Bearer a secret of many letters"}
+        assert one.ask("/info/", **known)[0] == 200
+        assert one.ask("/info/", Host="imaging.example:8000", **known)[0] == 200
+        assert one.ask("/info/", Host="imaging.example:8000")[0] == 401
         form = {"Content-Type": "application/x-www-form-urlencoded"}
         body = b"username=x&password=wrong"
         assert one.ask("/auth/token", method="POST", body=body, **form)[0] == 401
