@@ -21,6 +21,7 @@ from starlette.responses import (
     HTMLResponse,
     JSONResponse,
     PlainTextResponse,
+    RedirectResponse,
     Response,
 )
 from starlette.routing import Route
@@ -39,6 +40,7 @@ from isanet_jax.volume import Volume
 
 MOST_BYTES = 2**30  # of a request
 _SESSION_S, _MOST_SESSIONS = 3600.0, 16
+_COOKIE = "isanet_label"
 _NETWORK, _THRESHOLD = "isanet", "threshold"  # names of the models
 _LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
 
@@ -117,7 +119,14 @@ class Server:
     # The page.
 
     async def page(self, request):
-        """The reader's page: see `isanet_jax.annotate.page`."""
+        """The reader's page: see `isanet_jax.annotate.page`. A token in its address is kept by the
+        browser, and taken out of the address.
+        """
+        if token := request.query_params.get("token"):
+            answer = RedirectResponse("/", 303)
+            secure = request.url.scheme == "https"
+            answer.set_cookie(_COOKIE, token, httponly=True, samesite="strict", secure=secure)
+            return answer
         return HTMLResponse(await run_in_threadpool(page.text, self.desk))
 
     def _case(self, request):
@@ -576,6 +585,12 @@ class _Guard:
             return 413, f"a request of more than {MOST_BYTES} bytes"
         if self.server.token is not None and not is_open:
             given = request.headers.get("authorization", "").partition(" ")[2].strip()
+            if not given:  # of the page, which a browser asks for
+                given = request.cookies.get(_COOKIE, "")
+                if request.url.path == "/":
+                    given = request.query_params.get("token", given)
+                if origin and urlsplit(origin).hostname != host:
+                    return 403, "pages of elsewhere may not ask this server"
             if not hmac.compare_digest(given.encode(), self.server.token.encode()):
                 return 401, "a token is wanted: Authorization: Bearer ..."
         return None

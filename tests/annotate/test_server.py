@@ -267,6 +267,17 @@ def test_strangers(predictor, cohort_folder, tmp_path, monkeypatch):
         assert one.ask("/info/", **known)[0] == 200
         assert one.ask("/info/", Host="imaging.example:8000", **known)[0] == 200
         assert one.ask("/info/", Host="imaging.example:8000")[0] == 401
+        # A browser has it from the page's address, and keeps it.
+        assert one.ask("/?token=wrong")[0] == 401
+        opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+        with opener.open(f"{one.url}/?token=a+secret+of+many+letters") as answer:
+            assert answer.url == f"{one.url}/"
+            assert "Annotation" in answer.read().decode()
+        with opener.open(f"{one.url}/info/") as answer:
+            assert answer.status == 200
+        elsewhere = urllib.request.Request(f"{one.url}/info/", headers={"Origin": "http://e.vil"})  # noqa: S310
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            opener.open(elsewhere)
         form = {"Content-Type": "application/x-www-form-urlencoded"}
         body = b"username=x&password=wrong"
         assert one.ask("/auth/token", method="POST", body=body, **form)[0] == 401
