@@ -269,15 +269,21 @@ def _keyhole(line, hole):
     return np.concatenate([line[: edge + 1], [end, start], turned, [start, end], line[edge + 1 :]])
 
 
-def shown(slices, keep_identity: bool) -> list[Dataset]:
+class Shown(list):
+    """Slices that `shown` has made: several outputs of a scan share them."""
+
+
+def shown(slices, keep_identity: bool) -> Shown:
     """The slices' datasets with what outputs may carry, and nothing else.
 
     An allow list: whatever a scanner or an archive wrote besides stays out. What is kept of the
     patient and is no valid value of its attribute (a birth date of a year alone) stays empty.
     """
+    if isinstance(slices, Shown):
+        return slices
     positions = np.array([s.ImagePositionPatient for s in slices], float)
     steps = np.linalg.norm(np.diff(positions, axis=0), axis=1)
-    shown = []
+    out_of = Shown()
     for dataset in slices:
         out = Dataset()
         out.SpecificCharacterSet = "ISO_IR 192"
@@ -296,8 +302,8 @@ def shown(slices, keep_identity: bool) -> list[Dataset]:
             out.PatientIdentityRemoved = "YES"
             out.DeidentificationMethod = "Of the images; see there"
             out.PatientID = _valid("PatientID", dataset.get("PatientID"))
-        shown.append(out)
-    return shown
+        out_of.append(out)
+    return out_of
 
 
 def _valid(name, value):

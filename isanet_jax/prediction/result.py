@@ -144,6 +144,24 @@ class Prediction:
         return self.maker._replace(supersedes=before, uids=self.uids[format])
 
     @functools.cached_property
+    def _shown(self):
+        return {}
+
+    def shown(self, image: str, keep_identity: bool) -> list | None:
+        """The slices of the `first` image or the `pet` as outputs refer to them, made once.
+
+        See `isanet_jax.dicom.write.shown`; None: it is no DICOM.
+        """
+        from isanet_jax.dicom.write import refused, shown  # pydicom, where it is needed
+
+        slices = self.images.slices if image == "first" else self.images.pet_slices
+        key = image, keep_identity
+        if slices is not None and key not in self._shown:
+            with refused(self.images.scan.case):
+                self._shown[key] = shown(slices, keep_identity)
+        return self._shown.get(key)
+
+    @functools.cached_property
     def uids(self) -> dict[str, tuple[str, str]]:
         """Format -> (Series, SOP Instance UID) of its output, by which others refer to it."""
         from pydicom.uid import generate_uid  # pydicom, where it is needed

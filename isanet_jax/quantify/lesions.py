@@ -55,7 +55,13 @@ def lesions(mask: Volume, pet: Volume | None, person: Person | None = None) -> l
             if lean and "suv_max" in row:
                 row |= {name: row[suv] * lean for name, suv in _LEAN.items()}
         rows.append(row | _centroid(voxels, mask.affine))
-    rows.sort(key=lambda row: -row["mtv_ml"])
+    # Of equal ones the lower first, whatever order the voxels are stored in.
+    rows.sort(
+        key=lambda row: [
+            -round(row["mtv_ml"], 6),
+            *(round(row[f"{axis}_mm"], 2) for axis in "zyx"),
+        ]  # fmt: skip
+    )
     return [{"lesion": index, **row} for index, row in enumerate(rows, start=1)]
 
 

@@ -8,7 +8,7 @@ def write(path, prediction, keep_identity) -> None:
     from isanet_jax.dicom.write import write_segmentation  # pydicom, where it is needed
 
     write_segmentation(
-        path, prediction.masks, prediction.images.slices, codes=prediction.codes,
+        path, prediction.masks, prediction.shown("first", keep_identity), codes=prediction.codes,
         keep_identity=keep_identity, maker=prediction.maker_of("dicom-seg"),
     )  # fmt: skip
 

@@ -10,9 +10,9 @@ def write(path, prediction, keep_identity) -> None:
     write_measurements(
         path,
         prediction.lesions_of_class,
-        prediction.images.slices,
+        prediction.shown("first", keep_identity),
         segmentation=prediction.uids["dicom-seg"],
-        pet_slices=prediction.images.pet_slices,
+        pet_slices=prediction.shown("pet", keep_identity),
         codes=prediction.codes,
         keep_identity=keep_identity,
         maker=prediction.maker_of("dicom-sr"),

@@ -7,9 +7,9 @@ def write(path, prediction, keep_identity) -> None:
     """See `isanet_jax.dicom.write.write_structures`."""
     from isanet_jax.dicom.write import write_structures  # pydicom, where it is needed
 
-    images = prediction.images
     write_structures(
-        path, prediction.masks, prediction.affine, images.slices, keep_identity=keep_identity,
+        path, prediction.masks, prediction.affine, prediction.shown("first", keep_identity),
+        keep_identity=keep_identity,
         maker=prediction.maker_of("rtstruct"),
     )  # fmt: skip
 
