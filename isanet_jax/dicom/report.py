@@ -1,11 +1,11 @@
 """Measurements written as DICOM SR, TID 1500: a group for each lesion, on the SEG and the PET."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
 from highdicom import sr
-from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes as known
 from pydicom.sr.coding import Code as Coded
 from pydicom.uid import SegmentationStorage, generate_uid
@@ -144,8 +144,7 @@ def _group(label, row, segment, code, maker):
 
 def _segmentation(first, series_uid, instance_uid):
     """What evidence needs of the SEG."""
-    dataset = Dataset()
-    dataset.update(first)
+    dataset = copy.deepcopy(first)  # its elements would be the CT's, and be changed there
     dataset.SOPClassUID, dataset.SOPInstanceUID = SegmentationStorage, instance_uid
     dataset.SeriesInstanceUID, dataset.Modality = series_uid, "SEG"
     return dataset

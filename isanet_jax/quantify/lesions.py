@@ -16,6 +16,7 @@ COLUMNS = (
     *("case", "class", "lesion", "mtv_ml", "suv_max", "suv_mean", "suv_peak", "tlg_g"),
     *(*_SHARES, *_LEAST, *_LEAN, "x_mm", "y_mm", "z_mm", "remark"),
 )
+_PLACE = ("z_mm", "y_mm", "x_mm")
 NO_CENTRE = "no PET voxel has its centre in it"
 SMALL = "smaller than the sphere of SUVpeak"
 _PEAK_RADIUS_MM = (3000 / (4 * np.pi)) ** (1 / 3)  # 1 ml
@@ -56,12 +57,7 @@ def lesions(mask: Volume, pet: Volume | None, person: Person | None = None) -> l
                 row |= {name: row[suv] * lean for name, suv in _LEAN.items()}
         rows.append(row | _centroid(voxels, mask.affine))
     # Of equal ones the lower first, whatever order the voxels are stored in.
-    rows.sort(
-        key=lambda row: [
-            -round(row["mtv_ml"], 6),
-            *(round(row[f"{axis}_mm"], 2) for axis in "zyx"),
-        ]  # fmt: skip
-    )
+    rows.sort(key=lambda row: (-round(row["mtv_ml"], 6), *(round(row[a], 2) for a in _PLACE)))
     return [{"lesion": index, **row} for index, row in enumerate(rows, start=1)]
 
 

@@ -86,6 +86,7 @@ def test_studies_become_masks_tables_and_a_page(model, studies, tmp_path, capsys
         measured = tmp_path / name
         cli_lesions.main(["--mask", str(out / f"P0.{name}"), *pet, "-o", str(measured)])
         again = read(measured / "lesions.csv")
+        assert len(again) == len(rows), (name, rows, again)
         for row, other in zip(rows, again, strict=True):
             for column in ("mtv_ml", "suv_max", "tlg_g", "x_mm"):
                 assert row[column] == other[column] or float(row[column]) == pytest.approx(

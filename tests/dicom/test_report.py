@@ -42,11 +42,11 @@ def written(tmp_path_factory):
         folder / "a.sr.dcm", rows, slices, segmentation=seg.uids, pet_slices=pet_slices,
         codes=codes, maker=MAKER,
     )  # fmt: skip
-    return folder, rows, pet_slices
+    return folder, rows, pet_slices, slices
 
 
 def test_highdicom_reads_a_group_for_each_lesion(written):
-    folder, rows, pet_slices = written
+    folder, rows, pet_slices, slices = written
     report = highdicom.sr.srread(folder / "a.sr.dcm")
     groups = report.content.get_volumetric_roi_measurement_groups()
     expected = [(number, row) for number, of in enumerate(rows.values(), 1) for row in of]
@@ -79,6 +79,15 @@ def test_highdicom_reads_a_group_for_each_lesion(written):
     named = {i for i, one in enumerate(pet_slices) if one.SOPInstanceUID in library}
     assert named == wanted
     everything = str(report)
+    # Each instance of the CT is evidence of its own series, and the SEG of its own.
+    series = {}
+    for name in ("CurrentRequestedProcedureEvidenceSequence", "PertinentOtherEvidenceSequence"):
+        for study in report.get(name) or ():
+            for one in study.ReferencedSeriesSequence:
+                uid, count = str(one.SeriesInstanceUID), len(one.ReferencedSOPSequence)
+                series[uid] = series.get(uid, 0) + count
+    first = slices[0]
+    assert series[first.SeriesInstanceUID] == len(slices)
     assert all(one.SOPInstanceUID in everything for one in pet_slices)
     assert groups[0].finding_type.value == "86049000"
     assert (report.SOPInstanceUID, report.SeriesInstanceUID) == ("1.2.3.5", "1.2.3.4")
@@ -95,7 +104,7 @@ def test_it_carries_no_identity(written):
 
 @pytest.mark.skipif(shutil.which("dsrdump") is None, reason="needs dcmtk")
 def test_dcmtk_reads_it(written):
-    folder, rows, _ = written
+    folder, rows, *_ = written
     command = [shutil.which("dsrdump"), folder / "a.sr.dcm"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "E:" not in done.stderr
