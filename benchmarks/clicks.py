@@ -78,12 +78,29 @@ def read_by(answer, reference, spacing):
     return masks, clicks
 
 
+def network(predictor, case, affine):
+    """A function of clicks (voxel, here, depth): the network's mask of a case with them."""
+
+    def answer(clicks):
+        shown = case
+        if clicks:
+            points = {here: [affine[:3, :3] @ v + affine[:3, 3] for v, h, _ in clicks
+                             if h is here] for here in (True, False)}  # fmt: skip
+            given = {predictor.classes[0]: (points[True], points[False])}
+            shown = predictor.with_clicks(case, affine, given)
+        return predictor.probabilities([shown])[0][..., 0] >= 0.5
+
+    return answer
+
+
 def main():
     """Prints a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", required=True)
-    parser.add_argument("--guided", nargs="+", type=Path, required=True)
-    parser.add_argument("--plain", nargs="+", type=Path, default=[], help="without guidance")
+    parser.add_argument(
+        "--guided", nargs="+", required=True, help="a run, or of an ensemble several with commas"
+    )
+    parser.add_argument("--plain", nargs="+", default=[], help="without guidance")
     parser.add_argument("--output", help="JSON of every case")
     args = parser.parse_args()
     setup()
@@ -98,7 +115,7 @@ def main():
         }
 
     for run in args.guided:
-        predictor = Predictor([run])
+        predictor = Predictor([Path(one) for one in run.split(",")])
         for name in predictor.descriptions[0]["split"]["test"]:
             case = cohort.stored(name).read()
             affine = np.array(case.meta["affine"])
@@ -106,15 +123,7 @@ def main():
             reference = case.masks(predictor.classes)[predictor.classes[0]]
             pet = case.images["pet"].astype(np.float32)
 
-            def answer(clicks, case=case, affine=affine, predictor=predictor):
-                if clicks:
-                    points = {here: [affine[:3, :3] @ v + affine[:3, 3] for v, h, _ in clicks
-                                     if h is here] for here in (True, False)}  # fmt: skip
-                    given = {predictor.classes[0]: (points[True], points[False])}
-                    case = predictor.with_clicks(case, affine, given)
-                return predictor.probabilities([case])[0][..., 0] >= 0.5
-
-            masks, clicks = read_by(answer, reference, spacing)
+            masks, clicks = read_by(network(predictor, case, affine), reference, spacing)
             first = masks[0]
             start = {"spheres alone": np.zeros(pet.shape, bool), "its mask, then spheres": first}
             others = {}
@@ -132,7 +141,7 @@ def main():
                 for method, mask in found.items():
                     note(method, count, name, (mask, reference, spacing))
     for run in args.plain:
-        predictor = Predictor([run])
+        predictor = Predictor([Path(one) for one in run.split(",")])
         for name in predictor.descriptions[0]["split"]["test"]:
             case = cohort.stored(name).read()
             spacing = np.linalg.norm(np.array(case.meta["affine"])[:3, :3], axis=0)

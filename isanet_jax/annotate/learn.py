@@ -144,6 +144,7 @@ def learn(job: dict) -> None:
     new = {
         "data.cases": str(folder / "cases"), "init": job["model"][0], "init_seen": True,
         "fold": "all", "selection": "none", "train.epochs": job["epochs"],
+        "optimizer.warmup_epochs": min(config.optimizer.warmup_epochs, job["epochs"] - 1),
     }  # fmt: skip
     number = len(list(folder.glob("run*"))) + 1
     workdir = folder / f"run{number}"

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from isanet_jax.arguments import Parser
-from isanet_jax.errors import ConfigError, DataError
+from isanet_jax.errors import ConfigError
 from isanet_jax.files import check_new, write_csv
 from isanet_jax.quantify import lesions as of_lesion
 from isanet_jax.quantify import patients as of_patient
@@ -65,7 +65,7 @@ def main(arguments=None) -> None:
     person = Person(*(a if a is not None else b for a, b in zip(given, person, strict=True)))
     masks = _read_masks(args.mask, series)
     references = {
-        name: _reference(pet, name, words)
+        name: reference.of_words(pet, name, words)
         for name in reference.REGIONS
         if (words := getattr(args, name))
     }
@@ -128,26 +128,6 @@ def _read_masks(place, series):
     if len(values) > 1:
         return {f"label_{v}": Volume(label.data == v, label.affine) for v in values}
     return {"tumour": Volume(label.data != 0, label.affine)}
-
-
-def _reference(pet, name, words):
-    """A reference region: three numbers, or a mask's file."""
-    from isanet_jax.nifti import read_volume
-
-    try:
-        if len(words) == 1:
-            mask = read_volume(words[0])
-            return reference.of_mask(pet, name, mask)
-        point = [float(word) for word in words]
-    except ValueError as error:
-        if isinstance(error, DataError):
-            raise
-        point = []
-    if len(point) != 3:
-        raise ConfigError(
-            f"--{name} is {' '.join(words)}; give X Y Z in mm (LPS), or a mask's file"
-        )
-    return reference.of_point(pet, name, point)
 
 
 def _shown(rows, columns):

@@ -12,7 +12,7 @@ from isanet_jax import models
 from isanet_jax.arguments import Parser, add_machines
 from isanet_jax.datasets.layout import PET_CT, Scan, box_from_lps
 from isanet_jax.datasets.table import read_table
-from isanet_jax.errors import ConfigError, DataError, failure_of
+from isanet_jax.errors import ConfigError, DataError, failure_of, some
 from isanet_jax.files import check_new, is_bundle
 from isanet_jax.nifti import NIFTI_SUFFIXES, check_output
 from isanet_jax.prediction.formats import suffixes
@@ -130,6 +130,12 @@ def parser() -> Parser:
         help="region of interest, LPS mm as in HECKTOR's CSV (a table has columns)",
     )
     root.add_argument(
+        "--references",
+        metavar="TABLE",
+        help="with --input: CSV of reference regions, case,liver,blood, each X Y Z in LPS mm or a "
+        "mask's file, for PERCIST's threshold and Deauville's score",
+    )
+    root.add_argument(
         "--rules", help="file of isanet tune: threshold, smallest lesion, ... of each class"
     )
     root.add_argument(
@@ -153,8 +159,8 @@ def main(arguments=None) -> None:
     if args.input:
         _predict_folder(args)
         return
-    if args.dry_run or args.part or args.cluster:
-        raise ConfigError("--dry-run, --part and --cluster belong to --input")
+    if args.dry_run or args.part or args.cluster or args.references:
+        raise ConfigError("--dry-run, --part, --cluster and --references belong to --input")
     args.format = args.format or "nifti"
     images = _images_of(args.workdir[0])
     jobs = _jobs(args, images)
@@ -232,6 +238,7 @@ def _predict_folder(args):
         )
 
     found, predictor = (find(), None) if args.dry_run else _found_and_loaded(find, args)
+    regions = _regions(args, found.scans, kinds)
     scans = part_of(found.scans, args.part)
     for note in found.notes:
         print(note)
@@ -249,7 +256,9 @@ def _predict_folder(args):
     for text in failures:
         print(f"error: {text}", file=sys.stderr, flush=True)
     started, number = time.perf_counter(), 0
-    how = many.How(formats, args.keep_identity, args.overwrite, args.batch, pack, args.of_class)
+    how = many.How(
+        formats, args.keep_identity, args.overwrite, args.batch, pack, args.of_class, regions
+    )
     outcomes = (
         _on_cluster(predictor, args, scans, folder, how)
         if args.cluster
@@ -282,6 +291,25 @@ def _predict_folder(args):
         )
 
 
+def _regions(args, scans, kinds):
+    """Case -> reference regions, of --references."""
+    if not args.references:
+        return {}
+    from isanet_jax.quantify.reference import read_references
+
+    if "pet" not in kinds.values():
+        raise ConfigError("--references are of a PET, and this model needs none")
+    regions = read_references(args.references)
+    if unknown := sorted(set(regions) - {scan.case for scan in scans}):
+        raise DataError(
+            f"{some(unknown)}: no scan of --input is called so",
+            file=args.references,
+            wanted=f"some of {some(scan.case for scan in scans)}",
+            action="--dry-run lists the scans",
+        )
+    return regions
+
+
 def _found_and_loaded(find, args):
     """The scans, and the networks, which are loaded and compiled while files are looked at."""
     from concurrent.futures import ThreadPoolExecutor
@@ -308,7 +336,7 @@ def _on_cluster(predictor, args, scans, folder, how):
     from isanet_jax.parallel import on_cluster
     from isanet_jax.prediction import many
 
-    todo = [s for s in scans if how.again or not folder.is_done(s.case, predictor.maker.digest)]
+    todo = [scan for scan in scans if how.left(folder, scan, predictor.maker.digest)]
     model = [str(Path(workdir).resolve()) for workdir in args.workdir]
     rules = args.rules and str(Path(args.rules).resolve())
     loading = {"half": args.half, "checkpoint": args.checkpoint, "rules": rules}

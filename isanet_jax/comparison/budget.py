@@ -91,9 +91,13 @@ def within_budget(comparison: dict, workdir: Path, *, jobs: int = 0) -> dict:
             "validate_every": every,
         }
         rates = of_method[name].config.optimizer
+        fitting = {}
         if rates.schedule == "restart" and rates.restart_epochs > epochs:
-            optimizer = settings.get("optimizer", {})
-            settings["optimizer"] = optimizer | {"restart_epochs": epochs}
+            fitting = {"restart_epochs": epochs}
+        if rates.schedule == "cosine" and rates.warmup_epochs >= epochs:
+            fitting = {"warmup_epochs": epochs - 1}
+        if fitting:
+            settings["optimizer"] = settings.get("optimizer", {}) | fitting
     return comparison
 
 

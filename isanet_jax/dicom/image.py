@@ -152,7 +152,7 @@ def _read_slices(series, case, where, *, pixels):
             planes = np.empty((len(series.files), *shape), np.float32)
         if shape == planes.shape[1:]:  # else the geometry is refused
             planes[index] = _pixels(dataset, file, case, shape, has_unit=series.kind != "MR")
-        for tag in [tag for tag in dataset.keys() if tag >= _PIXEL_GROUP]:  # noqa: SIM118 - values
+        for tag in [tag for tag in map(int, dataset.keys()) if tag >= _PIXEL_GROUP]:
             del dataset[tag]
     return headers, planes
 

@@ -55,8 +55,8 @@ def coded(data: np.ndarray, steps: np.ndarray) -> np.ndarray:
 
 
 def _packed(array):
-    """Base64 of the gzipped bytes."""
-    return base64.b64encode(gzip.compress(array.tobytes(), 6, mtime=0)).decode("ascii")
+    """Base64 of the gzipped bytes; a higher level takes twice as long for 2 % less."""
+    return base64.b64encode(gzip.compress(array.tobytes(), 1, mtime=0)).decode("ascii")
 
 
 def pack_case(case, references, predictions, probability=None) -> dict:
@@ -128,10 +128,9 @@ def pack_scan(
     )
     of_class = None if probability is None else turned(probability)
     content = _content(
-        images, kinds, affine, references=real, predictions=shown, probability=of_class
-    )
-    if lesions is not None:
-        content["lesions"] = _measured(lesions, shown, affine)
+        images, kinds, affine, references=real, predictions=shown, probability=of_class,
+        lesions=None if lesions is None else _measured(lesions, shown, affine),
+    )  # fmt: skip
     return content | told
 
 
@@ -179,7 +178,7 @@ def _step_of(shape, most=_MOST_VOXELS):
     return max(1, int(np.ceil((math.prod(shape) / most) ** (1 / 3))))
 
 
-def _content(images, kinds, affine, *, references, predictions, probability):
+def _content(images, kinds, affine, *, references, predictions, probability, lesions=None):
     """Makes JSON of arrays (D, H, W) of one grid, and its affine."""
     packed = []
     for name, data in images.items():
@@ -205,7 +204,7 @@ def _content(images, kinds, affine, *, references, predictions, probability):
         "affine": affine.tolist(),
         "images": packed,
         "masks": masks,
-        "lesions": _lesions(references, predictions),
+        "lesions": _lesions(references, predictions) if lesions is None else lesions,
     }
     if probability is not None:
         content["probability"] = _packed(np.rint(probability * 255).astype(np.uint8))

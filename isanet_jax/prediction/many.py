@@ -23,6 +23,7 @@ from isanet_jax.prediction.formats import of_dicom, suffixes
 from isanet_jax.prediction.predictor import Predictor
 from isanet_jax.prediction.result import Images, Prediction, predict, read_images
 from isanet_jax.prediction.write import write_outputs
+from isanet_jax.quantify.reference import of_words
 
 RECORDS = ".scans"
 _END = object()
@@ -55,8 +56,8 @@ class Folder:
             if record := self.record(path.stem):
                 yield path.stem, record
 
-    def is_done(self, case: str, digest: str) -> bool:
-        """Whether a scan has its results, all of them, by this model.
+    def is_done(self, case: str, digest: str, regions=None) -> bool:
+        """Whether a scan has its results, all of them, by this model and with these regions.
 
         Raises:
             ConfigError: it has another model's.
@@ -65,6 +66,8 @@ class Folder:
         if not record or "error" in record:
             return False
         if not all((self.path / name).exists() for name in record.get("outputs", ())):
+            return False
+        if regions is not None and record.get("regions") != _listed(regions):
             return False
         if record.get("digest") != digest:
             raise ConfigError(
@@ -96,6 +99,8 @@ class How:
         batch: see `Predictor.probabilities_of_scans`.
         pack: makes what a report shows of a prediction; None: nothing.
         only: write this class alone.
+        regions: case -> reference region -> its words, see
+            `isanet_jax.quantify.reference.read_references`.
     """
 
     formats: Sequence[str] | None = None
@@ -104,6 +109,16 @@ class How:
     batch: int = 1
     pack: Callable[[Prediction], dict] | None = None
     only: str | None = None
+    regions: Mapping[str, Mapping[str, Sequence[str]]] = dataclasses.field(default_factory=dict)
+
+    def left(self, folder: Folder, scan: Scan, digest: str) -> bool:
+        """Whether a scan is to be done yet."""
+        return self.again or not folder.is_done(scan.case, digest, self.regions.get(scan.case))
+
+
+def _listed(regions):
+    """Regions as JSON has them."""
+    return {name: list(words) for name, words in regions.items()}
 
 
 def predict_many(
@@ -124,7 +139,7 @@ def predict_many(
         ConfigError: a scan has results of another model.
     """
     digest = predictor.maker.digest
-    todo = [scan for scan in scans if how.again or not folder.is_done(scan.case, digest)]
+    todo = [scan for scan in scans if how.left(folder, scan, digest)]
     with Claims(folder.records) as claims:
         stages = _Stages(predictor, folder, how, claims)
         threading.Thread(target=stages.read_all, args=(todo,), daemon=True).start()
@@ -152,7 +167,7 @@ class _Stages:
                 break
             if not self.claims.take(scan.case):
                 continue
-            if not self.how.again and self.folder.is_done(scan.case, digest):  # since the list
+            if not self.how.left(self.folder, scan, digest):  # since the list
                 self.claims.release(scan.case)
                 continue
             begun = time.monotonic()
@@ -215,6 +230,8 @@ class _Stages:
         if not prediction.mask.any():  # DICOM has no empty segmentation, and no report of none
             formats = [name for name in formats if name not in of_dicom()]
         paths = {name: self.folder.path / f"{case}{suffixes()[name]}" for name in formats}
+        regions = self.how.regions.get(case, {})
+        references = {name: of_words(images.pet, name, of) for name, of in regions.items()}
         page = None if self.how.pack is None else self.how.pack(prediction)
         keep = self.how.keep_identity
         write_outputs(prediction, paths, keep_identity=keep, overwrite=True)
@@ -224,7 +241,8 @@ class _Stages:
             "digest": prediction.maker.digest,
             "outputs": [path.name for path in paths.values()],
             "lesions": prediction.lesions(),
-            "patients": [row | seconds for row in prediction.patient()],
+            "patients": [row | seconds for row in prediction.patient(references)],
+            "regions": _listed(regions),
             "warnings": list(prediction.warnings),
         }
         self.folder.write(case, record, page)

@@ -49,6 +49,11 @@ class Images:
     person: Person = Person()  # noqa: RUF009 - it cannot be changed
     pet_slices: list | None = None
 
+    @property
+    def pet(self) -> Volume | None:
+        """The PET, where there is one."""
+        return self.volumes.get(pet_name(self.kinds))
+
 
 def read_images(
     scan: Scan,
@@ -189,7 +194,7 @@ class Prediction:
         The same in every format and score: see `isanet_jax.classes.Classes.as_drawn`.
         """
         ml = abs(np.linalg.det(self.affine[:3, :3])) / 1000
-        suv = functools.cache(self._suv) if self._pet is not None else None
+        suv = functools.cache(self._suv) if self.images.pet is not None else None
         found = {
             name: self.rules[name].mask(volume.data, ml, suv)
             for name, volume in self.volumes.items()
@@ -208,14 +213,10 @@ class Prediction:
         """Class -> its value in a mask of all."""
         return self.classes.written
 
-    @property
-    def _pet(self):
-        return self.images.volumes.get(pet_name(self.images.kinds))
-
     def _suv(self):
         """The PET on the masks' grid."""
         shape = next(iter(self.volumes.values())).data.shape
-        return resample(self._pet, shape, self.affine, order=1, fill=0.0)
+        return resample(self.images.pet, shape, self.affine, order=1, fill=0.0)
 
     @property
     def mask(self) -> np.ndarray:
@@ -250,7 +251,7 @@ class Prediction:
         return {name: self._lesions_of(mask) for name, mask in self.masks.items()}
 
     def _lesions_of(self, mask):
-        return lesions(Volume(mask, self.affine), self._pet, self.images.person)
+        return lesions(Volume(mask, self.affine), self.images.pet, self.images.person)
 
     def patient(self, references=None) -> list[dict]:
         """The patient's row, see `isanet_jax.quantify.patients.patient`.

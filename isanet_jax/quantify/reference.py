@@ -1,12 +1,16 @@
 """Reference regions in liver and blood pool, and what is judged by them."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from nibabel.affines import apply_affine
 
 from isanet_jax.cases.grid import resample
+from isanet_jax.datasets.layout import read_csv
 from isanet_jax.errors import DataError
+from isanet_jax.nifti import read_volume
 from isanet_jax.volume import Volume
 
 # Radius and length, mm: a sphere of 3 cm in the right lobe of the liver; a cylinder of 1 cm x 2 cm
@@ -27,6 +31,60 @@ class Reference(NamedTuple):
     sd: float
     max: float
     voxels: int
+
+
+def read_references(table) -> dict[str, dict[str, tuple[str, ...]]]:
+    """Case -> region -> its words, see `of_words`, of a CSV: case, liver, blood.
+
+    A cell is a point, `X Y Z` in LPS mm, or a mask's file beside the table; it may be empty.
+
+    Raises:
+        DataError: no such columns, a case twice, a mask that is not there.
+    """
+    table, found = Path(table), {}
+    for number, row in read_csv(table, ("case",)):
+        case = row["case"].strip()
+        cells = {name: (row.get(name) or "").strip() for name in REGIONS}
+        if case in found or not any(cells.values()):
+            raise DataError(
+                f"line {number} has {'this case again' if case in found else 'no region'}",
+                case=case,
+                file=table,
+                wanted=f"each case once, with {' or '.join(REGIONS)}",
+            )
+        found[case] = {n: _words(cell, table.parent) for n, cell in cells.items() if cell}
+        for name, words in found[case].items():
+            if len(words) == 1 and not Path(words[0]).is_file():
+                raise DataError(f"no such mask of the {name}", case=case, file=words[0])
+    return found
+
+
+def _words(cell, folder):
+    """Three numbers, or a file's path, which may have spaces."""
+    words = tuple(cell.split())
+    return words if _is_point(words) else (str((folder / cell).resolve()),)
+
+
+def _is_point(words):
+    try:
+        return len([float(word) for word in words]) == 3
+    except ValueError:
+        return False
+
+
+def of_words(pet: Volume, name: str, words: Sequence[str]) -> Reference:
+    """The region that is given by a point's three numbers or by a mask's file.
+
+    Raises:
+        DataError: neither, or as `of_point` and `of_mask` do.
+    """
+    if _is_point(words):
+        return of_point(pet, name, [float(word) for word in words])
+    if len(words) != 1:
+        raise DataError(
+            f"the {name} is at {' '.join(words)!r}", wanted="X Y Z in LPS mm, or a mask's file"
+        )
+    return of_mask(pet, name, read_volume(words[0]))
 
 
 def of_point(pet: Volume, name: str, point_lps_mm) -> Reference:

@@ -36,6 +36,11 @@ def check_config(values) -> Config:
             f"optimizer.floor_learning_rate is {rates.floor_learning_rate:g}, above the "
             f"peak_learning_rate, {rates.peak_learning_rate:g}"
         )
+    if rates.schedule == "cosine" and rates.warmup_epochs >= config.train.epochs:
+        raise ConfigError(
+            f"optimizer.warmup_epochs is {rates.warmup_epochs} and train.epochs is "
+            f"{config.train.epochs}: nothing is left to go down in; use fewer to warm up"
+        )
     find_loss(config.loss.name)
     _check_patch(config.data, config.train)
     find_system(config.model.name)

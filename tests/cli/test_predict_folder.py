@@ -111,6 +111,42 @@ def test_what_is_there_is_not_done_again(model, trained_again, studies, tmp_path
     assert read(out / "patients.csv")[0]["case"] == "P0"
 
 
+def test_reference_regions(model, cohort_folder, tmp_path, capsys):
+    scans, out = cohort_folder / "scans", tmp_path / "out"
+    main([*model, "-i", str(scans), "-o", str(out)])
+    capsys.readouterr()
+    cases = [row["case"] for row in read(out / "patients.csv")]
+    pet = nibabel.load(scans / cases[0] / "pet.nii.gz")
+    suv = np.asarray(pet.dataobj)
+    hot = suv >= np.median(suv)
+    for name, mask in {"all of it": suv > -1, "hot": hot}.items():
+        nibabel.save(
+            nibabel.Nifti1Image(mask.astype(np.uint8), pet.affine), tmp_path / f"{name}.nii"
+        )
+    table = tmp_path / "regions.csv"
+    table.write_text(f"case,liver,blood\n{cases[0]},all of it.nii,hot.nii\n")
+    main([*model, "-i", str(scans), "-o", str(out), "--references", str(table)])
+    assert f"{len(cases) - 1} were done before" in capsys.readouterr().out
+    row = next(row for row in read(out / "patients.csv") if row["case"] == cases[0])
+    assert float(row["liver_mean"]) == pytest.approx(suv.mean(), rel=1e-6)
+    assert float(row["blood_sd"]) == pytest.approx(suv[hot].std(ddof=1), rel=1e-6)
+    threshold = 1.5 * suv.mean() + 2 * suv.std(ddof=1)
+    assert float(row["percist_threshold"]) == pytest.approx(threshold, rel=1e-6)
+    assert row["deauville"] in "12345"
+    for line, message in (
+        ("X,1 2 3,", "no scan of --input is called so"),
+        (f"{cases[0]},absent.nii,", "no such mask of the liver"),
+        (f"{cases[0]},,", "no region"),
+    ):
+        table.write_text(f"case,liver,blood\n{line}\n")
+        with pytest.raises(DataError, match=message):
+            main([*model, "-i", str(scans), "-o", str(out), "--references", str(table)])
+    table.write_text(f"case,liver\n{cases[0]},9000 0 0\n")
+    with pytest.raises(DataError, match="1 of"):
+        main([*model, "-i", str(scans), "-o", str(out), "--references", str(table)])
+    assert "not all in the PET" in (out / "errors.log").read_text()
+
+
 def test_a_dry_run_says_what_would_be_done(model, studies, tmp_path, capsys):
     main([*model, "-i", str(studies), "-o", str(tmp_path / "out"), "--dry-run"])
     said = capsys.readouterr().out

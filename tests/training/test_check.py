@@ -98,6 +98,10 @@ def test_what_is_no_config_of_a_run_is_refused():
         (["optimizer.name=sgd", "optimizer.b1=0.5"], "with optimizer.name 'sgd'; use 0.9"),
         (["optimizer.schedule=poly", "optimizer.restart_epochs=5"], "'poly'; use 25"),
         (["model.deep_supervision=True"], "with model.name 'isa'; use False"),
+        (
+            ["optimizer.schedule=cosine", "optimizer.warmup_epochs=1", "train.epochs=1"],
+            "optimizer.warmup_epochs is 1 and train.epochs is 1",
+        ),
         (["loss.name=dice"], "loss.name is 'dice'; choose one of dice_ce, dice_focal"),
     ],
 )
