@@ -14,9 +14,11 @@ import pydicom
 from highdicom.seg import SegmentAlgorithmTypeValues, SegmentationTypeValues, SegmentDescription
 from highdicom.sr.coding import CodedConcept
 from nibabel.affines import apply_affine
-from pydicom.datadict import dictionary_VR
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
+from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 from pydicom.valuerep import validate_value
 from skimage.measure import find_contours, points_in_poly
@@ -44,6 +46,7 @@ _GEOMETRY = (
     *("FrameOfReferenceUID", "SeriesNumber", "InstanceNumber", "Rows", "Columns", "PixelSpacing"),
     *("ImageOrientationPatient", "ImagePositionPatient", "SliceThickness"),
 )
+_CONTOUR = Tag(tag_for_keyword("ContourData"))
 _CATEGORY = CodedConcept("49755003", "SCT", "Morphologically Abnormal Structure")
 
 
@@ -211,7 +214,10 @@ def _contours(number, mask, affine, slices):
             contour.ContourGeometricType = "CLOSED_PLANAR"
             contour.NumberOfContourPoints = len(points)
             patient = apply_affine(to_patient, points)
-            contour.ContourData = [f"{v:.4f}" for v in patient.ravel()]
+            text = "\\".join(f"{v:.4f}" for v in patient.ravel()).encode()
+            text += b" " * (len(text) % 2)
+            # As it is written: pydicom would make a number of each, and text of that again.
+            contour[_CONTOUR] = RawDataElement(_CONTOUR, "DS", len(text), text, 0, False, True)
             contours.append(contour)
     region = Dataset()
     region.ReferencedROINumber = number
@@ -289,7 +295,7 @@ def shown(slices, keep_identity: bool) -> Shown:
         out.SpecificCharacterSet = "ISO_IR 192"
         for name in _GEOMETRY:
             if dataset.get(name) not in (None, ""):
-                setattr(out, name, copy.deepcopy(dataset[name].value))
+                out.add(copy.copy(dataset[name]))  # an element of its own, of the same value
         if "SliceThickness" not in out and len(steps):
             out.SliceThickness = f"{np.median(steps):.6g}"
         if "FrameOfReferenceUID" not in out:
