@@ -1,12 +1,14 @@
 """Twenty DICOM studies predicted: as `--table` does them, one stage after the other, and as `-i`.
 
-    python -m benchmarks.studies --source DIR --model sarcoma
+    python -m benchmarks.studies --source DIR --model sarcoma [--before CHECKOUT]
 
-DIR has DICOM studies, which are copied under other UIDs. Both write NIfTI, SEG, RTSTRUCT, lesions
-and the page; `-i` also SR and the patients' table. The masks are compared.
+DIR has DICOM studies, which are copied under other UIDs. All write NIfTI, SEG, RTSTRUCT, lesions
+and the page; `all` also SR. The masks are compared. `--before` runs `--table` by an earlier
+checkout (its model is then a file).
 """
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -22,6 +24,7 @@ from pydicom.uid import generate_uid
 from isanet_jax.files import write_csv
 from isanet_jax.prediction.sources import find_scans
 
+FORMATS = "nifti,dicom-seg,rtstruct"
 _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
 
 
@@ -48,11 +51,12 @@ def copies(source, folder, count):
     return rows
 
 
-def timed(*arguments):
-    """Seconds of a program."""
+def timed(*arguments, checkout="."):
+    """Seconds of a program of a checkout."""
     started = time.perf_counter()
     command = [sys.executable, "-m", "isanet_jax", "predict", *map(str, arguments)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    where = os.environ | {"PYTHONPATH": str(Path(checkout).resolve())}
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=where)
     return time.perf_counter() - started
 
 
@@ -63,29 +67,34 @@ def main():
     parser.add_argument("--model", default="sarcoma")
     parser.add_argument("--studies", type=int, default=20)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--before", default=".", help="a checkout whose --table is timed")
     args = parser.parse_args()
-    folder, found = Path(tempfile.mkdtemp()), {"table": [], "input": []}
+    folder, found = Path(tempfile.mkdtemp()), {"table": [], "input": [], "all": []}
     rows = copies(args.source, folder / "dicom", args.studies)
     write_csv(folder / "cases.csv", rows)
     model = ["--model", args.model]
     for _ in range(args.runs):
-        for name in ("table", "input"):
+        for name in found:
             shutil.rmtree(folder / name, ignore_errors=True)
         out = folder / "table"
         found["table"].append(timed(
             *model, "--table", folder / "cases.csv", "-o", out, "--format",
-            "nifti,dicom-seg,rtstruct", "--lesions", out / "l.csv", "--report", out / "r.html",
+            FORMATS, "--lesions", out / "l.csv", "--report", out / "r.html", checkout=args.before,
         ))  # fmt: skip
-        found["input"].append(timed(*model, "-i", folder / "dicom", "-o", folder / "input"))
+        many = [*model, "-i", folder / "dicom", "-o"]
+        found["input"].append(timed(*many, folder / "input", "--format", FORMATS))
+        found["all"].append(timed(*many, folder / "all"))
+    masks = [
+        [np.asarray(nibabel.load(folder / name / f"{row['case']}.nii.gz").dataobj) for row in rows]
+        for name in found
+    ]
     same = all(
-        np.array_equal(*(np.asarray(nibabel.load(folder / n / f"{row['case']}.nii.gz").dataobj)
-                         for n in found))
-        for row in rows
-    )  # fmt: skip
+        np.array_equal(a, b) for other in masks[1:] for a, b in zip(masks[0], other, strict=True)
+    )
     best = {name: min(times) for name, times in found.items()}
     print(f"{args.studies} studies, seconds: {found}; masks the same: {same}")
-    print(f"--table {best['table']:.1f} s, -i {best['input']:.1f} s: "
-          f"{best['table'] / best['input']:.2f} times as fast")  # fmt: skip
+    for name in ("input", "all"):
+        print(f"{name}: {best[name]:.1f} s, {best['table'] / best[name]:.2f} times as fast")
     shutil.rmtree(folder)
 
 
