@@ -238,6 +238,9 @@ def check(about):
             fits = fits and network["images"].items() <= settings["images"].items()
             switches = (network[n] for n in ("scales_pet", "skips_air", "mirror"))
             fits = fits and all(type(switch) is bool for switch in switches)
+            maps = network.get("click_maps", [])  # earlier exports know no clicks
+            fits = fits and maps in ([], [f"guidance{i}" for i in range(2 * len(names))])
+            fits = fits and (not maps or is_number(network["click_sigma"], 0.1, 100))
             bad += [] if fits and isinstance(network["pet_scale"], str) else [f"network {number}"]
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"model.json is damaged ({type(error).__name__}: {error})") from None
@@ -273,13 +276,18 @@ class Model:
             made = onnxruntime.InferenceSession(content, options, providers=list(providers))
             self.sessions.append(made)
 
-    def probability(self, scans, box=None):
+    def probability(self, scans, box=None, clicks=None):
         """Class -> probability on the first image's grid.
 
         Args:
             scans: name -> (voxels, affine), CT in HU, PET in SUV.
-            box: (2, 3) corners in mm of what is looked at; None: found, or all of it.
+            box: (2, 3) corners in RAS mm of what is looked at; None: found, or all of it.
+            clicks: class -> (points where it is, points where it is not), RAS mm; None: none.
+
+        Raises:
+            ValueError: images that are not of one patient, or clicks that cannot be.
         """
+        clicks = self._checked(clicks or {})
         settings, names = self.settings, list(self.images)
         data, affine = scans[names[0]]
         shape = data.shape
@@ -289,7 +297,7 @@ class Model:
                 raise ValueError(f"{names[0]} and {name} do not overlap: are they of one patient?")
         size, spacing = self._three(settings["size"] or 1), self._three(settings["spacing_mm"])
         if box is None and settings["fit"] == "crop" and settings["region"] == "given":
-            values, grid = self._field(scans, bounds(shape, affine), size, spacing)
+            values, grid = self._field(scans, bounds(shape, affine), size, spacing, clicks)
         else:
             if box is None and settings["region"] == "head":
                 pet = next(name for name, kind in self.images.items() if kind == "pet")
@@ -304,7 +312,7 @@ class Model:
                 centre, half = (low + high) / 2, size[::-1] * spacing / 2
                 low, high = centre - half, centre + half
             grid = grid_affine(size, low, high)
-            values = self._of_case(self._resampled(scans, size, grid))
+            values = self._of_case(self._resampled(scans, size, grid), grid, clicks)
         if not np.isfinite(values).all():
             raise ValueError("the network's probability is not finite")
         return {
@@ -360,7 +368,7 @@ class Model:
             found[name] = x
         return found
 
-    def _field(self, scans, ends, size, spacing):
+    def _field(self, scans, ends, size, spacing, clicks):
         """Windows over a scan that is larger than the network's field, each a case of its own."""
         low, high = ends
         counts = np.maximum(np.ceil((high - low) / spacing - 1e-3).astype(int), size[::-1])
@@ -371,11 +379,11 @@ class Model:
         def predict(start):
             shifted = grid.copy()
             shifted[:3, 3] += grid[:3, :3] @ np.array(start)
-            return self._of_case(self._resampled(scans, size, shifted))
+            return self._of_case(self._resampled(scans, size, shifted), shifted, clicks)
 
         return stitched(predict, shape, tuple(size.tolist()), len(self.rules)), grid
 
-    def _of_case(self, images):
+    def _of_case(self, images, grid, clicks):
         """Mean probability of all networks, (D, H, W, classes)."""
         first, statistics = next(iter(images)), {}
         body = is_body(images[first], self.images[first])
@@ -386,15 +394,50 @@ class Model:
             statistics[name] = float(mean), float(np.sqrt(np.square(values - mean).mean()))
         total = 0
         for network, session in zip(self.networks, self.sessions, strict=True):
-            total = total + self._of_network(network, session, images, statistics, body)
+            maps = self._click_maps(network, clicks, body.shape, grid)
+            total = total + self._of_network(network, session, images | maps, statistics, body)
         return total / len(self.networks)
+
+    def _checked(self, clicks):
+        """Clicks as arrays: class -> two of (n, 3)."""
+        if clicks and not any(network.get("click_maps") for network in self.networks):
+            raise ValueError("this model takes no clicks")
+        found = {}
+        for name, of in dict(clicks).items():
+            if name not in self.rules:
+                raise ValueError(f"clicks of {name!r}; there are {', '.join(self.rules)}")
+            try:
+                here, away = (np.reshape(points, (-1, 3)) + 0.0 for points in of)
+                is_fine = np.isfinite([*here.flat, *away.flat]).all()
+            except (TypeError, ValueError):
+                is_fine = False
+            if not is_fine:
+                raise ValueError(f"clicks of {name} are two lists of points: where it is, is not")
+            found[name] = here, away
+        return found
+
+    def _click_maps(self, network, clicks, shape, grid):
+        """What a network that takes clicks sees of them: name -> (D, H, W), Gaussians."""
+        maps, inverse = [], np.linalg.inv(grid)
+        for points in (p for name in self.rules for p in clicks.get(name, ((), ()))):
+            maps.append(np.zeros(shape, np.float32))
+            for point in np.asarray(points).reshape(-1, 3) @ inverse[:3, :3].T + inverse[:3, 3]:
+                d, h, w = (
+                    np.exp(-0.5 * np.square((np.arange(n) - at) / network["click_sigma"]))
+                    for n, at in zip(shape, point, strict=True)
+                )
+                ball = d[:, None, None] * h[:, None] * w
+                np.maximum(maps[-1], ball.astype(np.float32), out=maps[-1])
+        names = network.get("click_maps", [])
+        return dict(zip(names, maps, strict=True)) if names else {}
 
     def _of_network(self, network, session, images, statistics, body):
         window, kinds = tuple(network["shape"]), network["images"]
+        names = [*kinds, *network.get("click_maps", [])]
 
         def standardised(name, x):
-            x, kind = x.astype(np.float32), kinds[name]
-            if kind == "ct" or (kind == "pet" and network["scales_pet"]):
+            x, kind = x.astype(np.float32), kinds.get(name, "clicks")
+            if kind in ("ct", "clicks") or (kind == "pet" and network["scales_pet"]):
                 return x  # the network does it
             is_fixed = kind == "pet" and network["pet_scale"] == "suv"
             mean, sd = map(np.float32, (0.0, 5.0) if is_fixed else statistics[name])
@@ -423,14 +466,14 @@ class Model:
             return stitched(predict, next(iter(parts.values())).shape, window, len(self.rules))
 
         if not network["skips_air"]:
-            parts = {name: standardised(name, images[name]) for name in kinds}
+            parts = {name: standardised(name, images[name]) for name in names}
             return mirrored(once if body.shape == window else windowed, parts)
         # A whole body, in windows of it; those in the air are left out.
         room = [max(p - n, 0) for n, p in zip(body.shape, window, strict=True)]
         margins = [((r + 1) // 2, r // 2) for r in room]
         padded = {
-            name: np.pad(images[name], margins, constant_values=OUTSIDE.get(kinds[name], 0.0))
-            for name in kinds
+            name: np.pad(images[name], margins, constant_values=OUTSIDE.get(kinds.get(name), 0.0))
+            for name in names
         }
         is_there = np.pad(body, margins)
 
@@ -455,6 +498,8 @@ def main(arguments=None):
     root.add_argument("--probability", help="also write the likeliest class's probability here")
     names = ("X1", "X2", "Y1", "Y2", "Z1", "Z2")
     root.add_argument("--box", type=float, nargs=6, metavar=names, help="what to look at, LPS mm")
+    root.add_argument("--clicks", metavar="JSON", help="a file: class -> [points where it is, "
+                      "points where it is not], LPS mm, for a model that takes them")  # fmt: skip
     root.add_argument("--threads", type=int, default=0, help="0: onnxruntime's own choice")
     root.add_argument("--overwrite", action="store_true")
     args = root.parse_args(arguments)
@@ -474,9 +519,13 @@ def main(arguments=None):
             x1, x2, y1, y2, z1, z2 = args.box  # LPS: x and y point the other way
             ends = np.array([[-x1, -y1, z1], [-x2, -y2, z2]])
             box = np.stack([ends.min(0), ends.max(0)])
+        clicks = {}
+        if args.clicks:
+            given = model._checked(json.loads(content_of(args.clicks, 2**20)))
+            clicks = {n: [points * [-1.0, -1.0, 1.0] for points in given[n]] for n in given}
         header = next(iter(scans.values()))[2]
         scans = {name: scan[:2] for name, scan in scans.items()}
-        probability = model.probability(scans, box)
+        probability = model.probability(scans, box, clicks)
         affine = next(iter(scans.values()))[1]
         pets = [scans[name] for name, kind in model.images.items() if kind == "pet"]
         labels = model.labels(model.masks(probability, affine, *pets[:1]))

@@ -22,8 +22,7 @@ import isanet_jax
 from isanet_jax.errors import ConfigError
 from isanet_jax.export import FORMATS
 from isanet_jax.files import check_folder
-from isanet_jax.network import systems
-from isanet_jax.network.guidance import with_maps
+from isanet_jax.network import guidance, systems
 from isanet_jax.pipeline.normalise import normalise
 from isanet_jax.prediction.predictor import Predictor, ct_windows_of
 from isanet_jax.prediction.rules import write_form
@@ -102,6 +101,8 @@ def write_model(
 def probability_of(description: dict, params: dict) -> tuple[Callable, dict]:
     """A network as a function of images alone: name -> (1, D, H, W), to (1, D, H, W, classes).
 
+    A network that takes clicks takes their maps with the images (`guidance.names`).
+
     Args:
         description: of its run.
         params: its parameters.
@@ -120,10 +121,11 @@ def probability_of(description: dict, params: dict) -> tuple[Callable, dict]:
 
     def probability(images):
         image = normalise(images, kinds, of_volume=of_volume, ct_windows=windows)
-        image = with_maps(image, {}, config.data.guided_classes)  # without clicks
+        image = guidance.with_maps(image, images, config.data.guided_classes)
         return jax.nn.sigmoid(systems.apply(graphdef, params, image).logits)
 
-    return probability, dict.fromkeys(kinds, (1, *config.data.input_shape))
+    names = [*kinds, *guidance.names(config.data.guided_classes)]
+    return probability, dict.fromkeys(names, (1, *config.data.input_shape))
 
 
 def _write_network(network, config, path, formats, *, check):
@@ -137,6 +139,8 @@ def _write_network(network, config, path, formats, *, check):
         "pet_scale": data.pet_scale,
         "skips_air": data.is_whole,
         "mirror": config.predict.mirror,
+        "click_maps": list(guidance.names(data.guided_classes)),
+        "click_sigma": guidance.SIGMA,
     }
     made = {"difference": None}
     if "stablehlo" in formats:
@@ -175,6 +179,10 @@ def difference(probability: Callable, shapes: dict, content: bytes) -> float:
     rng = np.random.default_rng(0)
     images = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
     images = {name: x * 500 if name == "ct" else x for name, x in images.items()}
+    images = {
+        name: np.clip(x, 0, 1) if name.startswith(guidance.PREFIX) else x
+        for name, x in images.items()
+    }
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     found = session.run(None, images)[0]
     wanted = np.asarray(jax.jit(probability)(images))

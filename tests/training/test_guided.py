@@ -2,6 +2,7 @@
 
 import json
 
+import nibabel
 import numpy as np
 import pytest
 
@@ -65,3 +66,39 @@ def test_the_desk_gives_clicks_to_the_network(guided, cohort_folder, tmp_path):
     here = desk.guided(case, [point], [])
     away = desk.guided(case, [], [point])
     assert here.data.shape == away.data.shape == grid.data.shape
+
+
+def test_exported_it_takes_the_same_clicks(guided, trained, cohort_folder, tmp_path, capsys):
+    pytest.importorskip("onnxruntime")
+    from isanet_jax.cli import export
+    from isanet_jax.export import isanet_onnx
+
+    export.main(["--workdir", str(guided), str(trained), "--output", str(tmp_path / "m")])
+    scan = cohort_folder / "scans" / "phantom_000"
+    images = [str(scan / name) for name in ("ct.nii.gz", "pet.nii.gz")]
+    model = isa.load([guided, trained])
+    whole = model.predict(*images)
+    centre = whole.affine[:3, :3] @ (np.array(whole.mask.shape) // 2) + whole.affine[:3, 3]
+    given = ["--ct", images[0], "--pet", images[1], "--model", str(tmp_path / "m")]
+    given += ["--output", str(tmp_path / "mask.nii.gz"), "--overwrite"]
+    given += ["--probability", str(tmp_path / "p.nii.gz")]
+    for clicks in ({}, {"tumour": ([(centre * [-1, -1, 1]).tolist()], [[5, 9, 2]])}):
+        (tmp_path / "clicks.json").write_text(json.dumps(clicks))
+        isanet_onnx.main([*given, "--clicks", str(tmp_path / "clicks.json")])
+        found = nibabel.load(tmp_path / "p.nii.gz").get_fdata()
+        expected = model.predict(*images, clicks=clicks or None).probability
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.abs(expected - whole.probability).max() > 1e-3
+    for clicks, message in (
+        ({"node": [[], []]}, "clicks of 'node'; there are tumour"),
+        ({"tumour": [[[1, 2]], []]}, "clicks of tumour are two lists of points"),
+        ({"tumour": 5}, "clicks of tumour are two lists of points"),
+        ({"tumour": [[[1, 2, float("nan")]], []]}, "clicks of tumour are two lists of points"),
+    ):
+        (tmp_path / "clicks.json").write_text(json.dumps(clicks))
+        with pytest.raises(SystemExit, match=message):
+            isanet_onnx.main([*given, "--clicks", str(tmp_path / "clicks.json")])
+    export.main(["--workdir", str(trained), "--output", str(tmp_path / "n")])
+    plain = isanet_onnx.Model(tmp_path / "n")
+    with pytest.raises(ValueError, match="takes no clicks"):
+        plain._checked({"tumour": [[], []]})
