@@ -2,8 +2,9 @@
 
     isanet train --config strong_clicks:sts --workdir runs/c0
 
-In training, clicks are drawn from the network's own errors; half of the samples have none. The
-model predicts without clicks as others do, and with them in `isanet label` and `isa.load`.
+In training, clicks are drawn from the network's own errors; each sample is learnt from without and
+with them, so that a step takes twice as long. The model predicts without clicks as others do, and
+with them in `isanet label`, `isa.load(...).predict(..., clicks=...)` and exported (`--clicks`).
 """
 
 from isanet_jax.configs.recipe import with_recipe

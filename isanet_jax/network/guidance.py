@@ -1,8 +1,8 @@
 """A reader's clicks as further images: two for each class, "here" and "not here".
 
 A click is a Gaussian around its voxel, the highest of them where several meet. In training, clicks
-are drawn from the network's own errors, within the compiled step; half of the samples have none, so
-that the network without clicks is as good as one that knows none.
+are drawn from the network's own errors, within the compiled step; each sample is learnt from
+without clicks, too, so that the network without them is as good as one that knows none.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,6 @@ from jax import lax
 
 SIGMA = 2.0  # voxels
 MOST = 10  # clicks that are drawn for a sample
-_NONE = 0.5  # share of the samples without any
 _DEPTH = 3  # times that an error's 3³ neighbours are averaged: its inner part counts most
 _APART = 2.0  # voxels around a click in which no other is drawn
 PREFIX = "guidance"
@@ -89,10 +88,7 @@ def drawn_maps(key: jax.Array, logits: jax.Array, label: jax.Array) -> jax.Array
 def _drawn(key, wrong, label):
     """(D, H, W, 2) of one sample and class."""
     of_count, of_noise = jax.random.split(key)
-    some, number = jax.random.split(of_count)
-    count = jnp.where(
-        jax.random.uniform(some) < _NONE, 0, jax.random.randint(number, (), 1, MOST + 1)
-    )
+    count = jax.random.randint(of_count, (), 1, MOST + 1)
     depth = wrong.astype(jnp.float32)
     for _ in range(_DEPTH):
         depth = _averaged(depth)

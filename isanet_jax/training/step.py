@@ -81,13 +81,13 @@ def make_train_step(
     def loss_fn(params, image, label, ignored):
         return segmentation_loss(network(params, image), label, loss, ignored)
 
-    def guided(state, image, label):
-        """The input with clicks where the network errs without them."""
-        alone = with_maps(image, {}, inputs.guided_classes)
-        logits = jax.lax.stop_gradient(network(state.params, alone).logits)
-        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        maps = drawn_maps(key, logits, label).astype(image.dtype)
-        return jnp.concatenate([image, maps], axis=-1)
+    def guided_loss_fn(params, image, label, ignored, key):
+        """The mean of the loss without clicks, and with some where the network errs without."""
+        alone = network(params, with_maps(image, {}, inputs.guided_classes))
+        maps = drawn_maps(key, jax.lax.stop_gradient(alone.logits), label).astype(image.dtype)
+        shown = network(params, jnp.concatenate([image, maps], axis=-1))
+        both = (segmentation_loss(out, label, loss, ignored) for out in (alone, shown))
+        return jax.tree.map(lambda a, b: (a + b) / 2, *both)
 
     def step(state, batch):
         # Rotation reads a whole volume, which every device has, for the part that it keeps.
@@ -103,10 +103,15 @@ def make_train_step(
             image = normalise(images, inputs.images, **given)
         labels, ignored = jax.tree.map(partial(over_mesh, mesh=mesh), (labels, ignored))
         label = jnp.stack([labels[name] for name in inputs.classes], axis=-1)
+        given = (image, label, ignored)
         if inputs.guided_classes:
-            image = guided(state, image, label)
-        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-        (loss_value, parts), grads = grad_fn(state.params, image, label, ignored)
+            key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+            grad_fn = jax.value_and_grad(guided_loss_fn, has_aux=True)
+            (loss_value, parts), grads = grad_fn(state.params, *given, key)
+        else:
+            (loss_value, parts), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+                state.params, *given
+            )
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         state = TrainState(params, opt_state, state.step + 1, state.key)

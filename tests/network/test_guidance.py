@@ -44,8 +44,8 @@ def test_clicks_lie_in_errors_and_say_what_they_are(miss):
             assert far[~np.eye(len(places), dtype=bool)].min(initial=9) > guidance._APART
             expected = guidance.maps_of(SHAPE, {"a": (places, ())}, ("a",))["guidance0"]
             np.testing.assert_allclose(used, expected, atol=1e-6)
-    assert 15 <= sum(count == 0 for count in counts) <= 45  # half of them
-    assert max(counts) > 3
+    assert min(counts) > 0
+    assert len(set(counts)) > 3
     assert np.mean(deep) > 0.9
 
 
