@@ -66,7 +66,7 @@ def main(arguments=None) -> None:
     """Runs isanet label."""
     args = parser().parse_args(arguments)
     try:
-        import multipart  # noqa: F401
+        import python_multipart  # noqa: F401
         import starlette  # noqa: F401
         import uvicorn
     except ImportError as error:

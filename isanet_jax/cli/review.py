@@ -13,7 +13,11 @@ def parser() -> Parser:
         description="Takes masks back that were corrected elsewhere (NIfTI, SEG, RTSTRUCT), says "
         "what changed, keeps them as the next versions, and writes the table to prepare."
     )
-    root.add_argument("folder", help="of masks, CASE.nii.gz, CASE.seg.dcm or CASE.rtstruct.dcm")
+    root.add_argument(
+        "folder", nargs="?",
+        help="of masks, CASE.nii.gz, CASE.seg.dcm or CASE.rtstruct.dcm (default: none come; the "
+        "table is of those that are there)",
+    )  # fmt: skip
     add_desk(root)
     root.add_argument("--who", default="", help="who corrected them")
     root.add_argument(
@@ -29,8 +33,8 @@ def main(arguments=None) -> None:
 
     args = parser().parse_args(arguments)
     desk, failures = make_desk(args), []
-    found = masks_in(args.folder, desk.scans)
-    if not found:
+    found = masks_in(args.folder, desk.scans) if args.folder else {}
+    if args.folder and not found:
         raise DataError(
             "no masks", file=args.folder, wanted=f"files of the scans' names, as "
             f"{next(iter(desk.scans))}.nii.gz",
@@ -48,7 +52,7 @@ def main(arguments=None) -> None:
             f"lesion(s) added, {changed['gone']} gone",
             flush=True,
         )
-    if len(desk.labels.cases("final")) >= LEAST:
+    if len(desk.labels.cases("final")) >= LEAST or not args.folder:
         table = write_table(desk)
         print(f"next: {command('prepare')} table --source {table} --output CASES")
     if failures:

@@ -22,7 +22,7 @@ from isanet_jax.prediction.predictor import Predictor
 from isanet_jax.prediction.rules import Rules
 
 uvicorn = pytest.importorskip("uvicorn", reason="needs .[label]")
-pytest.importorskip("multipart", reason="needs .[label]")
+pytest.importorskip("python_multipart", reason="needs .[label]")
 
 from isanet_jax.annotate import learn, server  # noqa: E402
 

@@ -1,5 +1,7 @@
 """The site builds, its pages say what there is, and every command of a tutorial runs."""
 
+import base64
+import gzip
 import html
 import importlib
 import importlib.util
@@ -9,8 +11,13 @@ import re
 import shlex
 import subprocess
 import sys
+import threading
+import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 
@@ -30,7 +37,8 @@ TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
 
 # A tutorial's sizes -> those of a test: the words of a command that are changed, and those added.
-_SMALLER = ((r"--size 144", "--size 16"), (r"--spacing-mm 4\b", "--spacing-mm 12"),
+_SMALLER = ((r"--size (144|48)", "--size 16"), (r"data.size=48", "data.size=16"),
+            (r"--spacing-mm 4\b", "--spacing-mm 12"),
             (r"spacing_mm=4\.0", "spacing_mm=12.0"),
             (r"folds=\"\(0,1\)", 'folds="(0,)'))  # fmt: skip
 _TINY = {"model.width": 4, "model.levels": 2, "train.epochs": 1, "train.steps_per_epoch": 2}
@@ -40,6 +48,7 @@ _SIZES = {
     "hecktor22": {"data.size": 16, "data.spacing_mm": 12.0, "model.name": "plain"},
     "autopet": {"data.patch": 8, "train.batch": 2, "model.name": "plain"},
     "nnunet": {},
+    "strong_clicks": {"model.name": "plain", "optimizer.warmup_epochs": 0},
 }
 
 
@@ -155,7 +164,64 @@ def trial(folder, _):
         (folder / "pets" / f"P{number}.nii.gz").write_bytes(pet.read_bytes())
 
 
+def annotate(folder, monkeypatch):
+    """Four studies; a reader who, where the server runs, masks two of them and stops it."""
+    uvicorn = pytest.importorskip("uvicorn", reason="needs .[label]")
+    for number in range(4):
+        shared = make_dicom.study(patient_id=f"P{number}")
+        make_dicom.write_patient(folder / "dicom" / str(number), shared, seed=number)
+    serve = uvicorn.Server.run
+    monkeypatch.setattr(uvicorn, "run", lambda app, *, port, **_: read_two(app, port, serve))
+
+
+def read_two(app, port, serve):
+    """Does by the page's own requests what the tutorial's reader does, then ends the server."""
+    import uvicorn
+
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error"))
+    thread = threading.Thread(target=serve, args=(server,), daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+
+    def ask(path, content=None, method="GET"):
+        url = f"http://127.0.0.1:{port}{path}"
+        request = urllib.request.Request(url, content, method=method)
+        try:
+            with urllib.request.urlopen(request) as answer:  # noqa: S310
+                return answer.read()
+        except urllib.error.HTTPError as error:
+            raise AssertionError(f"{path}: {error.read().decode()}") from error
+
+    try:
+        objects = json.loads(ask("/datastore/?output=all"))["objects"]
+        is_first = not any(one["labels"] for one in objects.values())
+        for case in [case for case, one in objects.items() if not one["labels"]][:2]:
+            shown = json.loads(ask(f"/page/data?image={case}"))
+            assert shown["has_network"] == shown["takes_clicks"] == (not is_first)
+            content = gzip.decompress(ask(f"/datastore/image?image={case}"))
+            shape = np.array(nibabel.Nifti1Image.from_bytes(content).shape)
+            on_page = [int(shape[axis]) // 2 for axis in (2, 1, 0)]  # the middle: it is axial
+            click = {"place": on_page, "by": "share" if is_first else "network", "value": 41}
+            click |= {"radius_mm": 60, "class": "tumour"}
+            click["clicks"] = [{"place": on_page, "here": True}]
+            answer = json.loads(
+                ask(f"/page/click?image={case}", json.dumps(click).encode(), "POST")
+            )
+            bits = np.frombuffer(gzip.decompress(base64.b64decode(answer["mask"])), np.uint8)
+            mask = np.unpackbits(bits)[: shape.prod()].reshape(shape[::-1])
+            mask[tuple(on_page)] = 1  # the brush
+            saved = ask(
+                f"/page/mask?image={case}&tag=final&base=0", gzip.compress(mask.tobytes()), "PUT"
+            )
+            assert json.loads(saved)["number"] == 1
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
 MAKE = {
+    "annotate": annotate,
     "cluster": own_nifti,
     "study": study,
     "trial": trial,
