@@ -6,7 +6,8 @@
 Runs of a cross-validation, each scored on its own test fold. After each look the reader clicks into
 the largest error, at the voxel that is deepest in it, and the network answers. Beside it: the same
 clicks as spheres at 41 % of SUVmax on the network's first mask, and, from nothing, as many spheres
-as clicks, each in the largest lesion that is missed. On the case grid.
+as clicks, each in the largest lesion that is missed. On the case grid. Of several classes the
+reader looks at one, `--name`, in which all clicks are.
 """
 
 import argparse
@@ -78,17 +79,18 @@ def read_by(answer, reference, spacing):
     return masks, clicks
 
 
-def network(predictor, case, affine):
-    """A function of clicks (voxel, here, depth): the network's mask of a case with them."""
+def network(predictor, case, affine, name=None):
+    """A function of clicks (voxel, here, depth): the network's mask of a class with them."""
+    name = name or predictor.classes[0]
 
     def answer(clicks):
         shown = case
         if clicks:
             points = {here: [affine[:3, :3] @ v + affine[:3, 3] for v, h, _ in clicks
                              if h is here] for here in (True, False)}  # fmt: skip
-            given = {predictor.classes[0]: (points[True], points[False])}
+            given = {name: (points[True], points[False])}
             shown = predictor.with_clicks(case, affine, given)
-        return predictor.probabilities([shown])[0][..., 0] >= 0.5
+        return predictor.probabilities([shown])[0][..., predictor.classes.index(name)] >= 0.5
 
     return answer
 
@@ -101,6 +103,7 @@ def main():
         "--guided", nargs="+", required=True, help="a run, or of an ensemble several with commas"
     )
     parser.add_argument("--plain", nargs="+", default=[], help="without guidance")
+    parser.add_argument("--name", help="class that is read (default: the first)")
     parser.add_argument("--output", help="JSON of every case")
     args = parser.parse_args()
     setup()
@@ -120,10 +123,12 @@ def main():
             case = cohort.stored(name).read()
             affine = np.array(case.meta["affine"])
             spacing = np.linalg.norm(affine[:3, :3], axis=0)
-            reference = case.masks(predictor.classes)[predictor.classes[0]]
+            read = args.name or predictor.classes[0]
+            reference = case.masks(predictor.classes)[read]
             pet = case.images["pet"].astype(np.float32)
 
-            masks, clicks = read_by(network(predictor, case, affine), reference, spacing)
+            answer = network(predictor, case, affine, read)
+            masks, clicks = read_by(answer, reference, spacing)
             first = masks[0]
             start = {"spheres alone": np.zeros(pet.shape, bool), "its mask, then spheres": first}
             others = {}
@@ -152,7 +157,7 @@ def main():
     print(f"| DSC (lesion F1) | {heads} | area |\n|---" + "|---" * (len(COUNTS) + 1) + "|")
     for method, of_count in scores.items():
         means = {
-            c: [float(np.mean([one[n] for one in of.values()])) for n in ("dsc", "lesion_f1")]
+            c: [np.nanmean([one[n] for one in of.values()]) for n in ("dsc", "lesion_f1")]
             for c, of in of_count.items()
         }
         cells = [f"{means[c][0]:.3f} ({means[c][1]:.2f})" if c in means else "" for c in COUNTS]
