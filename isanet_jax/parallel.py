@@ -110,14 +110,15 @@ def _in_pool(function, scans, workers, worked_on, share):
     context = multiprocessing.get_context("spawn")
     waiting, jobs = list(scans), {}
     workers = min(workers, len(scans))
-    begin = {"initializer": _begin_worker, "initargs": (share,)}
+    # A process is given the function once: it may hold what is known of thousands of cases.
+    begin = {"initializer": _begin_worker, "initargs": (share, function)}
     with ProcessPoolExecutor(workers, context, **begin) as pool:
         try:
             while waiting or jobs:
                 # No more than are worked on: so those are known that one of them killed.
                 while waiting and len(jobs) < workers:
                     index = waiting.pop(0)
-                    jobs[_submitted(pool, function, scans[index])] = index
+                    jobs[_submitted(pool, scans[index])] = index
                 done, _ = wait(jobs, return_when=FIRST_COMPLETED)
                 broken = [job for job in done if isinstance(job.exception(), BrokenProcessPool)]
                 for job in done.difference(broken):
@@ -130,10 +131,10 @@ def _in_pool(function, scans, workers, worked_on, share):
             raise
 
 
-def _submitted(pool, function, scan):
+def _submitted(pool, scan):
     """The job; a failed one where a process was just found to be killed."""
     try:
-        return pool.submit(function, scan)
+        return pool.submit(_apply_own, scan)
     except BrokenProcessPool as error:
         failed = Future()
         failed.set_exception(error)
@@ -150,8 +151,16 @@ def _killed(scan):
     )
 
 
-def _begin_worker(share):
+_own = []  # of a process: the function that it applies
+
+
+def _apply_own(scan):
+    return _own[0](scan)
+
+
+def _begin_worker(share, function):
     """Leaves Ctrl-C to the parent, ends with it, however it ends, and takes its share of memory."""
+    _own[:] = [function]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     share_memory(share)
     parent = multiprocessing.parent_process()
@@ -191,6 +200,10 @@ def part_of(items: Sequence, part: str | None) -> list:
     return list(items)[index::count]
 
 
+def _applied(function, item):
+    return function(item)
+
+
 def _scheduled():
     """(index from 0, count) that a scheduler gives this process."""
     for names in (_SLURM, _KUBERNETES):
@@ -228,7 +241,8 @@ def on_cluster(function: Callable, items: Sequence, address: str):
     except (OSError, ValueError) as error:
         raise ConfigError(f"no Dask scheduler answers at {address} ({error})") from error
     with client:
-        futures = {client.submit(function, item, pure=False): item for item in items}
+        there = client.scatter(function, broadcast=True, hash=False)
+        futures = {client.submit(_applied, there, item, pure=False): item for item in items}
         for future in as_completed(list(futures)):
             yield futures[future], future.result
             future.release()
