@@ -4,17 +4,21 @@ import logging
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 
 from isanet_jax import runtime
 from isanet_jax.arguments import command, take_number
-from isanet_jax.distributed.mesh import compiler_options
+from isanet_jax.distributed.mesh import compiler_options, has_onednn
 from isanet_jax.errors import ConfigError
+from isanet_jax.network.convolution import conv3d
 from isanet_jax.settings import Config
 from isanet_jax.streams import printable
 
@@ -139,6 +143,31 @@ def test_determinism_and_layout_are_asked_of_the_compiler_for_gpus_alone():
     assert options("cpu", deterministic=True) == {}
     assert options("gpu", deterministic=True, channels_last=False) == {nhwc: False, same: True}
     assert options("cuda") == {nhwc: True, same: False}
+
+
+def test_onednn_is_asked_for_in_long_trainings_where_it_is():
+    mesh = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("data", "space"))
+    assert compiler_options(Config(), mesh) == compiler_options(Config(), mesh, steps=999) == ()
+    long = dict(compiler_options(Config(), mesh, steps=1000))
+    assert len(long) == has_onednn()
+    if jax.__version_info__ < (0, 12):
+        assert not long
+        pytest.skip("JAX hands no convolution to oneDNN before 0.12")
+    warnings.filterwarnings("ignore", "Error writing persistent .*bad_alloc", UserWarning)
+    rng = np.random.default_rng(0)
+    x, kernel = rng.normal(size=(1, 8, 8, 8, 8)), rng.normal(size=(3, 3, 3, 8, 8))
+
+    def loss(x, kernel):
+        return jnp.sum(jnp.square(conv3d(x, kernel)))
+
+    found, expected = (
+        jax.jit(jax.value_and_grad(loss, (0, 1)), compiler_options=options)(
+            x.astype(np.float32), kernel.astype(np.float32)
+        )
+        for options in (long, {})
+    )
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max())
 
 
 def test_a_files_name_commands_no_terminal(tmp_path, capsys):

@@ -1,12 +1,42 @@
 """The devices as a mesh, and arrays placed on it."""
 
+import functools
+import warnings
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from isanet_jax.errors import ConfigError
 from isanet_jax.settings.table import Config
+
+_ONEDNN = "xla_cpu_experimental_onednn_custom_call"
+_MANY_STEPS = 1000  # that save more than compiling takes (docs/evidence/speed.md)
+
+
+@functools.cache
+def has_onednn() -> bool:
+    """Whether XLA hands convolutions on this CPU to oneDNN: from JAX 0.12 on, on some processors.
+
+    It is tried, as an option that the compiler does not know ends a program when it is a flag.
+    """
+    if jax.__version_info__ < (0, 12) or jax.default_backend() != "cpu":
+        return False
+    x, kernel = jnp.zeros((1, 4, 4, 4, 8)), jnp.zeros((3, 3, 3, 8, 8))
+    dimensions = ("NDHWC", "DHWIO", "NDHWC")
+
+    def convolution(x, kernel):
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1, 1), "SAME", None, None, dimensions)
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            made = jax.jit(convolution, compiler_options={_ONEDNN: True}).lower(x, kernel).compile()
+        return "onednn" in made.as_text()
+    except (jax.errors.JaxRuntimeError, ValueError):
+        return False
 
 
 def make_mesh(data: int, space: int) -> Mesh:
@@ -122,13 +152,21 @@ def make_mesh_of(devices, data: int, space: int) -> Mesh:
     return Mesh(grid, ("data", "space"), axis_types=(AxisType.Auto,) * 2)
 
 
-def compiler_options(config: Config, mesh: Mesh) -> tuple[tuple[str, bool], ...]:
-    """What a config asks of the compiler for a mesh's devices, as pairs; nothing but for GPUs.
+def compiler_options(config: Config, mesh: Mesh, *, steps: int = 0) -> tuple[tuple[str, bool], ...]:
+    """What a config asks of the compiler for a mesh's devices, as pairs.
 
     Args:
         config: its `channels_last` and `deterministic` count.
         mesh: of the devices.
+        steps: that a training computes with the program; 0: it is none. On CPUs, oneDNN computes
+            the convolutions of a long one: such a program cannot be kept in the cache of compiled
+            functions (JAX 0.12), so that each start compiles it anew.
     """
+    if mesh.devices.flat[0].platform == "cpu":
+        if steps < _MANY_STEPS or not has_onednn():
+            return ()
+        warnings.filterwarnings("ignore", "Error writing persistent .*bad_alloc", UserWarning)
+        return ((_ONEDNN, True),)
     if mesh.devices.flat[0].platform not in ("gpu", "cuda"):
         return ()
     return (

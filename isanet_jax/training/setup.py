@@ -145,8 +145,9 @@ def set_up(config: Config, cohort: Cohort, mesh: Mesh) -> tuple[Training, TrainS
         )
     inputs = make_inputs(config, cohort, parts.train)
     options = compiler_options(config, mesh)
+    for_steps = compiler_options(config, mesh, steps=steps_per_epoch * train.epochs)
     train_step = make_train_step(
-        graphdef, optimizer, mesh, inputs, loss=config.loss, options=options
+        graphdef, optimizer, mesh, inputs, loss=config.loss, options=for_steps
     )
     # Mirror images are left to the final prediction: they would make each validation cost eight.
     predict = make_predict(
@@ -191,7 +192,8 @@ def compile_step(training: Training, state: TrainState):
         config = changed(training.config, changes)
         graphdef, _ = systems.create_abstract(systems.of_config(config))
         optimizer = make_optimizer(config.optimizer, training.schedule)
-        options = compiler_options(config, training.mesh)
+        steps = training.steps_per_epoch * config.train.epochs
+        options = compiler_options(config, training.mesh, steps=steps)
         step = make_train_step(
             graphdef, optimizer, training.mesh, inputs, loss=config.loss, options=options
         )
