@@ -271,6 +271,15 @@ class _Graph:
         starts, ends = list(params["start_indices"]), list(params["limit_indices"])
         return self._sliced(operands[0], starts, ends, steps)
 
+    def _unstack(self, operands, params, outs):  # from JAX 0.12 on, of a loop over an array
+        name, axis = self._whole(operands[0]), params["axis"]
+        found = []
+        for index, (shape, dtype) in enumerate(outs):
+            kept = (*shape[:axis], 1, *shape[axis:])
+            part = self._node("Gather", [name, self._numbers_of([index])], kept, dtype, axis=axis)
+            found.append(self._reshaped(part, shape))
+        return found
+
     def _split(self, operands, params, outs):
         (x,), axis = operands, params["axis"]
         ends = list(itertools.accumulate(shape[axis] for shape, _ in outs))
