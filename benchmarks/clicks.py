@@ -90,7 +90,9 @@ def network(predictor, case, affine, name=None):
                              if h is here] for here in (True, False)}  # fmt: skip
             given = {name: (points[True], points[False])}
             shown = predictor.with_clicks(case, affine, given)
-        return predictor.probabilities([shown])[0][..., predictor.classes.index(name)] >= 0.5
+        # As the page does: without mirror images once there are clicks.
+        quick = predictor.quick if clicks else predictor
+        return quick.probabilities([shown])[0][..., predictor.classes.index(name)] >= 0.5
 
     return answer
 

@@ -152,7 +152,7 @@ class Desk:
         return self.prediction(case).probability
 
     def guided(self, case: str, here, away, *, name: str | None = None) -> Volume:
-        """The networks' mask with clicks.
+        """The networks' mask with clicks, without mirror images: a reader waits for it.
 
         Args:
             case: of the scan.
@@ -166,7 +166,7 @@ class Desk:
             raise ConfigError("there is no model yet")
         clicks = {name or self.predictor.classes[0]: (here, away)}
         with self._lock:
-            (found,) = predict(self.predictor, [self.images(case)], clicks=[clicks])
+            (found,) = predict(self.predictor.quick, [self.images(case)], clicks=[clicks])
         if isinstance(found, Exception):
             raise found
         return Volume(found.labels, found.affine, self.grid(case).header)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import threading
 
 from isanet_jax import models
 from isanet_jax.arguments import Parser
@@ -98,6 +99,9 @@ def main(arguments=None) -> None:
             f"masks are kept in {args.output}/labels",
             flush=True,
         )
+        if desk.predictor and desk.predictor.takes_clicks:  # so that no first click waits
+            quick = desk.predictor.quick
+            threading.Thread(target=quick.compile, kwargs={"clicks": True}, daemon=True).start()
         try:
             uvicorn.run(
                 server.app, host=args.host, port=args.port, log_level="warning",
