@@ -12,6 +12,7 @@ import numpy as np
 from isanet_jax.annotate.store import Labels, Version
 from isanet_jax.annotate.tools import threshold_in_sphere, without_component
 from isanet_jax.cases.grid import resample, same_grid
+from isanet_jax.cases.images import image_channels, unlabelled_case
 from isanet_jax.cases.label import read_label
 from isanet_jax.cases.ranges import extent_of
 from isanet_jax.classes import Classes
@@ -64,6 +65,7 @@ class Desk:
         self._lock = threading.RLock()  # of the networks: one scan at a time
         self._images = functools.lru_cache(_READ)(self._read)
         self._predicted = functools.lru_cache(_READ)(self._predict)
+        self._prepared = functools.lru_cache(1)(self._prepare)
 
     # Images.
 
@@ -151,8 +153,45 @@ class Desk:
         """(I, J, K) of whichever class is the likeliest."""
         return self.prediction(case).probability
 
+    def near(self, case: str, point, clicks: Mapping) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """What the networks say of a whole body around one of the clicks.
+
+        Args:
+            case: of the scan.
+            point: RAS mm, of the click.
+            clicks: see `isanet_jax.prediction.predictor.Predictor.with_clicks`.
+
+        Returns:
+            class -> (mask, where it is said), (I, J, K) bool.
+        """
+        from isanet_jax.prediction.predictor import to_grid_of  # imports JAX
+
+        quick, grid = self.predictor.quick, self.grid(case)
+        with self._lock:
+            prepared, affine = self._prepared(case, quick.maker.digest)
+            values, place, inner = quick.around(prepared, affine, np.asarray(point), clicks)
+        inside = to_grid_of(inner, place, grid).data >= 0.5
+        found = {}
+        for index, name in enumerate(quick.classes):
+            probability = to_grid_of(values[..., index], place, grid).data
+            found[name] = inside & (probability >= quick.rules[name].threshold), inside
+        return found
+
+    def _prepare(self, case, digest):
+        """A scan as the networks of this digest take it, and its affine."""
+        images, settings = self.images(case), self.predictor.settings
+        channels, affine, _ = image_channels(images.scan, images.volumes, settings)
+        return unlabelled_case(channels, settings), affine
+
+    @property
+    def is_of_bodies(self) -> bool:
+        """Whether the networks see scans in windows: a click is answered in one of them."""
+        return self.predictor is not None and self.predictor.settings.fit == "whole"
+
     def guided(self, case: str, here, away, *, name: str | None = None) -> Volume:
         """The networks' mask with clicks, without mirror images: a reader waits for it.
+
+        Of a whole body, what they say without clicks but for a window around each.
 
         Args:
             case: of the scan.
@@ -164,7 +203,15 @@ class Desk:
         """
         if self.predictor is None:
             raise ConfigError("there is no model yet")
-        clicks = {name or self.predictor.classes[0]: (here, away)}
+        name = name or self.predictor.classes[0]
+        clicks = {name: (here, away)}
+        if self.is_of_bodies:
+            found, value = self.infer(case), self.classes.written[name]
+            for point in (*here, *away):
+                mask, inside = self.near(case, point, clicks)[name]
+                found.data[inside & (found.data == value)] = 0
+                found.data[mask] = value
+            return found
         with self._lock:
             (found,) = predict(self.predictor.quick, [self.images(case)], clicks=[clicks])
         if isinstance(found, Exception):
@@ -174,7 +221,7 @@ class Desk:
     def infer(self, case: str) -> Volume:
         """The networks' mask."""
         found = self.prediction(case)
-        return Volume(found.labels, found.affine, self.grid(case).header)
+        return Volume(found.labels.copy(), found.affine, self.grid(case).header)
 
     def threshold(
         self, case: str, points: Sequence, away: Sequence = (), *, before=None, **how

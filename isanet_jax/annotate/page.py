@@ -153,7 +153,8 @@ def click(desk: Desk, case: str, asked: Mapping) -> dict:
             `clicks`, all of them so far: `place` and `here`.
 
     Returns:
-        `mask`; `whole`: it is all of the class, and not what is added.
+        `mask`; `whole`: it is all of the class, and not what is added; `within`: where it is said,
+        of a whole body.
 
     Raises:
         ConfigError, DataError: what cannot be.
@@ -179,8 +180,14 @@ def click(desk: Desk, case: str, asked: Mapping) -> dict:
         for one in asked.get("clicks") or []:
             at = apply_affine(grid.affine, apply_affine(inverse, np.asarray(one["place"], float)))
             points[bool(one["here"])].append(at)
-        found = desk.guided(case, points[True], points[False], name=asked.get("class"))
-        mask = found.data == desk.classes.written[asked.get("class") or desk.classes.names[0]]
+        name = asked.get("class") or desk.classes.names[0]
+        if desk.is_of_bodies:
+            clicks = {name: (points[True], points[False])}
+            both = desk.near(case, ras, clicks)[name]
+            mask, inside = (packed(np.packbits(turned(desk, case, one))) for one in both)
+            return {"mask": mask, "whole": True, "within": inside}
+        found = desk.guided(case, points[True], points[False], name=name)
+        mask = found.data == desk.classes.written[name]
         return {"mask": packed(np.packbits(turned(desk, case, mask))), "whole": True}
     if by == "network":
         seen = Volume(desk.probability(case), grid.affine)

@@ -270,6 +270,38 @@ class Predictor:
         maps = guidance.maps_of(shape, voxels, self.classes)
         return dataclasses.replace(case, images={**case.images, **maps})
 
+    def around(
+        self, case: Case, affine: np.ndarray, point: np.ndarray, clicks: Clicks
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The probability in one window around a click, of a case that is larger than a window.
+
+        Args:
+            case: on its grid, without clicks.
+            affine: (4, 4) of that, (D, H, W) to RAS+ mm.
+            point: RAS mm.
+            clicks: see `with_clicks`.
+
+        Returns:
+            (d, h, w, classes), its affine, and (d, h, w) float32: 1 but for an eighth at each side
+            that is not the case's own, where the window sees too little.
+        """
+        shape = np.array(next(iter(case.images.values())).shape)
+        window = np.max([member.config.data.input_shape for member in self._members], axis=0)
+        window = np.minimum(window, shape)
+        at = apply_affine(np.linalg.inv(affine), point)
+        start = np.clip(np.rint(at - window / 2).astype(int), 0, shape - window)
+        part = tuple(slice(a, a + n) for a, n in zip(start, window, strict=True))
+        place = affine.copy()
+        place[:3, 3] += affine[:3, :3] @ start
+        images = {name: image[part] for name, image in case.images.items()}
+        shown = self.with_clicks(dataclasses.replace(case, images=images), place, clicks)
+        inner = np.ones(window, np.float32)
+        for axis in range(3):
+            edge, along = window[axis] // 8, np.moveaxis(inner, axis, 0)
+            along[: edge if start[axis] else 0] = 0
+            along[len(along) - edge if part[axis].stop < shape[axis] else len(along) :] = 0
+        return self.probabilities([shown])[0], place, inner
+
     def probabilities_of_scans(
         self,
         images: Sequence[tuple[Scan, Mapping[str, Volume]]],

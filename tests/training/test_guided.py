@@ -1,5 +1,7 @@
 """A network that takes clicks, from training to the server."""
 
+import base64
+import gzip
 import json
 
 import nibabel
@@ -7,9 +9,14 @@ import numpy as np
 import pytest
 
 import isanet_jax.api as isa
+from isanet_jax.annotate import page
 from isanet_jax.annotate.desk import Desk
+from isanet_jax.cases.preparation import Settings
+from isanet_jax.cases.prepare_cohort import prepare
+from isanet_jax.datasets.table import read_table
 from isanet_jax.errors import ConfigError
 from isanet_jax.prediction.predictor import Predictor
+from isanet_jax.prediction.rules import Rules
 from isanet_jax.settings import to_dict
 from isanet_jax.training.loop import train
 from tests.conftest import small_config
@@ -102,3 +109,40 @@ def test_exported_it_takes_the_same_clicks(guided, trained, cohort_folder, tmp_p
     plain = isanet_onnx.Model(tmp_path / "n")
     with pytest.raises(ValueError, match="takes no clicks"):
         plain._checked({"tumour": [[], []]})
+
+
+def test_in_a_whole_body_a_click_is_answered_around_it(cohort_folder, tmp_path):
+    settings = Settings(fit="whole", spacing_mm=9.0)
+    scans = read_table(cohort_folder / "scans" / "cases.csv")
+    prepare(scans, settings, tmp_path / "cases", kind="table", folds=3, seed=0, workers=1)
+    config = small_config(tmp_path / "cases")
+    config["data"] |= {"fit": "whole", "patch": 8, "spacing_mm": 9.0, "guidance": "clicks"}
+    config["train"]["epochs"] = 1
+    assert train(config, tmp_path / "run")
+    predictor = Predictor([tmp_path / "run"])
+    predictor.rules = {"tumour": Rules(threshold=0.3)}
+    desk = Desk([cohort_folder / "scans"], tmp_path / "desk", predictor)
+    case = next(iter(desk.scans))
+    grid, before = desk.grid(case), desk.infer(case).data > 0
+    voxel = np.array(grid.data.shape) // 2
+    point = grid.affine[:3, :3] @ voxel + grid.affine[:3, 3]
+    clicks = {"tumour": ([point], [])}
+    mask, inside = desk.near(case, point, clicks)["tumour"]
+    assert inside[tuple(voxel)]
+    assert not mask[~inside].any()
+    spread = np.ptp(np.argwhere(inside) @ grid.affine[:3, :3].T, axis=0)
+    assert (spread > 4 * 9).all()  # 8 voxels, less one on either side
+    assert (spread < 7 * 9).all()
+    found = desk.guided(case, [point], []).data > 0
+    np.testing.assert_array_equal(found[~inside], before[~inside])
+    np.testing.assert_array_equal(found[inside], mask[inside])
+    prepared, affine = desk._prepared(case, predictor.quick.maker.digest)
+    _, place, inner = predictor.around(prepared, affine, affine[:3, 3], clicks)
+    np.testing.assert_array_equal(place, affine)  # at the body's own end nothing is left out
+    assert inner[0, 0, 0] == 1
+    assert not inner[:, :, -1].any()
+    place = [int(n) for n in np.array(page.turned(desk, case, grid.data).shape) // 2]
+    asked = {"place": place, "by": "network", "value": 50, "radius_mm": 30, "class": "tumour"}
+    told = page.click(desk, case, asked | {"clicks": [{"place": place, "here": True}]})
+    bits = np.unpackbits(np.frombuffer(gzip.decompress(base64.b64decode(told["within"])), np.uint8))
+    assert 0 < bits.sum() < 0.9 * grid.data.size

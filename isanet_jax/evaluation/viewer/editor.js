@@ -265,8 +265,9 @@ class Editor {
       bits.forEach((bit, i) => { if (bit) inside.push(i); });
       const value = +byId("class").value;
       if (found.whole) { // all of the class, as the network says with the clicks so far
-        const before = new Map();
+        const before = new Map(), within = found.within && bitsOf(await unpacked(found.within), this.label.length);
         bits.forEach((bit, i) => {
+          if (within && !within[i]) return; // of a whole body, it looked around the click alone
           const now = bit ? value : this.label[i] === value ? 0 : this.label[i];
           if (now !== this.label[i]) { before.set(i, this.label[i]); this.label[i] = now; }
         });
