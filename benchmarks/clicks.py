@@ -82,6 +82,8 @@ def read_by(answer, reference, spacing):
 def network(predictor, case, affine, name=None):
     """A function of clicks (voxel, here, depth): the network's mask of a class with them."""
     name = name or predictor.classes[0]
+    if predictor.settings.fit == "whole":
+        return network_of_bodies(predictor, case, affine, name)
 
     def answer(clicks):
         shown = case
@@ -93,6 +95,27 @@ def network(predictor, case, affine, name=None):
         # As the page does: without mirror images once there are clicks.
         quick = predictor.quick if clicks else predictor
         return quick.probabilities([shown])[0][..., predictor.classes.index(name)] >= 0.5
+
+    return answer
+
+
+def network_of_bodies(predictor, case, affine, name):
+    """The same as the page does it: each click is answered in the window around it."""
+    index, masks = predictor.classes.index(name), {}
+
+    def answer(clicks):
+        if not clicks:
+            masks[0] = predictor.quick.probabilities([case])[0][..., index] >= 0.5
+        elif len(clicks) not in masks:
+            ras = [(affine[:3, :3] @ v + affine[:3, 3], here) for v, here, _ in clicks]
+            given = {name: tuple([p for p, h in ras if h is here] for here in (True, False))}
+            values, place, inner = predictor.quick.around(case, affine, ras[-1][0], given)
+            start = np.rint(np.linalg.solve(affine[:3, :3], place[:3, 3] - affine[:3, 3]))
+            part = tuple(slice(int(a), int(a) + n) for a, n in zip(start, inner.shape, strict=True))
+            mask = answer(clicks[:-1]).copy()
+            mask[part] = np.where(inner > 0.5, values[..., index] >= 0.5, mask[part])
+            masks[len(clicks)] = mask
+        return masks[len(clicks)]
 
     return answer
 
@@ -131,6 +154,12 @@ def main():
 
             answer = network(predictor, case, affine, read)
             masks, clicks = read_by(answer, reference, spacing)
+            if predictor.settings.fit == "whole":
+                for count in COUNTS:
+                    note("network with clicks", count, name, (masks[count], reference, spacing))
+                print(name, [round(scores["network with clicks"][c][name]["lesion_f1"], 2)
+                             for c in COUNTS], flush=True)  # fmt: skip
+                continue
             first = masks[0]
             start = {"spheres alone": np.zeros(pet.shape, bool), "its mask, then spheres": first}
             others = {}
