@@ -184,6 +184,13 @@ def main():
             reference = case.masks(predictor.classes)[predictor.classes[0]]
             mask = predictor.probabilities([case])[0][..., 0] >= 0.5
             note("network without guidance", 0, name, (mask, reference, spacing))
+    tell(scores)
+    if args.output:
+        Path(args.output).write_text(json.dumps(scores))
+
+
+def tell(scores):
+    """Prints the table: a row for each method."""
     heads = " | ".join(f"{count} clicks" for count in COUNTS)
     print(f"| DSC (lesion F1) | {heads} | area |\n|---" + "|---" * (len(COUNTS) + 1) + "|")
     for method, of_count in scores.items():
@@ -195,8 +202,6 @@ def main():
         dsc = [means[c][0] for c in COUNTS if c in means]
         area = np.trapezoid(dsc, COUNTS) / COUNTS[-1] if len(dsc) == len(COUNTS) else None
         print(f"| {method} | {' | '.join(cells)} | {'' if area is None else f'{area:.3f}'} |")
-    if args.output:
-        Path(args.output).write_text(json.dumps(scores))
 
 
 if __name__ == "__main__":
