@@ -11,11 +11,11 @@ likeliest voxels, as many as it has.
 """
 
 import argparse
-from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
+from benchmarks.clicks import of_folds
 from isanet_jax.cases.cohort import read_cohort
 from isanet_jax.metrics.segmentation import case_metrics
 from isanet_jax.runtime import setup
@@ -53,28 +53,21 @@ def main():
     parser.add_argument("--runs", nargs="+", required=True)
     args = parser.parse_args()
     setup()
-    from isanet_jax.prediction.predictor import Predictor
-
     cohort, rows = read_cohort(args.cases), {}
-    for run in args.runs:
-        predictor = Predictor([Path(one) for one in run.split(",")])
-        for case in predictor.descriptions[0]["split"]["test"]:
-            stored = cohort.stored(case).read()
-            affine = np.array(stored.meta["affine"])
-            spacing = np.linalg.norm(affine[:3, :3], axis=0)
-            reference = stored.masks(predictor.classes)[predictor.classes[0]]
-            probability = predictor.probabilities([stored])[0][..., 0]
-            mask = probability >= 0.5
-            row = {"dsc": case_metrics(mask, reference, spacing)["dsc"]}
-            likeliest = np.sort(probability, axis=None)[-reference.sum()]
-            of_size = case_metrics(probability >= likeliest, reference, spacing)["dsc"]
-            row["size"] = mask.sum() / reference.sum(), of_size
-            for name, part in parts_of(mask, reference).items():
-                mended = case_metrics(mask ^ part, reference, spacing)["dsc"]
-                row[name] = part.sum() / max((mask ^ reference).sum(), 1), mended
-            rows[case] = row
-            shares = ", ".join(f"{name} {row[name][0]:.2f}" for name in PARTS)
-            print(f"{case}: DSC {row['dsc']:.3f}; {shares}; {row['size'][0]:.2f} of its volume")
+    for predictor, case, stored, affine, reference in of_folds(cohort, args.runs):
+        spacing = np.linalg.norm(affine[:3, :3], axis=0)
+        probability = predictor.probabilities([stored])[0][..., 0]
+        mask = probability >= 0.5
+        row = {"dsc": case_metrics(mask, reference, spacing)["dsc"]}
+        likeliest = np.sort(probability, axis=None)[-reference.sum()]
+        of_size = case_metrics(probability >= likeliest, reference, spacing)["dsc"]
+        row["size"] = mask.sum() / reference.sum(), of_size
+        for name, part in parts_of(mask, reference).items():
+            mended = case_metrics(mask ^ part, reference, spacing)["dsc"]
+            row[name] = part.sum() / max((mask ^ reference).sum(), 1), mended
+        rows[case] = row
+        shares = ", ".join(f"{name} {row[name][0]:.2f}" for name in PARTS)
+        print(f"{case}: DSC {row['dsc']:.3f}; {shares}; {row['size'][0]:.2f} of its volume")
     dsc = np.mean([row["dsc"] for row in rows.values()])
     low = sorted(rows, key=lambda case: rows[case]["dsc"])[: len(rows) // 4]
     print(f"\n{len(rows)} patients, mean DSC {dsc:.3f}; of the worst quarter "

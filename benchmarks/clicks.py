@@ -120,6 +120,24 @@ def network_of_bodies(predictor, case, affine, name):
     return answer
 
 
+def of_folds(cohort, runs, name=None):
+    """Each run's test cases: its predictor, the case's name, the case, its affine, the reference.
+
+    Args:
+        cohort: of the cases.
+        runs: folders; of an ensemble several with commas.
+        name: of the class that the reference is of; None: the first.
+    """
+    from isanet_jax.prediction.predictor import Predictor  # imports JAX
+
+    for run in runs:
+        predictor = Predictor([Path(one) for one in run.split(",")])
+        for case in predictor.descriptions[0]["split"]["test"]:
+            stored = cohort.stored(case).read()
+            reference = stored.masks(predictor.classes)[name or predictor.classes[0]]
+            yield predictor, case, stored, np.array(stored.meta["affine"]), reference
+
+
 def main():
     """Prints a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -132,8 +150,6 @@ def main():
     parser.add_argument("--output", help="JSON of every case")
     args = parser.parse_args()
     setup()
-    from isanet_jax.prediction.predictor import Predictor
-
     cohort, scores = read_cohort(args.cases), {}
 
     def note(method, count, case, masks):
@@ -142,48 +158,37 @@ def main():
             name: metrics[name] for name in ("dsc", "lesion_f1")
         }
 
-    for run in args.guided:
-        predictor = Predictor([Path(one) for one in run.split(",")])
-        for name in predictor.descriptions[0]["split"]["test"]:
-            case = cohort.stored(name).read()
-            affine = np.array(case.meta["affine"])
-            spacing = np.linalg.norm(affine[:3, :3], axis=0)
-            read = args.name or predictor.classes[0]
-            reference = case.masks(predictor.classes)[read]
-            pet = case.images["pet"].astype(np.float32)
-
-            answer = network(predictor, case, affine, read)
-            masks, clicks = read_by(answer, reference, spacing)
-            if predictor.settings.fit == "whole":
-                for count in COUNTS:
-                    note("network with clicks", count, name, (masks[count], reference, spacing))
-                print(name, [round(scores["network with clicks"][c][name]["lesion_f1"], 2)
-                             for c in COUNTS], flush=True)  # fmt: skip
-                continue
-            first = masks[0]
-            start = {"spheres alone": np.zeros(pet.shape, bool), "its mask, then spheres": first}
-            others = {}
-            for method, of in start.items():
-
-                def edit(c, of=of, pet=pet, affine=affine):
-                    return by_spheres(of, c, pet, affine)
-
-                others[method], _ = read_by(edit, reference, spacing)
+    for predictor, name, case, affine, reference in of_folds(cohort, args.guided, args.name):
+        spacing = np.linalg.norm(affine[:3, :3], axis=0)
+        pet = case.images["pet"].astype(np.float32)
+        answer = network(predictor, case, affine, args.name)
+        masks, clicks = read_by(answer, reference, spacing)
+        if predictor.settings.fit == "whole":
             for count in COUNTS:
-                same = by_spheres(first, clicks[:count], pet, affine)
-                found = {"network with clicks": masks[count]}
-                found |= {"its mask, the same clicks as spheres": same}
-                found |= {method: of[count] for method, of in others.items()}
-                for method, mask in found.items():
-                    note(method, count, name, (mask, reference, spacing))
-    for run in args.plain:
-        predictor = Predictor([Path(one) for one in run.split(",")])
-        for name in predictor.descriptions[0]["split"]["test"]:
-            case = cohort.stored(name).read()
-            spacing = np.linalg.norm(np.array(case.meta["affine"])[:3, :3], axis=0)
-            reference = case.masks(predictor.classes)[predictor.classes[0]]
-            mask = predictor.probabilities([case])[0][..., 0] >= 0.5
-            note("network without guidance", 0, name, (mask, reference, spacing))
+                note("network with clicks", count, name, (masks[count], reference, spacing))
+            print(name, [round(scores["network with clicks"][c][name]["lesion_f1"], 2)
+                         for c in COUNTS], flush=True)  # fmt: skip
+            continue
+        first = masks[0]
+        start = {"spheres alone": np.zeros(pet.shape, bool), "its mask, then spheres": first}
+        others = {}
+        for method, of in start.items():
+
+            def edit(c, of=of, pet=pet, affine=affine):
+                return by_spheres(of, c, pet, affine)
+
+            others[method], _ = read_by(edit, reference, spacing)
+        for count in COUNTS:
+            same = by_spheres(first, clicks[:count], pet, affine)
+            found = {"network with clicks": masks[count]}
+            found |= {"its mask, the same clicks as spheres": same}
+            found |= {method: of[count] for method, of in others.items()}
+            for method, mask in found.items():
+                note(method, count, name, (mask, reference, spacing))
+    for predictor, name, case, affine, reference in of_folds(cohort, args.plain):
+        spacing = np.linalg.norm(affine[:3, :3], axis=0)
+        mask = predictor.probabilities([case])[0][..., 0] >= 0.5
+        note("network without guidance", 0, name, (mask, reference, spacing))
     tell(scores)
     if args.output:
         Path(args.output).write_text(json.dumps(scores))

@@ -135,6 +135,21 @@ def trained(cohort_folder, shared):
     return shared("trained", lambda folder: train(small_config(cohort_folder), folder))
 
 
+@pytest.fixture
+def mirrored(monkeypatch):
+    """Called, it has every run that is loaded from then on predict with mirror images."""
+    from isanet_jax.prediction import predictor
+
+    load = predictor.load_params
+
+    def load_mirrored(*arguments, **options):
+        params, description = load(*arguments, **options)
+        description["config"]["predict"]["mirror"] = True
+        return params, description
+
+    return lambda: monkeypatch.setattr(predictor, "load_params", load_mirrored)
+
+
 @pytest.fixture(scope="session")
 def trained_again(cohort_folder, shared):
     """The folder of a shorter run of the same network on another fold, with another seed."""

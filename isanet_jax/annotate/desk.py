@@ -153,29 +153,27 @@ class Desk:
         """(I, J, K) of whichever class is the likeliest."""
         return self.prediction(case).probability
 
-    def near(self, case: str, point, clicks: Mapping) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    def near(self, case: str, point, clicks: Mapping, name: str) -> tuple[np.ndarray, np.ndarray]:
         """What the networks say of a whole body around one of the clicks.
 
         Args:
             case: of the scan.
             point: RAS mm, of the click.
             clicks: see `isanet_jax.prediction.predictor.Predictor.with_clicks`.
+            name: of the class.
 
         Returns:
-            class -> (mask, where it is said), (I, J, K) bool.
+            its mask, and where it is said, (I, J, K) bool each.
         """
         from isanet_jax.prediction.predictor import to_grid_of  # imports JAX
 
         quick, grid = self.predictor.quick, self.grid(case)
         with self._lock:
-            prepared, affine = self._prepared(case, quick.maker.digest)
+            prepared, affine = self._prepared(case, self.predictor.maker.digest)
             values, place, inner = quick.around(prepared, affine, np.asarray(point), clicks)
         inside = to_grid_of(inner, place, grid).data >= 0.5
-        found = {}
-        for index, name in enumerate(quick.classes):
-            probability = to_grid_of(values[..., index], place, grid).data
-            found[name] = inside & (probability >= quick.rules[name].threshold), inside
-        return found
+        probability = to_grid_of(values[..., quick.classes.index(name)], place, grid).data
+        return inside & (probability >= quick.rules[name].threshold), inside
 
     def _prepare(self, case, digest):
         """A scan as the networks of this digest take it, and its affine."""
@@ -208,7 +206,7 @@ class Desk:
         if self.is_of_bodies:
             found, value = self.infer(case), self.classes.written[name]
             for point in (*here, *away):
-                mask, inside = self.near(case, point, clicks)[name]
+                mask, inside = self.near(case, point, clicks, name)
                 found.data[inside & (found.data == value)] = 0
                 found.data[mask] = value
             return found

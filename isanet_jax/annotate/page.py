@@ -1,7 +1,5 @@
 """What the reader's page asks of a desk: cases, clicks, measures, masks, in the page's own axes."""
 
-import base64
-import gzip
 import zlib
 from collections.abc import Mapping
 
@@ -12,7 +10,14 @@ from nibabel.affines import apply_affine
 from isanet_jax.annotate.desk import Desk
 from isanet_jax.annotate.tools import threshold_in_sphere
 from isanet_jax.errors import ConfigError, DataError
-from isanet_jax.evaluation.page import key_of, measures_of, pack_scan, page_text, to_page
+from isanet_jax.evaluation.page import (
+    key_of,
+    measures_of,
+    pack_scan,
+    packed,
+    page_text,
+    to_page,
+)
 from isanet_jax.evaluation.predicted import summary_of
 from isanet_jax.kinds import pet_name
 from isanet_jax.nifti import read_volume
@@ -183,7 +188,7 @@ def click(desk: Desk, case: str, asked: Mapping) -> dict:
         name = asked.get("class") or desk.classes.names[0]
         if desk.is_of_bodies:
             clicks = {name: (points[True], points[False])}
-            both = desk.near(case, ras, clicks)[name]
+            both = desk.near(case, ras, clicks, name)
             mask, inside = (packed(np.packbits(turned(desk, case, one))) for one in both)
             return {"mask": mask, "whole": True, "within": inside}
         found = desk.guided(case, points[True], points[False], name=name)
@@ -212,12 +217,6 @@ def version(desk: Desk, case: str, number: int) -> dict:
         raise DataError(f"has no version {number}", case=case)
     values = read_volume(found.path, case=case).data.astype(np.uint8)
     return {"label": packed(turned(desk, case, values))}
-
-
-def packed(array: np.ndarray) -> str:
-    """Base64 of the gzipped bytes."""
-    content = np.ascontiguousarray(array).tobytes()
-    return base64.b64encode(gzip.compress(content, 1, mtime=0)).decode("ascii")
 
 
 def as_prediction(desk: Desk, case: str) -> Prediction:

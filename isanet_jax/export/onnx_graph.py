@@ -272,13 +272,10 @@ class _Graph:
         return self._sliced(operands[0], starts, ends, steps)
 
     def _unstack(self, operands, params, outs):  # from JAX 0.12 on, of a loop over an array
-        name, axis = self._whole(operands[0]), params["axis"]
-        found = []
-        for index, (shape, dtype) in enumerate(outs):
-            kept = (*shape[:axis], 1, *shape[axis:])
-            part = self._node("Gather", [name, self._numbers_of([index])], kept, dtype, axis=axis)
-            found.append(self._reshaped(part, shape))
-        return found
+        axis = params["axis"]
+        kept = [((*shape[:axis], 1, *shape[axis:]), dtype) for shape, dtype in outs]
+        parts = self._split(operands, params, kept)
+        return [self._reshaped(x, shape) for x, (shape, _) in zip(parts, outs, strict=True)]
 
     def _split(self, operands, params, outs):
         (x,), axis = operands, params["axis"]

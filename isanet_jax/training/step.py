@@ -103,15 +103,12 @@ def make_train_step(
             image = normalise(images, inputs.images, **given)
         labels, ignored = jax.tree.map(partial(over_mesh, mesh=mesh), (labels, ignored))
         label = jnp.stack([labels[name] for name in inputs.classes], axis=-1)
-        given = (image, label, ignored)
+        of_loss = loss_fn
         if inputs.guided_classes:
             key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-            grad_fn = jax.value_and_grad(guided_loss_fn, has_aux=True)
-            (loss_value, parts), grads = grad_fn(state.params, *given, key)
-        else:
-            (loss_value, parts), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-                state.params, *given
-            )
+            of_loss = partial(guided_loss_fn, key=key)
+        grad_fn = jax.value_and_grad(of_loss, has_aux=True)
+        (loss_value, parts), grads = grad_fn(state.params, image, label, ignored)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         state = TrainState(params, opt_state, state.step + 1, state.key)

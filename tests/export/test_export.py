@@ -20,7 +20,6 @@ from isanet_jax.export import isanet_onnx, model
 from isanet_jax.files import write_json
 from isanet_jax.network import systems
 from isanet_jax.nifti import write_volume
-from isanet_jax.prediction import predictor as predictor_module
 from isanet_jax.prediction.predictor import Predictor
 from isanet_jax.volume import Volume
 
@@ -188,22 +187,15 @@ def test_the_single_file_predicts_as_we_do(trained, trained_again, scans, tmp_pa
     assert [n["file"] for n in about["networks"]] == ["network0.onnx", "network1.onnx"]
 
 
-def test_rules_boxes_and_mirror_images_too(trained, scans, tmp_path, monkeypatch):
+def test_rules_boxes_and_mirror_images_too(trained, scans, tmp_path, mirrored):
     rules = tmp_path / "rules.json"
     of_class = {"threshold": 0.4, "smallest_ml": 3.0, "least_suv_max": 1.0, "largest_only": True}
     write_json(rules, {"classes": {"tumour": of_class}})
     box = ["--box", "-60", "60", "-60", "60", "-60", "60"]
     plain = assert_same(predicted([trained], scans, tmp_path, options=box, rules=rules))
-    load = predictor_module.load_params
-
-    def load_mirrored(*arguments, **options):
-        params, description = load(*arguments, **options)
-        description["config"]["predict"]["mirror"] = True
-        return params, description
-
-    monkeypatch.setattr(predictor_module, "load_params", load_mirrored)
-    mirrored = assert_same(predicted([trained], scans, tmp_path, options=box, rules=rules))
-    assert (plain != mirrored).any()
+    mirrored()
+    eight = assert_same(predicted([trained], scans, tmp_path, options=box, rules=rules))
+    assert (plain != eight).any()
 
 
 def test_stablehlo_is_read_back_by_jax(trained, cohort, tmp_path):

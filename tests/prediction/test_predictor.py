@@ -42,22 +42,15 @@ def test_an_ensemble_is_the_mean_of_its_networks(trained, trained_again, cohort)
     np.testing.assert_allclose(together, np.mean(alone, 0), atol=1e-6)
 
 
-def test_for_who_waits_mirror_images_are_left_out(trained, cohort, monkeypatch):
+def test_for_who_waits_mirror_images_are_left_out(trained, cohort, mirrored):
     case = read_case(cohort.path(sorted(cohort.cases)[0]))
     (once,) = Predictor([trained]).probabilities([case])
-    load = module.load_params
-
-    def load_mirrored(*arguments, **options):
-        params, description = load(*arguments, **options)
-        description["config"]["predict"]["mirror"] = True
-        return params, description
-
-    monkeypatch.setattr(module, "load_params", load_mirrored)
+    mirrored()
     predictor = Predictor([trained])
-    (mirrored,) = predictor.probabilities([case])
-    assert np.abs(mirrored - once).max() > 1e-4
+    (eight,) = predictor.probabilities([case])
+    assert np.abs(eight - once).max() > 1e-4
     np.testing.assert_array_equal(predictor.quick.probabilities([case])[0], once)
-    np.testing.assert_array_equal(predictor.probabilities([case])[0], mirrored)
+    np.testing.assert_array_equal(predictor.probabilities([case])[0], eight)
     assert predictor.quick.maker == predictor.maker
 
 

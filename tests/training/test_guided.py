@@ -127,7 +127,7 @@ def test_in_a_whole_body_a_click_is_answered_around_it(cohort_folder, tmp_path):
     voxel = np.array(grid.data.shape) // 2
     point = grid.affine[:3, :3] @ voxel + grid.affine[:3, 3]
     clicks = {"tumour": ([point], [])}
-    mask, inside = desk.near(case, point, clicks)["tumour"]
+    mask, inside = desk.near(case, point, clicks, "tumour")
     assert inside[tuple(voxel)]
     assert not mask[~inside].any()
     spread = np.ptp(np.argwhere(inside) @ grid.affine[:3, :3].T, axis=0)
@@ -136,7 +136,7 @@ def test_in_a_whole_body_a_click_is_answered_around_it(cohort_folder, tmp_path):
     found = desk.guided(case, [point], []).data > 0
     np.testing.assert_array_equal(found[~inside], before[~inside])
     np.testing.assert_array_equal(found[inside], mask[inside])
-    prepared, affine = desk._prepared(case, predictor.quick.maker.digest)
+    prepared, affine = desk._prepared(case, predictor.maker.digest)
     _, place, inner = predictor.around(prepared, affine, affine[:3, 3], clicks)
     np.testing.assert_array_equal(place, affine)  # at the body's own end nothing is left out
     assert inner[0, 0, 0] == 1
