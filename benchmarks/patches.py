@@ -1,77 +1,62 @@
 """Patches of whole bodies per second, and memory: python -m benchmarks.patches rate|memory.
 
-rate: this package's pipeline beside nnU-Net's way, for the same patch and rotation: a region of
-memory-mapped arrays, cut large enough for the rotation, padded, and turned by batchgeneratorsv2's
-SpatialTransform in two worker processes of one thread (pip install batchgeneratorsv2 torch).
+rate: this package's pipeline beside nnU-Net's own (its dataset, loader and two processes), for the
+same arrays, patch and rotation (pip install nnunetv2).
 memory: what the host holds while patches of 20 large cases are read, and of 20 small ones.
 """
 
 import argparse
 import contextlib
-import json
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
-from benchmarks.case_format import make_arrays, rounded
+
+from benchmarks.bodies import make_arrays
 
 KINDS = {"ct": "ct", "pet": "pet"}
 DEGREES, SHARE = 45.0, 0.5  # rotation of a patch: the largest angle, and how many are turned
 CLASSES = ("tumour",)
+SPACING_MM = 2.0
 
 
-def make_cohort(folder, shape, count):
-    """`count` cases of one content, and the same arrays as nnU-Net unpacks them."""
-    from isanet_jax.cases.case import FORMAT, SUFFIX, Case, write_case
-    from isanet_jax.cases.images import image_statistics
-    from isanet_jax.cases.preparation import Settings
+def make_cohort(folder, shape):
+    """A prepared body of about that many voxels, and the same arrays as nnU-Net unpacks them."""
+    import isanet_jax as isa
+    from isanet_jax.cases.cohort import read_cohort
+    from isanet_jax.nifti import write_volume
+    from isanet_jax.volume import Volume
 
     folder.mkdir(parents=True)
-    settings = Settings(fit="whole")
-    arrays = rounded(make_arrays(shape))
-    images = {name: arrays[name] for name in KINDS}
-    known = {
-        name: {"kind": name, "mean": mean, "sd": sd, "range": [0, 1]}
-        for name, (mean, sd) in image_statistics(images, settings).items()
-    }
-    meta = {
-        "format": FORMAT,
-        "images": known,
-        "settings": settings.to_json(),
-        "spacing_mm": [2.0] * 3,
-    }
-    meta |= {"shape": list(shape), "affine": np.eye(4).tolist()}
-    samples = {"tumour": np.argwhere(arrays["label"]).astype(np.int32)}
-    first = folder / f"c0{SUFFIX}"
-    write_case(first, Case(images, arrays["label"], meta), np.zeros((1, 1, 1), np.uint8), samples)
-    for number in range(1, count):
-        os.link(first, folder / f"c{number}{SUFFIX}")
-    cases = {
-        f"c{n}": {"case": f"c{n}", "spacing_mm": [2.0] * 3, "shape": list(shape)}
-        for n in range(count)
-    }
-    (folder / "cohort.json").write_text(json.dumps([settings.to_json(), cases]))
-    np.save(folder / "data.npy", np.stack([arrays["ct"] / 1024, arrays["pet"]]).astype(np.float32))
-    np.save(folder / "seg.npy", arrays["label"][None].astype(np.int16))
+    affine = np.diag([-SPACING_MM, -SPACING_MM, SPACING_MM, 1.0])
+    rows = []
+    for case, size in (("body", shape), ("small", (64, 64, 64))):  # two, as folds need
+        arrays = make_arrays(size)
+        (folder / case).mkdir()
+        for name, data in arrays.items():
+            write_volume(folder / case / f"{name}.nii.gz", Volume(data.transpose(2, 1, 0), affine))
+        rows.append(",".join([case, *(f"{case}/{name}.nii.gz" for name in arrays)]))
+    (folder / "cases.csv").write_text("\n".join([",".join(["case", *arrays]), *rows]) + "\n")
+    isa.prepare(folder / "cases.csv", folder / "cases", fit="whole", spacing_mm=SPACING_MM, folds=2)
+    case = read_cohort(folder / "cases").stored("body").read()
+    images = [case.images["ct"] / 1024, case.images["pet"]]
+    np.save(folder / "data.npy", np.stack(images).astype(np.float32))
+    np.save(folder / "seg.npy", case.label[None].astype(np.int16))
 
 
-def read_made(folder):
-    """The cohort of `make_cohort`."""
-    from isanet_jax.cases.cohort import Cohort
+def ours(folder, patch, cases):
+    """Endless patches of so many cases, rotated and normalised on the device."""
+    from isanet_jax import machine
 
-    settings, cases = json.loads((Path(folder) / "cohort.json").read_text())
-    return Cohort(Path(folder), settings, cases, dict.fromkeys(cases, 0))
-
-
-def ours(folder, patch):
-    """Endless patches, rotated and normalised on the device."""
+    machine.keep_memory()  # as its programs do, before JAX is imported
     import jax
 
+    from isanet_jax.cases.cohort import read_cohort
     from isanet_jax.pipeline.augment import augment
     from isanet_jax.pipeline.dataset import training_data
     from isanet_jax.pipeline.draw import read_shape
@@ -79,12 +64,11 @@ def ours(folder, patch):
     from isanet_jax.pipeline.normalise import normalise
     from isanet_jax.settings.table import Augment
 
-    cohort = read_made(folder)
+    cohort = read_cohort(Path(folder) / "cases")
     shape = (patch,) * 3
-    largest = next(iter(cohort.cases.values()))["shape"]
-    settings = Augment(mixup_probability=0.0)
-    settings |= {"rotation_probability": SHARE, "rotation_degrees": DEGREES}
-    read = read_shape(np.array(shape), settings, [[2.0] * 3], largest)
+    largest = cohort.stored("body").shape
+    settings = Augment(mixup_probability=0.0, rotation_probability=SHARE, rotation_degrees=DEGREES)
+    read = read_shape(np.array(shape), settings, [[SPACING_MM] * 3], largest)
     inputs = Inputs(KINDS, CLASSES, shape, read, is_patch=True)
 
     @jax.jit
@@ -92,51 +76,53 @@ def ours(folder, patch):
         images, labels, _ = augment(batch, shape)
         return normalise(images, KINDS, of_volume=False), labels
 
-    data = training_data(cohort, list(cohort.cases), inputs, batch=1, seed=0, augment=settings)
+    # The same case by as many numbers: each is opened and read on its own.
+    names = ["body"] * cases
+    data = training_data(cohort, names, inputs, batch=1, seed=0, augment=settings)
     with contextlib.closing(iter(data)) as batches:
         for batch in batches:
             yield jax.block_until_ready(prepare(batch))
 
 
-def nnunet(folder, patch):
-    """Endless patches, nnU-Net's way."""
+def nnunet(folder, patch, cases):
+    """Endless patches of nnU-Net's own dataset, loader and processes."""
     import torch
+    from batchgenerators.dataloading.nondet_multi_threaded_augmenter import (
+        NonDetMultiThreadedAugmenter,
+    )
     from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
-
-    angle = np.deg2rad(DEGREES)
-    shape = (patch,) * 3
-    # As nnU-Net's get_patch_size: a patch turned by the largest angle about each axis.
-    turned = np.array(shape, float)
-    for axis in range(3):
-        i, j = (axis + 1) % 3, (axis + 2) % 3
-        a, b = turned[i], turned[j]
-        turned[i] = max(a, a * np.cos(angle) + b * np.sin(angle))
-        turned[j] = max(b, b * np.cos(angle) + a * np.sin(angle))
-    initial = np.minimum(np.ceil(turned), np.sqrt(3) * patch).astype(int)
-    transform = SpatialTransform(
-        shape, 0, False, p_elastic_deform=0, p_rotation=SHARE, rotation=(-angle, angle), p_scaling=0
+    from nnunetv2.training.data_augmentation.compute_initial_patch_size import get_patch_size
+    from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+    from nnunetv2.training.dataloading.nnunet_dataset import (
+        comp_blosc2_params,
+        nnUNetDatasetBlosc2,
     )
 
-    class Patches(torch.utils.data.Dataset):
-        def __len__(self):
-            return 10**6
-
-        def __getitem__(self, index):
-            torch.set_num_threads(1)
-            generator = np.random.default_rng(index)
-            data = np.load(Path(folder) / "data.npy", mmap_mode="r")
-            seg = np.load(Path(folder) / "seg.npy", mmap_mode="r")
-            size = np.array(data.shape[1:])
-            low = generator.integers(-((initial - patch) // 2), size - patch + 1) - 0
-            start, stop = np.maximum(low, 0), np.minimum(low + initial, size)
-            box = (slice(None), *map(slice, start, stop))
-            pad = [(0, 0), *zip(start - low, low + initial - stop, strict=True)]
-            image = np.pad(data[box], pad)
-            label = np.pad(seg[box], pad, constant_values=-1)
-            found = transform(image=torch.from_numpy(image), segmentation=torch.from_numpy(label))
-            return found["image"], found["segmentation"]
-
-    yield from torch.utils.data.DataLoader(Patches(), batch_size=1, num_workers=2)
+    target = Path(folder) / "nnunet"
+    if not target.exists():
+        target.mkdir()
+        data, seg = (np.load(Path(folder) / f"{name}.npy") for name in ("data", "seg"))
+        blocks, chunks = comp_blosc2_params(data.shape, (patch,) * 3)
+        known = {"class_locations": {1: np.argwhere(seg)}}
+        nnUNetDatasetBlosc2.save_case(
+            data, seg, known, str(target / "body"), chunks=chunks, blocks=blocks
+        )
+    angle = np.deg2rad(DEGREES)
+    shape, turned = (patch,) * 3, (-angle, angle)
+    transform = SpatialTransform(
+        shape, 0, False, p_elastic_deform=0, p_rotation=SHARE, rotation=turned, p_scaling=0
+    )
+    names = SimpleNamespace(all_labels=[0, 1], has_ignore_label=False)
+    dataset = nnUNetDatasetBlosc2(str(target), ["body"] * cases)
+    initial = get_patch_size(shape, turned, turned, turned, (1.0, 1.0))
+    loader = nnUNetDataLoader(dataset, 1, initial, shape, names, transforms=transform)
+    torch.set_num_threads(1)
+    batches = NonDetMultiThreadedAugmenter(loader, None, 2, num_cached=6, wait_time=0.002)
+    try:
+        while True:
+            yield next(batches)
+    finally:
+        batches._finish()
 
 
 PIPELINES = {"isanet_jax": ours, "nnU-Net": nnunet}
@@ -154,9 +140,9 @@ def items_per_second(items, count):
     return count / took
 
 
-def worker(name, folder, patch, count):
+def worker(name, folder, patch, count, cases):
     """Prints patches per second, and the process's peak memory in GiB."""
-    rate = items_per_second(PIPELINES[name](folder, patch), count)
+    rate = items_per_second(PIPELINES[name](folder, patch, cases), count)
     print(rate, peak_gib())
 
 
@@ -166,10 +152,11 @@ def peak_gib():
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 2**20
 
 
-def run(name, folder, patch, count):
+def run(name, folder, patch, count, cases):
     """`worker` in a process of its own."""
     words = [sys.executable, "-m", "benchmarks.patches", "worker", "--of", name, str(folder)]
     words += ["--patch", str(patch), "--count", str(count)]
+    words += ["--cases", str(cases)]
     out = subprocess.run(words, capture_output=True, text=True, check=True).stdout
     return [float(value) for value in out.split()[-2:]]
 
@@ -183,19 +170,20 @@ def main():
     parser.add_argument("--patch", type=int, default=96)
     parser.add_argument("--count", type=int, default=40, help="patches in a round")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cases", type=int, default=4, help=argparse.SUPPRESS)
     parser.add_argument("--of", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.what == "worker":
-        worker(*args.of, args.patch, args.count)
+        worker(*args.of, args.patch, args.count, args.cases)
         return
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         if args.what == "rate":
-            make_cohort(root / "body", args.body, 4)
+            make_cohort(root / "body", args.body)
             rates = {name: [] for name in PIPELINES}
             for _ in range(args.rounds):  # alternating
                 for name, found in rates.items():
-                    found.append(run(name, root / "body", args.patch, args.count)[0])
+                    found.append(run(name, root / "body", args.patch, args.count, 4)[0])
             medians = {name: statistics.median(found) for name, found in rates.items()}
             print("| pipeline | patches/s | times nnU-Net's |\n|---|---|---|")
             for name, rate in medians.items():
@@ -204,8 +192,8 @@ def main():
         print("| 20 cases of | patches/s | peak GiB |\n|---|---|---|")
         for shape in ([100, 100, 100], args.large):
             folder = root / "x".join(map(str, shape))
-            make_cohort(folder, shape, 20)
-            rate, peak = run("isanet_jax", folder, args.patch, args.count)
+            make_cohort(folder, shape)
+            rate, peak = run("isanet_jax", folder, args.patch, args.count, 20)
             print(f"| {' x '.join(map(str, shape))} | {rate:.2f} | {peak:.2f} |", flush=True)
 
 

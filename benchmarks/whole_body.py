@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-from benchmarks.case_format import make_arrays
 
+from benchmarks.bodies import make_arrays
 from benchmarks.patches import peak_gib
 
 SPACING_MM = 2.0

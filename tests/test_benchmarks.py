@@ -1,7 +1,9 @@
 """The GPU's benchmark, at toy size on the CPU: that every part of it still runs."""
 
+import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -198,3 +200,20 @@ def test_a_field_that_ends_as_far_from_every_label_gives_it_away(tmp_path, capsy
     write_volume(tmp_path / "case1_label.nii.gz", Volume(label * 0, affine), overwrite=True)
     with pytest.raises(DataError, match=r"case case1, .*: the label is empty"):
         blind(tmp_path / "cases.csv")
+
+
+def test_what_a_benchmark_takes_from_here_is_there():
+    """Most are too long for the suite: a name that was moved or removed is noticed at least."""
+    for path in sorted((ROOT / "benchmarks").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.ImportFrom):
+                continue
+            if node.module.split(".")[0] not in ("benchmarks", "isanet_jax"):
+                continue
+            source = ROOT / node.module.replace(".", "/")
+            inside = {p.stem for p in source.glob("*")}
+            file = source / "__init__.py" if source.is_dir() else source.with_suffix(".py")
+            text = file.read_text() if file.exists() else ""
+            names = {n.name for n in node.names} - inside - set(re.findall(r"\w+", text))
+            assert source.is_dir() or file.exists(), (path.name, node.module)
+            assert not names, (path.name, node.module)

@@ -148,6 +148,16 @@ def _context():
     )
 
 
+def _reading(array, into):
+    """What is waited for: the data, or that they are in the array that they go into."""
+    if into is None:
+        return array.read()
+    import tensorstore
+
+    of_type = tensorstore.cast(array, into.dtype.name)
+    return tensorstore.array(into).write(of_type[tensorstore.d[:].translate_to[0]])
+
+
 class StoredCase:
     """A case whose arrays stay in its file until they are asked for.
 
@@ -203,8 +213,12 @@ class StoredCase:
         }
         return tensorstore.open(spec, open=True, read=True, context=_context()).result()
 
-    def read(self, start=(0, 0, 0), stop=None) -> Case:
+    def read(self, start=(0, 0, 0), stop=None, into=None) -> Case:
         """The case, or its voxels from `start` to before `stop`, both within it.
+
+        Args:
+            start, stop: (3,) each.
+            into: image -> array of that part's shape, which it is read into without another copy.
 
         Raises:
             DataError: the file is gone or damaged.
@@ -213,9 +227,11 @@ class StoredCase:
         box = tuple(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True))
         with _named(self.path):
             # All are asked for before the first is waited for.
-            reads = {name: array[box].read() for name, array in self._images.items()}
+            given = {} if into is None else into
+            reads = {n: _reading(array[box], given.get(n)) for n, array in self._images.items()}
             label = self._label[box].read()
-            images = {name: read.result() for name, read in reads.items()}
+            found = {name: read.result() for name, read in reads.items()}
+            images = {name: given.get(name, data) for name, data in found.items()}
             case = Case(images, label.result(), self.meta)
             self._check_state()
             return case

@@ -1,6 +1,7 @@
 """Grain pipelines over prepared cases: what the host does for a training step."""
 
 import functools
+import math
 from typing import NamedTuple
 
 import grain
@@ -18,6 +19,7 @@ from isanet_jax.settings.table import Augment
 
 # Bounds the memory: at 144^3 an element of the pipeline holds 36 MB.
 _READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
+_ALIGNED = 64  # bytes
 # Of what is drawn, what the device is given.
 _GIVEN = ("rotation", "mirror", "misalignment", "shift", "intensity")
 
@@ -72,8 +74,7 @@ def _read_element(stored: StoredCase, inputs: Inputs, start, drawn, centre=None)
     needed = origin, np.minimum(np.ceil(start + middle + reach).astype(int) + 2, origin + read)
     low = np.clip(origin, 0, shape)
     box = low, np.clip(needed[1], low, shape)
-    case = stored.read(*box)
-    return _part(case, inputs, (start + middle - origin).astype(np.float32), box, needed)
+    return _part(stored, inputs, (start + middle - origin).astype(np.float32), box, needed)
 
 
 def _halves(mask):
@@ -81,44 +82,50 @@ def _halves(mask):
     return mask.view(np.uint8) << np.uint8(1)
 
 
-def _part(case, inputs, centre, box, needed) -> _Element:
+def _zeros(shape, dtype):
+    """Zeros that JAX takes over as they are on a CPU: it copies what is not aligned so."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    buffer = np.zeros(size + _ALIGNED, np.uint8)
+    start = -buffer.ctypes.data % _ALIGNED
+    return buffer[start : start + size].view(dtype).reshape(shape)
+
+
+def _part(stored, inputs, centre, box, needed) -> _Element:
     """A part of a case in arrays of the size that is read.
 
     Args:
-        case: what was read.
+        stored: the case.
         inputs: see `Inputs`.
         centre: of the patch, in what is read.
-        box: (first, one beyond the last) voxel of the case that was read.
+        box: (first, one beyond the last) voxel of the case that is read.
         needed: the same of what the patch is made of, and may reach beyond the case. Nothing else
             is written: of large arrays, pages that are not touched cost nothing.
     """
     origin = needed[0]
     start, stop, end = box[0] - origin, box[1] - origin, needed[1] - origin
     inside = tuple(map(slice, start, stop))
-
-    def placed(data, value, dtype):
-        out = np.zeros(inputs.read, dtype)
-        if value:
-            for axis in range(3):
-                for beyond in (slice(0, start[axis]), slice(stop[axis], end[axis])):
-                    out[(*[slice(None)] * axis, beyond)] = value
-        out[inside] = data
-        return out
-
-    images, outside = {}, {}
-    known = statistics_of(case, inputs.images, inputs.pet_scale)
+    images = {name: _zeros(inputs.read, np.float32) for name in inputs.images}
+    case = stored.read(*box, into={name: array[inside] for name, array in images.items()})
+    known, outside = statistics_of(case, inputs.images, inputs.pet_scale), {}
     for name, kind in inputs.images.items():
         beyond, scale = np.float32(KINDS[kind].outside), scale_of(kind, known[name], False)
         if scale:
             beyond = (beyond - scale[0]) * scale[1]
-        images[name], outside[name] = placed(case.images[name], beyond, np.float32), beyond
-        if scale:
-            part = images[name][inside]
-            part -= scale[0]
-            part *= scale[1]
-    masks = case.masks(inputs.classes)
-    labels = {name: placed(_halves(mask), 0, np.uint8) for name, mask in masks.items()}
-    ignored = placed(case.ignored, 0, np.uint8) if inputs.has_ignored else None
+            case.images[name][...] -= scale[0]
+            case.images[name][...] *= scale[1]
+        outside[name] = beyond
+        if beyond:
+            for axis in range(3):
+                for strip in (slice(0, start[axis]), slice(stop[axis], end[axis])):
+                    images[name][(*[slice(None)] * axis, strip)] = beyond
+
+    def placed(mask):
+        out = _zeros(inputs.read, np.uint8)
+        out[inside] = mask
+        return out
+
+    labels = {name: placed(_halves(mask)) for name, mask in case.masks(inputs.classes).items()}
+    ignored = placed(case.ignored) if inputs.has_ignored else None
     return _Element(images, labels, ignored, outside, centre)
 
 
