@@ -25,23 +25,28 @@ CLASSES = ("tumour",)
 SPACING_MM = 2.0
 
 
-def make_cohort(folder, shape):
-    """A prepared body of about that many voxels, and the same arrays as nnU-Net unpacks them."""
-    import isanet_jax as isa
-    from isanet_jax.cases.cohort import read_cohort
+def write_scans(folder, shapes):
+    """Made bodies as NIfTI, and `cases.csv` of them: case -> voxels (feet-head, ...)."""
     from isanet_jax.nifti import write_volume
     from isanet_jax.volume import Volume
 
-    folder.mkdir(parents=True)
     affine = np.diag([-SPACING_MM, -SPACING_MM, SPACING_MM, 1.0])
     rows = []
-    for case, size in (("body", shape), ("small", (64, 64, 64))):  # two, as folds need
-        arrays = make_arrays(size)
-        (folder / case).mkdir()
+    for case, shape in shapes.items():
+        arrays = make_arrays(shape)
+        (folder / case).mkdir(parents=True)
         for name, data in arrays.items():
             write_volume(folder / case / f"{name}.nii.gz", Volume(data.transpose(2, 1, 0), affine))
         rows.append(",".join([case, *(f"{case}/{name}.nii.gz" for name in arrays)]))
     (folder / "cases.csv").write_text("\n".join([",".join(["case", *arrays]), *rows]) + "\n")
+
+
+def make_cohort(folder, shape):
+    """A prepared body of about that many voxels, and the same arrays as nnU-Net unpacks them."""
+    import isanet_jax as isa
+    from isanet_jax.cases.cohort import read_cohort
+
+    write_scans(folder, {"body": shape, "small": (64, 64, 64)})  # two, as folds need
     isa.prepare(folder / "cases.csv", folder / "cases", fit="whole", spacing_mm=SPACING_MM, folds=2)
     case = read_cohort(folder / "cases").stored("body").read()
     images = [case.images["ct"] / 1024, case.images["pet"]]
