@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
+from isanet_jax.annotate.tools import followed
 from isanet_jax.cases.cohort import read_cohort
 from isanet_jax.metrics.segmentation import case_metrics
 from isanet_jax.runtime import setup
@@ -79,6 +80,18 @@ def read_by(answer, reference, spacing):
     return masks, clicks
 
 
+def in_mm(clicks, affine):
+    """The clicks' points, here and away, RAS mm."""
+    ras = [(affine[:3, :3] @ v + affine[:3, 3], here) for v, here, _ in clicks]
+    return tuple([p for p, h in ras if h is here] for here in (True, False))
+
+
+def as_the_page(mask, case, affine, clicks):
+    """Each click is followed, also where the network did not."""
+    pet = Volume(case.images["pet"].astype(np.float32), affine)
+    return followed(mask, pet, pet, *in_mm(clicks, affine))
+
+
 def network(predictor, case, affine, name=None):
     """A function of clicks (voxel, here, depth): the network's mask of a class with them."""
     name = name or predictor.classes[0]
@@ -88,13 +101,11 @@ def network(predictor, case, affine, name=None):
     def answer(clicks):
         shown = case
         if clicks:
-            points = {here: [affine[:3, :3] @ v + affine[:3, 3] for v, h, _ in clicks
-                             if h is here] for here in (True, False)}  # fmt: skip
-            given = {name: (points[True], points[False])}
-            shown = predictor.with_clicks(case, affine, given)
+            shown = predictor.with_clicks(case, affine, {name: in_mm(clicks, affine)})
         # As the page does: without mirror images once there are clicks.
         quick = predictor.quick if clicks else predictor
-        return quick.probabilities([shown])[0][..., predictor.classes.index(name)] >= 0.5
+        mask = quick.probabilities([shown])[0][..., predictor.classes.index(name)] >= 0.5
+        return as_the_page(mask, case, affine, clicks)
 
     return answer
 
@@ -107,14 +118,14 @@ def network_of_bodies(predictor, case, affine, name):
         if not clicks:
             masks[0] = predictor.quick.probabilities([case])[0][..., index] >= 0.5
         elif len(clicks) not in masks:
-            ras = [(affine[:3, :3] @ v + affine[:3, 3], here) for v, here, _ in clicks]
-            given = {name: tuple([p for p, h in ras if h is here] for here in (True, False))}
-            values, place, inner = predictor.quick.around(case, affine, ras[-1][0], given)
+            given, (last, *_) = {name: in_mm(clicks, affine)}, clicks[-1]
+            point = affine[:3, :3] @ last + affine[:3, 3]
+            values, place, inner = predictor.quick.around(case, affine, point, given)
             start = np.rint(np.linalg.solve(affine[:3, :3], place[:3, 3] - affine[:3, 3]))
             part = tuple(slice(int(a), int(a) + n) for a, n in zip(start, inner.shape, strict=True))
             mask = answer(clicks[:-1]).copy()
             mask[part] = np.where(inner > 0.5, values[..., index] >= 0.5, mask[part])
-            masks[len(clicks)] = mask
+            masks[len(clicks)] = as_the_page(mask, case, affine, clicks)
         return masks[len(clicks)]
 
     return answer

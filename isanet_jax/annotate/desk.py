@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from isanet_jax.annotate.store import Labels, Version
-from isanet_jax.annotate.tools import threshold_in_sphere, without_component
+from isanet_jax.annotate.tools import followed, threshold_in_sphere, without_component
 from isanet_jax.cases.grid import resample, same_grid
 from isanet_jax.cases.images import image_channels, unlabelled_case
 from isanet_jax.cases.label import read_label
@@ -173,7 +173,14 @@ class Desk:
             values, place, inner = quick.around(prepared, affine, np.asarray(point), clicks)
         inside = to_grid_of(inner, place, grid).data >= 0.5
         probability = to_grid_of(values[..., quick.classes.index(name)], place, grid).data
-        return inside & (probability >= quick.rules[name].threshold), inside
+        mask = inside & (probability >= quick.rules[name].threshold)
+        return inside & self._followed(case, mask, *clicks[name], within=inside), inside
+
+    def _followed(self, case, mask, here, away, *, within=None):
+        """A class's mask in which each click, within where it is said, is right."""
+        grid, pet = self.grid(case), pet_name(self.kinds)
+        suv = None if pet is None else self.images(case).volumes[pet]
+        return followed(mask, grid, suv, here, away, within=within)
 
     def _prepare(self, case, digest):
         """A scan as the networks of this digest take it, and its affine."""
@@ -188,6 +195,8 @@ class Desk:
 
     def guided(self, case: str, here, away, *, name: str | None = None) -> Volume:
         """The networks' mask with clicks, without mirror images: a reader waits for it.
+
+        Where the networks do not follow a click, `isanet_jax.annotate.tools.followed` does.
 
         Of a whole body, what they say without clicks but for a window around each.
 
@@ -214,7 +223,10 @@ class Desk:
             (found,) = predict(self.predictor.quick, [self.images(case)], clicks=[clicks])
         if isinstance(found, Exception):
             raise found
-        return Volume(found.labels, found.affine, self.grid(case).header)
+        labels, value = found.labels, self.classes.written[name]
+        mask = self._followed(case, labels == value, here, away)
+        labels = np.where(mask, value, np.where(labels == value, 0, labels)).astype(labels.dtype)
+        return Volume(labels, found.affine, self.grid(case).header)
 
     def infer(self, case: str) -> Volume:
         """The networks' mask."""

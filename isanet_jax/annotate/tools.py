@@ -12,6 +12,7 @@ from isanet_jax.volume import CONNECTED_26, Volume
 
 RADIUS_MM = 30.0  # of the sphere around a click
 SHARE = 0.41  # of the sphere's SUVmax
+FOLLOWED_MM, BALL_MM = 15.0, 5.0  # radii of what is added at a click that a network missed
 
 
 def threshold_in_sphere(
@@ -66,6 +67,63 @@ def threshold_in_sphere(
     if parts[hottest]:
         mask[box] = parts == parts[hottest]
     return mask
+
+
+def followed(
+    mask: np.ndarray,
+    grid: Volume,
+    pet: Volume | None,
+    here: Sequence,
+    away: Sequence,
+    *,
+    within: np.ndarray | None = None,
+) -> np.ndarray:
+    """A network's mask in which each click is right, also where the network did not follow it.
+
+    At a missed "here" the threshold in a sphere is added, or, without PET or where that lies
+    elsewhere, a ball; at an "away" a ball goes that reaches as far as the mask does around it.
+
+    Args:
+        mask: bool on the grid.
+        grid: of the mask; its data's shape counts only.
+        pet: SUV; None: there is none.
+        here, away: (n, 3) RAS mm.
+        within: bool on the grid: other clicks do not count. None: all do.
+    """
+    inverse, found = np.linalg.inv(grid.affine), mask
+    for points, is_here in ((here, True), (away, False)):
+        for point in points:
+            voxel = tuple(np.rint(apply_affine(inverse, np.asarray(point, float))).astype(int))
+            if not all(0 <= v < n for v, n in zip(voxel, mask.shape, strict=True)):
+                continue
+            if found[voxel] == is_here or not (within is None or within[voxel]):
+                continue
+            if is_here:
+                added = np.zeros(mask.shape, bool)
+                if pet is not None:
+                    added = threshold_in_sphere(pet, grid, point, radius_mm=FOLLOWED_MM)
+                found = found | (added if added[voxel] else ball(grid, point, BALL_MM))
+            else:
+                depth = ndimage.distance_transform_edt(np.pad(found, 1), grid.spacing_mm)
+                found = found & ~ball(grid, point, depth[1:-1, 1:-1, 1:-1][voxel])
+    return found
+
+
+def ball(grid: Volume, point_ras_mm: Sequence[float], radius_mm: float) -> np.ndarray:
+    """The voxels of a grid within a radius of a point: bool; the point's own is one of them."""
+    inverse, shape = np.linalg.inv(grid.affine), grid.data.shape
+    middle = apply_affine(inverse, np.asarray(point_ras_mm, float))
+    reach = np.abs(inverse[:3, :3]).sum(1) * radius_mm
+    low = np.clip(np.floor(middle - reach).astype(int), 0, shape)
+    high = np.clip(np.ceil(middle + reach).astype(int) + 1, low, shape)
+    found = np.zeros(shape, bool)
+    index = np.stack(np.meshgrid(*map(np.arange, low, high), indexing="ij"), -1)
+    away = np.linalg.norm(apply_affine(grid.affine, index) - point_ras_mm, axis=-1)
+    found[tuple(map(slice, low, high))] = away <= radius_mm
+    voxel = np.rint(middle).astype(int)
+    if ((voxel >= 0) & (voxel < shape)).all():
+        found[tuple(voxel)] = True
+    return found
 
 
 def without_component(mask: np.ndarray, voxel: Sequence[int]) -> np.ndarray:

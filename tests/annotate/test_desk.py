@@ -10,7 +10,7 @@ import pytest
 
 from isanet_jax.annotate.desk import Desk
 from isanet_jax.annotate.store import Labels
-from isanet_jax.annotate.tools import changes, threshold_in_sphere, without_component
+from isanet_jax.annotate.tools import changes, followed, threshold_in_sphere, without_component
 from isanet_jax.cli import next as cli_next
 from isanet_jax.cli import predict as cli_predict
 from isanet_jax.cli import review as cli_review
@@ -89,6 +89,38 @@ def test_a_threshold_in_a_sphere():
     assert not kept.any()
     np.testing.assert_array_equal(without_component(expected, (0, 0, 0)), expected)
     np.testing.assert_array_equal(without_component(expected, (99, 0, 0)), expected)
+
+
+def test_a_click_that_the_network_does_not_follow_is_followed():
+    pet = np.full((40, 40, 30), 0.5, np.float32)
+    pet[10:13, 10:13, 10:12] = 8
+    grid = Volume(pet, AFFINE)
+    mask = np.zeros(pet.shape, bool)
+    mask[25:34, 25:34, 20:26] = True
+
+    def at(*voxel):
+        return AFFINE[:3, :3] @ voxel + AFFINE[:3, 3]
+
+    here, wrong = at(11, 11, 11), at(29, 29, 22)
+    # Where the mask is right already, it stays.
+    np.testing.assert_array_equal(followed(mask, grid, grid, [wrong], [here]), mask)
+    np.testing.assert_array_equal(followed(mask, grid, grid, [here], []), mask | (pet == 8))
+    # Without PET, or where the threshold is elsewhere: 5 mm around it.
+    places = np.stack(np.meshgrid(*map(np.arange, pet.shape), indexing="ij"), -1) * [2, 2, 3]
+    ball = np.linalg.norm(places - [22, 22, 33], axis=-1) <= 5
+    np.testing.assert_array_equal(followed(mask, grid, None, [here], []), mask | ball)
+    beside = at(15, 11, 11)
+    moved = np.linalg.norm(places - [30, 22, 33], axis=-1) <= 5
+    np.testing.assert_array_equal(followed(mask, grid, grid, [beside], []), mask | moved)
+    # Erased as far as the mask reaches around it: 3 slices of 3 mm below the click.
+    erased = np.linalg.norm(places - [58, 58, 66], axis=-1) <= 9
+    found = followed(mask, grid, grid, [], [wrong])
+    np.testing.assert_array_equal(found, mask & ~erased)
+    assert found.sum() < mask.sum() - 100
+    # Elsewhere nothing is said; clicks outside the scan are none.
+    within = np.zeros(pet.shape, bool)
+    np.testing.assert_array_equal(followed(mask, grid, grid, [here], [], within=within), mask)
+    np.testing.assert_array_equal(followed(mask, grid, grid, [[999, 0, 0]], []), mask)
 
 
 def test_what_changed():
