@@ -1,11 +1,12 @@
 # All need Python >= 3.11 and an internet connection for pip, nothing else.
 PYTHON ?= python3
 BIN = .venv/bin
+ISANET = $(BIN)/python -m isanet_jax
 
 # The newest Python that is found: on the path, or among pyenv's.
 NEWEST = $(shell for p in python3.14 python3.13 python3.12 $$(ls -d $$HOME/.pyenv/versions/3.1*/bin/python3 2>/dev/null | sort -Vr) python3; do $$p -c "" 2>/dev/null && echo $$p && break; done)
 
-.PHONY: demo docs model test test-newest lint lock audit clean
+.PHONY: demo docs model tables test test-newest lint lock audit clean
 
 # Phantoms, a small network trained on them, and its report: minutes on two CPU cores.
 demo: .venv/installed
@@ -28,19 +29,40 @@ LEARNT = 001 002 003 004 005 007 008 009 010 011 012 014 016 017 019 020 021 023
 
 # The model `sarcoma` anew, from the public patients: the same digest on the same processor.
 model: .venv/installed
-	$(BIN)/isanet prepare sts --download --source cases/sts_all --output cases/sts32_all --size 32
+	$(ISANET) prepare sts --download --source cases/sts_all --output cases/sts32_all --size 32
 	mkdir -p cases/sts_learnt
 	for id in $(LEARNT); do ln -sfn ../sts_all/STS_$$id cases/sts_learnt/STS_$$id; done
-	$(BIN)/isanet prepare sts --source cases/sts_learnt --output cases/sts32 --size 32
+	$(ISANET) prepare sts --source cases/sts_learnt --output cases/sts32 --size 32
 	for seed in 0 1; do for form in "" :soft; do \
-	  $(BIN)/isanet train --config sarcoma$$form --config.seed=$$seed --workdir runs/sarcoma$$seed$${form#:} || exit 1; \
+	  $(ISANET) train --config sarcoma$$form --config.seed=$$seed --workdir runs/sarcoma$$seed$${form#:} || exit 1; \
 	done; done
-	$(BIN)/isanet bundle --workdir runs/sarcoma0 runs/sarcoma0soft runs/sarcoma1 runs/sarcoma1soft \
+	$(ISANET) bundle --workdir runs/sarcoma0 runs/sarcoma0soft runs/sarcoma1 runs/sarcoma1soft \
 	  --output isanet_jax/models/sarcoma.isanet --overwrite \
 	  --intended-use "Research: soft-tissue sarcomas of the extremities, FDG PET/CT of a field around the leg or arm. It is no medical device, and its masks need a physician's eyes." \
 	  --limits "Nested, five folds of the 36 public patients, two networks each: mean DSC 0.759, median 0.810, lesion F1 0.90 on the fields as they are; 0.774, 0.804 and 0.94 on fields cut anew. An ellipsoid in the middle of the field, drawn without any image, has 0.71 and 0.57. The public copy ends 5 cm around each tumour; training cut the field at random. Whole bodies, other tumours, other tracers and scanners were not tried; isanet predict warns where a scan is unlike these." \
 	  --licence "Weights: CC BY 3.0, as the data (TCIA Soft-tissue-Sarcoma)." \
 	  --citation "Vallieres M et al. 2015, doi 10.7937/K9/TCIA.2015.7GO2GSKS and 10.1088/0031-9155/60/14/5471; the NIfTI copy: theibsi/data_sets."
+
+# The tables beside nnU-Net, on fields cut anew and as they are: ellipsoid, ours, nnU-Net's.
+# `make tables BUDGET="--minutes 5"`, or `"--folds 0 --minutes 5"`; SOURCE are the patients.
+SOURCE ?= cases/sts_learnt
+BUDGET ?= --minutes 5 20
+tables: .venv/installed-dev runs/field.txt
+	$(ISANET) prepare table --source cases/sts_cut/cases.csv --output cases/cut32 --size 32
+	$(ISANET) prepare sts --source $(SOURCE) --output cases/sts32 --size 32
+	$(BIN)/python -m benchmarks.nnunet --source cases/sts_cut/cases.csv --cases cases/cut32 \
+	  --workdir runs/tables/cut --order strong $(BUDGET)
+	$(BIN)/python -m benchmarks.nnunet --source $(SOURCE) --cases cases/sts32 \
+	  --workdir runs/tables/as_they_are --order strong $(BUDGET)
+	@echo; echo "Fields cut anew:"; cat runs/tables/cut/table.md
+	@echo; echo "Fields as they are (they give the tumour away):"; cat runs/tables/as_they_are/table.md
+	@echo; cat runs/field.txt
+
+runs/field.txt: .venv/installed-dev
+	mkdir -p runs
+	rm -rf cases/sts_cut
+	$(BIN)/python -m benchmarks.field --source $(SOURCE) --output cases/sts_cut > $@.part
+	mv $@.part $@
 
 # The documentation as a site, into site/.
 docs: .venv/installed-dev
