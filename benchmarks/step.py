@@ -18,7 +18,10 @@ import numpy as np
 
 from isanet_jax import machine
 
-CONTENDERS = ("isanet_jax", "isanet_jax, native 3D", "PyTorch", "PyTorch, channels last")
+CONTENDERS = (
+    "isanet_jax", "isanet_jax, oneDNN", "isanet_jax, native 3D", "PyTorch",
+    "PyTorch, channels last",
+)  # fmt: skip
 COUNTED = 2  # calls a turn
 
 
@@ -29,7 +32,7 @@ def example(size):
     return image, (generator.random((1, size, size, size)) < 0.1).astype(np.float32)
 
 
-def jax_functions(size, width, convolution):
+def jax_functions(size, width, convolution, options):
     """(step, forward): called without arguments, they run once; forward returns the logits."""
     import jax
     import optax
@@ -57,8 +60,11 @@ def jax_functions(size, width, convolution):
         params = optax.apply_updates(state.params, updates)
         return state._replace(params=params, opt_state=opt_state), value
 
-    compiled = jax.jit(update, donate_argnums=0)
-    apply = jax.jit(lambda params, image: systems.apply(graphdef, params, image).logits)
+    def logits(params, image):
+        return systems.apply(graphdef, params, image).logits
+
+    compiled = jax.jit(update, donate_argnums=0, compiler_options=options)
+    apply = jax.jit(logits, compiler_options=options)
 
     def step():
         holder[0], value = compiled(holder[0], image, label)
@@ -103,7 +109,8 @@ def functions(contender, size, width):
     """(step, forward) of a contender."""
     if contender.startswith("isanet_jax"):
         form = "native" if "native" in contender else "auto"
-        return jax_functions(size, width, form)
+        options = {"xla_cpu_experimental_onednn_custom_call": True} if "DNN" in contender else {}
+        return jax_functions(size, width, form, options)
     import torch
 
     layout = torch.channels_last_3d if "last" in contender else torch.contiguous_format
@@ -140,10 +147,10 @@ def work(contender, size, width):
 class Worker:
     """A contender's process."""
 
-    def __init__(self, contender, size, width):
+    def __init__(self, contender, size, width, python):
         arguments = ["--worker", contender, "--size", str(size), "--width", str(width)]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.step", *arguments],
+            [python, "-m", "benchmarks.step", *arguments],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             env=os.environ | {"JAX_PLATFORMS": "cpu", "OMP_NUM_THREADS": "2"},
         )  # fmt: skip
@@ -157,9 +164,12 @@ class Worker:
         return [] if answer == ["done"] else [float(a) for a in answer]
 
 
-def compare(contenders, size, width, kinds, rounds):
+def compare(contenders, size, width, *, kinds, rounds, python):
     """Prints the rows of one width."""
-    workers = {name: Worker(name, size, width) for name in contenders}
+    workers = {
+        name: Worker(name, size, width, sys.executable if "PyTorch" in name else python)
+        for name in contenders
+    }
     for name, worker in workers.items():
         np.testing.assert_allclose(
             worker.logits, workers["PyTorch"].logits, rtol=1e-3, err_msg=f"{name}: not the same"
@@ -199,6 +209,8 @@ def main():
     parser.add_argument("--kinds", default="forward,step")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--without-native", action="store_true", help="it takes ten times as long")
+    parser.add_argument("--onednn", action="store_true", help="ours by it, too (JAX 0.12 or newer)")
+    parser.add_argument("--python", default=sys.executable, help="ours, where it has another JAX")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
@@ -208,9 +220,11 @@ def main():
         f"| f, {args.size}^3 | | | s | of PyTorch's faster layout | of native 3D | peak GiB |\n"
         "|---|---|---|---|---|---|---|"
     )
-    contenders = [n for n in CONTENDERS if not (args.without_native and "native" in n)]
+    left_out = ["native"] * args.without_native + ["oneDNN"] * (not args.onednn)
+    contenders = [n for n in CONTENDERS if not any(word in n for word in left_out)]
+    how = {"kinds": args.kinds.split(","), "rounds": args.rounds, "python": args.python}
     for width in args.width.split(","):
-        compare(contenders, args.size, int(width), args.kinds.split(","), args.rounds)
+        compare(contenders, args.size, int(width), **how)
 
 
 if __name__ == "__main__":

@@ -69,6 +69,7 @@ def _read_element(stored: StoredCase, inputs: Inputs, start, drawn, centre=None)
     # Where what is read begins; the patch, not rotated, is to be within it, too.
     origin = np.floor(start + middle - reach).astype(int) - 1
     origin = np.minimum(np.clip(origin, 0, np.maximum(shape - read, 0)), start)
+    origin = np.maximum(origin, np.add(start, inputs.shape) - read)
     if centre is not None:
         origin = np.round(start + middle - centre).astype(int)
     needed = origin, np.minimum(np.ceil(start + middle + reach).astype(int) + 2, origin + read)
@@ -199,7 +200,8 @@ def training_data(
         start = None
         if inputs.is_patch:
             place = drawn["patch_place"], voxels(index), pick
-            start = patch_start(stored(index).shape, inputs.shape, *place)
+            how = {"beyond": augment.patch_beyond}
+            start = patch_start(stored(index).shape, inputs.shape, *place, **how)
         return _read_element(stored(index), inputs, start, drawn, centre)
 
     def draw(index, generator):

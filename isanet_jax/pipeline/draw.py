@@ -118,7 +118,7 @@ def tumour_patches(on_tumour: np.ndarray, first: int, batch: int, probability: f
     return first + np.arange(len(on_tumour)) >= round(batch * (1 - probability))
 
 
-def patch_start(shape, patch, place, voxels, pick: float) -> np.ndarray:
+def patch_start(shape, patch, place, voxels, pick: float, *, beyond: float = 0.0) -> np.ndarray:
     """Where a patch of a case begins: anywhere, or around a voxel of a class.
 
     Args:
@@ -128,17 +128,18 @@ def patch_start(shape, patch, place, voxels, pick: float) -> np.ndarray:
         pick: below 0, or without a class: use `place`; in [0, 1): centre on that share of the
             voxels of all classes in a row, each class having the same share (nnU-Net), as far as
             the patch stays in the case.
+        beyond: share of the patch that may lie beyond the case (`augment.patch_beyond`).
 
     Returns:
-        (3,) int, below 0 where the case is smaller than the patch: it is then in the middle.
+        (3,) int; where the case is smaller than the patch, it is in the middle.
     """
-    room = np.array(shape) - patch
-    start = np.floor(place * (room + 1)).astype(int)
+    room, margin = np.array(shape) - patch, np.rint(beyond * np.array(patch)).astype(int)
+    start = np.floor(place * (room + 2 * margin + 1)).astype(int) - margin
     if pick >= 0 and voxels:
         index, share = divmod(pick * len(voxels), 1)
         of_class = voxels[int(index)]
         start = of_class[int(share * len(of_class))] - np.array(patch) // 2
-        start = np.clip(start, 0, np.maximum(room, 0))
+        start = np.clip(start, -margin, np.maximum(room, 0) + margin)
     return np.where(room < 0, room // 2, start)
 
 

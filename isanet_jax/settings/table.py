@@ -202,6 +202,13 @@ class Augment:
         _PROBABILITY,
         "share of the patches that are centred on a voxel of the tumour; in a batch of two, one is",
     )
+    patch_beyond: float = setting(
+        0.0,
+        Number(0.0, 0.5),
+        "share of a patch that may lie beyond the case: its sides are then seen as often as its "
+        "middle (nnU-Net: some 0.2)",
+        since="2026-11-30",
+    )
     noise_probability: float = setting(
         0.0, _PROBABILITY, "that a case has noise of sigma 0 to 0.1 added", since="2026-11-26"
     )

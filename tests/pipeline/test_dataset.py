@@ -97,9 +97,9 @@ def test_a_third_of_single_patches_is_around_the_tumour(cohort, monkeypatch):
     picks = []
     start_of = dataset.patch_start
 
-    def watched(*arguments):
+    def watched(*arguments, **how):
         picks.append(arguments[-1] >= 0)
-        return start_of(*arguments)
+        return start_of(*arguments, **how)
 
     monkeypatch.setattr(dataset, "patch_start", watched)
     never = replace(AUGMENT, **{"mixup_probability": 0.0})
@@ -198,6 +198,39 @@ def test_a_patch_begins_anywhere_or_around_a_voxel_of_a_class():
     assert start(0.9) == [12, 4, -1]  # the second class has the same share, with one voxel
     assert patch_start(shape, patch, np.zeros(3), [], 0.5).tolist() == [0, 0, -1]
 
+    def beyond(pick, place):
+        return patch_start(shape, patch, np.array(place), voxels, pick, beyond=0.25).tolist()
+
+    assert beyond(-1.0, (0.0, 0.0, 0.0)) == [-2, -2, -1]
+    assert beyond(-1.0, (0.999, 0.999, 0.999)) == [14, 6, -1]
+    assert beyond(0.3, (0, 0, 0)) == [-2, -2, -1]  # around [0, 0, 0], a quarter beyond
+    assert beyond(0.9, (0, 0, 0)) == [14, 6, -1]  # around [19, 11, 5]
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5])
+def test_a_patch_that_lies_beyond_its_case_is_filled_up(cohort, share):
+    """Held against a padded copy, at every corner and side."""
+    stored = StoredCase(cohort.path(min(cohort.cases)))
+    inputs = PATCHES._replace(read=PATCHES.shape)
+    still = {"rotation": np.eye(3, dtype=np.float32)}
+    case, room = stored.read(), 99
+    mean, sd = case.statistics["pet"]
+    own = {"ct": case.images["ct"], "pet": (case.images["pet"] - mean) / np.sqrt(sd**2 + 1e-5)}
+    outside = {"ct": -1024.0, "pet": -mean / np.sqrt(sd**2 + 1e-5)}
+    for place in np.ndindex(3, 3, 3):
+        given = np.array([0.0, 0.5, 0.999])[list(place)], [], -1.0
+        start = patch_start(stored.shape, inputs.shape, *given, beyond=share)
+        element = dataset._read_element(stored, inputs, start, still)
+        part = tuple(
+            slice(room + a, room + a + n) for a, n in zip(start, inputs.shape, strict=True)
+        )
+        for name, image in own.items():
+            padded = np.pad(image.astype(np.float32), room, constant_values=outside[name])
+            np.testing.assert_allclose(element.images[name], padded[part], atol=1e-4)
+        label = np.pad(2 * (case.label & 1), room)[part]
+        np.testing.assert_array_equal(element.labels["tumour"], label)
+        assert element.centre.tolist() == [(n - 1) / 2 for n in inputs.shape]
+
 
 def test_what_is_read_holds_every_rotated_patch():
     """The corners of patches that are turned by any of the angles, with a voxel to spare."""
@@ -272,7 +305,9 @@ def test_scaled_and_moved_patches_are_image_everywhere(cohort):
         assert 0.7 <= np.cbrt(np.linalg.det(drawn["rotation"])) <= 1.4
         turn, shift = drawn["misalignment"]["pet"], drawn["shift"]["pet"]
         assert np.abs(shift * spacings[0]).max() <= 40
-        start = patch_start(stored.shape, inputs.shape, drawn["patch_place"], [], -1)
+        share = generator.choice([0.0, 0.25, 0.5])  # of the patch, beyond the case
+        place = drawn["patch_place"], [], -1
+        start = patch_start(stored.shape, inputs.shape, *place, beyond=share)
         element = dataset._read_element(stored, inputs, start, drawn)
         origin = (start + middle - element.centre)[:, None]
         for matrix, offset in ((np.eye(3), np.zeros(3)), (turn, shift)):
