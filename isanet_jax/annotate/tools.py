@@ -104,9 +104,22 @@ def followed(
                     added = threshold_in_sphere(pet, grid, point, radius_mm=FOLLOWED_MM)
                 found = found | (added if added[voxel] else ball(grid, point, BALL_MM))
             else:
-                depth = ndimage.distance_transform_edt(np.pad(found, 1), grid.spacing_mm)
-                found = found & ~ball(grid, point, depth[1:-1, 1:-1, 1:-1][voxel])
+                found = found & ~ball(grid, point, _depth(found, voxel, grid.spacing_mm))
     return found
+
+
+def _depth(mask, voxel, spacing_mm):
+    """The distance in mm from a voxel of a mask to the nearest that is none, or the grid's end."""
+    at, reach_mm = np.array(voxel), 10.0
+    end_mm = float((np.minimum(at + 1, np.array(mask.shape) - at) * spacing_mm).min())
+    while True:  # in a box that grows, as a whole scan would take seconds
+        reach = np.ceil(reach_mm / spacing_mm).astype(int)
+        low, high = np.maximum(at - reach, 0), np.minimum(at + reach + 1, mask.shape)
+        others = np.argwhere(~mask[tuple(map(slice, low, high))]) + low - at
+        nearest = np.linalg.norm(others * spacing_mm, axis=1).min(initial=end_mm)
+        if nearest <= reach_mm:
+            return float(nearest)
+        reach_mm *= 2
 
 
 def ball(grid: Volume, point_ras_mm: Sequence[float], radius_mm: float) -> np.ndarray:
