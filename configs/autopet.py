@@ -17,6 +17,7 @@ def get_config():
     config.data.fit = "whole"
     config.data.spacing_mm = (2.0, 2.0, 3.0)  # right-left, front-back, feet-head
     config.data.patch = 128
+    config.augment.patch_beyond = 0.25  # else the sides of the field are hardly seen
     # Two thirds of the patches lie anywhere, most of them without a lesion.
     config.train.batch = 2
     config.loss.batch_dice = True

@@ -27,6 +27,7 @@ def get_config():
     config.loss.name = "dice_ce"
     config.augment.mixup_probability = 0.0
     config.augment.tumour_patch_probability = 0.5
+    config.augment.patch_beyond = 0.25  # arms and shoulders lie at the field's sides
     config.optimizer.peak_learning_rate = 2e-3
     config.optimizer.schedule = "poly"
     config.train.epochs = 20
