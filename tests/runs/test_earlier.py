@@ -62,6 +62,7 @@ def run(earlier, tmp_path, monkeypatch):
         del config["augment"][name]
     config["init_seen"] = False  # of after that version
     config["data"]["guidance"] = "none"
+    config["augment"]["patch_beyond"] = 0.0
     return config
 
 
