@@ -47,21 +47,25 @@ model: .venv/installed
 # `make tables BUDGET="--minutes 5"`, or `"--folds 0 --minutes 5"`; SOURCE are the patients.
 SOURCE ?= cases/sts_learnt
 BUDGET ?= --minutes 5 20
-tables: .venv/installed-dev runs/field.txt
-	$(ISANET) prepare table --source cases/sts_cut/cases.csv --output cases/cut32 --size 32
-	$(ISANET) prepare sts --source $(SOURCE) --output cases/sts32 --size 32
-	$(BIN)/python -m benchmarks.nnunet --source cases/sts_cut/cases.csv --cases cases/cut32 \
-	  --workdir runs/tables/cut --order strong $(BUDGET)
-	$(BIN)/python -m benchmarks.nnunet --source $(SOURCE) --cases cases/sts32 \
-	  --workdir runs/tables/as_they_are --order strong $(BUDGET)
-	@echo; echo "Fields cut anew:"; cat runs/tables/cut/table.md
-	@echo; echo "Fields as they are (they give the tumour away):"; cat runs/tables/as_they_are/table.md
-	@echo; cat runs/field.txt
+TABLES = runs/tables
+tables: .venv/installed-dev $(TABLES)/field.txt
+	@test "$$(cat $(TABLES)/source)" = "$(SOURCE)" || \
+	  { echo "$(TABLES) is of the patients in $$(cat $(TABLES)/source): move it away first"; exit 1; }
+	$(ISANET) prepare table --source $(TABLES)/sts_cut/cases.csv --output $(TABLES)/cut32 --size 32
+	$(ISANET) prepare sts --source $(SOURCE) --output $(TABLES)/sts32 --size 32
+	$(BIN)/python -m benchmarks.nnunet --source $(TABLES)/sts_cut/cases.csv \
+	  --cases $(TABLES)/cut32 --workdir $(TABLES)/cut --order strong $(BUDGET)
+	$(BIN)/python -m benchmarks.nnunet --source $(SOURCE) \
+	  --cases $(TABLES)/sts32 --workdir $(TABLES)/as_they_are --order strong $(BUDGET)
+	@echo; echo "Fields cut anew:"; cat $(TABLES)/cut/table.md
+	@echo; echo "Fields as they are (they give the tumour away):"; cat $(TABLES)/as_they_are/table.md
+	@echo; cat $(TABLES)/field.txt
 
-runs/field.txt: .venv/installed-dev
-	mkdir -p runs
-	rm -rf cases/sts_cut
-	$(BIN)/python -m benchmarks.field --source $(SOURCE) --output cases/sts_cut > $@.part
+$(TABLES)/field.txt: | .venv/installed-dev
+	mkdir -p $(TABLES)
+	rm -rf $(TABLES)/sts_cut
+	$(BIN)/python -m benchmarks.field --source $(SOURCE) --output $(TABLES)/sts_cut > $@.part
+	echo "$(SOURCE)" > $(TABLES)/source
 	mv $@.part $@
 
 # The documentation as a site, into site/.

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from isanet_jax.annotate.tools import followed
+from isanet_jax.annotate.tools import ball, followed, threshold_in_sphere
 from isanet_jax.cases.cohort import read_cohort
 from isanet_jax.metrics.segmentation import case_metrics
 from isanet_jax.runtime import setup
@@ -42,28 +42,18 @@ def next_click(mask, reference, spacing):
     return np.array(np.unravel_index(int(depth.argmax()), depth.shape)), best[1], depth.max()
 
 
-def sphere(pet, affine, voxel, depth):
-    """41 % of SUVmax within a sphere around a voxel, twice as large as what is missed there."""
-    from isanet_jax.annotate.tools import threshold_in_sphere
-
-    grid = Volume(pet, affine)
-    ras = affine[:3, :3] @ voxel + affine[:3, 3]
-    return threshold_in_sphere(grid, grid, ras, radius_mm=max(2 * depth, _LEAST_MM))
-
-
-def ball(shape, affine, voxel, radius_mm):
-    """The voxels of a sphere."""
-    grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1) - voxel
-    return np.linalg.norm(grid @ affine[:3, :3].T, axis=-1) <= radius_mm
-
-
 def by_spheres(mask, clicks, pet, affine):
-    """A mask with clicks as spheres: added at a miss, else a ball as deep as the error erased."""
+    """A mask with clicks as spheres: at a miss 41 % of SUVmax in one that is twice as large as what
+    is missed, else a ball as deep as the error erased.
+    """
+    grid = Volume(pet, affine)
     for voxel, here, depth in clicks:
+        ras = affine[:3, :3] @ voxel + affine[:3, 3]
         if here:
-            mask = mask | sphere(pet, affine, voxel, depth)
+            radius_mm = max(2 * depth, _LEAST_MM)
+            mask = mask | threshold_in_sphere(grid, grid, ras, radius_mm=radius_mm)
         else:
-            mask = mask & ~ball(mask.shape, affine, voxel, depth)
+            mask = mask & ~ball(grid, ras, depth)
     return mask
 
 

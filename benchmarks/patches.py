@@ -48,7 +48,11 @@ def make_cohort(folder, shape):
 
     write_scans(folder, {"body": shape, "small": (64, 64, 64)})  # two, as folds need
     isa.prepare(folder / "cases.csv", folder / "cases", fit="whole", spacing_mm=SPACING_MM, folds=2)
-    case = read_cohort(folder / "cases").stored("body").read()
+    save_arrays(read_cohort(folder / "cases").stored("body").read(), folder)
+
+
+def save_arrays(case, folder):
+    """A prepared case as nnU-Net has one: data.npy (2, D, H, W) and seg.npy (1, D, H, W)."""
     images = [case.images["ct"] / 1024, case.images["pet"]]
     np.save(folder / "data.npy", np.stack(images).astype(np.float32))
     np.save(folder / "seg.npy", case.label[None].astype(np.int16))

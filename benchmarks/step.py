@@ -108,8 +108,10 @@ def torch_functions(size, width, layout):
 def functions(contender, size, width):
     """(step, forward) of a contender."""
     if contender.startswith("isanet_jax"):
+        from isanet_jax.distributed.mesh import ONEDNN  # imports JAX
+
         form = "native" if "native" in contender else "auto"
-        options = {"xla_cpu_experimental_onednn_custom_call": True} if "DNN" in contender else {}
+        options = {ONEDNN: True} if "DNN" in contender else {}
         return jax_functions(size, width, form, options)
     import torch
 

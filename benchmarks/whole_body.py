@@ -16,9 +16,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from benchmarks.patches import peak_gib, write_scans
+from benchmarks.patches import SPACING_MM, peak_gib, save_arrays, write_scans
 
-SPACING_MM = 2.0
 LEVELS = 6
 NAMES = {
     "files": "isanet_jax, file to file",
@@ -42,9 +41,7 @@ def make(root, shape, window, width):
     config.model.deep_supervision = config.predict.mirror = False
     config.train.epochs = config.train.steps_per_epoch = 1
     isa.train(config, root / "run")
-    case = read_scan(root)
-    arrays = [case.images["ct"] / 1024, case.images["pet"]]
-    np.save(root / "data.npy", np.stack(arrays).astype(np.float32))
+    save_arrays(read_scan(root), root)
 
 
 def read_scan(root):

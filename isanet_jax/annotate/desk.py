@@ -216,16 +216,14 @@ class Desk:
             found, value = self.infer(case), self.classes.written[name]
             for point in (*here, *away):
                 mask, inside = self.near(case, point, clicks, name)
-                found.data[inside & (found.data == value)] = 0
-                found.data[mask] = value
+                _replace(found.data, value, mask, inside)
             return found
         with self._lock:
             (found,) = predict(self.predictor.quick, [self.images(case)], clicks=[clicks])
         if isinstance(found, Exception):
             raise found
-        labels, value = found.labels, self.classes.written[name]
-        mask = self._followed(case, labels == value, here, away)
-        labels = np.where(mask, value, np.where(labels == value, 0, labels)).astype(labels.dtype)
+        labels, value = found.labels.copy(), self.classes.written[name]
+        _replace(labels, value, self._followed(case, labels == value, here, away))
         return Volume(labels, found.affine, self.grid(case).header)
 
     def infer(self, case: str) -> Volume:
@@ -320,3 +318,9 @@ class Desk:
         return np.concatenate(
             [spacing / _SPREAD["spacing"], field / _SPREAD["field"], [suv / _SPREAD["suv"]]]
         )
+
+
+def _replace(labels, value, mask, within=True):
+    """Writes a class's mask over what the labels say of it, there."""
+    labels[within & (labels == value)] = 0
+    labels[mask] = value

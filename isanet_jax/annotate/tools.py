@@ -45,21 +45,10 @@ def threshold_in_sphere(
     if not 0 < radius_mm <= 500 or not np.isfinite(point_ras_mm).all():
         raise ConfigError(f"a sphere of {radius_mm} mm at {list(point_ras_mm)}")
     mask = np.zeros(grid.data.shape, bool)
-    inverse = np.linalg.inv(grid.affine)
-    reach = np.abs(inverse[:3, :3]).sum(1) * radius_mm
-    middle = apply_affine(inverse, np.asarray(point_ras_mm, float))
-    low = np.clip(np.floor(middle - reach).astype(int), 0, mask.shape)
-    high = np.clip(np.ceil(middle + reach).astype(int) + 1, low, mask.shape)
-    if (high <= low).any():
-        return mask
-    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-    shifted = grid.affine.copy()
-    shifted[:3, 3] = apply_affine(grid.affine, low)
-    suv = resample(pet, tuple(high - low), shifted, order=1, fill=0.0)
-    index = np.stack(np.meshgrid(*map(np.arange, high - low), indexing="ij"), -1)
-    inside = np.linalg.norm(apply_affine(shifted, index) - point_ras_mm, axis=-1) <= radius_mm
+    box, shifted, inside = _sphere(grid, point_ras_mm, radius_mm)
     if not inside.any():
         return mask
+    suv = resample(pet, inside.shape, shifted, order=1, fill=0.0)
     values = np.where(inside, suv, -np.inf)
     hottest = np.unravel_index(int(values.argmax()), values.shape)
     least = float(values[hottest]) * share if least_suv is None else least_suv
@@ -124,19 +113,27 @@ def _depth(mask, voxel, spacing_mm):
 
 def ball(grid: Volume, point_ras_mm: Sequence[float], radius_mm: float) -> np.ndarray:
     """The voxels of a grid within a radius of a point: bool; the point's own is one of them."""
-    inverse, shape = np.linalg.inv(grid.affine), grid.data.shape
-    middle = apply_affine(inverse, np.asarray(point_ras_mm, float))
-    reach = np.abs(inverse[:3, :3]).sum(1) * radius_mm
-    low = np.clip(np.floor(middle - reach).astype(int), 0, shape)
-    high = np.clip(np.ceil(middle + reach).astype(int) + 1, low, shape)
-    found = np.zeros(shape, bool)
-    index = np.stack(np.meshgrid(*map(np.arange, low, high), indexing="ij"), -1)
-    away = np.linalg.norm(apply_affine(grid.affine, index) - point_ras_mm, axis=-1)
-    found[tuple(map(slice, low, high))] = away <= radius_mm
-    voxel = np.rint(middle).astype(int)
-    if ((voxel >= 0) & (voxel < shape)).all():
+    found = np.zeros(grid.data.shape, bool)
+    box, _, inside = _sphere(grid, point_ras_mm, radius_mm)
+    found[box] = inside
+    voxel = np.rint(apply_affine(np.linalg.inv(grid.affine), point_ras_mm)).astype(int)
+    if ((voxel >= 0) & (voxel < found.shape)).all():
         found[tuple(voxel)] = True
     return found
+
+
+def _sphere(grid, point_ras_mm, radius_mm):
+    """The box of a grid around a sphere, the box's affine, and which of its voxels are inside."""
+    inverse, shape = np.linalg.inv(grid.affine), grid.data.shape
+    reach = np.abs(inverse[:3, :3]).sum(1) * radius_mm
+    middle = apply_affine(inverse, np.asarray(point_ras_mm, float))
+    low = np.clip(np.floor(middle - reach).astype(int), 0, shape)
+    high = np.clip(np.ceil(middle + reach).astype(int) + 1, low, shape)
+    shifted = grid.affine.copy()
+    shifted[:3, 3] = apply_affine(grid.affine, low)
+    index = np.stack(np.meshgrid(*map(np.arange, high - low), indexing="ij"), -1)
+    inside = np.linalg.norm(apply_affine(shifted, index) - point_ras_mm, axis=-1) <= radius_mm
+    return tuple(map(slice, low, high)), shifted, inside
 
 
 def without_component(mask: np.ndarray, voxel: Sequence[int]) -> np.ndarray:

@@ -12,7 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from isanet_jax.errors import ConfigError
 from isanet_jax.settings.table import Config
 
-_ONEDNN = "xla_cpu_experimental_onednn_custom_call"
+ONEDNN = "xla_cpu_experimental_onednn_custom_call"
 _MANY_STEPS = 1000  # that save more than compiling takes (docs/evidence/speed.md)
 
 
@@ -33,7 +33,7 @@ def has_onednn() -> bool:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            made = jax.jit(convolution, compiler_options={_ONEDNN: True}).lower(x, kernel).compile()
+            made = jax.jit(convolution, compiler_options={ONEDNN: True}).lower(x, kernel).compile()
         return "onednn" in made.as_text()
     except (jax.errors.JaxRuntimeError, ValueError):
         return False
@@ -166,7 +166,7 @@ def compiler_options(config: Config, mesh: Mesh, *, steps: int = 0) -> tuple[tup
         if steps < _MANY_STEPS or not has_onednn():
             return ()
         warnings.filterwarnings("ignore", "Error writing persistent .*bad_alloc", UserWarning)
-        return ((_ONEDNN, True),)
+        return ((ONEDNN, True),)
     if mesh.devices.flat[0].platform not in ("gpu", "cuda"):
         return ()
     return (

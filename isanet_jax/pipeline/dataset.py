@@ -200,8 +200,9 @@ def training_data(
         start = None
         if inputs.is_patch:
             place = drawn["patch_place"], voxels(index), pick
-            how = {"beyond": augment.patch_beyond}
-            start = patch_start(stored(index).shape, inputs.shape, *place, **how)
+            start = patch_start(
+                stored(index).shape, inputs.shape, *place, beyond=augment.patch_beyond
+            )
         return _read_element(stored(index), inputs, start, drawn, centre)
 
     def draw(index, generator):
