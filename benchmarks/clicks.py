@@ -110,7 +110,8 @@ def network_of_bodies(predictor, case, affine, name):
         elif len(clicks) not in masks:
             given, (last, *_) = {name: in_mm(clicks, affine)}, clicks[-1]
             point = affine[:3, :3] @ last + affine[:3, 3]
-            values, place, inner = predictor.quick.around(case, affine, point, given)
+            first = Volume(answer([]) * np.uint8(predictor.labels.written[name]), affine)
+            values, place, inner = predictor.quick.around(case, affine, point, given, first)
             start = np.rint(np.linalg.solve(affine[:3, :3], place[:3, 3] - affine[:3, 3]))
             part = tuple(slice(int(a), int(a) + n) for a, n in zip(start, inner.shape, strict=True))
             mask = answer(clicks[:-1]).copy()
@@ -146,7 +147,7 @@ def main():
     parser.add_argument(
         "--guided", nargs="+", required=True, help="a run, or of an ensemble several with commas"
     )
-    parser.add_argument("--plain", nargs="+", default=[], help="without guidance")
+    parser.add_argument("--plain", nargs="+", default=[], help="trained without clicks")
     parser.add_argument("--name", help="class that is read (default: the first)")
     parser.add_argument("--output", help="JSON of every case")
     args = parser.parse_args()
@@ -188,8 +189,9 @@ def main():
                 note(method, count, name, (mask, reference, spacing))
     for predictor, name, case, affine, reference in of_folds(cohort, args.plain):
         spacing = np.linalg.norm(affine[:3, :3], axis=0)
-        mask = predictor.probabilities([case])[0][..., 0] >= 0.5
-        note("network without guidance", 0, name, (mask, reference, spacing))
+        masks, _ = read_by(network(predictor, case, affine), reference, spacing)
+        for count in COUNTS:
+            note("network trained without clicks", count, name, (masks[count], reference, spacing))
     tell(scores)
     if args.output:
         Path(args.output).write_text(json.dumps(scores))

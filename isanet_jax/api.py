@@ -287,7 +287,7 @@ class Model:
             batch: windows computed together on each device, where a scan is larger than the
                 network.
             clicks: class -> (points where it is, points where it is not), LPS mm as the report
-                shows them, of a model that takes clicks.
+                shows them.
 
         Returns:
             `isanet_jax.prediction.result.Prediction`.

@@ -149,10 +149,6 @@ class Desk:
             raise found
         return found
 
-    def probability(self, case: str) -> np.ndarray:
-        """(I, J, K) of whichever class is the likeliest."""
-        return self.prediction(case).probability
-
     def near(self, case: str, point, clicks: Mapping, name: str) -> tuple[np.ndarray, np.ndarray]:
         """What the networks say of a whole body around one of the clicks.
 
@@ -170,7 +166,8 @@ class Desk:
         quick, grid = self.predictor.quick, self.grid(case)
         with self._lock:
             prepared, affine = self._prepared(case, self.predictor.maker.digest)
-            values, place, inner = quick.around(prepared, affine, np.asarray(point), clicks)
+            at, first = np.asarray(point), self.infer(case)
+            values, place, inner = quick.around(prepared, affine, at, clicks, first)
         inside = to_grid_of(inner, place, grid).data >= 0.5
         probability = to_grid_of(values[..., quick.classes.index(name)], place, grid).data
         mask = inside & (probability >= quick.rules[name].threshold)
@@ -206,7 +203,7 @@ class Desk:
             name: of the class; None: the first.
 
         Raises:
-            ConfigError: the model takes no clicks.
+            ConfigError: there is no model, or no such class.
         """
         if self.predictor is None:
             raise ConfigError("there is no model yet")
@@ -232,14 +229,22 @@ class Desk:
         return Volume(found.labels.copy(), found.affine, self.grid(case).header)
 
     def threshold(
-        self, case: str, points: Sequence, away: Sequence = (), *, before=None, **how
+        self,
+        case: str,
+        points: Sequence,
+        away: Sequence = (),
+        *,
+        name: str | None = None,
+        before=None,
+        **how,
     ) -> Volume:
         """A mask from clicks alone: a sphere's threshold at each, components at `away` removed.
 
         Args:
             case: of the scan.
             points, away: voxels of the first image.
-            before: mask that it is added to; None: an empty one.
+            name: of the class; None: the first.
+            before: labels whose mask of the class it is added to; None: an empty one.
             how: see `isanet_jax.annotate.tools.threshold_in_sphere`.
 
         Raises:
@@ -249,14 +254,13 @@ class Desk:
         if pet is None:
             raise ConfigError("there is no PET to threshold")
         suv = self.images(case).volumes[pet]
-        shape = grid.data.shape
-        mask = np.zeros(shape, bool) if before is None else before > 0
+        value = self.classes.written[name or self.classes.names[0]]
+        mask = np.zeros(grid.data.shape, bool) if before is None else before == value
         for point in points:
             ras = grid.affine[:3, :3] @ np.asarray(point, float) + grid.affine[:3, 3]
             mask = mask | threshold_in_sphere(suv, grid, ras, **how)
         for point in away:
             mask = without_component(mask, point)
-        value = next(iter(self.classes.written.values()))
         return Volume((mask * value).astype(np.uint8), grid.affine, grid.header)
 
     # What comes next.

@@ -28,7 +28,6 @@ from isanet_jax.quantify.lesions import lesions
 from isanet_jax.volume import Volume
 
 MOST_VOXELS = 64_000_000  # of a scan that a browser edits
-_NEAR = 0.9  # of the clicked voxel's probability, from which the network's lesion reaches it
 
 
 def text(desk: Desk) -> str:
@@ -71,7 +70,6 @@ def data(desk: Desk, case: str) -> dict:
         "values": {name: _values(desk, name) for name in desk.classes.names},
         "draft": draft is not None,
         "has_network": desk.predictor is not None,
-        "takes_clicks": desk.predictor is not None and desk.predictor.takes_clicks,
         "formats": of_dicom() if images.slices is not None else [],
     }
     content = pack_scan(images.volumes, images.kinds, masks, told=told, most=MOST_VOXELS)
@@ -180,7 +178,7 @@ def click(desk: Desk, case: str, asked: Mapping) -> dict:
         raise DataError(f"a click at {place}", case=case, wanted="a voxel of the scan")
     ras = apply_affine(grid.affine, own)
     pet = desk.images(case).volumes.get(pet_name(desk.kinds))
-    if by == "network" and desk.predictor is not None and desk.predictor.takes_clicks:
+    if by == "network":
         points = {True: [], False: []}
         for one in asked.get("clicks") or []:
             at = apply_affine(grid.affine, apply_affine(inverse, np.asarray(one["place"], float)))
@@ -194,19 +192,10 @@ def click(desk: Desk, case: str, asked: Mapping) -> dict:
         found = desk.guided(case, points[True], points[False], name=name)
         mask = found.data == desk.classes.written[name]
         return {"mask": packed(np.packbits(turned(desk, case, mask))), "whole": True}
-    if by == "network":
-        seen = Volume(desk.probability(case), grid.affine)
-        here = float(seen.data[tuple(own)])
-        # As far as the network takes it for tumour; where it does not, as far as it is as sure.
-        least = min(value / 100, _NEAR * here)
-        mask = threshold_in_sphere(
-            seen, grid, ras, radius_mm=radius_mm, share=None, least_suv=max(least, 1e-6)
-        )
-    elif pet is None:
+    if pet is None:
         raise ConfigError("there is no PET to threshold")
-    else:
-        how = {"share": value / 100} if by == "share" else {"share": None, "least_suv": value}
-        mask = threshold_in_sphere(pet, grid, ras, radius_mm=radius_mm, **how)
+    how = {"share": value / 100} if by == "share" else {"share": None, "least_suv": value}
+    mask = threshold_in_sphere(pet, grid, ras, radius_mm=radius_mm, **how)
     return {"mask": packed(np.packbits(turned(desk, case, mask)))}
 
 

@@ -41,7 +41,9 @@ from isanet_jax.volume import Volume
 MOST_BYTES = 2**30  # of a request
 _SESSION_S, _MOST_SESSIONS = 3600.0, 16
 _COOKIE = "isanet_label"
-_NETWORK, _THRESHOLD = "isanet", "threshold"  # names of the models
+# Names of the models. 3D Slicer and OHIF segment with one type and click with another, "deepgrow":
+# the networks have both.
+_NETWORK, _CLICKED, _THRESHOLD = "isanet", "isanet_clicks", "threshold"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
 
 
@@ -196,8 +198,10 @@ class Server:
         }  # fmt: skip
         if desk.predictor:
             name = desk.predictor.maker.name
-            kind = "deepedit" if desk.predictor.takes_clicks else "segmentation"
-            models = {_NETWORK: _model(kind, labels, f"the model {name}", {})} | models
+            models = {
+                _NETWORK: _model("segmentation", labels, f"the model {name}", {}),
+                _CLICKED: _model("deepgrow", labels, f"{name}, corrected by clicks", {}),
+            } | models
         state = await run_in_threadpool(self.training.status)
         return JSONResponse(
             {
@@ -329,8 +333,8 @@ class Server:
             case, name = self.desk.parse(image)
             started = time.perf_counter()
             is_clicked = bool(params.get("foreground") or params.get("background"))
-            takes = self.desk.predictor is not None and self.desk.predictor.takes_clicks
-            if model == _NETWORK and is_clicked and takes:
+            is_network = model in (_NETWORK, _CLICKED)
+            if is_network and is_clicked and self.desk.predictor is not None:
                 shown = self.desk.images(case).volumes[name]
                 points = [
                     apply_affine(
@@ -338,7 +342,10 @@ class Server:
                     )
                     for of in ("foreground", "background")
                 ]
-                found = await run_in_threadpool(self.desk.guided, case, *points)
+                of_class = self._class_of(params)
+                found = await run_in_threadpool(self.desk.guided, case, *points, name=of_class)
+                if model == _CLICKED:  # a client takes all of it for the class that it asked for
+                    found.data[found.data != self.desk.classes.written[of_class]] = 0
             elif model == _THRESHOLD or is_clicked:
                 before = None
                 if "label" in files:
@@ -346,10 +353,13 @@ class Server:
                 found = await run_in_threadpool(
                     self._by_clicks, case, name, params, before and before.data
                 )
-            elif model == _NETWORK:
+            elif is_network:
                 found = await run_in_threadpool(self.desk.infer, case)
             else:
-                raise DataError(f"no model {model[:100]!r}", wanted=f"{_NETWORK} or {_THRESHOLD}")
+                raise DataError(
+                    f"no model {model[:100]!r}",
+                    wanted=" or ".join((_NETWORK, _CLICKED, _THRESHOLD)),
+                )
             found = await run_in_threadpool(self._on_grid_of, found, case, name)
         about = {
             "model": model,
@@ -357,6 +367,15 @@ class Server:
             "latencies": {"total": round(time.perf_counter() - started, 3)},
         }
         return _multipart(found, about, self._temporary)
+
+    def _class_of(self, params):
+        """The class that clicks are of: the client's `label`, or the only one, or the first."""
+        names, asked = self.desk.classes.names, params.get("label")
+        if asked in (None, "") or len(names) == 1:
+            return names[0]
+        if asked not in names:
+            raise DataError(f"clicks of {str(asked)[:100]!r}", wanted=f"one of {', '.join(names)}")
+        return asked
 
     def _by_clicks(self, case, name, params, before):
         """Clicks are voxels of the image that is shown."""
@@ -373,7 +392,8 @@ class Server:
         elif params.get("share"):
             how["share"] = float(params["share"])
         away = [np.rint(one).astype(int) for one in voxels("background")]
-        return self.desk.threshold(case, voxels("foreground"), away, before=before, **how)
+        how |= {"name": self._class_of(params), "before": before}
+        return self.desk.threshold(case, voxels("foreground"), away, **how)
 
     def _on_grid_of(self, mask, case, name):
         """A mask on the grid of the image that is shown."""

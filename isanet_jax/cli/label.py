@@ -99,7 +99,7 @@ def main(arguments=None) -> None:
             f"masks are kept in {args.output}/labels",
             flush=True,
         )
-        if desk.predictor and desk.predictor.takes_clicks:  # so that no first click waits
+        if desk.predictor:  # so that no first click waits
             quick = desk.predictor.quick
             threading.Thread(target=quick.compile, kwargs={"clicks": True}, daemon=True).start()
         try:

@@ -34,6 +34,10 @@ GEOMETRY = (
 )
 
 
+# Of a click: what it adds to the logit, sigma in distances to the mask's surface, their largest.
+LIFT = ("logit", "width", "furthest_mm")
+
+
 # Scans and grids. Scans are (I, J, K) with an affine to RAS+ mm, cases (D, H, W): D from the feet
 # to the head, H from front to back, W from the patient's right to left.
 
@@ -242,6 +246,9 @@ def check(about):
             fits = fits and maps in ([], [f"guidance{i}" for i in range(2 * len(names))])
             fits = fits and (not maps or is_number(network["click_sigma"], 0.1, 100))
             bad += [] if fits and isinstance(network["pet_scale"], str) else [f"network {number}"]
+        lift = about.get("click_lift")
+        fits = lift is None or all(is_number(lift[n], 0.01, 100) for n in LIFT)
+        bad += [] if fits else ["click_lift"]
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"model.json is damaged ({type(error).__name__}: {error})") from None
     if bad:
@@ -265,7 +272,7 @@ class Model:
         check(about)
         self.settings, self.networks = about["settings"], about["networks"]
         self.images, self.rules = self.settings["images"], about["rules"]
-        self.values = about["values"]
+        self.values, self.lift = about["values"], about.get("click_lift")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         self.sessions = []
@@ -392,15 +399,49 @@ class Model:
             values = x[body] if over_body and body.any() else x
             mean = values.mean(dtype=np.float64)
             statistics[name] = float(mean), float(np.sqrt(np.square(values - mean).mean()))
-        total = 0
-        for network, session in zip(self.networks, self.sessions, strict=True):
-            maps = self._click_maps(network, clicks, body.shape, grid)
-            total = total + self._of_network(network, session, images | maps, statistics, body)
-        return total / len(self.networks)
+
+        def mean(clicks, mirrors):
+            total = 0
+            for network, session in zip(self.networks, self.sessions, strict=True):
+                maps = self._click_maps(network, clicks, body.shape, grid)
+                one = network | {"mirror": network["mirror"] and mirrors}
+                total = total + self._of_network(one, session, images | maps, statistics, body)
+            return total / len(self.networks)
+
+        values = mean(clicks, True)
+        if clicks and self.lift:
+            first = mean({}, False) >= 0.5
+            for number, name in enumerate(self.rules):
+                if name in clicks:
+                    odds = np.exp(-self._lift_of(first[..., number], clicks[name], grid))
+                    p = values[..., number]
+                    values[..., number] = p / (p + (1 - p) * odds)
+        return values
+
+    def _lift_of(self, mask, clicks, grid):
+        """What a class's clicks add to its logits: wide where they lie far from its surface."""
+        inverse, spacing = np.linalg.inv(grid), np.linalg.norm(grid[:3, :3], axis=0)
+        logit, width, furthest = (self.lift[name] for name in LIFT)
+        reach, total = np.ceil(furthest / spacing).astype(int), np.zeros(mask.shape, np.float32)
+        for points, is_here in zip(clicks, (True, False), strict=True):
+            for point in points @ inverse[:3, :3].T + inverse[:3, 3]:
+                at = np.rint(point).astype(int)
+                low = np.clip(at - reach, 0, None)
+                box = tuple(map(slice, low, np.clip(at + reach + 1, 0, mask.shape)))
+                far = (np.argwhere(mask[box] == is_here) + low - point) * spacing
+                distance = np.linalg.norm(far, axis=1).min(initial=furthest)
+                sigma = width * max(distance, spacing.mean())
+                d, h, w = (
+                    np.exp(-0.5 * np.square((np.arange(n) - i) * mm / sigma)).astype(np.float32)
+                    for n, i, mm in zip(mask.shape, point, spacing, strict=True)
+                )
+                ball = d[:, None, None] * h[:, None] * w
+                total += ball * np.float32(logit if is_here else -logit)
+        return total
 
     def _checked(self, clicks):
         """Clicks as arrays: class -> two of (n, 3)."""
-        if clicks and not any(network.get("click_maps") for network in self.networks):
+        if clicks and not (self.lift or any(n.get("click_maps") for n in self.networks)):
             raise ValueError("this model takes no clicks")
         found = {}
         for name, of in dict(clicks).items():

@@ -84,6 +84,7 @@ def write_model(
             "values": predictor.labels.written,
             "rules": write_form(predictor.rules),
             "networks": about,
+            "click_lift": guidance.LIFTS,
         }
         text = json.dumps(content, indent=1)
         (Path(folder) / "model.json").write_text(text, encoding="utf-8")

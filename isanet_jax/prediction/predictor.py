@@ -187,7 +187,21 @@ class Predictor:
             of_cases = self._of_network(member, cases, bodies, batch, progress)
             for index, found in enumerate(of_cases):
                 totals[index] = totals[index] + found
-        return [total / len(self._members) for total in totals]
+        return [
+            self._lifted(case, total / len(self._members))
+            for case, total in zip(cases, totals, strict=True)
+        ]
+
+    def _lifted(self, case, values):
+        """A case's probability with what its clicks add to it, see `with_clicks`."""
+        lifts = {
+            number: case.images[name]
+            for number in range(len(self.classes))
+            if (name := f"{guidance.LIFT}{number}") in case.images
+        }
+        for number, lift in lifts.items():
+            values[..., number] = guidance.lifted(values[..., number], lift)
+        return values
 
     def _body(self, case):
         """Where a whole case's body is, of which windows are predicted; None of other cases."""
@@ -238,27 +252,23 @@ class Predictor:
             maps = guidance.names(member.config.data.guided_classes if clicks else 0)
             member.predict(member.params, dict.fromkeys([*member.kinds, *maps], volume))
 
-    @property
-    def takes_clicks(self) -> bool:
-        """Whether any of the networks does."""
-        return any(member.config.data.guided_classes for member in self._members)
+    def with_clicks(
+        self, case: Case, affine: np.ndarray, clicks: Clicks, first: Volume | None = None
+    ) -> Case:
+        """The case with clicks.
 
-    def with_clicks(self, case: Case, affine: np.ndarray, clicks: Clicks) -> Case:
-        """The case with maps of clicks, which those networks see that take them.
+        As maps, which those networks see that were trained with some, and as what they add to the
+        answer of any (`isanet_jax.network.guidance.lift_of`).
 
         Args:
             case: on its grid.
             affine: (4, 4) of that, (D, H, W) to RAS+ mm.
             clicks: class -> (points where it is, points where it is not), (n, 3) RAS mm each.
+            first: the mask without clicks, in `labels`' values on any grid; None: it is predicted.
 
         Raises:
-            ConfigError: no network takes clicks, or there is no such class.
+            ConfigError: there is no such class.
         """
-        if not self.takes_clicks:
-            raise ConfigError(
-                "the model takes no clicks; train one with --config.data.guidance=clicks, as "
-                "--config strong_clicks does"
-            )
         if unknown := set(clicks) - set(self.classes):
             raise ConfigError(f"clicks of {unknown.pop()!r}; there are {', '.join(self.classes)}")
         inverse = np.linalg.inv(affine)
@@ -268,10 +278,29 @@ class Predictor:
         }
         shape = next(iter(case.images.values())).shape
         maps = guidance.maps_of(shape, voxels, self.classes)
+        masks = self._first_masks(case, affine, first)
+        spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
+        for number, (name, mask) in enumerate(zip(self.classes, masks, strict=True)):
+            if any(map(len, voxels.get(name, ()))):
+                maps[f"{guidance.LIFT}{number}"] = guidance.lift_of(mask, *voxels[name], spacing_mm)
         return dataclasses.replace(case, images={**case.images, **maps})
 
+    def _first_masks(self, case, affine, first):
+        """A mask for each class without clicks."""
+        if first is None:
+            values = self.quick.probabilities([case])[0]
+            return [values[..., n] >= 0.5 for n in range(len(self.classes))]
+        shape = next(iter(case.images.values())).shape
+        placed = resample(first, shape, affine, order=0, fill=0)
+        return [placed == self.labels.written[name] for name in self.classes]
+
     def around(
-        self, case: Case, affine: np.ndarray, point: np.ndarray, clicks: Clicks
+        self,
+        case: Case,
+        affine: np.ndarray,
+        point: np.ndarray,
+        clicks: Clicks,
+        first: Volume | None = None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The probability in one window around a click, of a case that is larger than a window.
 
@@ -279,7 +308,7 @@ class Predictor:
             case: on its grid, without clicks.
             affine: (4, 4) of that, (D, H, W) to RAS+ mm.
             point: RAS mm.
-            clicks: see `with_clicks`.
+            clicks, first: see `with_clicks`.
 
         Returns:
             (d, h, w, classes), its affine, and (d, h, w) float32: 1 but for an eighth at each side
@@ -294,7 +323,7 @@ class Predictor:
         place = affine.copy()
         place[:3, 3] += affine[:3, :3] @ start
         images = {name: image[part] for name, image in case.images.items()}
-        shown = self.with_clicks(dataclasses.replace(case, images=images), place, clicks)
+        shown = self.with_clicks(dataclasses.replace(case, images=images), place, clicks, first)
         inner = np.ones(window, np.float32)
         for axis in range(3):
             edge, along = window[axis] // 8, np.moveaxis(inner, axis, 0)

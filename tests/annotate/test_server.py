@@ -91,6 +91,32 @@ def running(predictor, trained, cohort_folder, tmp_path):
     one.close()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_clicks_are_of_the_class_that_a_client_names(cohort_folder, tmp_path):
+    desk = Desk([cohort_folder / "scans"], tmp_path / "desk", classes={"soft": (1,), "bone": (2,)})
+    one, module = Running(desk), client_module()
+    try:
+        client, case = (
+            module.MONAILabelClient(one.url, str(tmp_path), "reader-1"),
+            next(iter(desk.scans)),
+        )
+        pet = desk.images(case).volumes["pet"].data
+        params = {"foreground": [[int(n) for n in np.unravel_index(pet.argmax(), pet.shape)]]}
+        for label, value in ((None, 1), ("bone", 2)):
+            path, _ = client.infer("threshold", f"{case}.pet", params | {"label": label})
+            assert set(np.unique(nibabel.load(path).dataobj)) == {0, value}
+        # Of what is there, the other class's is not taken for it.
+        kept, _ = client.infer(
+            "threshold", f"{case}.pet", params | {"label": "soft"}, label_in=path
+        )
+        assert set(np.unique(nibabel.load(kept).dataobj)) == {0, 1}
+        with pytest.raises(module.MONAILabelClientException) as refused:
+            client.infer("threshold", case, params | {"label": "liver"})
+        assert "expected one of soft, bone" in str(refused.value)
+    finally:
+        one.close()
+
+
 # Of the client, which leaves what it sends open.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_every_call_of_monai_label_s_client(running, cohort_folder, tmp_path):
@@ -100,6 +126,7 @@ def test_every_call_of_monai_label_s_client(running, cohort_folder, tmp_path):
     info = client.info()
     assert info["labels"] == ["tumour"]
     assert info["models"]["isanet"]["type"] == "segmentation"
+    assert info["models"]["isanet_clicks"]["type"] == "deepgrow"
     assert info["models"]["threshold"]["type"] == "deepgrow"
     assert set(info["strategies"]) == {"first", "random", "uncertain", "unlike"}
     count = info["datastore"]["total"]
@@ -121,6 +148,15 @@ def test_every_call_of_monai_label_s_client(running, cohort_folder, tmp_path):
     assert set(np.unique(mask.dataobj)) <= {0, 1}
     on_pet, _ = client.infer("isanet", f"{case}.pet", {})
     assert nibabel.load(on_pet).shape == nibabel.load(scan / "pet.nii.gz").shape
+
+    # By the network's clicks, also of one that was trained without any.
+    middle = [int(n) // 2 for n in ct.data.shape]
+    params = {"foreground": [middle], "background": [], "label": "tumour"}
+    path, _ = client.infer("isanet_clicks", case, params)
+    clicked = np.asarray(nibabel.load(path).dataobj)
+    assert clicked[tuple(middle)] == 1
+    path, _ = client.infer("isanet_clicks", case, params | {"background": [middle]})
+    assert not np.asarray(nibabel.load(path).dataobj)[tuple(middle)]
 
     # By clicks: the threshold around the hottest voxel, and away again.
     pet = nibabel.load(scan / "pet.nii.gz")

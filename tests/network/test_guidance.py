@@ -71,3 +71,43 @@ def test_volumes_that_are_split_have_none():
     config.data.guidance, config.mesh.space = "clicks", 2
     with pytest.raises(ConfigError, match="mesh.space=1"):
         check_config(config)
+
+
+def test_a_click_lifts_the_wider_the_further_it_lies_from_the_mask():
+    mask = np.zeros((20, 20, 20), bool)
+    mask[5:10, 5:10, 5:10] = True
+    spacing_mm = (2.0, 2.0, 4.0)
+
+    def lift(here=(), away=()):
+        return guidance.lift_of(mask, here, away, spacing_mm)
+
+    def expected(point, sigma_mm):
+        squared = [
+            np.square((np.arange(20) - at) * mm) for at, mm in zip(point, spacing_mm, strict=True)
+        ]
+        far = squared[0][:, None, None] + squared[1][None, :, None] + squared[2][None, None]
+        return 2 * np.exp(-far / (2 * sigma_mm**2))
+
+    # 3 voxels of 2 mm from the mask; beyond 15 mm as if 15; within it a voxel's mean length.
+    at = np.argwhere(mask)
+    for point, mm in (((12, 7, 7), 6.0), ((19, 19, 19), 15.0), ((7, 7, 7), 8 / 3)):
+        np.testing.assert_allclose(lift([point]), expected(point, 3 * mm), rtol=1e-4, atol=1e-6)
+        # As the distance transform has it.
+        nearest = np.linalg.norm((at - point) * spacing_mm, axis=1).min()
+        assert mm == pytest.approx(np.clip(nearest, 8 / 3, 15))
+    # Of the mask's middle 3 voxels away to its surface.
+    np.testing.assert_allclose(lift((), [(7, 7, 7)]), -expected((7, 7, 7), 18.0), rtol=1e-4)
+    both = lift([(12, 7, 7)], [(7, 7, 7)])
+    np.testing.assert_allclose(both, lift([(12, 7, 7)]) + lift((), [(7, 7, 7)]), atol=1e-6)
+    # Beside the grid, as from a window of a scan.
+    assert np.isfinite(lift([(-30, 7, 40)])).all()
+    assert not lift().any()
+
+
+def test_what_is_lifted_is_the_logit():
+    logit = np.linspace(-8, 8, 33, dtype=np.float32)
+    p = 1 / (1 + np.exp(-logit))
+    for by in (-2.0, 0.0, 3.5):
+        found = guidance.lifted(p, np.full_like(p, by))
+        np.testing.assert_allclose(found, 1 / (1 + np.exp(-logit - by)), atol=1e-6)
+    np.testing.assert_array_equal(guidance.lifted(np.array([0.0, 1.0]), np.ones(2)), [0, 1])

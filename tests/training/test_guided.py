@@ -33,7 +33,6 @@ def guided(cohort_folder, tmp_path_factory):
 
 def test_a_click_changes_what_is_found_where_it_is(guided, trained, cohort_folder):
     model = isa.load(guided)
-    assert model.predictor.takes_clicks
     scan = cohort_folder / "scans" / "phantom_000"
     images = [str(scan / name) for name in ("ct.nii.gz", "pet.nii.gz")]
     alone = model.predict(*images)
@@ -48,8 +47,12 @@ def test_a_click_changes_what_is_found_where_it_is(guided, trained, cohort_folde
     assert np.linalg.norm((places - voxel) * spacing, axis=1).min() < 12.0 * 3
     again = model.predict(*images)
     np.testing.assert_array_equal(again.probability, alone.probability)
-    with pytest.raises(ConfigError, match="takes no clicks"):
-        isa.load(trained).predict(*images, clicks={"tumour": ([point], [])})
+    # A network that was trained without clicks is answered for: likelier here, and least far away.
+    plain = isa.load(trained)
+    raised = plain.predict(*images, clicks={"tumour": ([point], [])}).probability
+    raised -= plain.predict(*images).probability
+    assert raised.min() >= -1e-6
+    assert raised[tuple(voxel)] > 10 * raised[0, 0, 0]
     with pytest.raises(ConfigError, match="clicks of 'node'"):
         model.predict(*images, clicks={"node": ([point], [])})
 
@@ -61,7 +64,6 @@ def test_it_is_resumed_and_bundled(guided, cohort_folder, tmp_path):
     assert config["data"]["guidance"] == "clicks"
     model = tmp_path / "m.isanet"
     bundle.main(["--workdir", str(guided), "--output", str(model)])
-    assert Predictor([model]).takes_clicks
     assert to_dict(Predictor([model])._members[0].config)["data"]["guidance"] == "clicks"
 
 
@@ -106,6 +108,9 @@ def test_exported_it_takes_the_same_clicks(guided, trained, cohort_folder, tmp_p
         with pytest.raises(SystemExit, match=message):
             isanet_onnx.main([*given, "--clicks", str(tmp_path / "clicks.json")])
     export.main(["--workdir", str(trained), "--output", str(tmp_path / "n")])
+    about = json.loads((tmp_path / "n" / "model.json").read_text())
+    del about["click_lift"]  # as exported before
+    (tmp_path / "n" / "model.json").write_text(json.dumps(about))
     plain = isanet_onnx.Model(tmp_path / "n")
     with pytest.raises(ValueError, match="takes no clicks"):
         plain._checked({"tumour": [[], []]})

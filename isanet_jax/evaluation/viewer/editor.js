@@ -254,7 +254,7 @@ class Editor {
   async click(place) {
     const index = this.viewer.index(place);
     this.viewer.setPlace(place);
-    const guided = byId("by").value === "network" && this.viewer.data.takes_clicks;
+    const guided = byId("by").value === "network";
     if (this.tool === "not" && !guided) { this.onLesion((inside) => this.change(inside, 0)); return; }
     if (guided) this.clicks.push({ place, here: this.tool === "tumour" });
     const name = byId("class").selectedOptions[0].textContent;
