@@ -291,6 +291,24 @@ def test_of_two_structure_sets_the_approved_then_the_newer_one_counts(tmp_path, 
     assert found.notes == ("1 other structure set(s) with 'GTV' are older or not approved",)
 
 
+def test_a_structure_set_on_the_pet_goes_before_one_on_another_series(tmp_path):
+    shared = study()
+    slices = write_series(tmp_path / "ct", "CT", shared, np.zeros((8, 20, 20)))
+    on_pet = write_series(tmp_path / "pt", "PT", shared, np.ones((8, 10, 10)), spacing=(4, 4, 3))
+    for number, where in ((1, slices), (2, on_pet)):
+        made = write_structures(tmp_path / f"rs{number}", shared, where, {"GTV": [square(3, 9, 6)]})
+        made.SeriesInstanceUID = f"1.2.3.{number}"
+        if number == 1:  # newer, and on a series that is not there
+            made.StructureSetDate = "20240301"
+            frame = made.ReferencedFrameOfReferenceSequence[0]
+            series = frame.RTReferencedStudySequence[0].RTReferencedSeriesSequence[0]
+            series.SeriesInstanceUID = "9.9"
+        made.save_as(tmp_path / f"rs{number}", enforce_file_format=True)
+    (found,), failures, _ = studies_of(tmp_path, "GTV")
+    assert not failures
+    assert found.structures.uid == "1.2.3.2"
+
+
 def test_where_nothing_decides_both_are_named_and_one_can_be_chosen(tmp_path):
     write_sets(tmp_path, {}, {})
     _, failures, _ = studies_of(tmp_path, "GTV")
