@@ -61,6 +61,11 @@ class Desk:
             raise DataError("; ".join(found.failures.values()), file=sources[0])
         self.scans: dict[str, Scan] = {scan.case: scan for scan in found.scans}
         self.failures = dict(found.failures)
+        self._of_series = {
+            series.uid: (scan.case, name)
+            for scan in found.scans
+            for name, series in (scan.study.images if scan.study else {}).items()
+        }
         self.labels = Labels(self.folder / "labels")
         self._lock = threading.RLock()  # of the networks: one scan at a time
         self._images = functools.lru_cache(_READ)(self._read)
@@ -80,13 +85,27 @@ class Desk:
         return read_images(self.scans[case], self.kinds)
 
     def parse(self, image: str) -> tuple[str, str]:
-        """(case, name of the image) of an image's ID: `CASE` is the first, `CASE.pet` the PET."""
+        """(case, name of the image) of an image's ID: `CASE` is the first, `CASE.pet` the PET.
+
+        Or of DICOM its Series Instance UID, as a viewer of a DICOMweb server has it.
+        """
+        if image in self._of_series:
+            return self._of_series[image]
         case, _, name = image.rpartition(".")
         if case in self.scans and name in self.kinds:
             return case, name
         if image in self.scans:
             return image, next(iter(self.kinds))
         raise DataError(f"no image {image[:100]!r}", wanted="CASE, or CASE.NAME")
+
+    def uids(self, image: str) -> dict[str, str]:
+        """A DICOM image's Study and Series Instance UID; of NIfTI none."""
+        case, name = self.parse(image)
+        if (study := self.scans[case].study) is None:
+            return {}
+        series = study.images[name]
+        of_study = str(series.first.StudyInstanceUID)
+        return {"StudyInstanceUID": of_study, "SeriesInstanceUID": series.uid}
 
     def write_image(self, image: str, path) -> None:
         """Writes an image as NIfTI."""

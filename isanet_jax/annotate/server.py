@@ -1,4 +1,4 @@
-"""MONAI Label's protocol over a desk: 3D Slicer, OHIF, MITK and napari are clients as they are."""
+"""MONAI Label's protocol over a desk, as 3D Slicer, OHIF, MITK and napari speak it."""
 
 import contextlib
 import hmac
@@ -15,6 +15,7 @@ from nibabel.affines import apply_affine
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import (
     FileResponse,
@@ -56,11 +57,16 @@ class Server:
             page of elsewhere that was made to lead here would be.
         token: that every request must carry (`Authorization: Bearer ...`, or the password of
             `/auth/token`); None: none, on loopback.
+        origins: of pages that may ask from a browser, as OHIF's `http://localhost:3000`; pages of
+            elsewhere are refused.
         model: paths that trainings go on from; None: there is no model.
     """
 
-    def __init__(self, desk: Desk, *, hosts=_LOOPBACK, token: str | None = None, model=None):
+    def __init__(
+        self, desk: Desk, *, hosts=_LOOPBACK, token: str | None = None, origins=(), model=None
+    ):
         self.desk, self.hosts, self.token, self.model = desk, tuple(hosts), token, model
+        self.origins = tuple(origins)
         self.training = Training(desk.folder)
         self.sessions = {}  # ID -> (folder, when it ends)
         self._temporary = Path(tempfile.mkdtemp(prefix="isanet-label-"))
@@ -95,6 +101,10 @@ class Server:
         ]
         errors = {IsaNetError: _refused, json.JSONDecodeError: _no_json}
         self.app = _Guard(Starlette(routes=routes, exception_handlers=errors), self)
+        if origins:  # around the guard: a browser asks without a token whether it may ask
+            self.app = CORSMiddleware(
+                self.app, self.origins, allow_methods=["*"], allow_headers=["*"]
+            )
 
     def close(self) -> None:
         """Deletes what clients uploaded for a while, and ends a training."""
@@ -235,8 +245,8 @@ class Server:
             return JSONResponse({})
         case, score = ranked[0]
         shown = f"{case}.{params['image']}" if params.get("image") else case
-        self.desk.parse(shown)
-        return JSONResponse({"id": shown, "name": shown, "strategy": strategy, "score": score})
+        about = {"id": shown, "name": shown, "strategy": strategy, "score": score}
+        return JSONResponse(about | self.desk.uids(shown))
 
     async def datastore(self, request):
         """All images and masks, or as `output` says."""
@@ -287,10 +297,14 @@ class Server:
 
     async def put_label(self, request):
         """A mask comes in, and stays."""
-        case, _ = self.desk.parse(request.query_params.get("image", ""))
+        case, name = self.desk.parse(request.query_params.get("image", ""))
         async with self._uploads(request) as (params, files):
             if "label" not in files:
                 raise DataError("no mask in the request", wanted="a file called label")
+            if files["label"].suffix == ".bin":
+                files["label"] = await run_in_threadpool(
+                    self._of_voxels, files["label"], case, name
+                )
             who = params.get("client_id") or params.get("who") or ""
             saved = await run_in_threadpool(
                 self.desk.save, case, files["label"], who=who,
@@ -304,6 +318,21 @@ class Server:
             | _about(saved)
             | {"beside": others if saved.base else []}
         )
+
+    def _of_voxels(self, path, case, name):
+        """A NIfTI file of a mask that comes as its voxels alone, as OHIF sends it."""
+        shown, content = self.desk.images(case).volumes[name], path.read_bytes()
+        count = shown.data.size
+        kind = {count: np.uint8, 2 * count: "<u2"}.get(len(content))
+        if kind is None:
+            raise DataError(
+                f"a mask of {len(content)} bytes", case=case,
+                wanted=f"a byte, or two, for each of the {count} voxels of the image {name}",
+            )  # fmt: skip
+        data = np.frombuffer(content, kind).reshape(shown.data.shape, order="F")
+        path = path.with_suffix(".nii.gz")
+        write_volume(path, Volume(data, shown.affine, shown.header))
+        return path
 
     async def get_label(self, request):
         """A mask goes out: the last of its tag."""
@@ -328,7 +357,7 @@ class Server:
             session = request.query_params.get("session_id")
             if session:
                 found = await run_in_threadpool(self._of_session, session)
-                return _multipart(found, {"model": model}, self._temporary)
+                return self._answer(request, params, found, {"model": model})
             image = request.query_params.get("image", "")
             case, name = self.desk.parse(image)
             started = time.perf_counter()
@@ -366,7 +395,22 @@ class Server:
             "label_names": {n: self.desk.classes.written[n] for n in self.desk.classes.names},
             "latencies": {"total": round(time.perf_counter() - started, 3)},
         }
-        return _multipart(found, about, self._temporary)
+        return self._answer(request, params, found, about)
+
+    def _answer(self, request, params, mask, about):
+        """A mask, what is said of it, or both, as the client's `output` and parameters ask."""
+        output = request.query_params.get("output") or "all"
+        if output not in ("all", "image", "json"):
+            raise DataError(f"output {output[:40]!r}", wanted="all, image or json")
+        if output == "json":
+            return JSONResponse(about)
+        suffix = params.get("result_extension") or ".nii.gz"
+        if suffix not in (".nii.gz", ".nrrd"):
+            raise DataError(f"result_extension {str(suffix)[:40]!r}", wanted=".nii.gz or .nrrd")
+        content = _as_nrrd(mask) if suffix == ".nrrd" else _as_nifti(mask, self._temporary)
+        if output == "image":
+            return Response(content, media_type="application/octet-stream")
+        return _multipart(content, about, f"{secrets.token_hex(8)}{suffix}")
 
     def _class_of(self, params):
         """The class that clicks are of: the client's `label`, or the only one, or the first."""
@@ -539,17 +583,36 @@ async def _body(request):
     return _json((await request.body()).decode("utf-8", "replace"))
 
 
-def _multipart(mask, params, folder):
-    """Params and a mask, as clients read them."""
-    boundary, name = secrets.token_hex(16), secrets.token_hex(8)
-    path = Path(folder) / f"{name}.nii.gz"
+def _as_nifti(mask, folder):
+    """A mask as the bytes of a file."""
+    path = Path(folder) / f"{secrets.token_hex(8)}.nii.gz"
     write_volume(path, as_small(mask), overwrite=True)
     content = path.read_bytes()
     path.unlink()
+    return content
+
+
+def _as_nrrd(mask):
+    """A mask as the bytes of a NRRD file, not compressed: https://teem.sourceforge.net/nrrd."""
+    data = mask.data.astype(np.uint8 if mask.data.max(initial=0) < 256 else "<u2")
+    to_lps = np.diag([-1.0, -1.0, 1.0]) @ mask.affine[:3]
+    *axes, origin = (f"({','.join(f'{n:.9g}' for n in column)})" for column in to_lps.T)
+    head = (
+        f"NRRD0004\ntype: uint{8 * data.itemsize}\ndimension: 3\n"
+        f"space: left-posterior-superior\nsizes: {' '.join(map(str, data.shape))}\n"
+        f"space directions: {' '.join(axes)}\nkinds: domain domain domain\nendian: little\n"
+        f"encoding: raw\nspace origin: {origin}\n\n"
+    )
+    return head.encode() + data.tobytes(order="F")
+
+
+def _multipart(content, params, name):
+    """Params and a file of a mask, as clients read them."""
+    boundary = secrets.token_hex(16)
     head = "Content-Disposition: form-data; name="
     body = (
         f'--{boundary}\r\n{head}"params"\r\n\r\n{json.dumps(params)}\r\n--{boundary}\r\n'
-        f'{head}"image"; filename="{name}.nii.gz"\r\n'
+        f'{head}"image"; filename="{name}"\r\n'
         "Content-Type: application/octet-stream\r\n\r\n"
     ).encode() + content + f"\r\n--{boundary}--\r\n".encode()  # fmt: skip
     return Response(body, media_type=f"multipart/form-data; boundary={boundary}")
@@ -598,7 +661,9 @@ class _Guard:
         if by_name and host not in {name.strip("[]") for name in self.server.hosts}:
             return 421, "this server is not called so"
         origin = request.headers.get("origin")
-        if by_name and origin and (urlsplit(origin).hostname or "") not in self.server.hosts:
+        is_named = origin in self.server.origins
+        is_own = is_named or (urlsplit(origin or "").hostname or "") in self.server.hosts
+        if by_name and origin and not is_own:
             return 403, "pages of elsewhere may not ask this server"
         length = request.headers.get("content-length", "0")
         if not length.isdigit() or int(length) > MOST_BYTES:
@@ -609,7 +674,7 @@ class _Guard:
                 given = request.cookies.get(_COOKIE, "")
                 if request.url.path == "/":
                     given = request.query_params.get("token", given)
-                if origin and urlsplit(origin).hostname != host:
+                if origin and not is_named and urlsplit(origin).hostname != host:
                     return 403, "pages of elsewhere may not ask this server"
             if not hmac.compare_digest(given.encode(), self.server.token.encode()):
                 return 401, "a token is wanted: Authorization: Bearer ..."

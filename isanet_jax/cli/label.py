@@ -58,6 +58,10 @@ def parser() -> Parser:
     add_desk(root)
     root.add_argument("--host", default="127.0.0.1", help="address (default: loopback)")
     root.add_argument("--port", type=int, default=8000)
+    root.add_argument(
+        "--origin", nargs="+", default=[], metavar="URL",
+        help="pages that may ask, as OHIF's http://localhost:3000 (default: its own alone)",
+    )  # fmt: skip
     root.add_argument("--tls-cert", metavar="PEM", help="its certificate")
     root.add_argument("--tls-key", metavar="PEM", help="of the certificate")
     return root
@@ -85,13 +89,18 @@ def main(arguments=None) -> None:
         )
     if token is not None and not re.fullmatch(rf"[\x21-\x7e]{{{_LEAST_TOKEN},}}", token):
         raise ConfigError(f"{TOKEN} is too short: {_LEAST_TOKEN} characters or more, no blanks")
+    for origin in args.origin:
+        if not re.fullmatch(r"https?://[\w.:\[\]-]+", origin):
+            raise ConfigError(f"--origin {origin!r}: as http://localhost:3000, without a path")
     if bool(args.tls_cert) != bool(args.tls_key):
         raise ConfigError("--tls-cert and --tls-key belong together")
     with only_here(args.output, "label", "is a server there"):
         desk = make_desk(args)
         for case, reason in desk.failures.items():
             print(f"warning: {case}: {reason}")
-        server = Server(desk, hosts=(*_LOOPBACK, args.host), token=token, model=args.model)
+        server = Server(
+            desk, hosts=(*_LOOPBACK, args.host), token=token, origins=args.origin, model=args.model
+        )
         done = len(desk.labels.cases("final"))
         scheme = "https" if args.tls_cert else "http"
         print(

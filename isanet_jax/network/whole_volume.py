@@ -66,22 +66,38 @@ def stitched(
         progress: called with the number of batches and an iterable of them; returns the iterable.
 
     Returns:
-        (D, H, W, classes) float32. Memory is bounded by two volumes of that shape and a batch.
+        (D, H, W, classes) float32. Memory is bounded by a volume of that shape, a window's planes
+        and a batch.
     """
     ranges = [window_starts(n, p) for n, p in zip(shape, window, strict=True)]
     places = list(itertools.product(*ranges))
     # A window alone has no weights, so that it is what the network says of that volume.
     weights = gaussian_weights(window) if len(places) > 1 else np.ones(window, np.float32)
     total = np.zeros((*shape, classes), np.float32)
-    weight = np.zeros((*shape, 1), np.float32)
+    weight = np.zeros((window[0], *shape[1:], 1), np.float32)  # of the planes from `first` on
+    first = 0
+
+    def finish(end):
+        """Divides the planes before one, which no later window reaches."""
+        nonlocal first
+        count = min(end - first, window[0])
+        part, of = total[first : first + count], weight[:count]
+        np.divide(part, of, out=part, where=of > 0)
+        weight[: window[0] - count] = weight[count:]
+        weight[window[0] - count :] = 0
+        first = end
+
     starts = [start for start in places if is_needed is None or is_needed(start)]
     groups = [starts[i : i + batch] for i in range(0, len(starts), batch)]
     for group in progress(len(groups), groups) if progress else groups:
         for start, found in zip(group, predict(group), strict=True):
+            if start[0] > first:  # starts come from the feet to the head
+                finish(start[0])
             box = window_at(start, window)
             total[box] += found * weights[..., None]
-            weight[box] += weights[..., None]
-    return np.divide(total, weight, out=total, where=weight > 0)
+            weight[:, *box[1:]] += weights[..., None]
+    finish(shape[0])
+    return total
 
 
 def window_at(start, window) -> tuple[slice, ...]:
@@ -108,14 +124,15 @@ def over_windows(
         (D, H, W, classes) float32.
     """
     if mirror:
-        total = 0
+        total = None
         for flips in itertools.product((False, True), repeat=3):
             axes = np.flatnonzero(flips).tolist()
             flipped = {name: np.flip(x, axes) for name, x in images.items()}
             there = None if body is None else np.flip(body, axes)
             found = over_windows(predict, flipped, outside, window, classes, body=there, **options)
-            total = total + np.flip(found, axes)
-        return total / 8
+            found = np.flip(found, axes)
+            total = found if total is None else np.add(total, found, out=total)
+        return np.divide(total, 8, out=total)
     shape = next(iter(images.values())).shape
     room = [max(p - n, 0) for n, p in zip(shape, window, strict=True)]
     margins = [((r + 1) // 2, r // 2) for r in room]  # as `isanet_jax.pipeline` places patches

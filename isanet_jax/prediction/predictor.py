@@ -182,26 +182,25 @@ class Predictor:
         Returns:
             For each, (D, H, W, classes) float32 on its own grid.
         """
-        totals, bodies = [0] * len(cases), [self._body(case) for case in cases]
+        totals, bodies = [], [self._body(case) for case in cases]
         for member in self._members:
             of_cases = self._of_network(member, cases, bodies, batch, progress)
             for index, found in enumerate(of_cases):
-                totals[index] = totals[index] + found
-        return [
-            self._lifted(case, total / len(self._members))
-            for case, total in zip(cases, totals, strict=True)
-        ]
+                if index == len(totals):  # in place from here on: a whole body's is large
+                    totals.append(found if found.flags.writeable else found.copy())
+                else:
+                    totals[index] += found
+        for case, total in zip(cases, totals, strict=True):
+            np.divide(total, len(self._members), out=total)
+            self._lift(case, total)
+        return totals
 
-    def _lifted(self, case, values):
-        """A case's probability with what its clicks add to it, see `with_clicks`."""
-        lifts = {
-            number: case.images[name]
-            for number in range(len(self.classes))
-            if (name := f"{guidance.LIFT}{number}") in case.images
-        }
-        for number, lift in lifts.items():
-            values[..., number] = guidance.lifted(values[..., number], lift)
-        return values
+    def _lift(self, case, values):
+        """Adds to a case's probability what its clicks do, in place; see `with_clicks`."""
+        for number in range(len(self.classes)):
+            lift = case.images.get(f"{guidance.LIFT}{number}")
+            if lift is not None:
+                values[..., number] = guidance.lifted(values[..., number], lift)
 
     def _body(self, case):
         """Where a whole case's body is, of which windows are predicted; None of other cases."""

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import socket
 import threading
 import time
@@ -20,6 +21,7 @@ from isanet_jax.errors import ConfigError
 from isanet_jax.nifti import read_volume
 from isanet_jax.prediction.predictor import Predictor
 from isanet_jax.prediction.rules import Rules
+from tests.dicom import make_dicom
 
 uvicorn = pytest.importorskip("uvicorn", reason="needs .[label]")
 pytest.importorskip("python_multipart", reason="needs .[label]")
@@ -349,3 +351,87 @@ def test_the_least_that_is_learnt_from(predictor, cohort_folder, tmp_path):
     desk = Desk([cohort_folder / "scans"], tmp_path / "desk", predictor)
     with pytest.raises(ConfigError, match="0 final masks; give 2"):
         learn.write_table(desk)
+
+
+def form(params, **files):
+    """(body, its content type) as a browser sends a form."""
+    parts = [f'name="params"\r\n\r\n{json.dumps(params)}'.encode()]
+    parts += [
+        f'name="{name}"; filename="{name}.bin"\r\n\r\n'.encode() + content
+        for name, content in files.items()
+    ]
+    body = b"".join(b"--x\r\nContent-Disposition: form-data; " + part + b"\r\n" for part in parts)
+    return body + b"--x--\r\n", "multipart/form-data; boundary=x"
+
+
+def test_a_viewer_in_a_browser_asks_by_series_for_voxels_alone(predictor, tmp_path):
+    """As OHIF does, which has its images from elsewhere."""
+    shared = make_dicom.study(patient_id="P1")
+    make_dicom.write_patient(tmp_path / "in", shared)
+    desk = Desk([tmp_path / "in"], tmp_path / "desk", predictor)
+    (case,) = desk.scans
+    study = desk.scans[case].study
+    viewer = "http://localhost:3000"
+    one = Running(desk, origins=[viewer])
+
+    def ask(path, *, method="POST", params=(), **files):
+        body, kind = form(dict(params), **files)
+        headers = {"Origin": viewer, "Content-Type": kind}
+        request = urllib.request.Request(one.url + path, body, headers, method=method)  # noqa: S310
+        with urllib.request.urlopen(request) as answer:  # noqa: S310
+            return answer.headers, answer.read()
+
+    try:
+        _, sample = one.ask("/activelearning/first", method="POST", body=b"{}", Origin=viewer)
+        assert sample["SeriesInstanceUID"] == study.images["ct"].uid
+        assert sample["StudyInstanceUID"] == shared["StudyInstanceUID"]
+        for name, series in study.images.items():
+            shown = desk.images(case).volumes[name]
+            at = f"image={series.uid}&output="
+            params = {"result_extension": ".nrrd", "result_compress": False}
+            headers, content = ask(f"/infer/isanet?{at}image", params=params)
+            assert headers["Access-Control-Allow-Origin"] == viewer
+            head, _, voxels = content.partition(b"\n\n")
+            fields = dict(line.split(": ", 1) for line in head.decode().splitlines()[1:])
+            assert fields["sizes"] == " ".join(map(str, shown.data.shape))
+            assert fields["type"] == "uint8"
+            # In LPS, each axis a column of the affine.
+            columns = [fields["space origin"], *fields["space directions"].split()]
+            found = np.array([json.loads(f"[{c.strip('()')}]") for c in columns])
+            expected = (np.diag([-1, -1, 1]) @ shown.affine[:3])[:, [3, 0, 1, 2]].T
+            np.testing.assert_allclose(found, expected, atol=1e-5)
+            mask = np.frombuffer(voxels, np.uint8).reshape(shown.data.shape, order="F")
+            expected = one.server._on_grid_of(desk.infer(case), case, name).data
+            np.testing.assert_array_equal(mask, expected)
+            assert mask.any()
+            assert json.loads(ask(f"/infer/isanet?{at}json")[1])["label_names"] == {"tumour": 1}
+            # And back: the voxels alone, in one byte or two.
+            drawn = np.zeros(shown.data.shape, np.uint8)
+            drawn[1:4, 2:6, 1:3] = 1
+            for kind in (np.uint8, "<u2"):
+                given = drawn.astype(kind).tobytes(order="F")
+                ask(f"/datastore/label?image={series.uid}", method="PUT", label=given)
+                kept = read_volume(desk.labels.latest(case).path).data
+                if name == "ct":
+                    np.testing.assert_array_equal(kept, drawn)
+                assert kept.any()
+        for path, method, files, why in (
+            ("/infer/isanet?image=1.2.3", "POST", {}, "no image '1.2.3'"),
+            (f"/infer/isanet?image={case}&output=dicom", "POST", {}, "wanted|expected"),
+            (f"/datastore/label?image={case}", "PUT", {"label": b"abc"}, "a mask of 3 bytes"),
+        ):
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                ask(path, method=method, **files)
+            assert re.search(why, refused.value.read().decode())
+        # A browser asks first, without a token; another page is told no.
+        for origin, status in ((viewer, 200), ("http://localhost:4000", 400)):
+            asked = {"Origin": origin, "Access-Control-Request-Method": "PUT"}
+            assert one.ask("/datastore/label", method="OPTIONS", **asked)[0] == status
+    finally:
+        one.close()
+
+
+def test_an_origin_that_is_none_is_refused(tmp_path):
+    for origin in ("*", "localhost:3000", "http://localhost:3000/viewer"):
+        with pytest.raises(ConfigError, match="without a path"):
+            cli_label.main(["--cases", str(tmp_path), "--origin", origin])

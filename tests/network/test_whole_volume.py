@@ -12,6 +12,7 @@ from isanet_jax.network.whole_volume import (
     gaussian_weights,
     mirrored,
     over_windows,
+    stitched,
     window_starts,
 )
 
@@ -62,6 +63,33 @@ def averaged(image, window=(8, 8, 8)):
         total[place] += np.asarray(uneven(image[None, *place]))[0] * weights
         weight[place] += weights
     return total / weight
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_windows_that_are_left_out_anywhere_count_for_nothing(generator, batch):
+    """Also where no window of several planes of windows is needed: at the feet, between, on top."""
+    shape, window = (43, 11, 9), (8, 8, 8)
+    values = generator.random((*shape, 2), dtype=np.float32)
+    for _ in range(20):
+        kept = set(generator.choice(window_starts(43, 8), 3, replace=False).tolist())
+        left_out = {(start, 0, 1) for start in kept}
+
+        def is_needed(start, kept=kept, left_out=left_out):
+            return start[0] in kept and start not in left_out
+
+        def predict(starts):
+            return [values[tuple(slice(s, s + 8) for s in start)] + sum(start) for start in starts]
+
+        weights = gaussian_weights(window)[..., None]
+        total, weight = np.zeros(values.shape), np.zeros((*shape, 1))
+        for start in itertools.product(*[window_starts(n, 8) for n in shape]):
+            if is_needed(start):
+                place = tuple(slice(s, s + 8) for s in start)
+                total[place] += predict([start])[0] * weights
+                weight[place] += weights
+        expected = np.divide(total, weight, out=np.zeros_like(total), where=weight > 0)
+        found = stitched(predict, shape, window, 2, batch=batch, is_needed=is_needed)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_the_mirror_images_of_a_case_are_averaged(generator):
