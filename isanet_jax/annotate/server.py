@@ -8,7 +8,6 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import numpy as np
 from nibabel.affines import apply_affine
@@ -21,7 +20,6 @@ from starlette.responses import (
     FileResponse,
     HTMLResponse,
     JSONResponse,
-    PlainTextResponse,
     RedirectResponse,
     Response,
 )
@@ -30,6 +28,7 @@ from starlette.routing import Route
 import isanet_jax
 from isanet_jax.annotate import page
 from isanet_jax.annotate.desk import STRATEGIES, Desk
+from isanet_jax.annotate.guard import COOKIE, Guard
 from isanet_jax.annotate.learn import EPOCHS, Training
 from isanet_jax.cases.grid import resample
 from isanet_jax.errors import DataError, IsaNetError
@@ -39,9 +38,7 @@ from isanet_jax.prediction.result import read_images
 from isanet_jax.prediction.sources import find_scans
 from isanet_jax.volume import Volume
 
-MOST_BYTES = 2**30  # of a request
 _SESSION_S, _MOST_SESSIONS = 3600.0, 16
-_COOKIE = "isanet_label"
 # Names of the models. 3D Slicer and OHIF segment with one type and click with another, "deepgrow":
 # the networks have both.
 _NETWORK, _CLICKED, _THRESHOLD = "isanet", "isanet_clicks", "threshold"
@@ -100,7 +97,8 @@ class Server:
             Route("/train/", self.stop_training, methods=["DELETE"]),
         ]
         errors = {IsaNetError: _refused, json.JSONDecodeError: _no_json}
-        self.app = _Guard(Starlette(routes=routes, exception_handlers=errors), self)
+        inner = Starlette(routes=routes, exception_handlers=errors)
+        self.app = Guard(inner, hosts=self.hosts, token=token, origins=self.origins)
         if origins:  # around the guard: a browser asks without a token whether it may ask
             self.app = CORSMiddleware(
                 self.app, self.origins, allow_methods=["*"], allow_headers=["*"]
@@ -137,7 +135,7 @@ class Server:
         if token := request.query_params.get("token"):
             answer = RedirectResponse("/", 303)
             secure = request.url.scheme == "https"
-            answer.set_cookie(_COOKIE, token, httponly=True, samesite="strict", secure=secure)
+            answer.set_cookie(COOKIE, token, httponly=True, samesite="strict", secure=secure)
             return answer
         return HTMLResponse(await run_in_threadpool(page.text, self.desk))
 
@@ -625,57 +623,3 @@ async def _refused(request, error):
 
 async def _no_json(request, error):
     return JSONResponse({"detail": f"the request is no JSON ({error})"}, 400)
-
-
-class _Guard:
-    """Lets in who may: by host, origin, token and size; before anything is read."""
-
-    def __init__(self, app, server):
-        self.app, self.server = app, server
-
-    async def __call__(self, scope, receive, send):
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        refusal = self._refusal(Request(scope))
-        if refusal:
-            await PlainTextResponse(f"{refusal[1]}\n", refusal[0])(scope, receive, send)
-            return
-        taken = 0
-
-        async def bounded():
-            nonlocal taken
-            message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > MOST_BYTES:
-                raise DataError(f"a request of more than {MOST_BYTES} bytes")
-            return message
-
-        await self.app(scope, bounded, send)
-
-    def _refusal(self, request):
-        """(status, why) of what is not let in."""
-        is_open = request.url.path in ("/auth/", "/auth/token")
-        host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
-        by_name = self.server.token is None  # else by who knows the token, whatever it is called
-        if by_name and host not in {name.strip("[]") for name in self.server.hosts}:
-            return 421, "this server is not called so"
-        origin = request.headers.get("origin")
-        is_named = origin in self.server.origins
-        is_own = is_named or (urlsplit(origin or "").hostname or "") in self.server.hosts
-        if by_name and origin and not is_own:
-            return 403, "pages of elsewhere may not ask this server"
-        length = request.headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > MOST_BYTES:
-            return 413, f"a request of more than {MOST_BYTES} bytes"
-        if self.server.token is not None and not is_open:
-            given = request.headers.get("authorization", "").partition(" ")[2].strip()
-            if not given:  # of the page, which a browser asks for
-                given = request.cookies.get(_COOKIE, "")
-                if request.url.path == "/":
-                    given = request.query_params.get("token", given)
-                if origin and not is_named and urlsplit(origin).hostname != host:
-                    return 403, "pages of elsewhere may not ask this server"
-            if not hmac.compare_digest(given.encode(), self.server.token.encode()):
-                return 401, "a token is wanted: Authorization: Bearer ..."
-        return None

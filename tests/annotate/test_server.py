@@ -26,7 +26,7 @@ from tests.dicom import make_dicom
 uvicorn = pytest.importorskip("uvicorn", reason="needs .[label]")
 pytest.importorskip("python_multipart", reason="needs .[label]")
 
-from isanet_jax.annotate import learn, server  # noqa: E402
+from isanet_jax.annotate import guard, learn, server  # noqa: E402
 
 
 def client_module():
@@ -329,7 +329,7 @@ def test_strangers(predictor, cohort_folder, tmp_path, monkeypatch):
         assert one.ask("/info/", Host="evil.example")[0] == 421
         assert one.ask("/info/", Origin="http://evil.example")[0] == 403
         assert one.ask("/info/", Origin=one.url)[0] == 200
-        monkeypatch.setattr(server, "MOST_BYTES", 1000)
+        monkeypatch.setattr(guard, "MOST_BYTES", 1000)
         status, _ = one.ask("/activelearning/first", method="POST", body=b" " * 2000)
         assert status == 413
     finally:
