@@ -96,7 +96,9 @@ class Desk:
             return case, name
         if image in self.scans:
             return image, next(iter(self.kinds))
-        raise DataError(f"no image {image[:100]!r}", wanted="CASE, or CASE.NAME")
+        raise DataError(
+            f"no image {image[:100]!r}", wanted="CASE, CASE.NAME, or a Series UID of DICOM"
+        )
 
     def uids(self, image: str) -> dict[str, str]:
         """A DICOM image's Study and Series Instance UID; of NIfTI none."""
