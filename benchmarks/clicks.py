@@ -105,9 +105,11 @@ def network_of_bodies(predictor, case, affine, name):
     index, masks = predictor.classes.index(name), {}
 
     def answer(clicks):
+        if len(clicks) in masks:
+            return masks[len(clicks)]
         if not clicks:
             masks[0] = predictor.quick.probabilities([case])[0][..., index] >= 0.5
-        elif len(clicks) not in masks:
+        else:
             given, (last, *_) = {name: in_mm(clicks, affine)}, clicks[-1]
             point = affine[:3, :3] @ last + affine[:3, 3]
             first = Volume(answer([]) * np.uint8(predictor.labels.written[name]), affine)
