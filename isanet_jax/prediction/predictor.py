@@ -248,8 +248,11 @@ class Predictor:
         """Compiles the networks for the first scan, or click, while something else is done."""
         for member in self._members:
             volume = np.zeros((self.devices, *member.config.data.input_shape), np.float32)
+            images = dict.fromkeys(member.kinds, volume)
             maps = guidance.names(member.config.data.guided_classes if clicks else 0)
-            member.predict(member.params, dict.fromkeys([*member.kinds, *maps], volume))
+            member.predict(member.params, images | dict.fromkeys(maps, volume))
+            if maps:  # a click asks for the mask without it, too
+                member.predict(member.params, images)
 
     def with_clicks(
         self, case: Case, affine: np.ndarray, clicks: Clicks, first: Volume | None = None

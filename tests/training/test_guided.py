@@ -4,6 +4,7 @@ import base64
 import gzip
 import json
 
+import jax
 import nibabel
 import numpy as np
 import pytest
@@ -75,6 +76,18 @@ def test_the_desk_gives_clicks_to_the_network(guided, cohort_folder, tmp_path):
     here = desk.guided(case, [point], [])
     away = desk.guided(case, [], [point])
     assert here.data.shape == away.data.shape == grid.data.shape
+
+
+def test_no_click_waits_for_the_compiler(guided, cohort_folder, tmp_path, caplog):
+    desk = Desk([cohort_folder / "scans"], tmp_path, Predictor([guided]))
+    case = next(iter(desk.scans))
+    point = desk.grid(case).affine[:3, 3]
+    with jax.log_compiles():
+        desk.predictor.quick.compile(clicks=True)
+        assert any("ompil" in record.getMessage() for record in caplog.records)
+        caplog.clear()
+        desk.guided(case, [point], [])
+    assert not [record for record in caplog.records if "ompil" in record.getMessage()]
 
 
 def test_exported_it_takes_the_same_clicks(guided, trained, cohort_folder, tmp_path, capsys):
