@@ -81,6 +81,12 @@ class Desk:
         with self._lock:
             return self._images(case)
 
+    def prepare_for_clicks(self) -> None:
+        """Compiles beside all else what a click asks for, so that no first one waits."""
+        if self.predictor is not None:
+            quick = self.predictor.quick
+            threading.Thread(target=quick.compile, kwargs={"clicks": True}, daemon=True).start()
+
     def _read(self, case):
         return read_images(self.scans[case], self.kinds)
 

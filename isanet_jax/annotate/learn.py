@@ -56,11 +56,13 @@ class Training:
         folder: of the desk.
         process: that runs, or None.
         model: of the last training that ended well, or None.
+        is_taken: whether that is used already.
     """
 
     folder: Path
     process: subprocess.Popen | None = None
     model: Path | None = None
+    is_taken: bool = False
     stopped: bool = False
     _lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
 
@@ -84,7 +86,7 @@ class Training:
                 "epochs": int(epochs),
             }
             write_json(self.folder / "learn" / "job.json", job)
-            self.stopped = False
+            self.stopped = self.is_taken = False
             with open(self.folder / "learn" / "log.txt", "wb") as log:
                 self.process = subprocess.Popen(  # noqa: S603 - our own module
                     module_command("isanet_jax.annotate.learn"),
@@ -127,6 +129,7 @@ def learn(job: dict) -> None:
         job: `table`, `model` (one or several: the first is gone on from), `folder`, `epochs`.
     """
     from isanet_jax import api
+    from isanet_jax.cases.cohort import read_json
     from isanet_jax.prediction.predictor import Predictor
     from isanet_jax.runs.bundle import write_bundle
     from isanet_jax.settings import changed, read_stored, to_dict
@@ -135,10 +138,12 @@ def learn(job: dict) -> None:
     before = Predictor(job["model"])
     settings = before.settings
     cases = len(Path(job["table"]).read_text(encoding="utf-8").splitlines()) - 1
+    dealt = folder / "cases" / "folds.json"  # of a training before: patients keep their folds
+    folds = read_json(dealt, "Delete its folder")["folds"] if dealt.exists() else min(5, cases)
     api.prepare(
         job["table"], folder / "cases", layout="table", fit=settings.fit,
         images=dict(settings.images), classes=dict(settings.classes.values),
-        folds=min(5, cases), size=settings.size, spacing_mm=settings.spacing_mm,
+        folds=folds, size=settings.size, spacing_mm=settings.spacing_mm,
     )  # fmt: skip
     config = read_stored(before.descriptions[0]["config"])
     new = {

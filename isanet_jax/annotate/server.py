@@ -527,9 +527,11 @@ class Server:
         """What was learnt is the model from here on."""
         from isanet_jax.prediction.predictor import Predictor
 
-        if self.training.model and self.model != [self.training.model]:
+        if not self.training.is_taken:  # each training leaves it at the same place
             self.model = [self.training.model]
             self.desk.predictor = Predictor(self.model)
+            self.training.is_taken = True
+            self.desk.prepare_for_clicks()
 
     # Uploads.
 

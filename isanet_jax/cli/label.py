@@ -2,7 +2,6 @@
 
 import os
 import re
-import threading
 
 from isanet_jax import models
 from isanet_jax.arguments import Parser
@@ -108,9 +107,7 @@ def main(arguments=None) -> None:
             f"masks are kept in {args.output}/labels",
             flush=True,
         )
-        if desk.predictor:  # so that no first click waits
-            quick = desk.predictor.quick
-            threading.Thread(target=quick.compile, kwargs={"clicks": True}, daemon=True).start()
+        desk.prepare_for_clicks()
         try:
             uvicorn.run(
                 server.app, host=args.host, port=args.port, log_level="warning",

@@ -244,6 +244,22 @@ def test_what_was_corrected_is_learnt(running, cohort_folder, tmp_path):
     assert desk.predictor.maker.name == "model"
     manifest = json.loads((desk.folder / "learn" / "cases" / "manifest.json").read_text())
     assert len(manifest["cases"]) == 3
+    # Once more, with a mask more: the newest model counts.
+    first, path = desk.predictor.maker.digest, running.server.model
+    desk.save(
+        sorted(desk.scans)[3], cohort_folder / "scans" / case / "label.nii.gz", who="a reader"
+    )
+    running.ask("/train/isanet", method="POST", body=json.dumps({"epochs": 1}).encode())
+    while (answer := running.ask("/train/")[1])["status"] == "RUNNING":
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert answer["status"] == "DONE", answer
+    assert desk.predictor.maker.digest != first
+    assert running.server.model == path
+    # It is not read again at each look.
+    taken = desk.predictor
+    running.ask("/train/")
+    assert desk.predictor is taken
     # Stopped: what there was stays.
     running.ask("/train/isanet", method="POST", body=json.dumps({"epochs": 500}).encode())
     running.ask("/train/", method="DELETE")
