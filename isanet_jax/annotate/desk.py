@@ -69,7 +69,7 @@ class Desk:
         self.labels = Labels(self.folder / "labels")
         self._lock = threading.RLock()  # of the networks: one scan at a time
         self._images = functools.lru_cache(_READ)(self._read)
-        self._predicted = functools.lru_cache(_READ)(self._predict)
+        self._predictions = {}  # (case, model's digest) -> what it said, of the last few
         self._prepared = functools.lru_cache(1)(self._prepare)
 
     # Images.
@@ -166,15 +166,16 @@ class Desk:
         """What the networks say of a scan. Raises ConfigError: there is no model."""
         if self.predictor is None:
             raise ConfigError("there is no model yet; use the threshold tool, then train one")
+        key = case, self.predictor.maker.digest
         with self._lock:
-            return self._predicted(case, self.predictor.maker.digest)
-
-    def _predict(self, case, digest):
-        """Once for each model, of the last few cases."""
-        (found,) = predict(self.predictor, [self.images(case)])
-        if isinstance(found, Exception):
-            raise found
-        return found
+            if key not in self._predictions:
+                (found,) = predict(self.predictor, [self.images(case)])
+                if isinstance(found, Exception):
+                    raise found
+                while len(self._predictions) >= _READ:
+                    del self._predictions[next(iter(self._predictions))]
+                self._predictions[key] = found
+            return self._predictions[key]
 
     def near(self, case: str, point, clicks: Mapping, name: str) -> tuple[np.ndarray, np.ndarray]:
         """What the networks say of a whole body around one of the clicks.
@@ -191,10 +192,13 @@ class Desk:
         from isanet_jax.prediction.predictor import to_grid_of  # imports JAX
 
         quick, grid = self.predictor.quick, self.grid(case)
+        key = case, self.predictor.maker.digest
         with self._lock:
-            prepared, affine = self._prepared(case, self.predictor.maker.digest)
-            at, first = np.asarray(point), self.infer(case)
-            values, place, inner = quick.around(prepared, affine, at, clicks, first)
+            prepared, affine = self._prepared(*key)
+            # A reader who opened a draft does not wait until all of the body is predicted.
+            known = self._predictions.get(key)
+            first = known and Volume(known.labels, known.affine)
+            values, place, inner = quick.around(prepared, affine, np.asarray(point), clicks, first)
         inside = to_grid_of(inner, place, grid).data >= 0.5
         probability = to_grid_of(values[..., quick.classes.index(name)], place, grid).data
         mask = inside & (probability >= quick.rules[name].threshold)

@@ -364,9 +364,7 @@ class Server:
             if is_network and is_clicked and self.desk.predictor is not None:
                 shown = self.desk.images(case).volumes[name]
                 points = [
-                    apply_affine(
-                        shown.affine, np.asarray(params.get(of) or [], float).reshape(-1, 3)
-                    )
+                    apply_affine(shown.affine, _points(params, of))
                     for of in ("foreground", "background")
                 ]
                 of_class = self._class_of(params)
@@ -425,7 +423,7 @@ class Server:
         to_grid = np.linalg.inv(grid.affine) @ shown.affine
 
         def voxels(of):
-            points = np.asarray(params.get(of) or [], float).reshape(-1, 3)
+            points = _points(params, of)
             return apply_affine(to_grid, points) if len(points) else []
 
         how = {"radius_mm": float(params.get("radius_mm") or 30.0)}
@@ -561,6 +559,11 @@ def _safe(name, number):
     last = str(name or "").replace("\\", "/").rpartition("/")[2]
     clean = "".join(c if c.isalnum() or c in "._-" else "_" for c in last).lstrip(".")[-100:]
     return clean or f"{number}.nii.gz"
+
+
+def _points(params, of):
+    """(n, 3) voxels of a client's clicks."""
+    return np.asarray(params.get(of) or [], float).reshape(-1, 3)
 
 
 def _model(kind, labels, text, config):

@@ -280,21 +280,22 @@ class Predictor:
         }
         shape = next(iter(case.images.values())).shape
         maps = guidance.maps_of(shape, voxels, self.classes)
-        masks = self._first_masks(case, affine, first)
+        voxels = {name: of for name, of in voxels.items() if any(map(len, of))}
+        masks = self._first_masks(case, affine, first) if voxels else {}
         spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
-        for number, (name, mask) in enumerate(zip(self.classes, masks, strict=True)):
-            if any(map(len, voxels.get(name, ()))):
-                maps[f"{guidance.LIFT}{number}"] = guidance.lift_of(mask, *voxels[name], spacing_mm)
+        for name, of in voxels.items():
+            lift = guidance.lift_of(masks[name], *of, spacing_mm)
+            maps[f"{guidance.LIFT}{self.classes.index(name)}"] = lift
         return dataclasses.replace(case, images={**case.images, **maps})
 
     def _first_masks(self, case, affine, first):
-        """A mask for each class without clicks."""
+        """Class -> its mask without clicks."""
         if first is None:
             values = self.quick.probabilities([case])[0]
-            return [values[..., n] >= 0.5 for n in range(len(self.classes))]
+            return {name: values[..., n] >= 0.5 for n, name in enumerate(self.classes)}
         shape = next(iter(case.images.values())).shape
         placed = resample(first, shape, affine, order=0, fill=0)
-        return [placed == self.labels.written[name] for name in self.classes]
+        return {name: placed == self.labels.written[name] for name in self.classes}
 
     def around(
         self,

@@ -141,10 +141,15 @@ def test_in_a_whole_body_a_click_is_answered_around_it(cohort_folder, tmp_path):
     predictor.rules = {"tumour": Rules(threshold=0.3)}
     desk = Desk([cohort_folder / "scans"], tmp_path / "desk", predictor)
     case = next(iter(desk.scans))
-    grid, before = desk.grid(case), desk.infer(case).data > 0
+    grid = desk.grid(case)
     voxel = np.array(grid.data.shape) // 2
     point = grid.affine[:3, :3] @ voxel + grid.affine[:3, 3]
     clicks = {"tumour": ([point], [])}
+    # Who goes on with a draft does not wait for all of the body.
+    mask, inside = desk.near(case, point, clicks, "tumour")
+    assert mask[tuple(voxel)]
+    assert not desk._predictions
+    before = desk.infer(case).data > 0
     mask, inside = desk.near(case, point, clicks, "tumour")
     assert inside[tuple(voxel)]
     assert not mask[~inside].any()
