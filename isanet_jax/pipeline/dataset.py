@@ -66,16 +66,17 @@ def _read_element(stored: StoredCase, inputs: Inputs, start, drawn, centre=None)
     for name, turn in drawn.get("misalignment", {}).items():
         reaches.append(np.abs(turn @ drawn["rotation"]) @ middle + np.abs(drawn["shift"][name]))
     reach = np.max(reaches, 0) + 1e-3
+    first = np.floor(start + middle - reach).astype(int) - 1
+    beyond = np.ceil(start + middle + reach).astype(int) + 2
     # Where what is read begins; the patch, not rotated, is to be within it, too.
-    origin = np.floor(start + middle - reach).astype(int) - 1
-    origin = np.minimum(np.clip(origin, 0, np.maximum(shape - read, 0)), start)
+    origin = np.minimum(np.clip(first, 0, np.maximum(shape - read, 0)), start)
     origin = np.maximum(origin, np.add(start, inputs.shape) - read)
     if centre is not None:
         origin = np.round(start + middle - centre).astype(int)
-    needed = origin, np.minimum(np.ceil(start + middle + reach).astype(int) + 2, origin + read)
-    low = np.clip(origin, 0, shape)
+    needed = np.clip((first, beyond), origin, origin + read)
+    low = np.clip(needed[0], 0, shape)
     box = low, np.clip(needed[1], low, shape)
-    return _part(stored, inputs, (start + middle - origin).astype(np.float32), box, needed)
+    return _part(stored, inputs, (start + middle - origin).astype(np.float32), box, origin, needed)
 
 
 def _halves(mask):
@@ -91,7 +92,7 @@ def _zeros(shape, dtype):
     return buffer[start : start + size].view(dtype).reshape(shape)
 
 
-def _part(stored, inputs, centre, box, needed) -> _Element:
+def _part(stored, inputs, centre, box, origin, needed) -> _Element:
     """A part of a case in arrays of the size that is read.
 
     Args:
@@ -99,11 +100,12 @@ def _part(stored, inputs, centre, box, needed) -> _Element:
         inputs: see `Inputs`.
         centre: of the patch, in what is read.
         box: (first, one beyond the last) voxel of the case that is read.
-        needed: the same of what the patch is made of, and may reach beyond the case. Nothing else
+        origin: voxel of the case where the arrays begin.
+        needed: as `box`, of what the patch is made of, and may reach beyond the case. Nothing else
             is written: of large arrays, pages that are not touched cost nothing.
     """
-    origin = needed[0]
-    start, stop, end = box[0] - origin, box[1] - origin, needed[1] - origin
+    start, stop = box[0] - origin, box[1] - origin
+    begin, end = needed - origin
     inside = tuple(map(slice, start, stop))
     images = {name: _zeros(inputs.read, np.float32) for name in inputs.images}
     case = stored.read(*box, into={name: array[inside] for name, array in images.items()})
@@ -117,7 +119,7 @@ def _part(stored, inputs, centre, box, needed) -> _Element:
         outside[name] = beyond
         if beyond:
             for axis in range(3):
-                for strip in (slice(0, start[axis]), slice(stop[axis], end[axis])):
+                for strip in (slice(begin[axis], start[axis]), slice(stop[axis], end[axis])):
                     images[name][(*[slice(None)] * axis, strip)] = beyond
 
     def placed(mask):
