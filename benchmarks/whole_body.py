@@ -115,6 +115,9 @@ def main():
     parser.add_argument("--window", type=int, default=128)
     parser.add_argument("--width", type=int, default=8, help="channels of the first level")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument(
+        "--python", default=sys.executable, help="for isanet_jax, with another JAX than nnU-Net's"
+    )
     parser.add_argument("--of", choices=("make", *WAYS), help=argparse.SUPPRESS)
     parser.add_argument("--root", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -128,13 +131,14 @@ def main():
     if "nnunet" in args.ways and importlib.util.find_spec("nnunetv2") is None:
         raise SystemExit("nnunetv2 is not installed: pip install nnunetv2, or give --ways")
     with tempfile.TemporaryDirectory() as root:
-        words = [sys.executable, "-m", "benchmarks.whole_body", "--root", root]
+        words = ["-m", "benchmarks.whole_body", "--root", root]
         words += ["--shape", *map(str, args.shape), "--window", str(args.window)]
         words += ["--width", str(args.width)]
-        subprocess.run([*words, "--of", "make"], check=True, stdout=sys.stderr)
+        subprocess.run([args.python, *words, "--of", "make"], check=True, stdout=sys.stderr)
         found = {}
         for way in args.ways:
-            out = subprocess.run([*words, "--of", way], check=True, stdout=subprocess.PIPE)
+            python = sys.executable if way == "nnunet" else args.python
+            out = subprocess.run([python, *words, "--of", way], check=True, stdout=subprocess.PIPE)
             found[way] = tuple(map(float, out.stdout.split()[-2:]))
     shape = " x ".join(map(str, args.shape))
     print(f"| {shape}, {args.window}^3, width {args.width} | s | times nnU-Net's | peak GiB |")
