@@ -74,9 +74,7 @@ def _read_element(stored: StoredCase, inputs: Inputs, start, drawn, centre=None)
     if centre is not None:
         origin = np.round(start + middle - centre).astype(int)
     needed = np.clip((first, beyond), origin, origin + read)
-    low = np.clip(needed[0], 0, shape)
-    box = low, np.clip(needed[1], low, shape)
-    return _part(stored, inputs, (start + middle - origin).astype(np.float32), box, origin, needed)
+    return _part(stored, inputs, (start + middle - origin).astype(np.float32), origin, needed)
 
 
 def _halves(mask):
@@ -92,18 +90,18 @@ def _zeros(shape, dtype):
     return buffer[start : start + size].view(dtype).reshape(shape)
 
 
-def _part(stored, inputs, centre, box, origin, needed) -> _Element:
+def _part(stored, inputs, centre, origin, needed) -> _Element:
     """A part of a case in arrays of the size that is read.
 
     Args:
         stored: the case.
         inputs: see `Inputs`.
         centre: of the patch, in what is read.
-        box: (first, one beyond the last) voxel of the case that is read.
         origin: voxel of the case where the arrays begin.
-        needed: as `box`, of what the patch is made of, and may reach beyond the case. Nothing else
-            is written: of large arrays, pages that are not touched cost nothing.
+        needed: (first, one beyond the last) voxel of the case that the patch is made of; may lie
+            beyond it. Nothing else is written: of large arrays, pages not touched cost nothing.
     """
+    box = np.clip(needed, 0, stored.shape)
     start, stop = box[0] - origin, box[1] - origin
     begin, end = needed - origin
     inside = tuple(map(slice, start, stop))
